@@ -1,0 +1,74 @@
+"""Settings files by name: a path if there is one, else the file of that name that ships with the package."""
+
+import difflib
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import HadrlError
+
+
+def shipped_configs() -> tuple[str, ...]:
+    """Names of the settings files that ship with the package, in alphabetical order."""
+    files = resources.files("hadrl_lightning.configs").iterdir()
+    return tuple(sorted(file.name for file in files if file.name.endswith(".yaml")))
+
+
+def find_config(name: str | Path) -> Path:
+    """The file that `name` stands for: a path if there is one, else the shipped file of that name.
+
+    Raises:
+        HadrlError: there is neither; the line names the shipped files and the nearest of them.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_configs()
+    if str(name) in shipped:
+        return Path(str(resources.files("hadrl_lightning.configs") / str(name)))
+    nearest = difflib.get_close_matches(path.name, shipped, n=1) or difflib.get_close_matches(
+        path.stem, [file.removesuffix(".yaml") for file in shipped], n=1
+    )
+    hint = f"; did you mean {nearest[0].removesuffix('.yaml')}.yaml?" if nearest else ""
+    raise HadrlError(
+        f"config must be a path or one of the shipped files ({', '.join(shipped)}), got {str(name)!r}{hint}"
+    )
+
+
+def load_config(name: str | Path) -> dict[str, Any]:
+    """The settings in the file that `name` stands for (see `find_config`), as nested dictionaries.
+
+    Raises:
+        HadrlError: there is no such file, or it is not a YAML mapping.
+    """
+    path = find_config(name)
+    try:
+        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise HadrlError(f"config must be a readable YAML file, got {path}: {_one_line(error)}") from error
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise HadrlError(f"config must be a YAML mapping, got a {type(settings).__name__} in {path}")
+    return settings
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 200e6 as a number, as jsonargparse does on the command line."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: list(resolvers) for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)

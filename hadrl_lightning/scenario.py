@@ -1,0 +1,400 @@
+"""The constants of an edge network: one frozen, validated dataclass."""
+
+import math
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from .config_files import load_config
+
+Physics = Literal["strict", "published"]
+"""Which arithmetic the simulator follows: ``strict`` obeys the constraints, ``published`` repeats the paper's code."""
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+BITS_PER_BYTE = 8
+
+PUBLISHED_POPULARITY = (
+    0.21229198890532444,
+    0.1219297292172975,
+    0.08815289960395892,
+    0.07003023968857178,
+    0.05858111079665425,
+    0.050630545381643195,
+    0.04475640280685803,
+    0.04022181056515523,
+    0.036604931484490705,
+    0.033646012803007885,
+)
+"""Request probabilities of services K, K-1, ..., 1 in the published code; what is missing to 1 falls on service 1."""
+
+PerServer = float | tuple[float, ...]
+Popularity = Literal["published", "zipf"] | tuple[float, ...]
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """A mobile edge network: servers, users, services, radio and episode length.
+
+    The defaults are the published scenario ES2 (two servers, thirty users). Indices are 0-based: service ``k`` of
+    the paper (1...K) is index ``k - 1`` here. Values "per server" are one number for all or a tuple of ``num_servers``.
+
+    Raises:
+        ValueError: a field is out of its range or a list has the wrong length; the message names the field, what is
+            allowed and the value.
+    """
+
+    num_servers: int = 2
+    """S, the number of edge servers (at least 1)."""
+    num_users: int = 30
+    """U, the number of mobile users (at least 1)."""
+    num_services: int = 10
+    """K, the number of services (at least 1)."""
+
+    input_step_bytes: float = 700 * KIB
+    """Input of service k (k = 1...K) in bytes is this times k (700 KiB in ES2, 500 KiB in ES3-ES5)."""
+    input_bytes: tuple[float, ...] | None = None
+    """Input of every service in bytes, in place of the formula."""
+    storage_step_bytes: float = 2000 * MIB
+    """Storage of service k in bytes is this times k."""
+    storage_bytes: tuple[float, ...] | None = None
+    """Storage of every service in bytes, in place of the formula."""
+    workload_cycles: tuple[float, ...] | None = None
+    """CPU cycles of a task of every service, in place of the published (400 + 50 k) * input bits / 10."""
+    deadline_step_s: float = 0.8
+    """Deadline of service k in seconds is this times k."""
+    deadline_s: tuple[float, ...] | None = None
+    """Deadline of every service in seconds, in place of the formula."""
+
+    popularity: Popularity = "published"
+    """Request probabilities: `published` (10 services), `zipf`, or one weight per service (normalised to sum 1)."""
+    zipf_exponent: float = 0.8
+    """Exponent of `popularity: zipf`: the r-th most popular service has weight r ** -exponent. As in the published
+    law the most popular service is the last (largest) one."""
+
+    compute_hz: PerServer = 60e9
+    """CPU cycles per second of a server, in Hz."""
+    bandwidth_hz: PerServer = 200e6
+    """Uplink bandwidth of a server, in Hz."""
+    cache_bytes: PerServer = 200 * GIB
+    """Cache of a server in bytes."""
+    usable_cache_fraction: float = 0.8
+    """Share of the cache that may be filled, in (0, 1]."""
+    backhaul_bytes_per_s: float = 200 * MIB
+    """Rate at which a newly cached service reaches a server, in bytes per second."""
+
+    cloud_rate_bit_per_s: float = 4 * MIB
+    """Rate from a server to the cloud, in bit/s."""
+    cloud_compute_hz: float = 4e9
+    """CPU cycles per second that the cloud gives a task, in Hz."""
+    cloud_delay_s: float = 0.1
+    """Fixed delay to the cloud and back, in seconds."""
+
+    transmit_power_dbm: float = 20.0
+    """Transmit power of a user, in dBm."""
+    noise_dbm: float = -114.0
+    """Noise power over the band, in dBm."""
+    path_loss_constant_db: float = 128.1
+    """Path loss at 1 km, in dB."""
+    path_loss_slope_db: float = 37.6
+    """Path loss per decade of distance, in dB."""
+    min_distance_m: float = 30.0
+    """Distance in metres that replaces a distance of exactly 0."""
+    cell_radius_m: int = 100
+    """Users are drawn over the integers from -radius to radius - 1 metres around their server, on both axes."""
+    server_positions_m: Points | None = None
+    """(x, y) of every server in metres, in place of the published line x = (2 s + 1) * 100, y = 0."""
+    user_positions_m: Points | None = None
+    """(x, y) of every user in metres: fixed users, each with the nearest server as home, in place of the cells."""
+
+    share_floor: float = 0.05
+    """Smallest weight of a user in the `strict` shares, in (0, 1]."""
+    free_share: float = 0.2
+    """`published` physics only: the share that a user left with exactly zero gets for nothing."""
+    offload_thresholds: tuple[float, ...] | None = None
+    """`published` physics only: the S - 1 increasing thresholds between servers in [-1, 1]; equal bins if not given."""
+
+    decisions_per_episode: int = 10
+    """Caching decisions (frames) an episode."""
+    slots_per_decision: int = 5
+    """Offloading slots that a caching decision holds."""
+
+    def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            object.__setattr__(self, name, value if name in _COUNTS else _as_floats(value))
+        for name in _COUNTS:
+            _check_integer(name, getattr(self, name), 1)
+        for name in _POSITIVE:
+            _check_number(name, getattr(self, name), above=0.0)
+        for name in ("zipf_exponent", "cloud_delay_s"):
+            _check_number(name, getattr(self, name), least=0.0)
+        for name in ("usable_cache_fraction", "share_floor", "free_share"):
+            _check_number(name, getattr(self, name), above=0.0, most=1.0)
+        for name in ("transmit_power_dbm", "noise_dbm", "path_loss_constant_db", "path_loss_slope_db"):
+            _check_number(name, getattr(self, name), least=-1000.0, most=1000.0)
+        for name in ("compute_hz", "bandwidth_hz", "cache_bytes"):
+            self._check_list(name, self.num_servers, "num_servers")
+        for name in ("input_bytes", "storage_bytes", "workload_cycles", "deadline_s"):
+            self._check_list(name, self.num_services, "num_services")
+        self._check_popularity()
+        self._check_points("server_positions_m", self.num_servers, "num_servers")
+        self._check_points("user_positions_m", self.num_users, "num_users")
+        self._check_thresholds()
+
+    @classmethod
+    def from_config(cls, name: str) -> "Scenario":
+        """Read the scenario of a config: a path, or the name of a shipped one such as ``es2.yaml``.
+
+        Raises:
+            ValueError: no such file and no shipped config of that name, or the config has no ``data.scenario``, an
+                unknown field, or a value out of range.
+        """
+        fields = (load_config(name).get("data") or {}).get("scenario")
+        if not isinstance(fields, dict):
+            raise ValueError(f"config {name} has no data.scenario")
+        return cls.from_dict(fields)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Scenario":
+        """Build a scenario from plain values, as `to_dict` gives them.
+
+        Raises:
+            ValueError: an unknown field, or a value out of range.
+        """
+        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
+        if unknown:
+            raise ValueError(f"scenario has no field {unknown[0]}")
+        return cls(**fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain numbers, strings and tuples."""
+        return asdict(self)
+
+    # Services ------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def input_bits(self) -> tuple[float, ...]:
+        """Input of each service in bit, [K]."""
+        sizes = self.input_bytes or tuple(self.input_step_bytes * k for k in self._ordinals)
+        return tuple(size * BITS_PER_BYTE for size in sizes)
+
+    @cached_property
+    def storage_bits(self) -> tuple[float, ...]:
+        """Storage of each service in bit, [K]."""
+        sizes = self.storage_bytes or tuple(self.storage_step_bytes * k for k in self._ordinals)
+        return tuple(size * BITS_PER_BYTE for size in sizes)
+
+    @cached_property
+    def cycles(self) -> tuple[float, ...]:
+        """CPU cycles of a task of each service, [K]."""
+        formula = (
+            (400 + 50 * k) * bits / 10 for k, bits in zip(self._ordinals, self.input_bits, strict=True)
+        )
+        return self.workload_cycles or tuple(formula)
+
+    @cached_property
+    def deadlines_s(self) -> tuple[float, ...]:
+        """Deadline of each service in seconds, [K]."""
+        return self.deadline_s or tuple(self.deadline_step_s * k for k in self._ordinals)
+
+    @cached_property
+    def popularity_vector(self) -> tuple[float, ...]:
+        """Probability that a user requests each service in a slot, [K]; sums to 1."""
+        if self.popularity == "published":
+            weights = list(reversed(PUBLISHED_POPULARITY))
+            weights[0] += 1.0 - sum(weights)
+        elif self.popularity == "zipf":
+            weights = [k**-self.zipf_exponent for k in reversed(self._ordinals)]
+        else:
+            weights = list(self.popularity)
+        total = math.fsum(weights)
+        return tuple(weight / total for weight in weights)
+
+    # Servers and geometry ------------------------------------------------------------------------------------------
+
+    @property
+    def compute_per_server_hz(self) -> tuple[float, ...]:
+        """Compute of each server in Hz, [S]."""
+        return self._per_server(self.compute_hz)
+
+    @property
+    def bandwidth_per_server_hz(self) -> tuple[float, ...]:
+        """Uplink bandwidth of each server in Hz, [S]."""
+        return self._per_server(self.bandwidth_hz)
+
+    @property
+    def cache_per_server_bits(self) -> tuple[float, ...]:
+        """Cache of each server in bit, [S]."""
+        return tuple(size * BITS_PER_BYTE for size in self._per_server(self.cache_bytes))
+
+    @property
+    def usable_cache_bits(self) -> tuple[float, ...]:
+        """The part of each server's cache that may be filled, in bit, [S]."""
+        return tuple(size * self.usable_cache_fraction for size in self.cache_per_server_bits)
+
+    @cached_property
+    def servers_m(self) -> Points:
+        """(x, y) of each server in metres, [S, 2]."""
+        return self.server_positions_m or tuple(((2 * s + 1) * 100.0, 0.0) for s in range(self.num_servers))
+
+    @cached_property
+    def cells(self) -> tuple[int, ...]:
+        """The server around which each user is drawn (the nearest one where positions are given), [U]."""
+        if self.user_positions_m is not None:
+            return tuple(self._nearest_server(point) for point in self.user_positions_m)
+        return tuple(user * self.num_servers // self.num_users for user in range(self.num_users))
+
+    def homes(self, physics: Physics = "strict") -> tuple[int, ...]:
+        """The server whose radio each user uses, [U].
+
+        The published association floor(i / floor(U / S)), capped at S - 1, is not the user's cell in ES4.
+        """
+        if physics == "strict" or self.user_positions_m is not None:
+            return self.cells
+        users_per_server = max(self.num_users // self.num_servers, 1)
+        return tuple(min(user // users_per_server, self.num_servers - 1) for user in range(self.num_users))
+
+    # Sizes of the decision problems --------------------------------------------------------------------------------
+
+    @property
+    def caching_observation_size(self) -> int:
+        """K (1 + 2 S) + S."""
+        return self.num_services * (1 + 2 * self.num_servers) + self.num_servers
+
+    @property
+    def caching_action_size(self) -> int:
+        """S K."""
+        return self.num_servers * self.num_services
+
+    @property
+    def offloading_observation_size(self) -> int:
+        """S K + 3 S + 3 U."""
+        return self.num_servers * self.num_services + 3 * self.num_servers + 3 * self.num_users
+
+    @property
+    def offloading_action_size(self) -> int:
+        """3 U."""
+        return 3 * self.num_users
+
+    @property
+    def slots_per_episode(self) -> int:
+        """Slots of an episode."""
+        return self.decisions_per_episode * self.slots_per_decision
+
+    # Checks --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _ordinals(self) -> range:
+        return range(1, self.num_services + 1)
+
+    def _per_server(self, value: PerServer) -> tuple[float, ...]:
+        return value if isinstance(value, tuple) else (float(value),) * self.num_servers
+
+    def _nearest_server(self, point: tuple[float, float]) -> int:
+        return min(range(self.num_servers), key=lambda server: math.dist(point, self.servers_m[server]))
+
+    def _check_list(self, name: str, length: int, of: str) -> None:
+        value = getattr(self, name)
+        optional = of == "num_services"
+        if optional and value is None:
+            return
+        if optional and not isinstance(value, tuple):
+            raise ValueError(f"{name} must be a list of one value for each of {of} = {length}, got {value!r}")
+        if isinstance(value, tuple):
+            if len(value) != length:
+                raise ValueError(f"{name} must have one value for each of {of} = {length}, got {len(value)}")
+            for item in value:
+                _check_number(name, item, above=0.0)
+        else:
+            _check_number(name, value, above=0.0)
+
+    def _check_popularity(self) -> None:
+        value = self.popularity
+        if value == "published":
+            if self.num_services != len(PUBLISHED_POPULARITY):
+                raise ValueError(
+                    f"popularity must be zipf or a list of weights where num_services is not "
+                    f"{len(PUBLISHED_POPULARITY)}, got published with num_services = {self.num_services}"
+                )
+        elif isinstance(value, tuple):
+            if len(value) != self.num_services:
+                raise ValueError(
+                    f"popularity must have one weight for each of num_services = {self.num_services}, got {len(value)}"
+                )
+            for item in value:
+                _check_number("popularity", item, least=0.0)
+            if not 0.0 < math.fsum(value) < math.inf:
+                raise ValueError(f"popularity must have a positive finite sum, got {math.fsum(value)}")
+        elif value != "zipf":
+            raise ValueError(f"popularity must be published, zipf or a list of weights, got {value!r}")
+
+    def _check_points(self, name: str, length: int, of: str) -> None:
+        points = getattr(self, name)
+        if points is None:
+            return
+        if len(points) != length:
+            raise ValueError(f"{name} must have one point for each of {of} = {length}, got {len(points)}")
+        for point in points:
+            if not isinstance(point, tuple) or len(point) != 2:
+                raise ValueError(f"{name} must hold pairs of x and y in metres, got {point!r}")
+            for coordinate in point:
+                _check_number(name, coordinate, least=-1e7, most=1e7)
+
+    def _check_thresholds(self) -> None:
+        thresholds = self.offload_thresholds
+        if thresholds is None:
+            return
+        for threshold in thresholds:
+            _check_number("offload_thresholds", threshold, least=-1.0, most=1.0)
+        if list(thresholds) != sorted(set(thresholds)):
+            raise ValueError(f"offload_thresholds must increase, got {thresholds}")
+
+
+# The class checks its own arguments, with messages for users, and takes what YAML gives (whole numbers, lists):
+# a run-time type checker in front of it would only hide them.
+setattr(Scenario.__init__, "__no_type_check__", True)  # noqa: B010
+
+_COUNTS = (
+    "num_servers",
+    "num_users",
+    "num_services",
+    "cell_radius_m",
+    "decisions_per_episode",
+    "slots_per_decision",
+)
+_POSITIVE = (
+    "input_step_bytes",
+    "storage_step_bytes",
+    "deadline_step_s",
+    "backhaul_bytes_per_s",
+    "cloud_rate_bit_per_s",
+    "cloud_compute_hz",
+    "min_distance_m",
+)
+
+
+def _as_floats(value: Any) -> Any:
+    """Lists become tuples and whole numbers floats, at any depth; all else stays."""
+    if isinstance(value, list | tuple):
+        return tuple(_as_floats(item) for item in value)
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _check_number(
+    name: str, value: Any, least: float | None = None, above: float | None = None, most: float | None = None
+) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least:g}, got {value:g}")
+    if above is not None and value <= above:
+        raise ValueError(f"{name} must be greater than {above:g}, got {value:g}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most:g}, got {value:g}")

@@ -1,0 +1,31 @@
+"""The edge network: pure batched physics on explicit state."""
+
+from .actions import Allocation, decode_caching, decode_offloading, equal_shares, fill_caches
+from .episode import CachingPolicy, Episode, EpisodeScores, OffloadingPolicy, episode_scores, run_episode
+from .network import EdgeNetwork
+from .radio import path_loss_db, spectral_efficiency
+from .randomness import make_generator
+from .service import Service, caching_reward, offloading_reward, serve, switching_cost
+
+__all__ = [
+    "Allocation",
+    "CachingPolicy",
+    "EdgeNetwork",
+    "Episode",
+    "EpisodeScores",
+    "OffloadingPolicy",
+    "Service",
+    "caching_reward",
+    "decode_caching",
+    "decode_offloading",
+    "episode_scores",
+    "equal_shares",
+    "fill_caches",
+    "make_generator",
+    "offloading_reward",
+    "path_loss_db",
+    "run_episode",
+    "serve",
+    "spectral_efficiency",
+    "switching_cost",
+]

@@ -1,0 +1,196 @@
+"""`EdgeNetwork`: B parallel networks that are played frame by frame and slot by slot."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..scenario import Physics, Scenario
+from .actions import Allocation
+from .constants import constants
+from .radio import rayleigh
+from .service import Service, serve, switching_cost
+from .state import NetworkState, caching_observation, count_slot, empty_state, offloading_observation
+
+
+class EdgeNetwork:
+    """`num_envs` independent networks of one scenario.
+
+    An episode: `reset`, then for every caching decision `begin_frame(cache)` and for every slot of it
+    `step(allocation)`. Requests and positions of a slot are known before its decision, fading is drawn after it. What
+    is drawn never depends on what was decided, so two policies with the same seed meet the same requests, positions
+    and fading.
+
+    Args:
+        scenario: the constants.
+        physics: `strict` (feasible decisions) or `published` (the published arithmetic).
+        num_envs: B, at least 1.
+        device: where the tensors live; CPU by default.
+        generator: source of all draws, on the same device; by default one with a seed of its own choice.
+        dtype: number format of the physics.
+
+    Raises:
+        ValueError: `num_envs` or `physics` is out of range.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        physics: Physics = "strict",
+        num_envs: int = 1,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        if physics not in ("strict", "published"):
+            raise ValueError(f"physics must be strict or published, got {physics!r}")
+        self.scenario = scenario
+        self.physics: Physics = physics
+        self.num_envs = num_envs
+        self.device = torch.device(device or "cpu")
+        self.dtype = dtype
+        if generator is None:
+            generator = torch.Generator(self.device)
+            generator.seed()
+        self.generator = generator
+        self._constants = constants(scenario, physics, self.device, dtype)
+        self.reset()
+
+    @property
+    def cache(self) -> Bool[Tensor, "batch server service"]:
+        """Services cached now, bool [B, S, K]."""
+        return self.state.cache
+
+    @property
+    def requests(self) -> Int[Tensor, "batch user"]:
+        """Service asked by each user in the coming slot, long [B, U]."""
+        return self.state.requests
+
+    @property
+    def positions(self) -> Float[Tensor, "batch user 2"]:
+        """(x, y) of the users in the coming slot in metres, [B, U, 2]."""
+        return self.state.positions
+
+    @property
+    def frame_over(self) -> bool:
+        """A caching decision is due (at the start too)."""
+        return self.slot == self.decision * self.scenario.slots_per_decision
+
+    @property
+    def episode_over(self) -> bool:
+        """All slots of the episode are served (a truncation: the network itself goes on)."""
+        return self.slot == self.scenario.slots_per_episode
+
+    def set_seed(self, seed: int) -> None:
+        """Seed the draws from here on."""
+        self.generator.manual_seed(seed)
+
+    def reset(self) -> None:
+        """Start a new episode: empty caches, nothing counted, new requests and positions."""
+        self.decision = 0
+        """Caching decisions made in this episode."""
+        self.slot = 0
+        """Slots served in this episode."""
+        self.state: NetworkState = empty_state(self.scenario, self._draw_requests(), self._draw_positions())
+
+    def begin_frame(self, cache: Bool[Tensor, "..."]) -> Float[Tensor, " batch"]:
+        """Apply a caching decision, bool [B, S, K], and return its switching cost in seconds, [B].
+
+        Raises:
+            ValueError: a wrong shape or type, or (`strict`) more services than fit into the usable cache.
+            RuntimeError: the frame before it is not over, or the episode is.
+        """
+        if self.episode_over or not self.frame_over:
+            raise RuntimeError("begin_frame must follow reset or the last slot of the frame before")
+        self._check_cache(cache)
+        switching = switching_cost(self.scenario, self.state.cache, cache)
+        self.state.cache = cache.clone()
+        self.state.taken_bits.zero_()
+        self.state.taken_cycles.zero_()
+        self.decision += 1
+        return switching
+
+    def step(self, allocation: Allocation) -> Service:
+        """Serve a slot and draw the requests and positions of the next one.
+
+        Raises:
+            ValueError: the allocation has a wrong shape, an index out of range, or values that are not finite.
+            RuntimeError: no caching decision holds: `begin_frame` is due.
+        """
+        if self.frame_over:
+            raise RuntimeError("step must follow begin_frame: a caching decision is due")
+        state = self.state
+        shape = (self.num_envs, self.scenario.num_users)
+        fading = rayleigh(shape, self.generator, self.device, self.dtype)
+        service = serve(
+            self.scenario, state.cache, state.requests, state.positions, fading, allocation, self.physics
+        )
+        count_slot(self.scenario, state, allocation.server, service)
+        state.requests, state.positions = self._draw_requests(), self._draw_positions()
+        self.slot += 1
+        return service
+
+    def caching_observation(self) -> Float[Tensor, "batch caching"]:
+        """Observation of the slow level, [B, K (1 + 2 S) + S]."""
+        return caching_observation(self.scenario, self.state, self.physics)
+
+    def offloading_observation(self) -> Float[Tensor, "batch offloading"]:
+        """Observation of the fast level, [B, S K + 3 S + 3 U]."""
+        return offloading_observation(self.scenario, self.state, self.physics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State, counters and the generator's state, as tensors and numbers."""
+        return {
+            "state": {name: value.clone() for name, value in self.state.tensors().items()},
+            "decision": self.decision,
+            "slot": self.slot,
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            ValueError: the state belongs to networks of another size.
+        """
+        for name, value in self.state.tensors().items():
+            saved = state_dict["state"][name]
+            if saved.shape != value.shape:
+                raise ValueError(f"{name} must have shape {list(value.shape)}, got {list(saved.shape)}")
+        self.state = NetworkState(
+            **{name: value.to(self.device, copy=True) for name, value in state_dict["state"].items()}
+        )
+        self.decision, self.slot = state_dict["decision"], state_dict["slot"]
+        self.generator.set_state(state_dict["generator"].cpu())
+
+    def _draw_requests(self) -> Tensor:
+        shape = (self.num_envs, self.scenario.num_users)
+        uniform = torch.rand(shape, generator=self.generator, device=self.device, dtype=self.dtype)
+        service = torch.bucketize(uniform, self._constants.popularity_cdf, right=True)
+        return service.clamp(max=self.scenario.num_services - 1)
+
+    def _draw_positions(self) -> Tensor:
+        fixed = self._constants.user_positions_m
+        if fixed is not None:
+            return fixed.expand(self.num_envs, -1, -1).clone()
+        radius = self.scenario.cell_radius_m
+        shape = (self.num_envs, self.scenario.num_users, 2)
+        offset = torch.randint(-radius, radius, shape, generator=self.generator, device=self.device)
+        return self._constants.servers_m[self._constants.cells] + offset
+
+    def _check_cache(self, cache: Tensor) -> None:
+        shape = list(self.state.cache.shape)
+        if list(cache.shape) != shape or cache.dtype != torch.bool:
+            raise ValueError(
+                f"cache must be bool of shape {shape}, got {cache.dtype} of shape {list(cache.shape)}"
+            )
+        if self.physics == "strict":
+            table = constants(self.scenario, self.physics, self.device, torch.float64)
+            over = cache.to(torch.float64) @ table.storage_bits / table.usable_cache_bits
+            if float(over.max()) > 1 + 1e-9:
+                raise ValueError(
+                    f"cache must fit into the usable cache, got {float(over.max()):.3g} times as much"
+                )

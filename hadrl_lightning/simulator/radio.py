@@ -1,0 +1,51 @@
+"""The uplink: path loss, fading and spectral efficiency."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..scenario import Physics, Scenario
+from .constants import constants
+
+MIN_SPECTRAL_EFFICIENCY = 1e-6
+"""bit/s/Hz. A Rayleigh draw can be 0 and would make a latency infinite; no link is worse than this."""
+MAX_SNR = 1e30
+"""A user within a hair of its server would have an infinite gain, and 0 fading times that is not a number."""
+
+
+def path_loss_db(scenario: Scenario, distance_m: Float[Tensor, "batch user"]) -> Float[Tensor, "batch user"]:
+    """Path loss 128.1 + 37.6 log10(d / km) in dB; a distance of 0 counts as `min_distance_m` (paper, channel model)."""
+    distance_m = torch.where(distance_m == 0, scenario.min_distance_m, distance_m)
+    return scenario.path_loss_constant_db + scenario.path_loss_slope_db * torch.log10(distance_m / 1000)
+
+
+def spectral_efficiency(
+    scenario: Scenario,
+    positions: Float[Tensor, "batch user 2"],
+    fading: Float[Tensor, "batch user"],
+    physics: Physics = "strict",
+) -> Float[Tensor, "batch user"]:
+    """Spectral efficiency log2(1 + gain * power / noise) of each user's link to its home server, in bit/s/Hz.
+
+    Args:
+        scenario: gives powers in dBm and the path loss.
+        positions: (x, y) of the users in metres, [B, U, 2].
+        fading: factor on the linear gain, [B, U].
+        physics: decides which server is a user's home.
+    """
+    table = constants(scenario, physics, positions.device, positions.dtype)
+    offset = positions - table.servers_m[table.homes]
+    loss_db = path_loss_db(scenario, torch.hypot(offset[..., 0], offset[..., 1]))
+    snr_db = scenario.transmit_power_dbm - scenario.noise_dbm - loss_db
+    snr = fading * torch.exp(snr_db * (math.log(10) / 10)).clamp(max=MAX_SNR)
+    return (torch.log1p(snr) / math.log(2)).clamp(min=MIN_SPECTRAL_EFFICIENCY)
+
+
+def rayleigh(
+    shape: tuple[int, ...], generator: torch.Generator, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Rayleigh(1) draws sqrt(-2 ln u), u uniform on (0, 1]."""
+    uniform = torch.rand(shape, generator=generator, device=device, dtype=dtype)
+    return torch.sqrt(-2 * torch.log1p(-uniform))

@@ -1,0 +1,149 @@
+"""What a slot costs: latency, hits, deadlines, energy and load; and what a caching decision costs. Pure functions."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..scenario import BITS_PER_BYTE, Physics, Scenario
+from .actions import Allocation, sum_per_server
+from .constants import constants
+from .radio import spectral_efficiency
+
+MIN_SHARE = 1e-9
+"""A share of 0 counts as this much, so that every latency is finite."""
+
+
+class Service(NamedTuple):
+    """What the users of a slot got."""
+
+    latency: Float[Tensor, "batch user"]
+    """Seconds from request to result, [B, U]."""
+    hit: Bool[Tensor, "batch user"]
+    """The server offloaded to holds the service, [B, U]."""
+    on_time: Bool[Tensor, "batch user"]
+    """The latency is within the service's deadline, [B, U]."""
+    energy: Float[Tensor, "batch user"]
+    """Transmit energy in joules (`published`: with the published factor 20), [B, U]."""
+    bandwidth_load: Float[Tensor, "batch server"]
+    """Sum of the bandwidth shares of each server: 1 is its capacity, [B, S]."""
+    compute_load: Float[Tensor, "batch server"]
+    """Sum of the compute shares of each server: 1 is its capacity, [B, S]."""
+
+
+def serve(
+    scenario: Scenario,
+    cache: Bool[Tensor, "..."],
+    requests: Int[Tensor, "..."],
+    positions: Float[Tensor, "..."],
+    fading: Float[Tensor, "..."],
+    allocation: Allocation,
+    physics: Physics = "strict",
+) -> Service:
+    """Serve one slot of B networks.
+
+    A hit costs input / rate + cycles / (share * compute). Otherwise the server forwards the task to the cloud:
+    input / rate + bits / cloud rate + cycles / cloud compute + cloud delay. Rate is share * bandwidth of the server
+    offloaded to * spectral efficiency of the link to the home server (paper, communication and computation models).
+
+    Args:
+        scenario: the constants.
+        cache: bool [B, S, K].
+        requests: service asked by each user, long [B, U].
+        positions: (x, y) of the users in metres, [B, U, 2].
+        fading: factor on the linear channel gain, [B, U].
+        allocation: targets and shares, [B, U] each.
+        physics: decides the home servers and the unit of the energy.
+
+    Raises:
+        ValueError: a wrong shape, an index out of range, or a value that is not finite or negative.
+    """
+    _check_inputs(scenario, cache, requests, positions, fading, allocation)
+    table = constants(scenario, physics, positions.device, positions.dtype)
+    server, bandwidth_share, compute_share = allocation
+    bits, cycles = table.input_bits[requests], table.cycles[requests]
+    hit = cache.flatten(1).gather(1, server * scenario.num_services + requests)
+    efficiency = spectral_efficiency(scenario, positions, fading, physics)
+    rate = bandwidth_share.clamp(min=MIN_SHARE) * table.bandwidth_hz[server] * efficiency
+    transmission = bits / rate
+    edge = cycles / (compute_share.clamp(min=MIN_SHARE) * table.compute_hz[server])
+    cloud = bits / scenario.cloud_rate_bit_per_s + cycles / scenario.cloud_compute_hz + scenario.cloud_delay_s
+    latency = transmission + torch.where(hit, edge, cloud)
+    return Service(
+        latency=latency,
+        hit=hit,
+        on_time=latency <= table.deadlines_s[requests],
+        energy=transmission * transmit_power(scenario, physics),
+        bandwidth_load=sum_per_server(bandwidth_share, server, scenario.num_servers),
+        compute_load=sum_per_server(compute_share, server, scenario.num_servers),
+    )
+
+
+def transmit_power(scenario: Scenario, physics: Physics) -> float:
+    """Power in W; the published code multiplies the transmission time by the number of dBm instead."""
+    if physics == "published":
+        return scenario.transmit_power_dbm
+    return 10 ** (scenario.transmit_power_dbm / 10) / 1000
+
+
+def switching_cost(
+    scenario: Scenario,
+    previous: Bool[Tensor, "batch server service"],
+    cache: Bool[Tensor, "batch server service"],
+) -> Float[Tensor, " batch"]:
+    """Seconds to fetch what was not cached before: the sum of storage / backhaul over new (server, service), [B]."""
+    table = constants(scenario, "strict", cache.device, torch.get_default_dtype())
+    new = (cache & ~previous).sum(dim=1).to(table.storage_bits.dtype)
+    return new @ table.storage_bits / (scenario.backhaul_bytes_per_s * BITS_PER_BYTE)
+
+
+def offloading_reward(latency: Float[Tensor, "batch user"]) -> Float[Tensor, " batch"]:
+    """The published reward of the fast level, 10^4 over the latency summed over users, [B]."""
+    return 1e4 / latency.sum(dim=1)
+
+
+def caching_reward(
+    hits_per_slot: Float[Tensor, " batch"], switching: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """The published reward of the slow level: mean hits per slot / 100 + 1 / (switching cost + 100), [B]."""
+    return hits_per_slot / 100 + 1 / (switching + 100)
+
+
+def _check_inputs(
+    scenario: Scenario,
+    cache: Tensor,
+    requests: Tensor,
+    positions: Tensor,
+    fading: Tensor,
+    allocation: Allocation,
+) -> None:
+    batch, users = requests.shape[0] if requests.dim() else 0, scenario.num_users
+    expected = {
+        "cache": (cache, [batch, scenario.num_servers, scenario.num_services]),
+        "requests": (requests, [batch, users]),
+        "positions": (positions, [batch, users, 2]),
+        "fading": (fading, [batch, users]),
+        "server": (allocation.server, [batch, users]),
+        "bandwidth_share": (allocation.bandwidth_share, [batch, users]),
+        "compute_share": (allocation.compute_share, [batch, users]),
+    }
+    for name, (value, shape) in expected.items():
+        if list(value.shape) != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {list(value.shape)}")
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ValueError(
+                f"{name} must be finite, got {int((~torch.isfinite(value)).sum())} values that are not"
+            )
+    for name, index, size in (
+        ("requests", requests, scenario.num_services),
+        ("server", allocation.server, scenario.num_servers),
+    ):
+        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
+            raise ValueError(
+                f"{name} must be from 0 to {size - 1}, got {int(index.min())} to {int(index.max())}"
+            )
+    for name in ("fading", "bandwidth_share", "compute_share"):
+        value = expected[name][0]
+        if value.numel() and float(value.min()) < 0:
+            raise ValueError(f"{name} must not be negative, got {float(value.min()):g}")
