@@ -1,0 +1,226 @@
+"""`TransitionDataModule`: owns the simulator and the replay buffers, streams the batches."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import distributed
+
+from ..errors import HadrlError
+from ..scenario import Physics, Scenario
+from ..simulator import EdgeNetwork, make_generator
+from .replay import ReplayBuffer
+from .streams import EpisodeStream, TrainingStream
+
+_NETWORK, _BATCHES = 0, 1
+"""Uses of the seed."""
+
+
+class TransitionDataModule(LightningDataModule):
+    """Simulated networks to collect from, replay of both levels, and the streams of a `Trainer`.
+
+    A training batch is a pass over (part of) the fast level's transitions for every ensemble member, and the slow
+    level's batches that are due beside it; an epoch has `passes_per_epoch` of them. For validate, test and predict a
+    batch is an `EdgeNetwork` whose episode is to be played. Defaults are the published values.
+
+    Args:
+        scenario: constants of the network.
+        physics: `strict` obeys capacity, `published` repeats the published arithmetic.
+        num_envs: networks that collect in parallel, on each device.
+        seed: of everything that training draws here; ranks draw differently.
+        offloading_memory: transitions of the fast level remembered, first in first out.
+        caching_memory: transitions of the slow level remembered, first in first out (published `memory`).
+        passes_per_epoch: passes over the fast level's transitions an epoch (published `n_train_epoch_large`).
+        batch_size: transitions a world model update and member (published `batch_size_small`).
+        samples_per_pass: transitions a pass at most, drawn at random; all of them where not given (published).
+        caching_updates_per_epoch: gradient updates of the slow level an epoch.
+        caching_batch_size: transitions a gradient update of the slow level.
+        validation_episodes: episodes of `validate` and of each validation while training.
+        test_episodes: episodes of `test`.
+        predict_episodes: episodes of `predict`.
+        parallel_episodes: of these, how many are played at once.
+        validation_seed: seed of the validation episodes.
+        test_seed: seed of the test and predict episodes.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario = Scenario(),  # noqa: B008 (frozen)
+        physics: Physics = "strict",
+        num_envs: int = 1,
+        seed: int = 0,
+        offloading_memory: int = 500_000,
+        caching_memory: int = 500_000,
+        passes_per_epoch: int = 60,
+        batch_size: int = 50,
+        samples_per_pass: int | None = None,
+        caching_updates_per_epoch: int = 10,
+        caching_batch_size: int = 64,
+        validation_episodes: int = 20,
+        test_episodes: int = 100,
+        predict_episodes: int = 1,
+        parallel_episodes: int = 100,
+        validation_seed: int = 1001,
+        test_seed: int = 2002,
+    ) -> None:
+        super().__init__()
+        at_least_one = {
+            "num_envs": num_envs,
+            "offloading_memory": offloading_memory,
+            "caching_memory": caching_memory,
+            "passes_per_epoch": passes_per_epoch,
+            "batch_size": batch_size,
+            "samples_per_pass": samples_per_pass,
+            "caching_batch_size": caching_batch_size,
+            "validation_episodes": validation_episodes,
+            "test_episodes": test_episodes,
+            "predict_episodes": predict_episodes,
+            "parallel_episodes": parallel_episodes,
+        }
+        at_least_zero = {
+            "seed": seed,
+            "caching_updates_per_epoch": caching_updates_per_epoch,
+            "validation_seed": validation_seed,
+            "test_seed": test_seed,
+        }
+        for least, group in ((1, at_least_one), (0, at_least_zero)):
+            for name, value in group.items():
+                if value is not None and value < least:
+                    raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.scenario = scenario
+        self.physics: Physics = physics
+        self.num_envs = num_envs
+        self.seed = seed
+        self.passes_per_epoch = passes_per_epoch
+        self.batch_size = batch_size
+        self.samples_per_pass = samples_per_pass
+        self.caching_updates_per_epoch = caching_updates_per_epoch
+        self.caching_batch_size = caching_batch_size
+        self.validation_episodes = validation_episodes
+        self.test_episodes = test_episodes
+        self.predict_episodes = predict_episodes
+        self.parallel_episodes = parallel_episodes
+        self.validation_seed = validation_seed
+        self.test_seed = test_seed
+        self.slots = 0
+        """Slots collected so far by all networks of this rank."""
+        self.decisions = 0
+        """Caching decisions collected so far by all networks of this rank."""
+        self.network: EdgeNetwork | None = None
+        """The networks that collect; made by `setup("fit")`."""
+        self.offloading_buffer = ReplayBuffer(
+            offloading_memory,
+            {
+                "observation": (scenario.offloading_observation_size,),
+                "action": (scenario.offloading_action_size,),
+                "reward": (),
+                "next_observation": (scenario.offloading_observation_size,),
+                "latency": (scenario.num_users,),
+            },
+        )
+        self.caching_buffer = ReplayBuffer(
+            caching_memory,
+            {
+                "observation": (scenario.caching_observation_size,),
+                "action": (scenario.caching_action_size,),
+                "reward": (),
+                "next_observation": (scenario.caching_observation_size,),
+                "cache": (scenario.caching_action_size,),
+            },
+        )
+        self._stream: TrainingStream | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Make the networks that collect, on the trainer's device."""
+        if stage != "fit" or self.network is not None:
+            return
+        device, rank = self._device(), self._rank()
+        generator = make_generator(device, self.seed, rank, _NETWORK)
+        self.network = EdgeNetwork(self.scenario, self.physics, self.num_envs, device, generator)
+
+    def train_dataloader(self) -> TrainingStream:
+        """Batches drawn from the buffers; the ensemble's size is read from the module that is trained."""
+        assert self.trainer is not None
+        self._stream = TrainingStream(
+            self.offloading_buffer,
+            self.caching_buffer,
+            make_generator("cpu", self.seed, self._rank(), _BATCHES),
+            num_members=self.trainer.lightning_module.num_members,  # type: ignore[union-attr, arg-type]
+            passes=self.passes_per_epoch,
+            batch_size=self.batch_size,
+            samples_per_pass=self.samples_per_pass,
+            caching_updates=self.caching_updates_per_epoch,
+            caching_batch_size=self.caching_batch_size,
+        )
+        if self._restored is not None:
+            self._stream.load_state_dict(self._restored)
+            self._restored = None
+        return self._stream
+
+    def val_dataloader(self) -> EpisodeStream:
+        """Networks of the validation episodes."""
+        return self.episodes(self.validation_episodes, self.validation_seed)
+
+    def test_dataloader(self) -> EpisodeStream:
+        """Networks of the test episodes."""
+        return self.episodes(self.test_episodes, self.test_seed)
+
+    def predict_dataloader(self) -> EpisodeStream:
+        """Networks of the episodes whose decisions are written out."""
+        return self.episodes(self.predict_episodes, self.test_seed)
+
+    def episodes(self, num_episodes: int, seed: int) -> EpisodeStream:
+        """Networks that stand for `num_episodes` unseen episodes."""
+        parallel = min(self.parallel_episodes, num_episodes)
+        return EpisodeStream(self.scenario, self.physics, num_episodes, parallel, seed, self._device())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, buffers, counters and generators of every rank, as a list by rank."""
+        if self.network is None or self._stream is None:
+            return {}
+        own = {
+            "network": self.network.state_dict(),
+            "offloading_buffer": self.offloading_buffer.state_dict(),
+            "caching_buffer": self.caching_buffer.state_dict(),
+            "stream": self._stream.state_dict(),
+            "slots": self.slots,
+            "decisions": self.decisions,
+        }
+        return {"ranks": _gather(own)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint. Where it has fewer ranks than there are now, the new ones start afresh.
+
+        Raises:
+            HadrlError: the checkpoint belongs to networks of another size.
+        """
+        ranks = state_dict.get("ranks", [])
+        if self.network is None or self._rank() >= len(ranks):
+            return
+        own = ranks[self._rank()]
+        try:
+            self.network.load_state_dict(own["network"])
+            self.offloading_buffer.load_state_dict(own["offloading_buffer"])
+            self.caching_buffer.load_state_dict(own["caching_buffer"])
+        except ValueError as error:
+            raise HadrlError(f"checkpoint must be of the same scenario and num_envs: {error}") from error
+        self._restored = own["stream"]
+        self.slots, self.decisions = own["slots"], own["decisions"]
+
+    def _device(self) -> torch.device:
+        return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+
+    def _rank(self) -> int:
+        return self.trainer.global_rank if self.trainer is not None else 0
+
+
+def _gather(own: Any) -> list[Any]:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [own]
+    ranks: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(ranks, own)
+    return ranks

@@ -1,0 +1,81 @@
+"""Passes over the data in which every member of an ensemble sees every sample once, in its own order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from hadrl_lightning.data.transitions import OffloadingTransitions
+
+
+@dataclass(frozen=True)
+class MemberBatches:
+    """One pass over `n` transitions for `E` members. Iterating again gives the same batches again."""
+
+    data: OffloadingTransitions
+    """Fields of shape `[n, …]`."""
+
+    order: Int64[Tensor, "member sample"]
+    """The order in which each member sees the samples: a permutation of 0 … n − 1 per row."""
+
+    batch_size: int
+    """Samples per batch and member; the last batch holds the rest."""
+
+    def __len__(self) -> int:
+        return -(-self.order.shape[1] // self.batch_size)
+
+    def __iter__(self) -> Iterator[OffloadingTransitions]:
+        """Yields fields of shape `[E, b, …]`, b = `batch_size` but for the last."""
+        for index in self.order.split(self.batch_size, dim=1):
+            yield OffloadingTransitions(*(field[index] for field in self.data))
+
+    def to(self, device: torch.device | str) -> "MemberBatches":
+        """The same pass on another device."""
+        data = OffloadingTransitions(*(field.to(device) for field in self.data))
+        return MemberBatches(data, self.order.to(device), self.batch_size)
+
+
+def member_batches(
+    data: OffloadingTransitions,
+    num_members: int,
+    batch_size: int,
+    generator: torch.Generator,
+    max_samples: int | None = None,
+) -> MemberBatches:
+    """Draws one pass: an independent permutation of the samples for every member.
+
+    (The published batches mix members: each sees about two thirds of the distinct samples an epoch.)
+
+    Args:
+        data: fields of shape `[n, …]`.
+        num_members: ensemble members E.
+        batch_size: samples per batch and member.
+        generator: the only source of randomness.
+        max_samples: samples a pass at most; the same random distinct ones for all members. None: all.
+
+    Raises:
+        ValueError: no samples, or a count below 1.
+    """
+    for name, count in (
+        ("num_members", num_members),
+        ("batch_size", batch_size),
+        ("max_samples", max_samples),
+    ):
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    num_samples = data.reward.shape[0]
+    if num_samples < 1:
+        raise ValueError(f"data must hold at least 1 transition, got {num_samples}")
+    device = data.reward.device
+
+    def permutation() -> Tensor:
+        return torch.randperm(num_samples, generator=generator, device=generator.device).to(device)
+
+    if max_samples is not None and max_samples < num_samples:
+        subset = permutation()[:max_samples]
+        data = OffloadingTransitions(*(field[subset] for field in data))
+        num_samples = max_samples
+    order = torch.stack([permutation() for _ in range(num_members)])
+    return MemberBatches(data, order, batch_size)

@@ -1,0 +1,162 @@
+"""Replay memory: named tensors, first in first out."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import torch
+from jaxtyping import Integer
+from torch import Tensor
+
+
+class ReplayBuffer:
+    """The newest `capacity` rows of some named fields, first in first out.
+
+    Row 0 is always the oldest row kept and row `len(buffer) - 1` the newest, whatever the layout in memory,
+    so the same additions and the same generator give the same samples, also across `state_dict` and
+    `load_state_dict`. Memory is proportional to what is filled: it doubles on demand, up to `capacity` rows.
+
+    Args:
+        capacity: rows kept at most.
+        shapes: shape of one row for each field; `()` for a scalar.
+        dtype: of all fields; what is added is converted.
+        device: where the rows are kept.
+
+    Raises:
+        ValueError: `capacity` below 1, no fields, or a negative size in a shape.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, got {capacity}")
+        if not shapes:
+            raise ValueError("shapes must name at least one field, got none")
+        for name, shape in shapes.items():
+            if any(size < 0 for size in shape):
+                raise ValueError(f"shapes[{name!r}] must have sizes of at least 0, got {tuple(shape)}")
+        self.capacity = capacity
+        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self._storage: dict[str, Tensor] = {}
+        self.clear()
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory reserved for rows."""
+        return sum(field.element_size() * prod(field.shape) for field in self._storage.values())
+
+    def clear(self) -> None:
+        """Forgets every row and gives its memory back."""
+        self._storage = {name: self._empty(name, 0) for name in self.shapes}
+        self._allocated = 0  # rows reserved
+        self._start = 0  # where the oldest row lies; 0 while the memory still grows
+        self._size = 0
+
+    def add(self, **fields: Tensor) -> None:
+        """Appends `n` rows; the oldest rows make room. Nothing is changed if a field is wrong.
+
+        Args:
+            fields: one tensor `[n, *shape]` for every field of the buffer; detached and converted here.
+
+        Raises:
+            ValueError: a field is missing, unknown, or not of shape `[n, *shape]` with one `n` for all.
+        """
+        num_rows = self._check(fields)
+        dropped = max(0, num_rows - self.capacity)  # of this very addition
+        kept = num_rows - dropped
+        if kept == 0:
+            return
+        self._reserve(min(self.capacity, self._size + kept))
+        positions = (self._start + self._size + torch.arange(kept, device=self.device)) % self._allocated
+        for name, values in fields.items():
+            self._storage[name][positions] = values.detach()[dropped:].to(self.device, self.dtype)
+        overflow = max(0, self._size + kept - self._allocated)
+        self._start = (self._start + overflow) % self._allocated
+        self._size = min(self._size + kept, self._allocated)
+
+    def gather(self, index: Integer[Tensor, "..."]) -> dict[str, Tensor]:
+        """The rows at `index` (0 = oldest), each field of shape `[*index.shape, *shape]`, copied.
+
+        Raises:
+            IndexError: an index outside 0 … `len(self) - 1`.
+        """
+        if index.numel() == 0:
+            return {name: self._empty(name, *index.shape) for name in self.shapes}
+        lowest, highest = int(index.min()), int(index.max())
+        if lowest < 0 or highest >= self._size:
+            raise IndexError(f"index must lie in 0 … {self._size - 1}, got {lowest} … {highest}")
+        positions = (self._start + index.to(self.device)) % self._allocated
+        return {name: field[positions] for name, field in self._storage.items()}
+
+    def sample(self, num_rows: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """`num_rows` rows drawn uniformly with replacement, each field of shape `[num_rows, *shape]`.
+
+        Raises:
+            ValueError: the buffer is empty.
+        """
+        if self._size == 0:
+            raise ValueError("the replay buffer must hold at least 1 row to sample from, got 0")
+        index = torch.randint(self._size, (num_rows,), generator=generator, device=generator.device)
+        return self.gather(index)
+
+    def contents(self) -> dict[str, Tensor]:
+        """All rows from the oldest to the newest, copied."""
+        return self.gather(torch.arange(self._size, device=self.device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: the rows kept, oldest first, without reserved memory; loads with `weights_only`."""
+        return {"fields": self.contents()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replaces all rows by those of `state`; a smaller buffer keeps the newest.
+
+        Later additions and samples are the same as those of the buffer that was saved.
+
+        Raises:
+            ValueError: the fields or shapes of `state` are not those of this buffer; nothing is changed then.
+        """
+        fields = dict(state["fields"])
+        self._check(fields)
+        self.clear()
+        self.add(**fields)
+
+    def _check(self, fields: Mapping[str, Tensor]) -> int:
+        for name in self.shapes:
+            if name not in fields:
+                raise ValueError(f"{name} must be given, got only {', '.join(fields) or 'nothing'}")
+        num_rows: int | None = None
+        for name, values in fields.items():
+            if name not in self.shapes:
+                raise ValueError(f"{name} must be one of {', '.join(self.shapes)}")
+            shape, found = self.shapes[name], tuple(values.shape)
+            wanted = ("n" if num_rows is None else num_rows, *shape)
+            if not found or found[1:] != shape or num_rows not in (None, found[0]):
+                text = ", ".join(str(size) for size in wanted)
+                raise ValueError(f"{name} must have shape [{text}], got {list(found)}")
+            num_rows = found[0]
+        assert num_rows is not None
+        return num_rows
+
+    def _reserve(self, num_rows: int) -> None:
+        if num_rows <= self._allocated:
+            return
+        assert self._start == 0, "memory grows only before the first row is overwritten"
+        allocated = min(self.capacity, max(num_rows, 2 * self._allocated))
+        for name, old in self._storage.items():
+            grown = self._empty(name, allocated)
+            grown[: self._size] = old[: self._size]
+            self._storage[name] = grown
+        self._allocated = allocated
+
+    def _empty(self, name: str, *leading: int) -> Tensor:
+        return torch.empty(*leading, *self.shapes[name], dtype=self.dtype, device=self.device)

@@ -1,0 +1,123 @@
+"""What the loops of a `Trainer` read: batches for training, networks to play for the rest."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from ..scenario import Physics, Scenario
+from ..simulator import EdgeNetwork, make_generator
+from .passes import MemberBatches, member_batches
+from .replay import ReplayBuffer
+from .transitions import CachingTransitions, OffloadingTransitions
+
+
+class TrainingBatch(NamedTuple):
+    """What one training step learns from."""
+
+    offloading: MemberBatches | None
+    """A pass over the fast level's transitions for every ensemble member; none while nothing is collected."""
+    caching: list[CachingTransitions]
+    """Fields [batch, ...]: one item a gradient update of the slow level."""
+
+
+class TrainingStream:
+    """Yields `passes` batches an epoch, drawn when asked for, so that each sees what was collected until then.
+
+    The updates of the slow level are spread evenly over the passes. The position and the generator are its state: an
+    iteration after `load_state_dict` goes on where the saved one stood.
+    """
+
+    def __init__(
+        self,
+        offloading: ReplayBuffer,
+        caching: ReplayBuffer,
+        generator: torch.Generator,
+        *,
+        num_members: int,
+        passes: int,
+        batch_size: int,
+        samples_per_pass: int | None,
+        caching_updates: int,
+        caching_batch_size: int,
+    ) -> None:
+        self.offloading = offloading
+        self.caching = caching
+        self.generator = generator
+        self.num_members = num_members
+        self.passes = passes
+        self.batch_size = batch_size
+        self.samples_per_pass = samples_per_pass
+        self.caching_updates = caching_updates
+        self.caching_batch_size = caching_batch_size
+        self.position = 0
+
+    def __len__(self) -> int:
+        return self.passes
+
+    def __iter__(self) -> Iterator[TrainingBatch]:
+        while self.position < self.passes:
+            self.position += 1
+            yield TrainingBatch(self._offloading_pass(), self._caching_batches(self.position))
+        self.position = 0
+
+    def _offloading_pass(self) -> MemberBatches | None:
+        if len(self.offloading) == 0:
+            return None
+        index = torch.randperm(len(self.offloading), generator=self.generator)[: self.samples_per_pass]
+        data = OffloadingTransitions(**self.offloading.gather(index))
+        return member_batches(data, self.num_members, self.batch_size, self.generator)
+
+    def _caching_batches(self, position: int) -> list[CachingTransitions]:
+        if len(self.caching) == 0:
+            return []
+        due = self.caching_updates * position // self.passes - self.caching_updates * (position - 1) // self.passes
+        return [
+            CachingTransitions(**self.caching.sample(self.caching_batch_size, self.generator)) for _ in range(due)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position within the epoch and the generator's state."""
+        position = 0 if self.position == self.passes else self.position
+        return {"position": position, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved position."""
+        self.position = min(state_dict["position"], self.passes - 1)
+        self.generator.set_state(state_dict["generator"].cpu())
+
+
+class EpisodeStream:
+    """Yields freshly seeded networks, `parallel` at a time, that stand for `num_episodes` unseen episodes.
+
+    The same seed gives the same requests, positions and fading, whoever plays.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        physics: Physics,
+        num_episodes: int,
+        parallel: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.scenario = scenario
+        self.physics: Physics = physics
+        self.num_episodes = num_episodes
+        self.parallel = parallel
+        self.seed = seed
+        self.device = device
+
+    def __len__(self) -> int:
+        return -(-self.num_episodes // self.parallel)
+
+    def __iter__(self) -> Iterator[EdgeNetwork]:
+        for index in range(len(self)):
+            yield self.networks(index)
+
+    def networks(self, index: int) -> EdgeNetwork:
+        """The networks of batch `index`, as new: whoever plays them meets the same draws."""
+        size = min(self.parallel, self.num_episodes - index * self.parallel)
+        generator = make_generator(self.device, self.seed, index)
+        return EdgeNetwork(self.scenario, self.physics, size, self.device, generator)

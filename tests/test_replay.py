@@ -1,0 +1,232 @@
+import io
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hadrl_lightning.data.passes import member_batches
+from hadrl_lightning.data.replay import ReplayBuffer
+from hadrl_lightning.data.transitions import OffloadingTransitions
+
+SHAPES: dict[str, tuple[int, ...]] = {"action": (2,), "reward": ()}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def rows(first: int, count: int) -> dict[str, torch.Tensor]:
+    """Row i holds action (i, −i) and reward i."""
+    number = torch.arange(first, first + count, dtype=torch.float32)
+    return {"action": torch.stack((number, -number), dim=-1), "reward": number}
+
+
+def through_a_file(state: dict) -> dict:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def transitions(count: int) -> OffloadingTransitions:
+    """Every field of sample i holds i."""
+    number = torch.arange(count, dtype=torch.float32)
+    wide = number[:, None].expand(-1, 3)
+    return OffloadingTransitions(wide, wide, number, wide, wide)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    capacity=st.integers(1, 12),
+    steps=st.lists(st.one_of(st.integers(0, 20), st.just("reload")), max_size=12),
+)
+def test_buffer_is_a_list_that_forgets_its_oldest_rows(capacity: int, steps: list) -> None:
+    buffer, model, first = ReplayBuffer(capacity, SHAPES), [], 0
+    for step in steps:
+        if step == "reload":
+            state = through_a_file(buffer.state_dict())
+            buffer = ReplayBuffer(capacity, SHAPES)
+            buffer.load_state_dict(state)
+        else:
+            buffer.add(**rows(first, step))
+            model = [*model, *range(first, first + step)][-capacity:]
+            first += step
+        assert len(buffer) == len(model)
+        contents = buffer.contents()
+        assert contents["reward"].tolist() == model
+        assert contents["action"].tolist() == [[number, -number] for number in model]
+        assert buffer.nbytes <= 3 * 4 * min(capacity, max(2 * len(model), 0))
+
+
+def test_memory_doubles_up_to_the_capacity() -> None:
+    buffer = ReplayBuffer(500_000, SHAPES)
+    assert buffer.nbytes == 0
+    reserved = []
+    for first in range(0, 12, 3):
+        buffer.add(**rows(first, 3))
+        reserved.append(buffer.nbytes // (3 * 4))  # a row is 3 numbers of 4 bytes
+    assert reserved == [3, 6, 12, 12]
+    small = ReplayBuffer(5, SHAPES)
+    small.add(**rows(0, 3))
+    small.add(**rows(3, 1))
+    assert small.nbytes == 5 * 3 * 4
+
+
+def test_an_addition_larger_than_the_buffer_keeps_its_newest_rows() -> None:
+    buffer = ReplayBuffer(3, SHAPES)
+    buffer.add(**rows(0, 2))
+    buffer.add(**rows(2, 7))
+    assert buffer.contents()["reward"].tolist() == [6, 7, 8]
+
+
+def test_a_restored_buffer_goes_on_as_if_never_interrupted() -> None:
+    one, other = ReplayBuffer(7, SHAPES), ReplayBuffer(7, SHAPES)
+    one.add(**rows(0, 5))
+    one.add(**rows(5, 5))  # wrapped: rows 3 … 9
+    other.add(**rows(50, 3))  # what is loaded replaces it
+    other.load_state_dict(through_a_file(one.state_dict()))
+    draws, same_draws = generator(1), generator(1)
+    for first in (10, 14, 18):
+        for buffer in (one, other):
+            buffer.add(**rows(first, 4))
+        assert torch.equal(one.sample(20, draws)["action"], other.sample(20, same_draws)["action"])
+
+
+def test_a_checkpoint_holds_only_what_is_filled() -> None:
+    buffer = ReplayBuffer(500_000, SHAPES)
+    buffer.add(**rows(0, 5))
+    buffer.add(**rows(5, 1))  # reserves 10 rows
+    fields = buffer.state_dict()["fields"]
+    assert {name: tuple(field.shape) for name, field in fields.items()} == {"action": (6, 2), "reward": (6,)}
+    assert sum(field.untyped_storage().nbytes() for field in fields.values()) == 6 * 3 * 4
+
+
+def test_a_smaller_buffer_loads_the_newest_rows() -> None:
+    large, small = ReplayBuffer(9, SHAPES), ReplayBuffer(4, SHAPES)
+    large.add(**rows(0, 9))
+    small.load_state_dict(large.state_dict())
+    assert small.contents()["reward"].tolist() == [5, 6, 7, 8]
+
+
+def test_samples_are_whole_rows_uniform_and_reproducible() -> None:
+    buffer = ReplayBuffer(4, SHAPES)
+    buffer.add(**rows(0, 6))
+    drawn = buffer.sample(8000, generator(2))
+    assert drawn["action"].shape == (8000, 2)
+    assert drawn["reward"].shape == (8000,)
+    assert torch.equal(drawn["action"], torch.stack((drawn["reward"], -drawn["reward"]), dim=-1))
+    counts = torch.bincount(drawn["reward"].long(), minlength=6)
+    assert counts[:2].tolist() == [0, 0]
+    assert ((counts[2:] - 2000).abs() < 200).all()  # 5 standard deviations of 39
+    assert torch.equal(buffer.sample(8000, generator(2))["reward"], drawn["reward"])
+
+
+def test_gather_takes_any_shape_of_index_and_refuses_rows_that_are_not_there() -> None:
+    buffer = ReplayBuffer(4, SHAPES)
+    buffer.add(**rows(0, 6))
+    gathered = buffer.gather(torch.tensor([[0, 3], [1, 1]]))
+    assert gathered["reward"].tolist() == [[2, 5], [3, 3]]
+    assert gathered["action"].shape == (2, 2, 2)
+    for index in (-1, 4):
+        with pytest.raises(IndexError, match=r"index must lie in 0 … 3"):
+            buffer.gather(torch.tensor([index]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"reward": torch.zeros(2)}, "action must be given, got only reward"),
+        ({**rows(0, 2), "extra": torch.zeros(2)}, "extra must be one of action, reward"),
+        (
+            {"action": torch.zeros(2, 3), "reward": torch.zeros(2)},
+            r"action must have shape \[n, 2\], got \[2, 3\]",
+        ),
+        ({"action": torch.zeros(2, 2), "reward": torch.zeros(3)}, r"reward must have shape \[2\], got \[3\]"),
+        (
+            {"action": torch.zeros(2, 2), "reward": torch.tensor(1.0)},
+            r"reward must have shape \[2\], got \[\]",
+        ),
+    ],
+)
+def test_a_wrong_addition_names_the_field_and_changes_nothing(fields: dict, message: str) -> None:
+    buffer = ReplayBuffer(4, SHAPES)
+    buffer.add(**rows(0, 3))
+    with pytest.raises(ValueError, match=message):
+        buffer.add(**fields)
+    with pytest.raises(ValueError, match=message):
+        buffer.load_state_dict({"fields": fields})
+    assert buffer.contents()["reward"].tolist() == [0, 1, 2]
+
+
+def test_wrong_settings_and_empty_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="capacity must be at least 1, got 0"):
+        ReplayBuffer(0, SHAPES)
+    with pytest.raises(ValueError, match="shapes must name at least one field"):
+        ReplayBuffer(1, {})
+    with pytest.raises(ValueError, match="at least 1 row"):
+        ReplayBuffer(1, SHAPES).sample(1, generator())
+
+
+def test_what_is_added_is_copied_detached_and_converted() -> None:
+    buffer = ReplayBuffer(4, {"cache": (2,)}, dtype=torch.float64)
+    cache = torch.tensor([[True, False]])
+    buffer.add(cache=cache)
+    cache[:] = False
+    buffer.add(cache=torch.ones(1, 2, requires_grad=True))
+    contents = buffer.contents()["cache"]
+    assert contents.dtype == torch.float64
+    assert not contents.requires_grad
+    assert contents.tolist() == [[1, 0], [1, 1]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(num_samples=st.integers(1, 23), num_members=st.integers(1, 4), batch_size=st.integers(1, 25))
+def test_every_member_sees_every_sample_of_a_pass_once(
+    num_samples: int, num_members: int, batch_size: int
+) -> None:
+    batches = member_batches(transitions(num_samples), num_members, batch_size, generator())
+    seen = list(batches)
+    assert len(seen) == len(batches) == -(-num_samples // batch_size)
+    assert all(batch.reward.shape == (num_members, batch_size) for batch in seen[:-1])
+    assert seen[-1].reward.shape == (num_members, num_samples - batch_size * (len(seen) - 1))
+    for member in range(num_members):
+        numbers = torch.cat([batch.reward[member] for batch in seen])
+        assert sorted(numbers.tolist()) == list(range(num_samples))
+    for batch in seen:  # the fields of a sample stay together
+        assert all(
+            torch.equal(field, batch.reward[..., None].expand_as(field))
+            for field in (batch[0], batch.latency)
+        )
+
+
+def test_members_have_their_own_order_and_passes_their_own_draw() -> None:
+    draws = generator(3)
+    first, second = (member_batches(transitions(50), 2, 8, draws) for _ in range(2))
+    assert not torch.equal(first.order[0], first.order[1])
+    assert not torch.equal(first.order, second.order)
+    assert torch.equal(first.order, member_batches(transitions(50), 2, 8, generator(3)).order)
+    assert torch.equal(
+        next(iter(first)).reward, next(iter(first.to("cpu"))).reward
+    )  # iterating again is the same
+
+
+def test_a_limited_pass_shows_the_same_distinct_samples_to_all_members() -> None:
+    batches = member_batches(transitions(50), 3, 8, generator(4), max_samples=20)
+    assert [batch.reward.shape[1] for batch in batches] == [8, 8, 4]
+    seen = torch.cat([batch.reward for batch in batches], dim=1)
+    assert len(set(seen[0].tolist())) == 20
+    assert seen.sort(dim=1).values.unique(dim=0).shape[0] == 1
+    assert set(seen[0].tolist()) != set(range(20))  # drawn, not the first ones
+    assert len(member_batches(transitions(5), 3, 8, generator(4), max_samples=20)) == 1
+
+
+@pytest.mark.parametrize("name", ["num_members", "batch_size", "max_samples"])
+def test_a_count_below_one_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        member_batches(transitions(3), generator=generator(), **{"num_members": 1, "batch_size": 1, name: 0})
+
+
+def test_a_pass_over_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="data must hold at least 1 transition"):
+        member_batches(transitions(0), 1, 1, generator())
