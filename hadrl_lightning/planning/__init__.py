@@ -1,0 +1,36 @@
+"""Planning by active inference: expected free energy, information gain, cross-entropy method."""
+
+from hadrl_lightning.planning.cem import CEMPlanner, Plan
+from hadrl_lightning.planning.free_energy import (
+    Draws,
+    Exploration,
+    FreeEnergy,
+    FreeEnergyForm,
+    GouldForm,
+    TschantzForm,
+    expected_free_energy,
+)
+from hadrl_lightning.planning.information import information_bounds, information_gain
+from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
+from hadrl_lightning.planning.proposal import CategoricalProposal, GaussianProposal
+from hadrl_lightning.planning.settings import PlannerSettings
+
+__all__ = [
+    "CEMPlanner",
+    "CategoricalProposal",
+    "Draws",
+    "Exploration",
+    "FreeEnergy",
+    "FreeEnergyForm",
+    "GaussianProposal",
+    "GouldForm",
+    "Plan",
+    "PlannerSettings",
+    "PlanningModel",
+    "Prediction",
+    "TschantzForm",
+    "expected_free_energy",
+    "information_bounds",
+    "information_gain",
+    "rollout",
+]

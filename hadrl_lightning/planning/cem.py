@@ -1,0 +1,256 @@
+"""Planning by the cross-entropy method, for all networks in one call."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from hadrl_lightning.planning.free_energy import Draws, FreeEnergy, FreeEnergyForm, expected_free_energy
+from hadrl_lightning.planning.model import PlanningModel, rollout
+from hadrl_lightning.planning.proposal import (
+    AnyProposal,
+    CategoricalProposal,
+    GaussianProposal,
+    average,
+    join,
+)
+from hadrl_lightning.planning.settings import PlannerSettings
+
+
+class Plan(NamedTuple):
+    """What was planned for each network."""
+
+    action: Float[Tensor, "networks action"]
+    """First action of the last refit proposal, in [−1, 1]."""
+
+    proposal: AnyProposal
+    """The last refit proposal: pass the plan as `warm_start` of the next slot."""
+
+    free_energy: FreeEnergy
+    """Terms, mean over the usable elites of the last iteration, `[networks]`; NaN where no elite was usable."""
+
+    elite_spread: Float[Tensor, " networks"]
+    """Standard deviation of the first action over the last elites, mean over dimensions."""
+
+    num_nonfinite: Int64[Tensor, " networks"]
+    """Candidates whose score was not finite, all iterations together."""
+
+
+class CEMPlanner:
+    """Cross-entropy method over action sequences, scored by expected free energy, for all networks in one call.
+
+    Each iteration draws candidates from the proposal, rolls them through the members of the model, keeps those of least
+    free energy and refits the proposal to them. The action returned belongs to the last refit. Candidates whose score
+    is not finite are the worst, never enter a refit, and are counted; where all are, the proposal stays as it is.
+
+    Random numbers are drawn network by network and before the rows are split, so a plan does not depend on `max_rows`.
+    One network's candidates (candidates × horizon × action numbers) are always held at once.
+
+    Args:
+        action_size: numbers in an action.
+        settings: hyper-parameters.
+        num_users: users U whose targets are the first U numbers of an action; for the proposal `categorical`.
+        num_targets: servers a user can choose from; for the proposal `categorical`.
+
+    Raises:
+        ValueError: `categorical` without users and targets, or more users than an action has numbers.
+    """
+
+    def __init__(
+        self,
+        action_size: int,
+        settings: PlannerSettings = PlannerSettings(),  # noqa: B008 (frozen)
+        *,
+        num_users: int | None = None,
+        num_targets: int | None = None,
+    ) -> None:
+        if action_size < 1:
+            raise ValueError(f"action_size must be at least 1, got {action_size}")
+        self.action_size = action_size
+        self.settings = settings
+        self.num_users = num_users or 0
+        self.num_targets = num_targets or 0
+        if settings.proposal == "categorical":
+            if self.num_targets < 1:
+                raise ValueError(
+                    f"num_targets must be at least 1 for proposal categorical, got {num_targets}"
+                )
+            if not 1 <= self.num_users <= action_size:
+                raise ValueError(
+                    f"num_users must be at least 1 and at most action_size ({action_size}) for proposal "
+                    f"categorical, got {num_users}"
+                )
+
+    @torch.no_grad()
+    def plan(
+        self,
+        model: PlanningModel,
+        observation: Float[Tensor, "..."],
+        generator: torch.Generator,
+        warm_start: Plan | None = None,
+        best_reward: float | Tensor | None = None,
+    ) -> Plan:
+        """Plans for every network.
+
+        Args:
+            model: predicts a step.
+            observation: present state of each network, `[networks, observation]`.
+            generator: the only source of randomness.
+            warm_start: the plan of the previous slot of the same networks; used if the setting `warm_start` is on.
+            best_reward: best reward seen so far; the form `gould` needs it.
+
+        Raises:
+            ValueError: an observation of another number of dimensions, a warm start of other sizes, more members or
+                fewer rows than there are, the form `gould` without a best reward.
+        """
+        if observation.ndim != 2 or len(observation) < 1:
+            raise ValueError(
+                f"observation must have shape [networks, observation], got {list(observation.shape)}"
+            )
+        num_members = self._num_members(model)
+        form = self.settings.make_form(None if best_reward is None else float(best_reward))
+        proposal = self._start(observation, warm_start)
+        num_nonfinite = torch.zeros(len(observation), dtype=torch.int64, device=observation.device)
+        for _ in range(self.settings.optimisation_iters):
+            round_ = _Round(
+                model=model,
+                form=form,
+                members=_draw_members(model.num_members, num_members, generator, observation.device),
+                num_members=num_members,
+                seed=int(torch.randint(2**62, (1,), generator=generator, device=generator.device)),
+                generator=generator,
+            )
+            parts = [
+                self._improve(round_, observation[networks], proposal.group(networks))
+                for networks in self._groups(len(observation), num_members)
+            ]
+            plan = _join_plans(parts)
+            proposal = plan.proposal
+            num_nonfinite += plan.num_nonfinite
+        return plan._replace(num_nonfinite=num_nonfinite)
+
+    def _num_members(self, model: PlanningModel) -> int:
+        """Members used in an iteration."""
+        wanted = self.settings.planning_members
+        if wanted is not None and wanted > model.num_members:
+            raise ValueError(
+                f"planning_members must be at most the members of the model ({model.num_members}), got {wanted}"
+            )
+        num_members = model.num_members if wanted is None else wanted
+        if self.settings.max_rows < num_members:
+            raise ValueError(
+                f"max_rows must be at least the members used ({num_members}), got {self.settings.max_rows}"
+            )
+        return num_members
+
+    def _start(self, observation: Tensor, warm_start: Plan | None) -> AnyProposal:
+        """The proposal of the first iteration."""
+        settings, num_networks = self.settings, len(observation)
+        num_normal = self.action_size - (self.num_users if settings.proposal == "categorical" else 0)
+        like = torch.empty(
+            0, dtype=torch.promote_types(observation.dtype, torch.float32), device=observation.device
+        )
+        normal = GaussianProposal.initial(
+            (num_networks, settings.plan_horizon, num_normal),
+            like,
+            settings.initial_std,
+            settings.min_std,
+            settings.clip_actions,
+        )
+        proposal: AnyProposal = normal
+        if settings.proposal == "categorical":
+            size = (num_networks, settings.plan_horizon, self.num_users, self.num_targets)
+            proposal = CategoricalProposal.initial(size, normal)
+        if warm_start is None or not settings.warm_start:
+            return proposal
+        expected, found = proposal.mean().shape, warm_start.proposal.mean().shape
+        if type(warm_start.proposal) is not type(proposal) or found != expected:
+            raise ValueError(
+                f"warm_start must be a plan of the same settings for [networks, horizon, action] {list(expected)}, "
+                f"got {list(found)}"
+            )
+        return warm_start.proposal.shifted()
+
+    def _groups(self, num_networks: int, num_members: int) -> Iterator[slice]:
+        """Networks in groups that fit into `max_rows`; at least one at a time."""
+        size = max(1, self.settings.max_rows // (num_members * self.settings.n_candidates))
+        for first in range(0, num_networks, size):
+            yield slice(first, first + size)
+
+    def _improve(self, round_: "_Round", observation: Tensor, proposal: AnyProposal) -> Plan:
+        """One iteration for a group of networks."""
+        candidates, uniform = self._draw(proposal, round_.generator)
+        free_energy = self._score(round_, observation, candidates, uniform)
+        finite = free_energy.total.isfinite()
+        best = free_energy.total.sort(dim=1, stable=True).indices[:, : self.settings.top_candidates]
+        elites = candidates[torch.arange(len(best), device=best.device)[:, None], best]
+        usable = finite.gather(1, best)
+        proposal = proposal.refit(elites, usable)
+        blank = torch.where(usable.any(dim=1), 0.0, torch.nan)
+        terms = FreeEnergy(*(average(term.gather(1, best), usable) + blank for term in free_energy))
+        first = elites[:, :, 0]
+        centre = average(first, usable)[:, None]
+        spread = average((first - centre).square(), usable).sqrt().mean(dim=1) + blank
+        return Plan(proposal.mean()[:, 0].clamp(-1, 1), proposal, terms, spread, (~finite).sum(dim=1))
+
+    def _draw(self, proposal: AnyProposal, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Candidates and, for the strategy `random`, their uniform numbers.
+
+        One network after the other, so that grouping does not change them.
+        """
+        settings = self.settings
+        candidates, uniform = [], []
+        for n in range(len(proposal.mean())):
+            candidates.append(proposal.group(slice(n, n + 1)).sample(settings.n_candidates, generator))
+            if settings.use_exploration and settings.strategy == "random":
+                size = (1, settings.n_candidates, settings.plan_horizon)
+                uniform.append(torch.rand(size, generator=generator, device=generator.device))
+        return torch.cat(candidates), torch.cat(uniform) if uniform else None
+
+    def _score(
+        self, round_: "_Round", observation: Tensor, candidates: Tensor, uniform: Tensor | None
+    ) -> FreeEnergy:
+        """Terms `[networks, candidates]`, split along the candidates where one network has too many."""
+        num_networks, num_candidates = candidates.shape[:2]
+        size = max(1, self.settings.max_rows // (round_.num_members * num_networks))
+        parts = []
+        for first in range(0, num_candidates, size):
+            part = candidates[:, first : first + size]
+            rows = None if uniform is None else uniform[:, first : first + size].flatten(0, 1)
+            predictions = rollout(round_.model, observation, part, round_.members)
+            terms = expected_free_energy(predictions, round_.form, Draws(round_.seed, rows))
+            parts.append(FreeEnergy(*(term.reshape(num_networks, -1) for term in terms)))
+        return FreeEnergy(*(torch.cat(terms, dim=1) for terms in zip(*parts)))
+
+
+class _Round(NamedTuple):
+    """What one iteration shares among all networks."""
+
+    model: PlanningModel
+    form: FreeEnergyForm
+    members: Int64[Tensor, " m"] | None
+    num_members: int
+    seed: int
+    generator: torch.Generator
+
+
+def _draw_members(
+    num_members: int, num_drawn: int, generator: torch.Generator, device: torch.device
+) -> Int64[Tensor, " m"] | None:
+    """Distinct members; None where all are used."""
+    if num_drawn == num_members:
+        return None
+    return torch.randperm(num_members, generator=generator, device=generator.device)[:num_drawn].to(device)
+
+
+def _join_plans(parts: list[Plan]) -> Plan:
+    """Plans of groups of networks, put together."""
+    return Plan(
+        torch.cat([part.action for part in parts]),
+        join([part.proposal for part in parts]),
+        FreeEnergy(*(torch.cat(terms) for terms in zip(*(part.free_energy for part in parts)))),
+        torch.cat([part.elite_spread for part in parts]),
+        torch.cat([part.num_nonfinite for part in parts]),
+    )

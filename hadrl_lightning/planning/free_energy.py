@@ -1,0 +1,246 @@
+"""Expected free energy of candidate action sequences: what the planner minimises.
+
+A form turns the prediction of one step into two terms, pragmatic (how far from what is wanted) and epistemic (minus
+what is learnt), both in the direction that lower is better, so that total = pragmatic + epistemic.
+`expected_free_energy` adds the steps of a horizon. A new form is a class with a `step` method and a branch in
+`PlannerSettings.make_form`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import isfinite
+from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hadrl_lightning.planning.information import ESTIMATORS, Estimator, gaussian_entropy, information_gain
+from hadrl_lightning.planning.model import Prediction
+
+Form = Literal["tschantz", "gould"]
+Strategy = Literal["information", "variance", "disagreement", "random", "none"]
+PreferredReward = Literal["above_best", "published"]
+GouldEpistemic = Literal["measure", "entropy"]
+
+PREFERENCE_VARIANCE = 0.5
+"""α² of Gould's preferred reward."""
+PREFERENCE_FACTOR = 1.5
+"""Gould's preferred reward in parts of the best reward seen."""
+
+
+def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises a ValueError that names the choices unless the value is one of them."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value}")
+
+
+class FreeEnergy(NamedTuple):
+    """Expected free energy of each row, and what it is made of. Lower is better, save for the last two."""
+
+    total: Float[Tensor, "*rows"]
+    """pragmatic + epistemic; +inf, the worst, where a prediction or a term is not finite."""
+
+    pragmatic: Float[Tensor, "*rows"]
+    """Term of the reward."""
+
+    epistemic: Float[Tensor, "*rows"]
+    """Term of exploration, scaled."""
+
+    reward: Float[Tensor, "*rows"]
+    """Predicted reward summed over the steps, mean over members, in units of the reward."""
+
+    measure: Float[Tensor, "*rows"]
+    """The exploration measure before it is scaled, summed over the steps; 0 where exploration is off."""
+
+
+class Draws(NamedTuple):
+    """Random numbers of one scoring, drawn before rows are split into chunks so that chunks can't change a result."""
+
+    seed: int = 0
+    """Of the samples of the nearest-neighbour estimator; the same for all rows."""
+
+    uniform: Float[Tensor, "rows horizon"] | None = None
+    """For the strategy `random`."""
+
+
+NO_DRAWS = Draws()
+
+
+@runtime_checkable
+class FreeEnergyForm(Protocol):
+    """Scores one step."""
+
+    def step(self, prediction: Prediction, draws: Draws, t: int) -> FreeEnergy:
+        """Terms of the step t of each row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploration:
+    """Value of what a step would teach, per row."""
+
+    strategy: Strategy = "information"
+    """`information`: information gain about the member that is right, nats. `variance`: predicted variance of the
+    normalised change, summed over dimensions, mean over members (the published code adds the members up).
+    `disagreement`: variance of the means between members, summed over dimensions. `random`: a uniform number.
+    `none`: 0."""
+
+    estimator: Estimator = "bounded"
+    """Of the information gain: `bounded` is right within [0, ln members]; `nearest_neighbour` is the published one."""
+
+    def __post_init__(self) -> None:
+        require_choice("strategy", self.strategy, get_args(Strategy))
+        require_choice("estimator", self.estimator, ESTIMATORS)
+
+    def measure(self, prediction: Prediction, draws: Draws, t: int) -> Float[Tensor, " rows"]:
+        """The measure of step t."""
+        mean, log_var = prediction.mean.float(), prediction.log_var.float()
+        if self.strategy == "information":
+            generator = None
+            if self.estimator == "nearest_neighbour":
+                generator = torch.Generator().manual_seed((draws.seed + t) % 2**63)
+            return information_gain(mean, log_var, self.estimator, generator)
+        if self.strategy == "variance":
+            return log_var.exp().sum(dim=-1).mean(dim=0)
+        if self.strategy == "disagreement":
+            return mean.var(dim=0, unbiased=False).sum(dim=-1)
+        if self.strategy == "random":
+            if draws.uniform is None:
+                raise ValueError("draws.uniform must be given for the strategy random, got None")
+            return draws.uniform[:, t].to(mean)
+        return mean.new_zeros(mean.shape[1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TschantzForm:
+    """−(reward·reward_scale + expl_scale·measure) (Tschantz et al. 2020, arXiv 2002.12636, section 3).
+
+    The scale of exploration applies once (published code: twice, so that 0.1 acts as 0.01).
+    """
+
+    exploration: Exploration = Exploration()
+    use_reward: bool = True
+    use_exploration: bool = True
+    expl_scale: float = 0.1
+    reward_scale: float = 1.0
+
+    def step(self, prediction: Prediction, draws: Draws, t: int) -> FreeEnergy:
+        """Terms of the step t of each row."""
+        reward = prediction.reward_mean.float().mean(dim=0)
+        nothing = torch.zeros_like(reward)
+        measure = self.exploration.measure(prediction, draws, t) if self.use_exploration else nothing
+        pragmatic = -self.reward_scale * reward if self.use_reward else nothing
+        return _terms(pragmatic, -self.expl_scale * measure, reward, measure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GouldForm:
+    """KL[N(predicted reward) ‖ N(preferred reward, 0.5)] less an epistemic term, mean over members (Gould 2023).
+
+    Published: the preferred reward is 1.5·(best reward seen), and the epistemic term is the entropy of each member's
+    predicted change, unscaled. Two of its properties are mended unless asked for by name: `preferred_reward` and
+    `epistemic`.
+    """
+
+    best_reward: float
+    """Best reward seen so far."""
+
+    preferred_reward: PreferredReward = "above_best"
+    """`above_best`: best + 0.5·|best|, equal to the published 1.5·best where best is 0 or more and above the best where
+    it is negative; a predicted reward beyond it costs nothing. `published`: 1.5·best, below the best where that is
+    negative, and rewards beyond it cost as much as rewards short of it."""
+
+    epistemic: GouldEpistemic = "measure"
+    """`measure`: expl_scale × the measure of `exploration`, which only counts what data can teach. `entropy`: the
+    published entropy, which rewards noise too."""
+
+    exploration: Exploration = Exploration()
+    use_reward: bool = True
+    use_exploration: bool = True
+    expl_scale: float = 0.1
+    reward_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_choice("preferred_reward", self.preferred_reward, get_args(PreferredReward))
+        require_choice("epistemic", self.epistemic, get_args(GouldEpistemic))
+        if not isfinite(self.best_reward):
+            raise ValueError(f"best_reward must be finite for the form gould, got {self.best_reward}")
+
+    @property
+    def target(self) -> float:
+        """The preferred reward."""
+        if self.preferred_reward == "published":
+            return PREFERENCE_FACTOR * self.best_reward
+        return self.best_reward + (PREFERENCE_FACTOR - 1) * abs(self.best_reward)
+
+    def step(self, prediction: Prediction, draws: Draws, t: int) -> FreeEnergy:
+        """Terms of the step t of each row."""
+        reward = prediction.reward_mean.float().mean(dim=0)
+        nothing = torch.zeros_like(reward)
+        pragmatic = self.reward_scale * self._divergence(prediction) if self.use_reward else nothing
+        if not self.use_exploration:
+            return _terms(pragmatic, nothing, reward, nothing)
+        if self.epistemic == "entropy":
+            entropy = gaussian_entropy(prediction.log_var).mean(dim=0)
+            return _terms(pragmatic, -entropy, reward, entropy)
+        measure = self.exploration.measure(prediction, draws, t)
+        return _terms(pragmatic, -self.expl_scale * measure, reward, measure)
+
+    def _divergence(self, prediction: Prediction) -> Float[Tensor, " rows"]:
+        """½ (σ²/α² + Δ²/α² − 1 − ln(σ²/α²)), mean over members."""
+        log_ratio = prediction.reward_log_var.float() - torch.tensor(PREFERENCE_VARIANCE).log()
+        short = self.target - prediction.reward_mean.float()
+        if self.preferred_reward == "above_best":
+            short = short.clamp(min=0)
+        divergence = 0.5 * (log_ratio.exp() + short.square() / PREFERENCE_VARIANCE - 1 - log_ratio)
+        return divergence.mean(dim=0)
+
+
+def expected_free_energy(
+    predictions: Iterable[Prediction], form: FreeEnergyForm | None = None, draws: Draws = NO_DRAWS
+) -> FreeEnergy:
+    """Expected free energy of each row: the terms of a form, summed over the steps of the horizon.
+
+    Args:
+        predictions: one per step, in the order of the steps, as from `rollout`.
+        form: how a step is scored; None: `TschantzForm()`, the published one with its published settings.
+        draws: random numbers, for the strategies that need any.
+
+    Returns:
+        The terms of each row. Rows whose predictions or terms are not finite get the total +inf, the worst there is.
+
+    Raises:
+        ValueError: no prediction, or one of other shapes (a reward [members, rows, 1] would broadcast to rubbish).
+    """
+    form = TschantzForm() if form is None else form
+    terms: FreeEnergy | None = None
+    finite: Tensor | None = None
+    for t, prediction in enumerate(predictions):
+        _require_shapes(prediction)
+        step = form.step(prediction, draws, t)
+        terms = step if terms is None else FreeEnergy(*(a + b for a, b in zip(terms, step)))
+        finite = _finite(prediction) if finite is None else finite & _finite(prediction)
+    if terms is None or finite is None:
+        raise ValueError("predictions must hold at least 1 step, got 0")
+    total = terms.total.masked_fill(~(finite & terms.total.isfinite()), torch.inf)
+    return terms._replace(total=total)
+
+
+def _terms(pragmatic: Tensor, epistemic: Tensor, reward: Tensor, measure: Tensor) -> FreeEnergy:
+    return FreeEnergy(pragmatic + epistemic, pragmatic, epistemic, reward, measure)
+
+
+def _require_shapes(prediction: Prediction) -> None:
+    shapes = [list(field.shape) for field in prediction]
+    if len(shapes[0]) != 3 or shapes[1] != shapes[0] or shapes[2] != shapes[0][:2] or shapes[3] != shapes[2]:
+        raise ValueError(
+            "prediction must have shapes [members, rows, dims] twice and [members, rows] twice, got "
+            + ", ".join(map(str, shapes))
+        )
+
+
+def _finite(prediction: Prediction) -> Tensor:
+    """Rows whose whole prediction is finite: sums keep NaN and infinity."""
+    change = prediction.mean.float().sum(dim=(0, 2)) + prediction.log_var.float().sum(dim=(0, 2))
+    reward = prediction.reward_mean.float().sum(dim=0) + prediction.reward_log_var.float().sum(dim=0)
+    return (change + reward).isfinite()

@@ -1,0 +1,69 @@
+"""What a planner asks of a model, and rolling candidates through it."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Prediction(NamedTuple):
+    """What each member expects of one step of each row. Rows are networks × candidates, network-major."""
+
+    mean: Float[Tensor, "member rows dim"]
+    """Mean of the normalised change of the observation."""
+
+    log_var: Float[Tensor, "member rows dim"]
+    """Log-variance of the normalised change."""
+
+    reward_mean: Float[Tensor, "member rows"]
+    """Mean of the reward of the state before the step and its action, in units of the reward."""
+
+    reward_log_var: Float[Tensor, "member rows"]
+    """Log-variance of that reward."""
+
+
+@runtime_checkable
+class PlanningModel(Protocol):
+    """A model of one step, by an ensemble of members. Anything that has these three names can be planned with."""
+
+    @property
+    def num_members(self) -> int:
+        """Members E of the ensemble."""
+
+    def start(
+        self,
+        observation: Float[Tensor, "networks observation"],
+        num_candidates: int,
+        members: Int[Tensor, " m"] | None,
+    ) -> Any:
+        """The state, of a kind only the model knows, of `num_candidates` rows for every network, network-major."""
+
+    def step(
+        self, state: Any, action: Float[Tensor, "rows action"], members: Int[Tensor, " m"] | None
+    ) -> tuple[Prediction, Any]:
+        """What the members (None: all) predict of the action in the state, and the state that follows."""
+
+
+def rollout(
+    model: PlanningModel,
+    observation: Float[Tensor, "networks observation"],
+    action: Float[Tensor, "networks candidates horizon action"],
+    members: Int[Tensor, " m"] | None = None,
+) -> Iterator[Prediction]:
+    """Predictions of the steps 0 … horizon − 1, one at a time so that only one is in memory.
+
+    The prediction number t is of the pair (s_t, a_t): the first is of the present state and the first action.
+
+    Args:
+        model: the model of a step.
+        observation: present state of each network.
+        action: candidate sequences.
+        members: members to use; None: all.
+    """
+    num_networks, num_candidates, horizon, action_size = action.shape
+    state = model.start(observation, num_candidates, members)
+    for t in range(horizon):
+        rows = action[:, :, t].reshape(num_networks * num_candidates, action_size)
+        prediction, state = model.step(state, rows, members)
+        yield prediction

@@ -1,0 +1,62 @@
+"""Expected free energy over outcomes: the latency of every user."""
+
+from dataclasses import dataclass
+from math import inf, log
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hadrl_lightning.planning.free_energy import Draws, FreeEnergy
+from hadrl_lightning.planning.information import Estimator, information_gain
+from hadrl_lightning.planning.model import Prediction
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeForm:
+    """−(expected log preference over latencies + expl_scale · information gain about the members), all in nats.
+
+    For a model whose `Prediction.mean` and `log_var` are of the users' log latencies in ln s. The preference of every
+    user is the exponential density ln p(latency) = −latency/scale − ln scale: each second counts the same, so the
+    pragmatic value is minus the expected latency summed over users, in units of the scale. Both terms are expectations
+    over outcomes in the same unit; at an expl_scale of 1 their sum is the expected free energy of active inference
+    (Friston et al. 2015, Cognitive Neuroscience 6, 187).
+    """
+
+    latency_scale_s: float = 1.0
+    """Mean of the preferred latencies in seconds: what a second is worth against a nat; above 0."""
+
+    expl_scale: float = 1.0
+    """Weight of the information gain; 0 or more. At 0 it is not computed."""
+
+    estimator: Estimator = "bounded"
+    """Of the information gain."""
+
+    use_reward: bool = True
+    """Whether the preference counts."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.latency_scale_s < inf:
+            raise ValueError(f"latency_scale_s must be above 0 and finite, got {self.latency_scale_s}")
+        if not 0 <= self.expl_scale < inf:
+            raise ValueError(f"expl_scale must be at least 0 and finite, got {self.expl_scale}")
+
+    def step(self, prediction: Prediction, draws: Draws, t: int) -> FreeEnergy:
+        """Terms of the step t of each row; `reward` is the predicted one, `measure` the information gain in nats."""
+        reward = prediction.reward_mean.float().mean(dim=0)
+        nothing = torch.zeros_like(reward)
+        pragmatic = self.surprise(prediction) if self.use_reward else nothing
+        if self.expl_scale == 0:
+            return FreeEnergy(pragmatic, pragmatic, nothing, reward, nothing)
+        generator = None
+        if self.estimator == "nearest_neighbour":
+            generator = torch.Generator().manual_seed((draws.seed + t) % 2**63)
+        gain = information_gain(prediction.mean, prediction.log_var, self.estimator, generator)
+        epistemic = -self.expl_scale * gain
+        return FreeEnergy(pragmatic + epistemic, pragmatic, epistemic, reward, gain)
+
+    def surprise(self, prediction: Prediction) -> Float[Tensor, " rows"]:
+        """Expected −ln p of the latencies, summed over users, mean over members; E[latency] = exp(mean + ½ σ²)."""
+        latency = (prediction.mean.float() + 0.5 * prediction.log_var.float().exp()).exp()
+        num_users = latency.shape[-1]
+        return latency.sum(dim=-1).mean(dim=0) / self.latency_scale_s + num_users * log(self.latency_scale_s)

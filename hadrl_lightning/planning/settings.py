@@ -1,0 +1,152 @@
+"""Settings of the planner."""
+
+from dataclasses import dataclass
+from math import inf
+from typing import Literal, get_args
+
+from hadrl_lightning.planning.free_energy import (
+    Exploration,
+    Form,
+    FreeEnergyForm,
+    GouldEpistemic,
+    GouldForm,
+    PreferredReward,
+    Strategy,
+    TschantzForm,
+    require_choice,
+)
+from hadrl_lightning.planning.information import Estimator
+
+ProposalKind = Literal["gaussian", "categorical"]
+
+CHOICES = {
+    "form": Form,
+    "strategy": Strategy,
+    "information_estimator": Estimator,
+    "preferred_reward": PreferredReward,
+    "gould_epistemic": GouldEpistemic,
+    "proposal": ProposalKind,
+}
+"""Allowed values of the settings that are words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannerSettings:
+    """Settings of the planner; the defaults and most names are the published ones."""
+
+    plan_horizon: int = 20
+    """Steps planned ahead; at least 1."""
+
+    n_candidates: int = 700
+    """Candidate sequences per network and iteration; at least 1."""
+
+    top_candidates: int = 70
+    """Best candidates that the proposal is refit to; at least 1, at most `n_candidates`."""
+
+    optimisation_iters: int = 7
+    """Rounds of drawing, scoring and refitting; at least 1."""
+
+    form: Form = "tschantz"
+    """Form of the expected free energy: `tschantz` or `gould`."""
+
+    strategy: Strategy = "information"
+    """Exploration measure: `information`, `variance`, `disagreement`, `random` or `none`."""
+
+    information_estimator: Estimator = "bounded"
+    """Estimate of the information gain: `bounded` (within 0 and ln members) or `nearest_neighbour` (published)."""
+
+    use_reward: bool = True
+    """Whether the reward counts."""
+
+    use_exploration: bool = True
+    """Whether the exploration measure counts."""
+
+    expl_scale: float = 0.1
+    """Weight of the exploration measure; applied once (the published code applies it twice); 0 or more."""
+
+    reward_scale: float = 1.0
+    """Weight of the reward; 0 or more."""
+
+    preferred_reward: PreferredReward = "above_best"
+    """Form `gould` only. `above_best`: best reward + half its size, rewards beyond it cost nothing. `published`:
+    1.5·best reward, whatever its sign, and rewards beyond it cost too."""
+
+    gould_epistemic: GouldEpistemic = "measure"
+    """Form `gould` only. `measure`: expl_scale × exploration measure. `entropy`: the published entropy of the predicted
+    change, unscaled, which rewards noise too."""
+
+    proposal: ProposalKind = "gaussian"
+    """What candidates are drawn from. `gaussian`: normal distributions for all of an action (published).
+    `categorical`: a categorical over servers for each user's target, normal distributions for the shares."""
+
+    initial_std: float = 1.0
+    """Standard deviation of the first round; above 0."""
+
+    min_std: float = 0.0
+    """What no standard deviation falls below in later rounds; 0 or more (published: 0)."""
+
+    clip_actions: bool = True
+    """Whether candidates are clipped to [-1, 1] before they are scored."""
+
+    warm_start: bool = False
+    """Whether a plan starts from the previous one, shifted by one step, where the caller passes it (published: no)."""
+
+    planning_members: int | None = None
+    """Members drawn for each iteration, the same for all candidates so that the ranking is fair; none: all
+    (published)."""
+
+    max_rows: int = 16_384
+    """Rows (networks x candidates x members) the model sees at once: bounds the memory of a plan and changes no result
+    beyond rounding; at least the members used. Some thousands suit the caches of a CPU, a GPU likes more."""
+
+    def __post_init__(self) -> None:
+        for name in ("plan_horizon", "n_candidates", "top_candidates", "optimisation_iters", "max_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.top_candidates > self.n_candidates:
+            raise ValueError(
+                f"top_candidates must be at most n_candidates ({self.n_candidates}), got {self.top_candidates}"
+            )
+        for name in ("expl_scale", "reward_scale", "min_std"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
+        if not 0 < self.initial_std < inf:
+            raise ValueError(f"initial_std must be above 0 and finite, got {self.initial_std}")
+        if self.planning_members is not None and not 1 <= self.planning_members <= self.max_rows:
+            raise ValueError(
+                f"planning_members must be at least 1 and at most max_rows ({self.max_rows}), "
+                f"got {self.planning_members}"
+            )
+        for name, choices in CHOICES.items():
+            require_choice(name, getattr(self, name), get_args(choices))
+
+    def make_form(self, best_reward: float | None = None) -> FreeEnergyForm:
+        """The free energy as set.
+
+        Args:
+            best_reward: best reward seen so far; the form `gould` needs it.
+
+        Raises:
+            ValueError: the form `gould` without a finite best reward.
+        """
+        exploration = Exploration(strategy=self.strategy, estimator=self.information_estimator)
+        if self.form == "tschantz":
+            return TschantzForm(
+                exploration=exploration,
+                use_reward=self.use_reward,
+                use_exploration=self.use_exploration,
+                expl_scale=self.expl_scale,
+                reward_scale=self.reward_scale,
+            )
+        if best_reward is None:
+            raise ValueError("best_reward must be given for the form gould, got None")
+        return GouldForm(
+            best_reward=best_reward,
+            preferred_reward=self.preferred_reward,
+            epistemic=self.gould_epistemic,
+            exploration=exploration,
+            use_reward=self.use_reward,
+            use_exploration=self.use_exploration,
+            expl_scale=self.expl_scale,
+            reward_scale=self.reward_scale,
+        )

@@ -1,0 +1,388 @@
+"""The cross-entropy method: optima it must find, what must not change a plan, and candidates that must never win."""
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hadrl_lightning.planning import (
+    CategoricalProposal,
+    CEMPlanner,
+    GaussianProposal,
+    Plan,
+    PlannerSettings,
+    Prediction,
+)
+from hadrl_lightning.planning.proposal import bin_centre, bin_index
+
+QUICK = PlannerSettings(
+    plan_horizon=2, n_candidates=60, top_candidates=6, optimisation_iters=5, strategy="none"
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def settings(**changes: Any) -> PlannerSettings:
+    return dataclasses.replace(QUICK, **changes)
+
+
+class TargetModel:
+    """Reward −|action − observation|², seen alike by all members; notes what it is asked."""
+
+    def __init__(self, num_members: int = 3) -> None:
+        self.num_members = num_members
+        self.rows: list[int] = []
+        self.members: list[Tensor | None] = []
+        self.actions: list[Tensor] = []
+
+    def start(self, observation: Tensor, num_candidates: int, members: Tensor | None) -> Tensor:
+        return observation.repeat_interleave(num_candidates, dim=0)
+
+    def reward(self, state: Tensor, action: Tensor) -> Tensor:
+        return -(action - state).square().sum(dim=-1)
+
+    def step(self, state: Tensor, action: Tensor, members: Tensor | None) -> tuple[Prediction, Tensor]:
+        used = self.num_members if members is None else len(members)
+        self.rows.append(used * len(action))
+        self.members.append(members)
+        self.actions.append(action)
+        reward = self.reward(state, action).expand(used, -1)
+        change = state.expand(used, -1, -1)
+        return Prediction(change, torch.zeros_like(change), reward, torch.zeros_like(reward)), state
+
+
+class LotteryModel(TargetModel):
+    """Users must be sent to the first or the last of the servers, whichever the sign of the observation says."""
+
+    num_targets = 5
+
+    def reward(self, state: Tensor, action: Tensor) -> Tensor:
+        right = torch.where(state > 0, self.num_targets - 1, 0)
+        hits = (bin_index(action[:, : state.shape[1]], self.num_targets) == right).float().sum(dim=-1)
+        return hits - (action[:, state.shape[1] :] - 0.3).square().sum(dim=-1)
+
+
+class BrokenModel(TargetModel):
+    """As `TargetModel`, but rows whose first action is above 0 are broken."""
+
+    def __init__(self, bad: float) -> None:
+        super().__init__()
+        self.bad = bad
+
+    def reward(self, state: Tensor, action: Tensor) -> Tensor:
+        return super().reward(state, action).masked_fill(action[:, 0] > 0, self.bad)
+
+
+OBSERVATION = torch.tensor([[0.5, -0.3], [-0.8, 0.1], [0.0, 0.9]])
+
+
+def assert_same_plan(plan: Plan, other: Plan) -> None:
+    assert torch.equal(plan.action, other.action)
+    assert torch.equal(plan.proposal.mean(), other.proposal.mean())
+    assert torch.equal(plan.num_nonfinite, other.num_nonfinite)
+    torch.testing.assert_close(plan.free_energy.total, other.free_energy.total, equal_nan=True)
+    torch.testing.assert_close(plan.elite_spread, other.elite_spread, equal_nan=True)
+
+
+def test_it_finds_the_optimum_of_each_network_at_every_step() -> None:
+    plan = CEMPlanner(2, settings(n_candidates=300, top_candidates=30, optimisation_iters=10)).plan(
+        TargetModel(), OBSERVATION, generator()
+    )
+    torch.testing.assert_close(plan.action, OBSERVATION, atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        plan.proposal.mean(), OBSERVATION[:, None].expand(-1, 2, -1), atol=0.05, rtol=0
+    )
+    assert (plan.free_energy.total < 0.01).all()
+    assert (plan.elite_spread < 0.1).all()
+    assert (plan.num_nonfinite == 0).all()
+
+
+def test_it_reaches_an_optimum_at_the_bound_without_collapsing() -> None:
+    """Clipping, not truncating: the standard deviation may shrink but the plan gets to 1 and stays finite."""
+    observation = torch.tensor([[1.0, -1.0]])
+    plan = CEMPlanner(2, settings(optimisation_iters=20)).plan(TargetModel(), observation, generator())
+    torch.testing.assert_close(plan.action, observation, atol=0.01, rtol=0)
+
+
+def test_categorical_targets_find_first_or_last_server_and_the_shares() -> None:
+    observation = torch.tensor([[1.0, -1.0, 1.0, 1.0], [-1.0, -1.0, 1.0, -1.0]])
+    planner = CEMPlanner(
+        12,
+        settings(proposal="categorical", n_candidates=300, top_candidates=30, optimisation_iters=8),
+        num_users=4,
+        num_targets=5,
+    )
+    plan = planner.plan(LotteryModel(), observation, generator())
+    torch.testing.assert_close(plan.action[:, :4], observation * 0.8)  # centres of the outermost of five bins
+    torch.testing.assert_close(plan.action[:, 4:], torch.full((2, 8), 0.3), atol=0.1, rtol=0)
+    assert isinstance(plan.proposal, CategoricalProposal)
+    torch.testing.assert_close(plan.proposal.probability.sum(dim=-1), torch.ones(2, 2, 4))
+    assert (plan.proposal.probability > 0.0039).all()  # 2 % of smoothing over five targets
+
+
+def test_categorical_candidates_hold_bin_centres() -> None:
+    model = LotteryModel()
+    planner = CEMPlanner(6, settings(proposal="categorical"), num_users=2, num_targets=5)
+    planner.plan(model, torch.ones(1, 2), generator())
+    seen = torch.cat(model.actions)
+    centres = torch.tensor([-0.8, -0.4, 0.0, 0.4, 0.8])
+    assert ((seen[:, :2, None] - centres).abs().min(dim=-1).values < 1e-6).all()
+    assert (seen.abs() <= 1).all()
+
+
+@pytest.mark.parametrize("num_bins", [1, 2, 3, 5, 7, 64])
+def test_every_bin_is_the_bin_of_its_centre(num_bins: int) -> None:
+    index = torch.arange(num_bins)
+    assert torch.equal(bin_index(bin_centre(index, num_bins), num_bins), index)
+    assert bin_index(torch.tensor([-1.0, 1.0]), num_bins).tolist() == [0, num_bins - 1]
+
+
+def test_the_action_belongs_to_the_last_refit() -> None:
+    """One iteration by hand: the mean of the best six of the sixty candidates that the model was shown."""
+    model = TargetModel()
+    plan = CEMPlanner(2, settings(optimisation_iters=1)).plan(model, OBSERVATION[:1], generator())
+    first, second = model.actions
+    score = model.reward(OBSERVATION[0], first) + model.reward(OBSERVATION[0], second)
+    best = score.topk(6).indices
+    torch.testing.assert_close(plan.action[0], first[best].mean(dim=0))
+    torch.testing.assert_close(plan.free_energy.total[0], -score[best].mean())
+    torch.testing.assert_close(plan.elite_spread[0], first[best].std(dim=0, unbiased=False).mean())
+    assert isinstance(plan.proposal, GaussianProposal)
+    torch.testing.assert_close(plan.proposal.std[0, 1], second[best].std(dim=0, unbiased=False))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_candidates_that_are_not_finite_never_win_and_are_counted(bad: float) -> None:
+    """Without the broken rows the best first action would be 0.5; every return is negative, so a 0 would win too."""
+    model = BrokenModel(bad)
+    plan = CEMPlanner(2, settings(plan_horizon=1)).plan(model, OBSERVATION, generator())
+    assert (plan.action[:, 0] <= 0).all()
+    seen = torch.stack(model.actions).reshape(5, 3, 60, 2)  # iterations, networks, candidates, action
+    assert torch.equal(plan.num_nonfinite, (seen[..., 0] > 0).sum(dim=(0, 2)))
+    assert plan.free_energy.total.isfinite().all()
+
+
+def test_with_fewer_finite_candidates_than_elites_only_the_finite_ones_count() -> None:
+    model = BrokenModel(math.nan)
+    plan = CEMPlanner(2, settings(plan_horizon=1, optimisation_iters=1, top_candidates=60)).plan(
+        model, OBSERVATION[:1], generator()
+    )
+    (seen,) = model.actions
+    torch.testing.assert_close(plan.action[0], seen[seen[:, 0] <= 0].mean(dim=0))
+
+
+@pytest.mark.parametrize("proposal", ["gaussian", "categorical"])
+def test_when_no_candidate_is_finite_the_proposal_stays_as_it_was(proposal: Any) -> None:
+    model = BrokenModel(math.nan)
+    model.reward = lambda state, action: torch.full_like(action[:, 0], math.nan)  # type: ignore[method-assign]
+    planner = CEMPlanner(2, settings(proposal=proposal), num_users=1, num_targets=2)
+    plan = planner.plan(model, OBSERVATION, generator())
+    torch.testing.assert_close(plan.proposal.mean()[:, :, 1], torch.zeros(3, 2))
+    assert plan.action.isfinite().all()
+    assert plan.num_nonfinite.tolist() == [300, 300, 300]
+    assert plan.free_energy.total.isnan().all()
+
+
+@pytest.mark.parametrize("strategy", ["none", "random", "information"])
+@pytest.mark.parametrize("proposal", ["gaussian", "categorical"])
+def test_a_plan_does_not_depend_on_max_rows_which_bounds_the_rows_the_model_sees(
+    strategy: Any, proposal: Any
+) -> None:
+    plans = []
+    for max_rows in (3, 50, 200, 400, 10**6):
+        model = TargetModel()
+        chosen = settings(
+            max_rows=max_rows, strategy=strategy, proposal=proposal, optimisation_iters=2, n_candidates=40
+        )
+        planner = CEMPlanner(2, chosen, num_users=1, num_targets=3)
+        plans.append(planner.plan(model, OBSERVATION, generator()))
+        assert max(model.rows) <= max_rows
+        assert sum(model.rows) == 3 * 40 * 3 * 2 * 2  # networks, candidates, members, steps, iterations
+    for plan in plans[1:]:
+        assert_same_plan(plan, plans[0])
+
+
+def test_the_published_estimator_does_not_depend_on_max_rows_either() -> None:
+    plans = [
+        CEMPlanner(
+            2, settings(max_rows=rows, strategy="information", information_estimator="nearest_neighbour")
+        ).plan(TargetModel(), OBSERVATION, generator())
+        for rows in (30, 10**6)
+    ]
+    assert_same_plan(*plans)
+
+
+def test_the_same_seed_plans_the_same_and_the_global_generator_is_left_alone() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    planner = CEMPlanner(2, settings(strategy="random", planning_members=2))
+    plan = planner.plan(TargetModel(), OBSERVATION, generator(5))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same_plan(planner.plan(TargetModel(), OBSERVATION, generator(5)), plan)
+    assert not torch.equal(planner.plan(TargetModel(), OBSERVATION, generator(6)).action, plan.action)
+
+
+def test_a_network_is_planned_without_regard_to_the_others() -> None:
+    """The first network draws first, so it gets the same plan alone and in company, in a single iteration."""
+    planner = CEMPlanner(2, settings(optimisation_iters=1))
+    alone = planner.plan(TargetModel(), OBSERVATION[:1], generator())
+    together = planner.plan(TargetModel(), OBSERVATION, generator())
+    assert torch.equal(alone.action[0], together.action[0])
+
+
+def test_drawn_members_are_distinct_and_shared_by_all_candidates_of_an_iteration() -> None:
+    model = TargetModel(num_members=6)
+    CEMPlanner(2, settings(planning_members=2, max_rows=16, optimisation_iters=4)).plan(
+        model, OBSERVATION, generator()
+    )
+    calls_per_iteration = len(model.members) // 4
+    drawn = [tuple(members.tolist()) for members in model.members if members is not None]
+    assert len(drawn) == len(model.members)
+    for iteration in range(4):
+        part = drawn[iteration * calls_per_iteration : (iteration + 1) * calls_per_iteration]
+        assert len(set(part)) == 1
+        assert len(set(part[0])) == 2
+    assert len(set(drawn)) > 1
+
+
+def test_a_warm_start_begins_with_the_previous_plan_one_step_on() -> None:
+    planner = CEMPlanner(2, settings(warm_start=True, plan_horizon=3))
+    previous = planner.plan(TargetModel(), OBSERVATION, generator())
+    shifted = previous.proposal.shifted()
+    assert isinstance(shifted, GaussianProposal)
+    assert torch.equal(shifted.centre[:, :2], previous.proposal.mean()[:, 1:])
+    assert torch.equal(shifted.centre[:, 2], torch.zeros(3, 2))
+    assert torch.equal(shifted.std, torch.ones(3, 3, 2))
+    model = TargetModel()
+    planner.plan(model, OBSERVATION, generator(1), warm_start=previous)
+    first = model.actions[0].reshape(3, 60, 2).mean(dim=1)
+    assert (first - OBSERVATION * 0.6).norm() < (
+        first
+    ).norm()  # clipping draws the mean of candidates to the middle
+    cold = CEMPlanner(2, settings(plan_horizon=3))
+    assert_same_plan(
+        cold.plan(TargetModel(), OBSERVATION, generator(1), warm_start=previous),
+        cold.plan(TargetModel(), OBSERVATION, generator(1)),
+    )
+
+
+def test_a_categorical_warm_start_goes_half_way_back_to_uniform() -> None:
+    proposal = CategoricalProposal(
+        torch.tensor([[[[0.5, 0.5]], [[0.9, 0.1]]]]),
+        GaussianProposal(torch.zeros(1, 2, 1), torch.ones(1, 2, 1)),
+    )
+    torch.testing.assert_close(proposal.shifted().probability, torch.tensor([[[[0.7, 0.3]], [[0.5, 0.5]]]]))
+
+
+def test_a_warm_start_of_other_sizes_is_refused() -> None:
+    planner = CEMPlanner(2, settings(warm_start=True))
+    previous = planner.plan(TargetModel(), OBSERVATION[:2], generator())
+    with pytest.raises(
+        ValueError, match=r"warm_start must be a plan of the same settings .*\[3, 2, 2\], got \[2, 2, 2\]"
+    ):
+        planner.plan(TargetModel(), OBSERVATION, generator(), warm_start=previous)
+
+
+def test_unclipped_candidates_leave_the_bounds_but_the_action_does_not() -> None:
+    model = TargetModel()
+    observation = torch.tensor([[3.0, -3.0]])
+    plan = CEMPlanner(2, settings(clip_actions=False)).plan(model, observation, generator())
+    assert torch.cat(model.actions).abs().max() > 1
+    assert plan.action.tolist() == [[1.0, -1.0]]
+
+
+def test_standard_deviations_stay_above_their_floor() -> None:
+    plan = CEMPlanner(2, settings(min_std=0.2, optimisation_iters=15)).plan(
+        TargetModel(), OBSERVATION, generator()
+    )
+    assert isinstance(plan.proposal, GaussianProposal)
+    assert plan.proposal.std.min() == pytest.approx(0.2)
+
+
+def test_huge_rewards_of_equal_size_still_rank() -> None:
+    """Scores are ranked, not exponentiated: an offset of −10⁴ changes nothing."""
+    model = TargetModel()
+    model.reward = lambda state, action: TargetModel.reward(model, state, action) - 1e4  # type: ignore[method-assign]
+    plan = CEMPlanner(2, settings(optimisation_iters=8)).plan(model, OBSERVATION, generator())
+    torch.testing.assert_close(plan.action, OBSERVATION, atol=0.2, rtol=0)
+
+
+def test_goulds_form_plans_too_and_needs_the_best_reward() -> None:
+    planner = CEMPlanner(2, settings(form="gould", optimisation_iters=8, n_candidates=200))
+    with pytest.raises(ValueError, match="best_reward must be given"):
+        planner.plan(TargetModel(), OBSERVATION, generator())
+    plan = planner.plan(TargetModel(), OBSERVATION, generator(), best_reward=torch.tensor(-0.5))
+    reward = TargetModel().reward(OBSERVATION, plan.action)
+    assert (reward > -0.3).all()  # the target is −0.25; beyond it nothing is gained
+
+
+def test_double_precision_observations_plan_in_double_precision() -> None:
+    plan = CEMPlanner(2, QUICK).plan(TargetModel(), OBSERVATION.double(), generator())
+    assert plan.action.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"plan_horizon": 0}, "plan_horizon must be at least 1, got 0"),
+        ({"top_candidates": 61}, r"top_candidates must be at most n_candidates \(60\), got 61"),
+        ({"expl_scale": -1.0}, "expl_scale must be at least 0 and finite, got -1.0"),
+        ({"reward_scale": math.nan}, "reward_scale must be at least 0 and finite, got nan"),
+        ({"initial_std": 0.0}, "initial_std must be above 0 and finite, got 0.0"),
+        ({"planning_members": 0}, "planning_members must be at least 1"),
+    ],
+)
+def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("form", "tschantz, gould"),
+        ("strategy", "information, variance, disagreement, random, none"),
+        ("information_estimator", "bounded, nearest_neighbour"),
+        ("proposal", "gaussian, categorical"),
+        ("preferred_reward", "above_best, published"),
+        ("gould_epistemic", "measure, entropy"),
+    ],
+)
+def test_words_that_are_no_choice_are_named(name: str, allowed: str) -> None:
+    """Set behind the back of the tests' type checks, which users don't have."""
+    wrong = settings()
+    object.__setattr__(wrong, name, "luck")
+    with pytest.raises(ValueError, match=f"{name} must be one of {allowed}, got luck"):
+        wrong.__post_init__()
+
+
+def test_plans_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"observation must have shape \[networks, observation\], got \[2\]"):
+        CEMPlanner(2, QUICK).plan(TargetModel(), OBSERVATION[0], generator())
+    with pytest.raises(ValueError, match=r"max_rows must be at least the members used \(3\), got 2"):
+        CEMPlanner(2, settings(max_rows=2)).plan(TargetModel(), OBSERVATION, generator())
+    with pytest.raises(
+        ValueError, match=r"planning_members must be at most the members of the model \(3\), got 4"
+    ):
+        CEMPlanner(2, settings(planning_members=4)).plan(TargetModel(), OBSERVATION, generator())
+    with pytest.raises(ValueError, match="num_targets must be at least 1 for proposal categorical, got None"):
+        CEMPlanner(2, settings(proposal="categorical"))
+    with pytest.raises(ValueError, match=r"num_users must be at least 1 .* got 3"):
+        CEMPlanner(2, settings(proposal="categorical"), num_users=3, num_targets=2)
+
+
+def test_the_defaults_are_the_published_table() -> None:
+    published = PlannerSettings()
+    assert (published.plan_horizon, published.n_candidates, published.top_candidates) == (20, 700, 70)
+    assert (published.optimisation_iters, published.strategy, published.form) == (
+        7,
+        "information",
+        "tschantz",
+    )
+    assert (published.use_reward, published.use_exploration) == (True, True)
+    assert (published.expl_scale, published.reward_scale) == (0.1, 1.0)
