@@ -1,0 +1,144 @@
+"""Running mean and standard deviation of a stream of vectors."""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed
+from jaxtyping import Float
+from torch import Tensor, nn
+
+RELATIVE_FLOOR = 1e-7
+"""A dimension whose standard deviation is below this part of its mean is constant: float32 can't tell it apart."""
+ABSOLUTE_FLOOR = 1e-12
+
+
+class Moments(NamedTuple):
+    """Number, mean and sum of squared deviations of some vectors, in float64: what is needed to merge statistics."""
+
+    number: Float[Tensor, ""]
+    mean: Float[Tensor, " dim"]
+    squares: Float[Tensor, " dim"]
+    """Σ(x − mean)²."""
+
+
+def batch_moments(values: Float[Tensor, "rows dim"]) -> Moments:
+    """Moments of the rows; of no rows: all zero."""
+    values = values.detach().double()
+    number = values.new_tensor(float(len(values)))
+    mean = values.sum(dim=0) / number.clamp(min=1)
+    return Moments(number, mean, (values - mean).square().sum(dim=0))
+
+
+def merge(first: Moments, second: Moments) -> Moments:
+    """Moments of both sets together (Chan, Golub and LeVeque 1979), without a loss of digits at large means."""
+    number = first.number + second.number
+    share = second.number / number.clamp(min=1)
+    shift = second.mean - first.mean
+    return Moments(
+        number,
+        first.mean + shift * share,
+        first.squares + second.squares + shift.square() * first.number * share,
+    )
+
+
+def over_ranks(moments: Moments) -> Moments:
+    """Moments of the sets of all ranks together, equal on all ranks; without `torch.distributed` the given ones.
+
+    Every rank has to call it; a rank may bring an empty set.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return moments
+    sums = torch.cat((moments.number[None], moments.number * moments.mean))
+    torch.distributed.all_reduce(sums)
+    number, mean = sums[0], sums[1:] / sums[0].clamp(min=1)
+    squares = moments.squares + moments.number * (moments.mean - mean).square()
+    torch.distributed.all_reduce(squares)
+    return Moments(number, mean, squares)
+
+
+class RunningNormaliser(nn.Module):
+    """Scales vectors to mean 0 and standard deviation 1 by the statistics of all vectors seen so far.
+
+    A constant dimension gets standard deviation 1, so it becomes 0 and never divides by 0; so does every dimension
+    before anything was seen. Statistics are float64 buffers, part of the state dict; results have the dtype of the
+    input.
+
+    Args:
+        size: numbers in a vector.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    count: Float[Tensor, ""]
+    running_mean: Float[Tensor, " dim"]
+    squares: Float[Tensor, " dim"]
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}")
+        self.size = size
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("running_mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
+
+    @property
+    def mean(self) -> Float[Tensor, " dim"]:
+        """Mean of what was seen, float64."""
+        return self.running_mean
+
+    @property
+    def std(self) -> Float[Tensor, " dim"]:
+        """Standard deviation of what was seen (over n, not n − 1), float64; 1 where constant."""
+        std = (self.squares / self.count.clamp(min=1)).sqrt()
+        floor = (self.running_mean.abs() * RELATIVE_FLOOR).clamp(min=ABSOLUTE_FLOOR)
+        return torch.where(std > floor, std, torch.ones_like(std))
+
+    @torch.no_grad()
+    def update(self, values: Float[Tensor, "..."], synchronise: bool = True) -> None:
+        """Takes in vectors `[..., size]`.
+
+        Args:
+            values: any number of vectors, none included.
+            synchronise: combine with the vectors of the other ranks of `torch.distributed`, if there are any, so that
+                all ranks keep equal statistics; every rank then has to call.
+
+        Raises:
+            ValueError: another size, or values that are not finite (they would spoil the statistics for good).
+        """
+        if values.ndim == 0 or values.shape[-1] != self.size:
+            raise ValueError(f"values must have shape [..., {self.size}], got {list(values.shape)}")
+        if not values.isfinite().all():
+            raise ValueError(f"values must be finite, got {int((~values.isfinite()).sum())} that are not")
+        moments = batch_moments(values.reshape(-1, self.size).to(self.running_mean.device))
+        self._store(merge(self._moments(), over_ranks(moments) if synchronise else moments))
+
+    @torch.no_grad()
+    def synchronise(self) -> None:
+        """Merges statistics that every rank gathered alone (`update(synchronise=False)` from the start on)."""
+        self._store(over_ranks(self._moments()))
+
+    def normalise(self, values: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+        """(x − mean) / std."""
+        return (values - self.mean.to(values.dtype)) / self.std.to(values.dtype)
+
+    def denormalise(self, values: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+        """x·std + mean."""
+        return values * self.std.to(values.dtype) + self.mean.to(values.dtype)
+
+    def denormalise_log_var(self, log_var: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+        """Log-variance of the denormalised variable: log σ² + 2 ln std."""
+        return log_var + 2 * self.std.log().to(log_var.dtype)
+
+    def normalise_log_var(self, log_var: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
+        """Inverse of `denormalise_log_var`."""
+        return log_var - 2 * self.std.log().to(log_var.dtype)
+
+    def _moments(self) -> Moments:
+        return Moments(self.count.double(), self.running_mean.double(), self.squares.double())
+
+    def _store(self, moments: Moments) -> None:
+        self.count.copy_(moments.number)
+        self.running_mean.copy_(moments.mean)
+        self.squares.copy_(moments.squares)

@@ -1,0 +1,462 @@
+"""The world model: likelihoods by hand, learning alone, planning with it, precision, ranks."""
+
+import math
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
+from hadrl_lightning.data.passes import member_batches
+from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.nn import DynamicsEnsemble, EnsembleLinear, RewardNetwork, RunningNormaliser
+from hadrl_lightning.nn.ensemble import gaussian_nll
+from hadrl_lightning.nn.normaliser import batch_moments, merge
+from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, rollout
+
+OBSERVED, ACTED, MEMBERS = 5, 3, 4
+SMALL = WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def transitions(*lead: int, seed: int = 0) -> OffloadingTransitions:
+    """Change = action in the first dimensions; the last is constant; reward = 400 + 20·(sum of actions)."""
+    draw = generator(seed)
+    observation = 3 + 2 * torch.randn(*lead, OBSERVED, generator=draw)
+    observation[..., -1] = 7.0
+    action = 2 * torch.rand(*lead, ACTED, generator=draw) - 1
+    after = observation.clone()
+    after[..., :ACTED] += action
+    reward = 400 + 20 * action.sum(dim=-1)
+    return OffloadingTransitions(observation, action, reward, after, torch.ones(*lead, 2))
+
+
+def world_model(settings: WorldModelSettings = SMALL, observed: int | None = 200) -> WorldModel:
+    model = WorldModel(OBSERVED, ACTED, settings, generator=generator())
+    if observed:
+        model.observe(transitions(observed))
+    return model
+
+
+class Rows(Dataset[OffloadingTransitions]):
+    def __init__(self, data: OffloadingTransitions) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data.reward)
+
+    def __getitem__(self, index: int) -> OffloadingTransitions:
+        return OffloadingTransitions(*(field[index] for field in self.data))
+
+
+def quiet_trainer(tmp_path: Path, **changes: object) -> Trainer:
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    return Trainer(accelerator="cpu", default_root_dir=tmp_path, **{**quiet, **changes})  # type: ignore[arg-type]
+
+
+# --- the normaliser ----------------------------------------------------------------------------------------------
+
+
+def test_the_normaliser_merges_batches_to_the_statistics_of_all() -> None:
+    values = 1e6 + torch.randn(103, 4, generator=generator())
+    normaliser = RunningNormaliser(4)
+    for part in values.split(10):
+        normaliser.update(part)
+    normaliser.update(values[:0])
+    assert normaliser.count == 103
+    torch.testing.assert_close(normaliser.mean, values.double().mean(dim=0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(normaliser.std, values.double().std(dim=0, unbiased=False), rtol=1e-9, atol=0)
+
+
+def test_constant_dimensions_get_standard_deviation_1_and_become_0() -> None:
+    normaliser = RunningNormaliser(3)
+    torch.testing.assert_close(normaliser.std, torch.ones(3).double())
+    for _ in range(50):
+        values = torch.randn(7, 3, generator=generator())
+        values[:, 1], values[:, 2] = 2000.1, 0.0
+        normaliser.update(values)
+    assert normaliser.std[1:].tolist() == [1.0, 1.0]
+    torch.testing.assert_close(normaliser.normalise(values)[:, 1:], torch.zeros(7, 2), atol=2e-4, rtol=0)
+
+
+def test_normalising_and_back_is_the_identity_for_values_and_log_variances() -> None:
+    normaliser = RunningNormaliser(2)
+    normaliser.update(torch.tensor([[1.0, 10.0], [3.0, 50.0]]))  # means 2, 30; standard deviations 1, 20
+    values = torch.tensor([[2.0, 50.0]])
+    torch.testing.assert_close(normaliser.normalise(values), torch.tensor([[0.0, 1.0]]))
+    torch.testing.assert_close(normaliser.denormalise(normaliser.normalise(values)), values)
+    log_var = normaliser.denormalise_log_var(torch.zeros(1, 2))
+    torch.testing.assert_close(log_var, torch.tensor([[0.0, math.log(400)]]))
+    torch.testing.assert_close(normaliser.normalise_log_var(log_var), torch.zeros(1, 2))
+
+
+def test_moments_of_the_parts_merge_to_the_moments_of_the_whole_whatever_is_empty() -> None:
+    values = torch.randn(9, 2, generator=generator())
+    for cut in (0, 4, 9):
+        merged = merge(batch_moments(values[:cut]), batch_moments(values[cut:]))
+        for part, whole in zip(merged, batch_moments(values)):
+            torch.testing.assert_close(part, whole)
+
+
+def test_values_that_would_spoil_the_statistics_are_refused() -> None:
+    normaliser = RunningNormaliser(2)
+    with pytest.raises(ValueError, match="values must be finite, got 1 that are not"):
+        normaliser.update(torch.tensor([[1.0, math.nan]]))
+    with pytest.raises(ValueError, match=r"values must have shape \[..., 2\], got \[3\]"):
+        normaliser.update(torch.zeros(3))
+    assert normaliser.count == 0
+
+
+def test_the_normaliser_survives_a_state_dict() -> None:
+    first, second = RunningNormaliser(3), RunningNormaliser(3)
+    first.update(torch.randn(9, 3, generator=generator()))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.mean, first.mean)
+    assert torch.equal(second.std, first.std)
+
+
+# --- the networks ------------------------------------------------------------------------------------------------
+
+
+def test_an_ensemble_layer_is_one_linear_layer_per_member() -> None:
+    layer = EnsembleLinear(3, 4, 2, generator())
+    value = torch.randn(3, 5, 4, generator=generator(1))
+    for member in range(3):
+        expected = value[member] @ layer.weight[member] + layer.bias[member]
+        torch.testing.assert_close(layer(value)[member], expected)
+        chosen = layer(value[member][None], torch.tensor([member]))
+        torch.testing.assert_close(chosen[0], expected)
+
+
+def test_rows_that_share_an_observation_are_predicted_as_if_each_had_its_own() -> None:
+    ensemble = DynamicsEnsemble(MEMBERS, OBSERVED, ACTED, 8, generator=generator())
+    observation = torch.randn(1, 2, OBSERVED, generator=generator(1))
+    action = torch.randn(1, 6, ACTED, generator=generator(2))
+    shared = ensemble(observation, action)
+    own = ensemble(
+        observation.repeat_interleave(3, dim=1).repeat(MEMBERS, 1, 1), action.repeat(MEMBERS, 1, 1)
+    )
+    for value, expected in zip(shared, own):
+        torch.testing.assert_close(value, expected)
+    two = ensemble(observation, action, torch.tensor([2, 0]))
+    torch.testing.assert_close(two[0], shared[0][[2, 0]])
+
+
+def test_the_log_variance_stays_within_its_bounds() -> None:
+    ensemble = DynamicsEnsemble(2, OBSERVED, ACTED, 8, generator=generator())
+    for scale in (0.0, 1.0, 1e4):
+        _, log_var = ensemble(scale * torch.ones(1, 1, OBSERVED), scale * torch.ones(1, 1, ACTED))
+        assert (log_var >= -5).all()
+        assert (log_var <= -1).all()
+
+
+def test_the_same_generator_draws_the_same_networks_and_leaves_the_global_one_alone() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    first, second = (WorldModel(OBSERVED, ACTED, SMALL, generator=generator(1)) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    for one, other in zip(first.parameters(), second.parameters()):
+        assert torch.equal(one, other)
+    second.reset_parameters(generator(2))
+    assert not torch.equal(first.dynamics.first.weight, second.dynamics.first.weight)
+    second.reset_parameters(generator(1))
+    for one, other in zip(first.parameters(), second.parameters()):
+        assert torch.equal(one, other)
+    assert not torch.equal(first.dynamics.first.weight[0], first.dynamics.first.weight[1])
+
+
+def test_reset_parameters_keeps_what_was_observed() -> None:
+    model = world_model()
+    mean, best = model.observation_normaliser.mean.clone(), model.best_reward.clone()
+    model.reset_parameters(generator(9))
+    assert torch.equal(model.observation_normaliser.mean, mean)
+    assert torch.equal(model.best_reward, best)
+
+
+# --- the loss ----------------------------------------------------------------------------------------------------
+
+
+def test_the_negative_log_likelihood_is_the_normal_one_up_to_its_constant() -> None:
+    mean, log_var, target = (torch.randn(4, 3, generator=generator(seed)) for seed in range(3))
+    expected = -torch.distributions.Normal(mean, (0.5 * log_var).exp()).log_prob(target)
+    torch.testing.assert_close(gaussian_nll(mean, log_var, target) + 0.5 * math.log(2 * math.pi), expected)
+
+
+def test_the_loss_is_the_mean_over_batch_and_dimensions_and_the_sum_over_members() -> None:
+    model, batch = world_model(), transitions(MEMBERS, 6, seed=1)
+    losses = model.loss(batch)
+    dynamics, reward = 0.0, 0.0
+    for member in range(MEMBERS):
+        before = model.observation_normaliser.normalise(batch.observation[member])
+        action = model.action_normaliser.normalise(batch.action[member])
+        mean, log_var = model.dynamics(before[None], action[None], torch.tensor([member]))
+        change = batch.next_observation[member] - batch.observation[member]
+        target = model.change_normaliser.normalise(change)
+        dynamics += (0.5 * (log_var[0] + (mean[0] - target) ** 2 / log_var[0].exp())).mean().item()
+        mean, log_var = model.reward(before, action)
+        target = (batch.reward[member] - model.reward_normaliser.mean) / model.reward_normaliser.std
+        reward += (0.5 * (log_var + (mean - target) ** 2 / log_var.exp())).mean().item() / MEMBERS
+    assert losses.dynamics.item() == pytest.approx(dynamics, rel=1e-5)
+    assert losses.reward.item() == pytest.approx(reward, rel=1e-4)
+    assert losses.total.item() == pytest.approx(dynamics + reward, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 5])
+def test_a_batch_for_all_members_counts_as_the_same_batch_for_each(size: int) -> None:
+    """A batch of one sample included: (1, 1) against (1) must not broadcast."""
+    model, batch = world_model(), transitions(size, seed=1)
+    repeated = OffloadingTransitions(*(field.expand(MEMBERS, *field.shape) for field in batch))
+    for shared, each in zip(model.loss(batch), model.loss(repeated)):
+        assert shared.shape == ()
+        torch.testing.assert_close(shared, each)
+
+
+def test_batches_of_wrong_shape_are_refused() -> None:
+    model = world_model()
+    batch = transitions(5)
+    for wrong in (transitions(MEMBERS + 1, 5), transitions(), transitions(MEMBERS, 2, 5)):
+        with pytest.raises(ValueError, match=r"transitions must have shape \[b, …\] or \[4, b, …\]"):
+            model.loss(wrong)
+    with pytest.raises(ValueError, match="transitions must have shape"):
+        model.loss(batch._replace(reward=batch.reward[:, None]))
+
+
+def test_members_learn_from_their_own_rows_only() -> None:
+    model, batch = world_model(), transitions(MEMBERS, 6, seed=1)
+    model.loss(batch).total.backward()
+    before = model.dynamics.first.weight.grad.clone()  # type: ignore[union-attr]
+    model.zero_grad()
+    changed = batch._replace(next_observation=batch.next_observation.clone())
+    changed.next_observation[2] += 1
+    model.loss(changed).total.backward()
+    same = (model.dynamics.first.weight.grad == before).flatten(1).all(dim=1)  # type: ignore[union-attr]
+    assert same.tolist() == [True, True, False, True]
+
+
+def test_the_reward_variance_is_learnt_by_likelihood() -> None:
+    """Reward noise of standard deviation 3 on a constant 10: the network has to say so, not to fall to its floor."""
+    model = WorldModel(1, 1, WorldModelSettings(ensemble_size=1, hidden_size=8), generator=generator())
+    reward = 10 + 3 * torch.randn(400, generator=generator(1))
+    nothing = torch.zeros(400, 1)
+    data = OffloadingTransitions(nothing, nothing, reward, nothing, nothing)
+    model.observe(data)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        model.loss(data).total.backward()
+        optimizer.step()
+    prediction, _ = model.step(model.start(torch.zeros(1, 1), 1), torch.zeros(1, 1))
+    assert prediction.reward_mean.item() == pytest.approx(reward.mean().item(), abs=0.1)
+    assert prediction.reward_log_var.item() == pytest.approx(math.log(reward.var().item()), abs=0.1)
+
+
+# --- a model to plan with ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalise_reward", [True, False])
+@pytest.mark.parametrize("members", [None, torch.tensor([3, 1])])
+def test_it_rolls_each_member_along_its_own_mean(normalise_reward: bool, members: Tensor | None) -> None:
+    settings = WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16, normalise_reward=normalise_reward)
+    model = world_model(settings)
+    assert isinstance(model, PlanningModel)
+    observation = transitions(2, seed=4).observation
+    action = 2 * torch.rand(2, 3, 4, ACTED, generator=generator(5)) - 1
+    predictions = list(rollout(model, observation, action, members))
+    for i, member in enumerate(range(MEMBERS) if members is None else members.tolist()):
+        for row in range(6):
+            state = observation[row // 3]
+            for t, prediction in enumerate(predictions):
+                before = model.observation_normaliser.normalise(state)
+                done = model.action_normaliser.normalise(action[row // 3, row % 3, t])
+                mean, log_var = model.dynamics(before[None, None], done[None, None], torch.tensor([member]))
+                torch.testing.assert_close(prediction.mean[i, row], mean[0, 0], rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(prediction.log_var[i, row], log_var[0, 0], rtol=1e-4, atol=1e-5)
+                reward, reward_log_var = model.reward(before, done)
+                if normalise_reward:
+                    scale = model.reward_normaliser.std.float()[0]
+                    reward = reward * scale + model.reward_normaliser.mean.float()[0]
+                    reward_log_var = reward_log_var + 2 * scale.log()
+                torch.testing.assert_close(prediction.reward_mean[i, row], reward, rtol=1e-4, atol=1e-4)
+                torch.testing.assert_close(
+                    prediction.reward_log_var[i, row], reward_log_var, rtol=1e-4, atol=1e-4
+                )
+                state = state + model.change_normaliser.denormalise(mean[0, 0])
+
+
+def test_a_constant_dimension_stays_where_it_is_scaled_and_harms_no_plan() -> None:
+    model = world_model()
+    assert model.change_normaliser.std[-2:].tolist() == [1.0, 1.0]
+    plan = CEMPlanner(ACTED, PlannerSettings(plan_horizon=2, n_candidates=20, top_candidates=4)).plan(
+        model, transitions(2, seed=4).observation, generator()
+    )
+    assert plan.num_nonfinite.tolist() == [0, 0]
+    assert plan.free_energy.total.isfinite().all()
+
+
+def test_bfloat16_autocast_learns_and_plans_with_statistics_in_float32() -> None:
+    model, batch = world_model(), transitions(6, seed=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.loss(batch)
+        prediction, after = model.step(model.start(batch.observation, 2), batch.action.repeat(2, 1))
+        plan = CEMPlanner(ACTED, PlannerSettings(plan_horizon=2, n_candidates=40, top_candidates=4)).plan(
+            model, batch.observation, generator()
+        )
+    losses.total.backward()
+    exact = model.loss(batch)
+    for value, expected in zip(losses, exact):
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected, rtol=0.05, atol=0.02)
+    assert {field.dtype for field in prediction} == {torch.float32}
+    assert after.observation.dtype == plan.action.dtype == plan.free_energy.total.dtype == torch.float32
+    assert plan.free_energy.total.isfinite().all()
+
+
+# --- observing and training --------------------------------------------------------------------------------------
+
+
+def test_observing_keeps_the_best_reward_and_the_statistics_of_all_transitions() -> None:
+    model = world_model(observed=None)
+    assert model.best_reward == -math.inf
+    first, second = transitions(30), transitions(2, 20, seed=1)
+    model.observe(first)
+    model.observe(second)
+    assert model.best_reward == max(first.reward.max(), second.reward.max())
+    observed = torch.cat((first.observation, second.observation.flatten(0, 1))).double()
+    torch.testing.assert_close(model.observation_normaliser.mean, observed.mean(dim=0))
+    assert model.change_normaliser.count == model.reward_normaliser.count == 70
+
+
+def test_it_trains_alone_with_a_plain_trainer_and_learns(tmp_path: Path) -> None:
+    model = WorldModel(OBSERVED, ACTED, SMALL, generator=generator())
+    loader = DataLoader(Rows(transitions(300)), batch_size=50, shuffle=True, generator=generator())
+    test = transitions(50, seed=7)
+    trainer = quiet_trainer(tmp_path, max_epochs=30)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(model, loader)
+    assert model.observation_normaliser.count == 300
+    assert {f"world_model/{name}" for name in ("total", "dynamics", "reward")} <= set(
+        trainer.callback_metrics
+    )
+    losses = model.loss(test)
+    assert losses.dynamics_error < 0.5  # of 1
+    assert losses.reward_error < 10  # of a standard deviation of 20
+
+
+def test_batches_per_member_train_alone_too_and_the_gradient_is_clipped(tmp_path: Path) -> None:
+    settings = WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16, grad_clip_norm=0.5)
+    model = WorldModel(OBSERVED, ACTED, settings, generator=generator())
+    norms = []
+
+    def note(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        norms.append(torch.linalg.vector_norm(torch.stack([grad.norm() for grad in grads])).item())
+
+    model.configure_optimizers = lambda: _noting(WorldModel.configure_optimizers(model), note)  # type: ignore[method-assign]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet_trainer(tmp_path, max_epochs=1).fit(
+            model, member_batches(transitions(30), MEMBERS, 10, generator())
+        )
+    assert len(norms) == 3
+    assert norms == pytest.approx([0.5] * 3, rel=1e-3)
+
+
+def _noting(optimizer: torch.optim.Optimizer, note: object) -> torch.optim.Optimizer:
+    optimizer.register_step_post_hook(note)  # type: ignore[arg-type]
+    return optimizer
+
+
+def test_what_was_observed_before_training_is_not_observed_again(tmp_path: Path) -> None:
+    model = world_model(observed=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quiet_trainer(tmp_path, max_epochs=1).fit(
+            model, member_batches(transitions(10), MEMBERS, 5, generator())
+        )
+    assert model.observation_normaliser.count == 200
+
+
+class TwoRanks:
+    """`all_reduce` between two threads that stand for ranks: real processes would take seconds to import torch."""
+
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(2, timeout=20)
+        self.brought: dict[int, Tensor] = {}
+
+    def all_reduce(self, tensor: Tensor, op: object = torch.distributed.ReduceOp.SUM) -> None:
+        self.brought[threading.get_ident()] = tensor.clone()
+        self.barrier.wait()
+        both = torch.stack([self.brought[rank] for rank in sorted(self.brought)])
+        self.barrier.wait()
+        tensor.copy_(both.amax(dim=0) if op == torch.distributed.ReduceOp.MAX else both.sum(dim=0))
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_two_ranks_agree_on_what_both_observed(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", TwoRanks().all_reduce)
+    models = [world_model(observed=None) for _ in range(2)]
+
+    def observe(rank: int) -> None:
+        models[rank].observe(transitions(30 + 10 * rank, seed=rank), synchronise=at_once)
+        if not at_once:
+            models[rank].synchronise()
+
+    threads = [threading.Thread(target=observe, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    monkeypatch.undo()
+    expected = world_model(observed=None)
+    expected.observe(transitions(30, seed=0))
+    expected.observe(transitions(40, seed=1))
+    for name, value in expected.state_dict().items():
+        first, second = (model.state_dict()[name] for model in models)
+        torch.testing.assert_close(first, value)
+        assert torch.equal(first, second)
+
+
+def test_a_model_survives_a_state_dict() -> None:
+    model = world_model()
+    other = WorldModel(OBSERVED, ACTED, SMALL, generator=generator(8))
+    other.load_state_dict(model.state_dict())
+    batch = transitions(4, seed=3)
+    for value, expected in zip(other.loss(batch), model.loss(batch)):
+        assert torch.equal(value, expected)
+    assert other.best_reward == model.best_reward
+
+
+def test_settings_out_of_range_are_named() -> None:
+    for name, value, message in (
+        ("ensemble_size", 0, "ensemble_size must be at least 1, got 0"),
+        ("hidden_size", -1, "hidden_size must be at least 1, got -1"),
+        ("learning_rate", 0.0, "learning_rate must be above 0 and finite, got 0.0"),
+        ("grad_clip_norm", math.nan, "grad_clip_norm must be above 0 and finite, got nan"),
+        ("min_log_var", -1.0, r"min_log_var must be below max_log_var \(-1.0\), both finite, got -1.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            WorldModelSettings(**{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="observation_size must be at least 1, got 0"):
+        WorldModel(0, 1)
+
+
+def test_the_defaults_are_the_published_table() -> None:
+    published = WorldModelSettings()
+    assert (published.ensemble_size, published.hidden_size) == (20, 400)
+    assert (published.learning_rate, published.adam_epsilon, published.grad_clip_norm) == (1e-3, 1e-8, 1000)
+    assert isinstance(RewardNetwork(2, 1).layers[0], torch.nn.Linear)
