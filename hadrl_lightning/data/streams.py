@@ -56,10 +56,10 @@ class TrainingStream:
         return self.passes
 
     def __iter__(self) -> Iterator[TrainingBatch]:
+        self.position %= self.passes  # a loop that has its last batch does not ask for the end
         while self.position < self.passes:
             self.position += 1
             yield TrainingBatch(self._offloading_pass(), self._caching_batches(self.position))
-        self.position = 0
 
     def _offloading_pass(self) -> MemberBatches | None:
         if len(self.offloading) == 0:
@@ -78,12 +78,11 @@ class TrainingStream:
 
     def state_dict(self) -> dict[str, Any]:
         """Position within the epoch and the generator's state."""
-        position = 0 if self.position == self.passes else self.position
-        return {"position": position, "generator": self.generator.get_state()}
+        return {"position": self.position % self.passes, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a saved position."""
-        self.position = min(state_dict["position"], self.passes - 1)
+        self.position = state_dict["position"]
         self.generator.set_state(state_dict["generator"].cpu())
 
 

@@ -1,0 +1,61 @@
+"""Reference policies that test plays beside the agent, on the same requests, positions and fading."""
+
+import torch
+from torch import Tensor
+
+from ..baselines import best_known_policy
+from ..scenario import Physics, Scenario
+from ..simulator import (
+    Allocation,
+    CachingPolicy,
+    EdgeNetwork,
+    Episode,
+    OffloadingPolicy,
+    decode_caching,
+    decode_offloading,
+    equal_shares,
+    make_generator,
+)
+
+_RANDOM_SEED = 3003
+
+
+def reference_policies(
+    scenario: Scenario, physics: Physics, agent: Episode
+) -> dict[str, tuple[CachingPolicy, OffloadingPolicy]]:
+    """Policies for both levels by name; the last one is the best known decision with the agent's caches.
+
+    `agent` is the agent's episode: its caches are played again where a name says so.
+    """
+
+    def agent_caches(network: EdgeNetwork) -> Tensor:
+        return agent.cache[network.decision].to(network.device)
+
+    def home_equal(network: EdgeNetwork) -> Allocation:
+        home = torch.tensor(scenario.homes(physics), device=network.device)
+        return equal_shares(scenario, home.expand(network.num_envs, -1), network.dtype)
+
+    return {
+        "random decisions, both levels": random_policies(scenario, physics, agent.cache.device),
+        "home server, equal shares, same caches": (agent_caches, home_equal),
+        "best known, same caches": (agent_caches, best_known_policy),
+    }
+
+
+def random_policies(
+    scenario: Scenario, physics: Physics, device: torch.device
+) -> tuple[CachingPolicy, OffloadingPolicy]:
+    """Uniform actions at both levels."""
+    generator = make_generator(device, _RANDOM_SEED)
+
+    def uniform(network: EdgeNetwork, size: int) -> Tensor:
+        return 2 * torch.rand(network.num_envs, size, generator=generator, device=network.device) - 1
+
+    def caching(network: EdgeNetwork) -> Tensor:
+        action = uniform(network, scenario.caching_action_size)
+        return decode_caching(scenario, action, network.cache, physics)
+
+    def offloading(network: EdgeNetwork) -> Allocation:
+        return decode_offloading(scenario, uniform(network, scenario.offloading_action_size), physics)
+
+    return caching, offloading

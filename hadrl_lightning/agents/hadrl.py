@@ -1,0 +1,239 @@
+"""`HADRL`: the two levels as one LightningModule."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from ..data import TrainingBatch
+from ..errors import HadrlError
+from ..planning import CEMPlanner, Plan, PlannerSettings
+from ..scenario import Physics, Scenario
+from ..simulator import (
+    Allocation,
+    CachingPolicy,
+    EdgeNetwork,
+    Episode,
+    OffloadingPolicy,
+    decode_caching,
+    decode_offloading,
+    make_generator,
+    run_episode,
+)
+from .ddpg import DDPG, DDPGSettings
+from .world_model import WorldModel, WorldModelSettings
+
+_INITIAL, _RESET, _PLAY = 0, 1, 2
+"""Uses of the seed."""
+
+
+class CachingDecision(NamedTuple):
+    """What the caching agent does."""
+
+    action: Float[Tensor, "batch action"]
+    """Raw action in [-1, 1], [B, S K], server-major."""
+    cache: Bool[Tensor, "batch server service"]
+    """The cache that it stands for, bool [B, S, K]."""
+
+
+class HADRL(LightningModule):
+    """Hierarchical DRL with active inference: DDPG decides the caches, a planner on a world model the offloading.
+
+    The root module: it holds the two agents, trains both on the batches of `TransitionDataModule`, and turns them into
+    policies. `CEMPlanning` collects for it, `EpisodeEvaluation` judges the episodes that it plays.
+    Constructor defaults are the published table.
+
+    Args:
+        scenario: constants of the network.
+        physics: how actions are read: `strict` or `published`.
+        world_model: the fast level's ensemble.
+        ddpg: the slow level's agent.
+        planner: the fast level's planner.
+        reset_world_model: start the world model anew before each learning step, as published; else go on training it.
+        seed: of the initial weights, of their resets, and of plans outside training.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario = Scenario(),  # noqa: B008 (frozen)
+        physics: Physics = "strict",
+        world_model: WorldModelSettings = WorldModelSettings(),  # noqa: B008 (frozen)
+        ddpg: DDPGSettings = DDPGSettings(),  # noqa: B008 (frozen)
+        planner: PlannerSettings = PlannerSettings(),  # noqa: B008 (frozen)
+        reset_world_model: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.scenario = scenario
+        self.physics: Physics = physics
+        self.reset_world_model = reset_world_model
+        self.seed = seed
+        generator = make_generator("cpu", seed, _INITIAL)
+        self.world_model = WorldModel(
+            scenario.offloading_observation_size,
+            scenario.offloading_action_size,
+            world_model,
+            generator=generator,
+        )
+        self.ddpg = DDPG(
+            scenario.caching_observation_size, scenario.caching_action_size, ddpg, generator=generator
+        )
+        self.planner = self.make_planner(planner)
+
+    @property
+    def num_members(self) -> int:
+        """Members of the world model's ensemble."""
+        return self.world_model.num_members
+
+    # Acting --------------------------------------------------------------------------------------------------------
+
+    def make_planner(self, settings: PlannerSettings | None = None) -> CEMPlanner:
+        """A planner for this scenario; the agent's own where no settings are given."""
+        if settings is None:
+            return self.planner
+        scenario = self.scenario
+        return CEMPlanner(
+            scenario.offloading_action_size,
+            settings,
+            num_users=scenario.num_users,
+            num_targets=scenario.num_servers,
+        )
+
+    def plan(
+        self,
+        observation: Float[Tensor, "batch observation"],
+        planner: CEMPlanner,
+        generator: torch.Generator,
+        warm_start: Plan | None = None,
+    ) -> Plan:
+        """Plan the coming slot of every network with the present world model."""
+        return planner.plan(self.world_model, observation, generator, warm_start, float(self.world_model.best_reward))
+
+    def decide_caching(
+        self, network: EdgeNetwork, noise: float = 0.0, generator: torch.Generator | None = None
+    ) -> CachingDecision:
+        """The caching agent's decision for every network, with Gaussian noise of the given standard deviation."""
+        action = self.ddpg.act(network.caching_observation()).float()
+        if noise > 0:
+            drawn = torch.randn(action.shape, generator=generator, device=action.device)
+            action = (action + noise * drawn).clamp(-1, 1)
+        return CachingDecision(action, decode_caching(self.scenario, action, network.cache, self.physics))
+
+    def policies(self, seed: int | None = None) -> tuple[CachingPolicy, OffloadingPolicy]:
+        """The trained agent without exploration as a policy for each level; `seed` is that of the planner's draws."""
+        generator = make_generator(self.device, self.seed if seed is None else seed, _PLAY)
+
+        def caching(network: EdgeNetwork) -> Tensor:
+            return self.decide_caching(network).cache
+
+        def offloading(network: EdgeNetwork) -> Allocation:
+            plan = self.plan(network.offloading_observation(), self.planner, generator)
+            return decode_offloading(self.scenario, plan.action.float(), self.physics)
+
+        return caching, offloading
+
+    def play(self, network: EdgeNetwork) -> Episode:
+        """Play one episode of the networks without exploration."""
+        return run_episode(network, *self.policies())
+
+    def validation_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:
+        """Play the episode of the networks."""
+        return self.play(batch)
+
+    def test_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:
+        """Play the episode of the networks."""
+        return self.play(batch)
+
+    def predict_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:
+        """Play the episode of the networks."""
+        return self.play(batch)
+
+    # Learning ------------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Start the world model anew, as published, if that is set."""
+        if not self.reset_world_model:
+            return
+        self.world_model.reset_parameters(make_generator("cpu", self.seed, _RESET, self.current_epoch))
+        self._optimizers()[0].state.clear()
+
+    def training_step(self, batch: TrainingBatch, batch_idx: int) -> None:
+        """Update the world model on every minibatch of the pass, then DDPG on each of its batches."""
+        world_model_optimizer, actor_optimizer, critic_optimizer = self._optimizers()
+        losses: dict[str, list[Tensor]] = {}
+        for transitions in batch.offloading or ():
+            loss = self.world_model.loss(transitions)
+            world_model_optimizer.zero_grad()
+            self.manual_backward(loss.total)
+            clip_grad_norm_(self.world_model.parameters(), self.world_model.settings.grad_clip_norm)
+            world_model_optimizer.step()
+            _append(losses, "world_model", loss._asdict())
+        for caching in batch.caching:
+            update = self.ddpg.update(caching, actor_optimizer, critic_optimizer, self.manual_backward)
+            _append(losses, "ddpg", update._asdict())
+        for name, values in losses.items():
+            self.log(f"train/{name}", torch.stack(values).mean(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """World model, actor, critic, in this order."""
+        return [self.world_model.configure_optimizers(), *self.ddpg.configure_optimizers()]
+
+    def _optimizers(self) -> list[LightningOptimizer]:
+        optimizers = self.optimizers()
+        assert isinstance(optimizers, list)
+        return optimizers  # type: ignore[return-value]
+
+    # Checkpoints ---------------------------------------------------------------------------------------------------
+
+    def settings_dict(self) -> dict[str, Any]:
+        """All settings as plain values; `HADRL.from_settings` makes an untrained copy of the agent from them."""
+        return {
+            "scenario": self.scenario.to_dict(),
+            "physics": self.physics,
+            "world_model": asdict(self.world_model.settings),
+            "ddpg": asdict(self.ddpg.settings),
+            "planner": asdict(self.planner.settings),
+            "reset_world_model": self.reset_world_model,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any]) -> "HADRL":
+        """An untrained agent with the settings of `settings_dict`."""
+        parts = {
+            "scenario": Scenario.from_dict,
+            "world_model": lambda fields: WorldModelSettings(**fields),
+            "ddpg": lambda fields: DDPGSettings(**fields),
+            "planner": lambda fields: PlannerSettings(**fields),
+        }
+        return cls(**{name: parts.get(name, lambda value: value)(value) for name, value in settings.items()})
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> "HADRL":
+        """The trained agent of a checkpoint, on the CPU and in evaluation mode.
+
+        Raises:
+            HadrlError: the file is no checkpoint of an agent.
+        """
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict"} <= set(checkpoint):
+            raise HadrlError(f"checkpoint must be one saved by hadrl fit, got {path}")
+        agent = cls.from_settings(checkpoint["hyper_parameters"])
+        agent.load_state_dict(checkpoint["state_dict"])
+        return agent.eval()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the settings as plain values."""
+        checkpoint["hyper_parameters"] = self.settings_dict()
+
+
+def _append(losses: dict[str, list[Tensor]], prefix: str, values: dict[str, Tensor]) -> None:
+    for name, value in values.items():
+        losses.setdefault(f"{prefix}/{name}", []).append(value.detach().float())
