@@ -1,1 +1,50 @@
-"""Joint service caching and computation offloading in mobile edge networks, on PyTorch Lightning."""
+"""Joint service caching and computation offloading in mobile edge networks, on PyTorch Lightning.
+
+Importing the package registers its environments with Gymnasium. The names below load what they need when first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from .registration import register_environments
+
+_HOMES = {
+    "Scenario": "scenario",
+    "Allocation": "simulator",
+    "EdgeNetwork": "simulator",
+    "Service": "simulator",
+    "decode_caching": "simulator",
+    "decode_offloading": "simulator",
+    "serve": "simulator",
+    "switching_cost": "simulator",
+    "CacheHitRatio": "metrics",
+    "DeadlineSatisfaction": "metrics",
+    "ServiceLatency": "metrics",
+    "SwitchingCost": "metrics",
+    "ReplayBuffer": "data",
+    "TransitionDataModule": "data",
+    "CEMPlanner": "planning",
+    "expected_free_energy": "planning",
+    "information_gain": "planning",
+    "DDPG": "agents",
+    "HADRL": "agents",
+    "WorldModel": "agents",
+    "best_known": "baselines",
+    "CEMPlanning": "callbacks",
+    "EpisodeEvaluation": "callbacks",
+}
+"""The subpackage of every public name."""
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605 (all are names of this module by __getattr__)
+
+register_environments()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,282 @@
+"""What all environments share: B networks in step, tensors in and tensors out, no Gymnasium."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..scenario import Physics, Scenario
+from ..simulator import (
+    CachingPolicy,
+    EdgeNetwork,
+    OffloadingPolicy,
+    Service,
+    caching_reward,
+    decode_caching,
+    decode_offloading,
+    offloading_reward,
+)
+from .bounds import Bounds, caching_bounds, join, offloading_bounds
+from .policies import home_with_equal_shares, most_requested
+
+Reward = Literal["published", "latency"]
+"""What an environment pays: the published reward of its level, or minus the mean latency of a task in seconds."""
+
+
+class Outcome(NamedTuple):
+    """What a step brings to B networks."""
+
+    observation: Float[Tensor, "batch observation"]
+    reward: Float[Tensor, " batch"]
+    info: dict[str, Float[Tensor, " batch"]]
+    """See `slot_info`; `switching` is there in steps in which a caching decision was made, for all networks."""
+
+
+def build_network(
+    scenario: Scenario | str | Path | None,
+    physics: Physics,
+    num_envs: int = 1,
+    device: str | torch.device | None = None,
+) -> EdgeNetwork:
+    """The networks of a scenario, of the config that holds one, or (None) of ES2.
+
+    Raises:
+        ValueError: there is no such config, or a setting is out of range.
+    """
+    if scenario is None:
+        scenario = Scenario()
+    elif not isinstance(scenario, Scenario):
+        scenario = Scenario.from_config(str(scenario))
+    return EdgeNetwork(scenario, physics, num_envs, device)
+
+
+class Core(ABC):
+    """B networks that an agent plays through one of the three views, all of them in the same slot.
+
+    Args:
+        network: the networks.
+        reward: see `Reward`.
+
+    Raises:
+        ValueError: `reward` is neither.
+    """
+
+    def __init__(self, network: EdgeNetwork, reward: Reward = "published") -> None:
+        if reward not in get_args(Reward):
+            raise ValueError(f"reward must be published or latency, got {reward!r}")
+        self.network, self.scenario, self.physics = network, network.scenario, network.physics
+        self.pays = reward
+
+    @property
+    @abstractmethod
+    def bounds(self) -> Bounds:
+        """Least and largest value of every entry of an observation."""
+
+    @property
+    @abstractmethod
+    def action_size(self) -> int:
+        """Numbers of an action."""
+
+    @abstractmethod
+    def observe(self) -> Float[Tensor, "batch observation"]:
+        """What the agent sees now, [B, O]."""
+
+    @abstractmethod
+    def _advance(self, action: Tensor) -> Outcome:
+        """Apply an action of the right shape."""
+
+    def step(self, action: Float[Tensor, "..."]) -> Outcome:
+        """Apply an action, [B, A].
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        expected = [self.network.num_envs, self.action_size]
+        if list(action.shape) != expected:
+            raise ValueError(f"action must have shape {expected}, got {list(action.shape)}")
+        return self._advance(action)
+
+    def reset(self, seed: int | None = None) -> Float[Tensor, "batch observation"]:
+        """Start an episode, with new draws from `seed` if there is one."""
+        if seed is not None:
+            self.network.set_seed(seed)
+        self.network.reset()
+        return self.observe()
+
+    @property
+    def over(self) -> bool:
+        """The episode of all networks is over."""
+        return self.network.episode_over
+
+
+class CachingCore(Core):
+    """A step is a frame: the agent fills the caches, `offloading_policy` serves the slots."""
+
+    def __init__(
+        self,
+        network: EdgeNetwork,
+        reward: Reward = "published",
+        offloading_policy: OffloadingPolicy = home_with_equal_shares,
+    ) -> None:
+        super().__init__(network, reward)
+        self.offloading_policy = offloading_policy
+
+    @property
+    def bounds(self) -> Bounds:
+        """Bounds of the caching observation."""
+        return caching_bounds(self.scenario, self.physics)
+
+    @property
+    def action_size(self) -> int:
+        """S K."""
+        return self.scenario.caching_action_size
+
+    def observe(self) -> Float[Tensor, "batch observation"]:
+        """The caching observation."""
+        return self.network.caching_observation()
+
+    def _advance(self, action: Tensor) -> Outcome:
+        """Begin a frame with the caches that the action asks for, and serve all its slots."""
+        network = self.network
+        switching = network.begin_frame(decode_caching(self.scenario, action, network.cache, self.physics))
+        slots = []
+        while not network.frame_over:
+            slots.append(slot_info(network.step(self.offloading_policy(network))))
+        info = {name: torch.stack([slot[name] for slot in slots]).mean(0) for name in slots[0]}
+        info["switching"] = switching
+        if self.pays == "published":
+            reward = caching_reward(info["hits"], switching)
+        else:
+            reward = -info["latency"] / self.scenario.num_users
+        return Outcome(self.observe(), reward, info)
+
+
+class OffloadingCore(Core):
+    """A step is a slot: `caching_policy` fills the caches at the start of a frame, the agent serves the slots."""
+
+    def __init__(
+        self,
+        network: EdgeNetwork,
+        reward: Reward = "published",
+        caching_policy: CachingPolicy = most_requested,
+    ) -> None:
+        super().__init__(network, reward)
+        self.caching_policy = caching_policy
+        self._switching: Tensor | None = None
+
+    @property
+    def bounds(self) -> Bounds:
+        """Bounds of the offloading observation."""
+        return offloading_bounds(self.scenario, self.physics)
+
+    @property
+    def action_size(self) -> int:
+        """3 U."""
+        return self.scenario.offloading_action_size
+
+    def observe(self) -> Float[Tensor, "batch observation"]:
+        """The offloading observation."""
+        return self.network.offloading_observation()
+
+    def reset(self, seed: int | None = None) -> Float[Tensor, "batch observation"]:
+        """Start an episode; the first caches are filled before the agent sees anything."""
+        super().reset(seed)
+        self._begin_frame()
+        return self.observe()
+
+    def _advance(self, action: Tensor) -> Outcome:
+        """Serve a slot; if it ends a frame, the caches of the next are filled before the agent sees it."""
+        service = self.network.step(decode_offloading(self.scenario, action, self.physics))
+        info, switching = slot_info(service), self._switching
+        self._switching = None
+        if switching is not None:
+            info["switching"] = switching
+        if self.network.frame_over and not self.over:
+            self._begin_frame()
+        return Outcome(self.observe(), slot_reward(self.pays, service), info)
+
+    def _begin_frame(self) -> None:
+        self._switching = self.network.begin_frame(self.caching_policy(self.network))
+
+
+class JointCore(Core):
+    """A step is a slot and the agent decides both: [caches (S K), offloading (3 U)].
+
+    The first part counts in the first slot of a frame only, where the last entry of the observation is 0; in the
+    others it must be finite and is passed over. The observation is that of the slow level, that of the fast level,
+    and the slots of the frame that are served, as a share of the frame.
+    """
+
+    def __init__(self, network: EdgeNetwork, reward: Reward = "published") -> None:
+        super().__init__(network, reward)
+        self._frame_hits = self._switching = torch.zeros(network.num_envs)
+
+    @property
+    def bounds(self) -> Bounds:
+        """Bounds of both observations and of the share of the frame."""
+        parts = (caching_bounds(self.scenario, self.physics), offloading_bounds(self.scenario, self.physics))
+        return join(*parts, Bounds((0.0,), (1.0,)))
+
+    @property
+    def action_size(self) -> int:
+        """S K + 3 U."""
+        return self.scenario.caching_action_size + self.scenario.offloading_action_size
+
+    def observe(self) -> Float[Tensor, "batch observation"]:
+        """Both observations and the share of the frame that is served."""
+        slow, fast = self.network.caching_observation(), self.network.offloading_observation()
+        clock = self.network.slot % self.scenario.slots_per_decision / self.scenario.slots_per_decision
+        return torch.cat([slow, fast, torch.full_like(slow[:, :1], clock)], dim=1)
+
+    def _advance(self, action: Tensor) -> Outcome:
+        """Begin a frame if one is due, and serve a slot."""
+        network = self.network
+        slow, fast = action.tensor_split([self.scenario.caching_action_size], dim=1)
+        cache = decode_caching(self.scenario, slow, network.cache, self.physics)
+        allocation = decode_offloading(self.scenario, fast, self.physics)
+        due = network.frame_over
+        if due:
+            self._switching = network.begin_frame(cache)
+            self._frame_hits = torch.zeros_like(self._switching)
+        service = network.step(allocation)
+        info = slot_info(service)
+        self._frame_hits = self._frame_hits + info["hits"]
+        if due:
+            info["switching"] = self._switching
+        reward = slot_reward(self.pays, service)
+        if self.pays == "published" and network.frame_over:
+            reward = reward + caching_reward(
+                self._frame_hits / self.scenario.slots_per_decision, self._switching
+            )
+        return Outcome(self.observe(), reward, info)
+
+
+def slot_reward(pays: Reward, service: Service) -> Float[Tensor, " batch"]:
+    """The published reward of a slot, or minus the mean latency of its tasks in seconds, [B]."""
+    return offloading_reward(service.latency) if pays == "published" else -service.latency.mean(1)
+
+
+def slot_info(service: Service) -> dict[str, Tensor]:
+    """What a slot was like, [B] each.
+
+    `hits`: tasks served from a cache; `hit_ratio`: as a share of all; `latency`: summed over the users, s; `on_time`:
+    share of tasks within their deadline; `energy`: summed over the users, J; `bandwidth_over_subscription` and
+    `compute_over_subscription`: what is allotted beyond capacity as a share of it, mean over the servers.
+    """
+    dtype = service.latency.dtype
+
+    def excess(load: Tensor) -> Tensor:
+        return (load - 1).clamp(min=0).mean(1)
+
+    return {
+        "hits": service.hit.sum(1).to(dtype),
+        "hit_ratio": service.hit.to(dtype).mean(1),
+        "latency": service.latency.sum(1),
+        "on_time": service.on_time.to(dtype).mean(1),
+        "energy": service.energy.sum(1),
+        "bandwidth_over_subscription": excess(service.bandwidth_load),
+        "compute_over_subscription": excess(service.compute_load),
+    }

@@ -1,0 +1,150 @@
+"""Gymnasium environments of one network."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ..scenario import Physics, Scenario
+from ..simulator import CachingPolicy, OffloadingPolicy
+from .core import CachingCore, Core, JointCore, OffloadingCore, Reward, build_network
+from .policies import home_with_equal_shares, most_requested
+
+Array = NDArray[np.float32]
+
+
+def spaces(core: Core) -> tuple[gymnasium.Space[Array], gymnasium.Space[Array]]:
+    """The spaces of an observation and an action of one network."""
+    low, high = (np.asarray(bound, dtype=np.float32) for bound in core.bounds)
+    return (
+        gymnasium.spaces.Box(low, high, dtype=np.float32),
+        gymnasium.spaces.Box(-1.0, 1.0, (core.action_size,), np.float32),
+    )
+
+
+class _SingleEnv(gymnasium.Env[Array, Array]):
+    """One network as a Gymnasium environment. Episodes are truncated at their end, never terminated."""
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.observation_space, self.action_space = spaces(core)
+
+    @property
+    def scenario(self) -> Scenario:
+        """The constants of the network."""
+        return self.core.scenario
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start an episode; a seed fixes all draws from here on. There are no options."""
+        super().reset(seed=seed)
+        return self.core.reset(seed)[0].cpu().numpy(), {}
+
+    def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Apply an action in [-1, 1]; values outside count as the bound.
+
+        Raises:
+            ValueError: the action has another shape, or values that are not finite.
+            RuntimeError: the episode is over.
+        """
+        if self.core.over:
+            raise RuntimeError("step must follow reset: the episode is over")
+        batch = torch.as_tensor(np.array(action, np.float32), device=self.core.network.device)[None]
+        observation, reward, info = self.core.step(batch)
+        return (
+            observation[0].cpu().numpy(),
+            reward.item(),
+            False,
+            self.core.over,
+            {name: value.item() for name, value in info.items()},
+        )
+
+
+class ServiceCachingEnv(_SingleEnv):
+    """`hadrl/ServiceCaching-v0`: a step is a caching decision and the slots that it holds.
+
+    Observation and action are those of the slow level: K (1 + 2 S) + S numbers, and S K numbers of which the positive
+    ones ask for their service. Reward: mean hits per slot / 100 + 1 / (switching cost + 100), or (`latency`) minus the
+    mean latency of a task in seconds. `info` has the means over the slots of what `slot_info` lists, and `switching`.
+
+    Args:
+        scenario: the constants, or the name of a config that holds them; ES2 by default.
+        physics: `strict` or `published`.
+        offloading_policy: decides the slots, from the network to an `Allocation`; by default every user goes to its
+            home server and gets an equal share.
+        reward: `published` or `latency`.
+
+    Raises:
+        ValueError: a setting is out of range, or there is no such config.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario | str | Path | None = None,
+        physics: Physics = "strict",
+        offloading_policy: OffloadingPolicy = home_with_equal_shares,
+        reward: Reward = "published",
+    ) -> None:
+        super().__init__(CachingCore(build_network(scenario, physics), reward, offloading_policy))
+
+
+class ComputationOffloadingEnv(_SingleEnv):
+    """`hadrl/ComputationOffloading-v0`: a step is a slot.
+
+    Observation and action are those of the fast level: S K + 3 S + 3 U numbers, and for each user target server,
+    bandwidth share and compute share (three blocks of U). Reward: 10^4 over the summed latency in seconds, or
+    (`latency`) minus the mean latency of a task in seconds. `info` has what `slot_info` lists, and in the first slot
+    of a frame `switching`.
+
+    Args:
+        scenario: the constants, or the name of a config that holds them; ES2 by default.
+        physics: `strict` or `published`.
+        caching_policy: fills the caches at the start of each frame, from the network to bool [1, S, K]; by default
+            with the services most requested so far in the episode, while they fit.
+        reward: `published` or `latency`.
+
+    Raises:
+        ValueError: a setting is out of range, or there is no such config.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario | str | Path | None = None,
+        physics: Physics = "strict",
+        caching_policy: CachingPolicy = most_requested,
+        reward: Reward = "published",
+    ) -> None:
+        super().__init__(OffloadingCore(build_network(scenario, physics), reward, caching_policy))
+
+
+class EdgeNetworkEnv(_SingleEnv):
+    """`hadrl/EdgeNetwork-v0`: a step is a slot, and both levels are the agent's.
+
+    Action: S K numbers for the caches, then 3 U for the offloading. The first part counts in the first slot of a frame
+    only, which is where the last number of the observation is 0; in other slots it is passed over. Observation: that
+    of the slow level, that of the fast level (its cache bits are those before the decision), the share of the frame
+    that is served. Reward: 10^4 over the summed latency, and in the last slot of a frame the reward of the slow level
+    on top; or (`latency`) minus the mean latency of a task in seconds. `info` as in `ComputationOffloading`.
+
+    Args:
+        scenario: the constants, or the name of a config that holds them; ES2 by default.
+        physics: `strict` or `published`.
+        reward: `published` or `latency`.
+
+    Raises:
+        ValueError: a setting is out of range, or there is no such config.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario | str | Path | None = None,
+        physics: Physics = "strict",
+        reward: Reward = "published",
+    ) -> None:
+        super().__init__(JointCore(build_network(scenario, physics), reward))

@@ -1,0 +1,426 @@
+"""The Gymnasium environments, single and vector."""
+
+import subprocess
+import sys
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
+from stable_baselines3.common.env_util import make_vec_env
+
+import hadrl_lightning.envs as envs
+from hadrl_lightning.scenario import GIB, Scenario
+from hadrl_lightning.simulator import caching_reward, decode_caching, decode_offloading, fill_caches
+
+IDS = ("hadrl/ServiceCaching-v0", "hadrl/ComputationOffloading-v0", "hadrl/EdgeNetwork-v0")
+SMALL = Scenario(num_users=4, decisions_per_episode=2, slots_per_decision=3, cache_bytes=40 * GIB)
+STEPS = dict(zip(IDS, (2, 6, 6)))
+SIZES = dict(zip(IDS, ((52, 20), (38, 12), (91, 32))))
+INFO = {
+    "hits",
+    "hit_ratio",
+    "latency",
+    "on_time",
+    "energy",
+    "bandwidth_over_subscription",
+    "compute_over_subscription",
+}
+
+each = pytest.mark.parametrize("env_id", IDS)
+both_physics = pytest.mark.parametrize("physics", ["strict", "published"])
+
+
+def vector(env_id, num_envs, **settings):
+    return gymnasium.make_vec(env_id, num_envs, vectorization_mode="vector_entry_point", **settings)
+
+
+@each
+def test_gymnasium_finds_nothing_to_complain_about(env_id):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gymnasium.make(env_id, scenario=SMALL).unwrapped)
+
+
+@each
+def test_published_physics_pass_gymnasiums_check(env_id):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings(
+            "ignore", message=".*infinity. This is probably too.*"
+        )  # request gain: unbounded
+        check_env(gymnasium.make(env_id, scenario=SMALL, physics="published").unwrapped)
+
+
+@each
+@both_physics
+def test_stable_baselines_finds_nothing_to_complain_about(env_id, physics):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env_for_sb3(gymnasium.make(env_id, scenario=SMALL, physics=physics).unwrapped)
+
+
+@each
+@both_physics
+def test_observations_and_actions_have_the_spaces_they_claim(env_id, physics):
+    env = gymnasium.make(env_id, scenario=SMALL, physics=physics)
+    assert (env.observation_space.shape, env.action_space.shape) == tuple((n,) for n in SIZES[env_id])
+    assert env.observation_space.dtype == env.action_space.dtype == np.float32
+    assert (env.action_space.low == -1).all()
+    assert (env.action_space.high == 1).all()
+    assert (env.observation_space.low < env.observation_space.high).all()
+    env.action_space.seed(0)
+    observation, _ = env.reset(seed=0)
+    for _ in range(5):
+        assert env.observation_space.contains(observation)
+        over = False
+        while not over:
+            # in turn as published: everybody at one server, everything cached; and anything
+            action = np.sign(env.action_space.sample()) if env.action_space.sample()[0] > 0 else 1
+            action = np.broadcast_to(np.float32(action), env.action_space.shape)
+            observation, _, _, over, _ = env.step(action)
+            assert env.observation_space.contains(observation)
+        observation, _ = env.reset()
+
+
+def test_only_the_published_request_gain_is_unbounded():
+    strict = gymnasium.make(IDS[2], scenario=SMALL).observation_space
+    assert np.isfinite(strict.low).all()
+    assert np.isfinite(strict.high).all()
+    published = gymnasium.make(IDS[0], scenario=SMALL, physics="published").observation_space
+    assert np.flatnonzero(np.isinf(published.high)).tolist() == list(range(20, 30))
+
+
+@each
+def test_episodes_are_truncated_at_their_end(env_id):
+    env = gymnasium.make(env_id, scenario=SMALL)
+    env.reset(seed=1)
+    for step in range(STEPS[env_id]):
+        _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+        assert isinstance(reward, float)
+        assert not terminated
+        assert truncated == (step == STEPS[env_id] - 1)
+    with pytest.raises(RuntimeError, match="step must follow reset: the episode is over"):
+        env.step(env.action_space.sample())
+
+
+@each
+def test_one_seed_gives_one_episode(env_id):
+    def play(seed):
+        env = gymnasium.make(env_id, scenario=SMALL)
+        env.action_space.seed(5)
+        rows = [env.reset(seed=seed)[0]]
+        for _ in range(STEPS[env_id]):
+            observation, reward, *_ = env.step(env.action_space.sample())
+            rows.append(np.append(observation, reward))
+        rows.append(env.reset()[0])  # the next episode too
+        return np.concatenate(rows)
+
+    assert np.array_equal(play(3), play(3))
+    assert not np.array_equal(play(3), play(4))
+
+
+@each
+def test_episodes_after_the_first_differ(env_id):
+    env = gymnasium.make(env_id, scenario=Scenario())
+    action = np.zeros(env.action_space.shape, np.float32)
+    env.reset(seed=1)
+    first = env.step(action)[4]["latency"]
+    env.reset()
+    assert env.step(action)[4]["latency"] != first
+
+
+@each
+def test_one_network_equals_a_vector_of_one(env_id):
+    one, many = gymnasium.make(env_id, scenario=SMALL), vector(env_id, 1, scenario=SMALL)
+    assert np.array_equal(one.reset(seed=2)[0], many.reset(seed=2)[0][0])
+    one.action_space.seed(0)
+    for _ in range(STEPS[env_id]):
+        action = one.action_space.sample()
+        observation, reward, _, over, info = one.step(action)
+        observations, rewards, _, overs, infos = many.step(action[None])
+        assert np.array_equal(observation, observations[0])
+        assert (reward, over) == (rewards[0], overs[0])
+        assert {name: infos[name][0] for name in info} == info
+
+
+@each
+def test_info_tells_what_a_step_was_like(env_id):
+    env = gymnasium.make(env_id, scenario=SMALL)
+    env.reset(seed=0)
+    frames = 0
+    for step in range(STEPS[env_id]):
+        info = env.step(env.action_space.sample())[4]
+        assert set(info) - {"switching"} == INFO
+        assert all(isinstance(value, float) for value in info.values())
+        assert ("switching" in info) == (env_id == IDS[0] or step % 3 == 0)
+        frames += "switching" in info
+        assert info["hit_ratio"] == pytest.approx(info["hits"] / 4)
+        assert 0 <= info["on_time"] <= 1
+        assert info["energy"] > 0
+        assert info["bandwidth_over_subscription"] == pytest.approx(0, abs=1e-6)
+    assert frames == 2
+
+
+def test_published_physics_report_over_subscription():
+    env = gymnasium.make(IDS[1], scenario=Scenario(), physics="published")
+    env.reset(seed=0)
+    info = env.step(np.zeros(90, np.float32))[4]  # 30 users at server 0 with the free 0.2: load 6 and 0
+    assert info["bandwidth_over_subscription"] == pytest.approx(2.5, rel=1e-5)
+    assert info["compute_over_subscription"] == pytest.approx(2.5, rel=1e-5)
+
+
+def test_a_caching_step_is_a_frame_served_by_the_given_policy():
+    seen = []
+
+    def policy(network):
+        seen.append(network.slot)
+        return envs.home_with_equal_shares(network)
+
+    env = gymnasium.make(IDS[0], scenario=SMALL, offloading_policy=policy)
+    env.reset(seed=0)
+    action = np.full(20, -1, np.float32)
+    action[0] = 1  # service k = 1 at server 0: 2000 MiB at 200 MiB/s = 10 s
+    observation, reward, _, _, info = env.step(action)
+    assert seen == [0, 1, 2]
+    assert info["switching"] == pytest.approx(10)
+    assert observation[:20].tolist() == [1] + [0] * 19
+    assert reward == pytest.approx(info["hits"] / 100 + 1 / 110)
+    assert env.step(action)[4]["switching"] == 0
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_offloading_environment_fills_caches_by_the_given_policy():
+    decisions = []
+
+    def policy(network):
+        decisions.append((network.decision, network.slot))
+        return fill_caches(network.scenario, torch.ones(network.cache.shape))
+
+    env = gymnasium.make(IDS[1], scenario=SMALL, caching_policy=policy)
+    observation, _ = env.reset(seed=0)
+    assert decisions == [(0, 0)]
+    # 2000 + ... + 10000 MiB = 30000 of 32768: services 1-5 at both servers, before the first decision
+    assert observation[:20].tolist() == ([1] * 5 + [0] * 5) * 2
+    first = env.step(np.zeros(12, np.float32))[4]
+    assert first["switching"] == pytest.approx(2 * 30000 / 200)
+    for _ in range(5):
+        last = env.step(np.zeros(12, np.float32))
+    assert last[3]
+    assert decisions == [(0, 0), (1, 3)]
+    assert last[1] == pytest.approx(1e4 / last[4]["latency"])
+
+
+def test_the_default_caches_follow_the_requests_so_far():
+    env = gymnasium.make(IDS[1], scenario=Scenario(cache_bytes=30 * GIB), reward="latency")
+    env.reset(seed=0)
+    network = env.unwrapped.core.network
+    assert network.cache[0].nonzero()[:, 1].tolist() == [0, 1, 2, 3] * 2  # nothing known: 20000 of 24576 MiB
+    for _ in range(5):
+        _, reward, _, _, info = env.step(np.zeros(90, np.float32))
+        assert reward == pytest.approx(-info["latency"] / 30)
+    counts = network.state.request_counts
+    assert counts.sum() == 150
+    assert torch.equal(network.cache, fill_caches(network.scenario, counts[:, None].expand(1, 2, 10)))
+    assert network.cache[0, :, counts.argmax()].all()
+
+
+def test_the_joint_environment_decides_caches_in_the_first_slot_of_a_frame_only():
+    env = gymnasium.make(IDS[2], scenario=SMALL)
+    observation, _ = env.reset(seed=0)
+    assert observation[-1] == 0
+    cores = env.unwrapped.core
+    none, everything = -np.ones(32, np.float32), np.ones(32, np.float32)
+    action = none.copy()
+    action[[3, 12]] = 1  # service k = 4 at server 0, k = 3 at server 1
+    hits = []
+    for step, clock in enumerate([1 / 3, 2 / 3, 0]):
+        observation, reward, _, _, info = env.step(action if step == 0 else everything)
+        hits.append(info["hits"])
+        assert observation[-1] == pytest.approx(clock)
+        assert np.flatnonzero(observation[:20]).tolist() == [3, 12]
+        assert np.array_equal(observation[52:72], observation[:20])
+    slow = caching_reward(
+        torch.tensor([np.mean(hits)]), torch.tensor([70.0])
+    ).item()  # 14000 MiB at 200 MiB/s
+    assert reward == pytest.approx(1e4 / info["latency"] + slow)
+    observation = env.step(none)[0]
+    assert not observation[:20].any()
+    assert cores.network.decision == 2
+
+
+def test_the_joint_environment_equals_the_simulator_played_by_hand():
+    env = gymnasium.make(IDS[2], scenario=SMALL)
+    env.reset(seed=6)
+    network = envs.EdgeNetworkEnv(SMALL).core.network
+    network.set_seed(6)
+    network.reset()
+    env.action_space.seed(0)
+    for _ in range(6):
+        action = env.action_space.sample()
+        tensor = torch.as_tensor(action)[None]
+        if network.frame_over:
+            network.begin_frame(decode_caching(SMALL, tensor[:, :20], network.cache))
+        service = network.step(decode_offloading(SMALL, tensor[:, 20:]))
+        assert env.step(action)[4]["latency"] == service.latency.sum().item()
+
+
+@each
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_actions_that_are_not_finite_are_refused(env_id, bad):
+    env = (
+        envs.ServiceCachingEnv(SMALL)
+        if env_id == IDS[0]
+        else gymnasium.make(env_id, scenario=SMALL).unwrapped
+    )
+    env.reset(seed=0)
+    action = np.zeros(env.action_space.shape, np.float32)
+    action[3] = bad
+    with pytest.raises(ValueError, match="action must be finite, got 1 values that are not"):
+        env.step(action)
+    env.step(np.zeros(env.action_space.shape))  # float64 is taken, and nothing has moved
+
+
+@each
+def test_actions_of_a_wrong_shape_are_refused(env_id):
+    env = gymnasium.make(env_id, scenario=SMALL).unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="action must have shape"):
+        env.step(np.zeros(7, np.float32))
+    many = vector(env_id, 2, scenario=SMALL)
+    many.reset(seed=0)
+    with pytest.raises(ValueError, match=rf"action must have shape \[2, {SIZES[env_id][1]}\], got \[3, "):
+        many.step(np.zeros((3, *env.action_space.shape), np.float32))
+
+
+# Vectors -----------------------------------------------------------------------------------------------------------
+
+
+@each
+def test_a_vector_steps_all_networks_and_starts_anew_with_the_next_step(env_id):
+    many = vector(env_id, 3, scenario=SMALL)
+    assert many.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
+    observations, infos = many.reset(seed=0)
+    assert many.observation_space.contains(observations)
+    assert infos == {}
+    assert not np.array_equal(observations[0], observations[1]) or env_id == IDS[0]
+    many.action_space.seed(0)
+    for step in range(STEPS[env_id]):
+        observations, rewards, terminated, truncated, infos = many.step(many.action_space.sample())
+        assert many.observation_space.contains(observations)
+        assert len(set(rewards.tolist())) == 3
+        assert not terminated.any()
+        assert (truncated == (step == STEPS[env_id] - 1)).all()
+        assert set(infos) >= INFO | {f"_{name}" for name in INFO}
+        assert infos["latency"].shape == (3,)
+    before = many.unwrapped.core.network.slot
+    _, rewards, _, truncated, infos = many.step(
+        many.action_space.sample()
+    )  # the reset; its action is passed over
+    assert before == 6
+    assert many.unwrapped.core.network.slot == 0
+    assert (rewards.tolist(), truncated.tolist(), infos) == ([0, 0, 0], [False] * 3, {})
+    many.step(many.action_space.sample())
+
+
+@each
+def test_same_step_autoreset_hands_out_the_last_observation_in_info(env_id):
+    many = vector(env_id, 2, scenario=SMALL, autoreset_mode="SameStep")
+    plain = vector(env_id, 2, scenario=SMALL)
+    many.reset(seed=0)
+    plain.reset(seed=0)
+    action = np.zeros(many.action_space.shape, np.float32)
+    for _ in range(STEPS[env_id]):
+        observations, rewards, _, truncated, infos = many.step(action)
+        expected, expected_rewards, *_ = plain.step(action)
+        assert np.array_equal(rewards, expected_rewards)
+    assert truncated.all()
+    assert np.array_equal(infos["final_obs"], expected)
+    assert set(infos["final_info"]) >= INFO
+    assert np.array_equal(observations, plain.step(action)[0])
+
+
+def test_without_autoreset_the_user_resets():
+    many = vector(IDS[0], 2, scenario=SMALL, autoreset_mode=AutoresetMode.DISABLED)
+    many.reset(seed=0)
+    action = np.zeros(many.action_space.shape, np.float32)
+    many.step(action)
+    many.step(action)
+    with pytest.raises(RuntimeError, match="step must follow reset"):
+        many.step(action)
+    with pytest.raises(ValueError, match="reset_mask must be true for all networks"):
+        many.reset(options={"reset_mask": np.array([True, False])})
+    many.reset(options={"reset_mask": np.array([True, True])})
+    many.step(action)
+
+
+@each
+def test_gymnasiums_vector_wrappers_understand_the_info(env_id):
+    many = DictInfoToList(RecordEpisodeStatistics(vector(env_id, 2, scenario=SMALL)))
+    many.reset(seed=0)
+    total = np.zeros(2)
+    for _ in range(STEPS[env_id]):
+        _, rewards, _, _, infos = many.step(np.zeros(many.action_space.shape, np.float32))
+        total += rewards
+    for row in range(2):
+        assert infos[row]["episode"]["r"] == pytest.approx(total[row], rel=1e-5)
+        assert infos[row]["episode"]["l"] == STEPS[env_id]
+        assert infos[row]["hits"] == infos[row]["hit_ratio"] * 4
+
+
+def test_gymnasiums_own_vectors_work_too():
+    many = gymnasium.make_vec(IDS[1], num_envs=2, vectorization_mode="sync", scenario=SMALL)
+    observations, _ = many.reset(seed=0)
+    assert observations.shape == (2, 38)
+    assert many.step(many.action_space.sample())[4]["latency"].shape == (2,)
+
+
+# Registration and training -----------------------------------------------------------------------------------------
+
+
+def test_the_name_of_the_package_before_the_id_is_enough():
+    code = (
+        "import gymnasium; env = gymnasium.make('hadrl_lightning:hadrl/ServiceCaching-v0', scenario='es2.yaml');"
+        "print(env.observation_space.shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "(52,)", done.stderr
+
+
+def test_importing_the_package_registers_the_environments():
+    code = (
+        "import gymnasium, hadrl_lightning;"
+        "print(sorted(name for name in gymnasium.registry if name.startswith('hadrl/')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == str(sorted(IDS)), done.stderr
+
+
+def test_registering_twice_changes_nothing():
+    before = dict(gymnasium.registry)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        envs.register_environments()
+    assert gymnasium.registry == before
+
+
+def test_a_config_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match=r"es9\.yaml"):
+        envs.ServiceCachingEnv("es9.yaml")
+
+
+def test_stable_baselines_ppo_trains():
+    many = make_vec_env(lambda: gymnasium.make(IDS[1], scenario=SMALL), n_envs=2, seed=0)
+    model = PPO("MlpPolicy", many, n_steps=64, batch_size=64, n_epochs=2, seed=0, device="cpu")
+    before = [parameter.clone() for parameter in model.policy.parameters()]
+    model.learn(384)
+    assert model.num_timesteps == 384
+    after = list(model.policy.parameters())
+    assert all(torch.isfinite(parameter).all() for parameter in after)
+    assert any(not torch.equal(one, other) for one, other in zip(before, after))
