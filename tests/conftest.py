@@ -1,0 +1,31 @@
+"""What all tests share."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import hadrl_lightning
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# callbacks/ and configs/ stand outside the package's folder. Looked up there too, they are checked like everything else
+# by jaxtyping's import hook, which asks only the ordinary finder.
+hadrl_lightning.__path__.append(str(ROOT))
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of the repository."""
+    return ROOT
+
+
+@pytest.fixture
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run the test in a folder of its own, as a user who installed the package would."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["hadrl"])
+    return tmp_path

@@ -1,0 +1,232 @@
+"""The constants: derived values by hand, what is refused and how, and the way from and to plain values."""
+
+import dataclasses
+import math
+import pickle
+
+import pytest
+import yaml
+
+from hadrl_lightning.scenario import GIB, KIB, MIB, Scenario
+from tests.twin import PUBLISHED
+
+
+def test_the_defaults_are_the_published_es2():
+    scenario = Scenario()
+    assert (scenario.num_servers, scenario.num_users, scenario.num_services) == (2, 30, 10)
+    assert scenario.input_bits[0] == 5_734_400  # 700 KiB
+    assert scenario.input_bits[9] == 57_344_000
+    assert scenario.storage_bits[0] == 16_777_216_000  # 2000 MiB
+    assert scenario.storage_bits[9] == 167_772_160_000
+    assert scenario.cycles[0] == pytest.approx(450 * 573_440)  # (400 + 50) a ten bit
+    assert scenario.cycles[9] == pytest.approx(900 * 5_734_400)
+    assert scenario.deadlines_s == pytest.approx([0.8 * k for k in range(1, 11)])
+    assert scenario.compute_per_server_hz == (60e9, 60e9)
+    assert scenario.bandwidth_per_server_hz == (200e6, 200e6)
+    assert scenario.cache_per_server_bits == (200 * 1024**3 * 8,) * 2
+    assert scenario.usable_cache_bits == pytest.approx((160 * 1024**3 * 8,) * 2)
+    assert scenario.backhaul_bytes_per_s == 200 * 1024**2
+    assert scenario.servers_m == ((100, 0), (300, 0))
+    assert scenario.homes() == (0,) * 15 + (1,) * 15
+    assert scenario.slots_per_episode == 50
+    assert scenario.offload_thresholds in (None, (0.0,))
+
+
+def test_ten_services_need_107_gib():
+    assert sum(Scenario().storage_bits) / 8 / GIB == pytest.approx(107.4, abs=0.05)
+
+
+def test_the_decision_problems_of_es2_have_the_sizes_of_the_paper():
+    scenario = Scenario()
+    assert scenario.caching_observation_size == 10 * (1 + 2 * 2) + 2
+    assert scenario.caching_action_size == 20
+    assert scenario.offloading_observation_size == 20 + 6 + 90
+    assert scenario.offloading_action_size == 90
+
+
+def test_the_published_popularity_gives_the_missing_mass_to_the_first_service():
+    popularity = Scenario().popularity_vector
+    assert math.fsum(popularity) == pytest.approx(1)
+    assert popularity[9] == pytest.approx(0.21229198890532444)
+    assert popularity[1] == pytest.approx(0.036604931484490705)
+    assert popularity[0] == pytest.approx(0.033646012803007885 + 0.24315, abs=1e-5)
+
+
+def test_zipf_falls_from_the_last_service_to_the_first():
+    scenario = Scenario(num_services=3, popularity="zipf", zipf_exponent=2)
+    total = 1 + 1 / 4 + 1 / 9
+    assert scenario.popularity_vector == pytest.approx([1 / 9 / total, 1 / 4 / total, 1 / total])
+
+
+def test_given_weights_are_normalised():
+    assert Scenario(num_services=2, popularity=[3, 1]).popularity_vector == (0.75, 0.25)
+
+
+def test_lists_take_the_place_of_the_formulas():
+    scenario = Scenario(
+        num_services=2,
+        popularity="zipf",
+        input_bytes=[1000, 500],
+        storage_bytes=(8, 16),
+        workload_cycles=[5e6, 7e6],
+        deadline_s=[0.1, 2],
+    )
+    assert scenario.input_bits == (8000, 4000)
+    assert scenario.storage_bits == (64, 128)
+    assert scenario.cycles == (5e6, 7e6)
+    assert scenario.deadlines_s == (0.1, 2)
+
+
+def test_the_workload_formula_follows_given_inputs():
+    scenario = Scenario(num_services=2, popularity="zipf", input_bytes=[1000, 500])
+    assert scenario.cycles == pytest.approx((450 * 800, 500 * 400))
+
+
+def test_servers_can_differ():
+    scenario = Scenario(compute_hz=[1e9, 2e9], bandwidth_hz=(1e6, 3e6), cache_bytes=[10, 20])
+    assert scenario.compute_per_server_hz == (1e9, 2e9)
+    assert scenario.bandwidth_per_server_hz == (1e6, 3e6)
+    assert scenario.usable_cache_bits == pytest.approx((64, 128))
+
+
+@pytest.mark.parametrize(
+    ("servers", "users", "homes"),
+    [(1, 3, (0, 0, 0)), (3, 5, (0, 0, 1, 1, 2)), (4, 2, (0, 2)), (5, 5, (0, 1, 2, 3, 4))],
+)
+def test_users_are_spread_over_the_cells(servers, users, homes):
+    assert Scenario(num_servers=servers, num_users=users).homes() == homes
+
+
+def test_fewer_users_than_servers_have_a_published_home_too():
+    assert Scenario(num_servers=4, num_users=2).homes("published") == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_servers": 0}, "num_servers must be at least 1, got 0"),
+        ({"num_users": -3}, "num_users must be at least 1, got -3"),
+        ({"num_users": 2.5}, "num_users must be a whole number, got 2.5"),
+        ({"num_services": True}, "num_services must be a whole number, got True"),
+        ({"slots_per_decision": 0}, "slots_per_decision must be at least 1, got 0"),
+        ({"decisions_per_episode": "ten"}, "decisions_per_episode must be a whole number, got 'ten'"),
+        ({"cell_radius_m": 0}, "cell_radius_m must be at least 1, got 0"),
+        ({"compute_hz": 0}, "compute_hz must be greater than 0, got 0"),
+        ({"compute_hz": None}, "compute_hz must be a finite number, got None"),
+        ({"bandwidth_hz": math.nan}, "bandwidth_hz must be a finite number, got nan"),
+        ({"bandwidth_hz": "wide"}, "bandwidth_hz must be a finite number, got 'wide'"),
+        ({"cache_bytes": [1, 2, 3]}, "cache_bytes must have one value for each of num_servers = 2, got 3"),
+        ({"cache_bytes": [1, -2]}, "cache_bytes must be greater than 0, got -2"),
+        ({"usable_cache_fraction": 1.5}, "usable_cache_fraction must be at most 1, got 1.5"),
+        ({"share_floor": 0}, "share_floor must be greater than 0, got 0"),
+        ({"free_share": -1}, "free_share must be greater than 0, got -1"),
+        ({"cloud_delay_s": -0.1}, "cloud_delay_s must be at least 0, got -0.1"),
+        ({"zipf_exponent": -1}, "zipf_exponent must be at least 0, got -1"),
+        ({"backhaul_bytes_per_s": math.inf}, "backhaul_bytes_per_s must be a finite number, got inf"),
+        ({"transmit_power_dbm": 1e6}, "transmit_power_dbm must be at most 1000, got 1e+06"),
+        ({"input_bytes": [1] * 9}, "input_bytes must have one value for each of num_services = 10, got 9"),
+        ({"input_bytes": 5}, "input_bytes must be a list of one value for each of num_services = 10, got 5"),
+        ({"deadline_s": [0] * 10}, "deadline_s must be greater than 0, got 0"),
+        ({"num_services": 4}, "popularity must be zipf or a list of weights where num_services is not 10"),
+        ({"popularity": "uniform"}, "popularity must be published, zipf or a list of weights, got 'uniform'"),
+        ({"popularity": [1, 2]}, "popularity must have one weight for each of num_services = 10, got 2"),
+        ({"popularity": [0] * 10}, "popularity must have a positive finite sum, got 0"),
+        ({"popularity": [-1] + [1] * 9}, "popularity must be at least 0, got -1"),
+        (
+            {"server_positions_m": [[0, 0]]},
+            "server_positions_m must have one point for each of num_servers = 2",
+        ),
+        ({"server_positions_m": [[0, 0], [1]]}, "server_positions_m must hold pairs of x and y in metres"),
+        ({"user_positions_m": [[0, math.nan]] * 30}, "user_positions_m must be a finite number, got nan"),
+        ({"offload_thresholds": [2]}, "offload_thresholds must be at most 1, got 2"),
+        ({"offload_thresholds": [0.5, -0.5]}, "offload_thresholds must increase, got"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_by_name(fields, message):
+    with pytest.raises(ValueError) as refusal:
+        Scenario(**fields)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_unknown_field_is_refused_by_name():
+    with pytest.raises(ValueError, match="scenario has no field num_clouds"):
+        Scenario.from_dict({"num_users": 3, "num_clouds": 1})
+
+
+def test_a_scenario_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Scenario().num_users = 4
+
+
+RICH = Scenario(
+    num_servers=2,
+    num_users=2,
+    num_services=3,
+    popularity=[1, 2, 3],
+    compute_hz=[1e9, 2e9],
+    cache_bytes=40 * GIB,
+    server_positions_m=[[0, 0], [50, 1]],
+    user_positions_m=[[1, 2], [49, 3]],
+    offload_thresholds=[0.1],
+)
+
+
+@pytest.mark.parametrize("scenario", [Scenario(), RICH])
+def test_plain_values_bring_a_scenario_back(scenario):
+    assert Scenario.from_dict(scenario.to_dict()) == scenario
+    assert Scenario.from_dict(yaml.safe_load(yaml.safe_dump(as_lists(scenario.to_dict())))) == scenario
+    assert pickle.loads(pickle.dumps(scenario)) == scenario
+    assert hash(Scenario.from_dict(scenario.to_dict())) == hash(scenario)
+    assert dataclasses.replace(scenario, num_services=scenario.num_services) == scenario
+
+
+def as_lists(value):
+    if isinstance(value, dict):
+        return {name: as_lists(item) for name, item in value.items()}
+    return [as_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def test_derived_values_follow_a_changed_field():
+    scenario = Scenario()
+    assert scenario.input_bits[0] == 700 * KIB * 8  # looked at before the change
+    assert dataclasses.replace(scenario, input_step_bytes=500 * KIB).input_bits[0] == 500 * KIB * 8
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_shipped_configs_hold_the_published_scenarios(name):
+    row = PUBLISHED[name]
+    scenario = Scenario.from_config(f"{name.lower()}.yaml")
+    assert (scenario.num_servers, scenario.num_users) == (row["servers"], row["users"])
+    assert scenario.input_bits == tuple(row["input_kib"] * KIB * 8 * k for k in range(1, 11))
+    assert scenario.storage_bits == tuple(2000 * MIB * 8 * k for k in range(1, 11))
+    assert scenario.compute_per_server_hz == (row["ghz"] * 1e9,) * row["servers"]
+    assert scenario.bandwidth_per_server_hz == (200e6,) * row["servers"]
+    assert scenario.cache_per_server_bits == (200 * GIB * 8,) * row["servers"]
+    assert scenario.usable_cache_fraction == 0.8
+    assert scenario.free_share == row["free"]
+    thresholds = scenario.offload_thresholds
+    if thresholds is None:  # equal bins
+        thresholds = [2 * s / row["servers"] - 1 for s in range(1, row["servers"])]
+    assert thresholds == pytest.approx(row["thresholds"])
+    assert scenario.popularity == "published"
+    assert (scenario.decisions_per_episode, scenario.slots_per_decision) == (10, 5)
+
+
+def test_a_config_file_of_ones_own_is_read(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data:\n  scenario:\n    num_users: 7\n    bandwidth_hz: 20e6\n")
+    assert Scenario.from_config(str(path)) == Scenario(num_users=7, bandwidth_hz=20e6)
+
+
+@pytest.mark.parametrize("text", ["model: {}\n", "data:\n", "data:\n  scenario: 3\n", ""])
+def test_a_config_without_a_scenario_is_refused(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"mine\.yaml has no data\.scenario"):
+        Scenario.from_config(str(path))
+
+
+def test_a_config_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match=r"es9\.yaml"):
+        Scenario.from_config("es9.yaml")

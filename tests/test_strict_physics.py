@@ -1,0 +1,604 @@
+"""The default physics: properties for every input, and one user's numbers worked out by hand."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hadrl_lightning.scenario import GIB, MIB, Scenario
+from hadrl_lightning.simulator import (
+    Allocation,
+    EdgeNetwork,
+    caching_reward,
+    decode_caching,
+    decode_offloading,
+    equal_shares,
+    fill_caches,
+    offloading_reward,
+    run_episode,
+    serve,
+    switching_cost,
+)
+from hadrl_lightning.simulator import network as network_module
+
+check = settings(deadline=None, derandomize=True, max_examples=60)
+NAN, INF = math.nan, math.inf
+
+
+@st.composite
+def scenarios(draw) -> Scenario:
+    """Small networks of every shape, with sizes over many orders of magnitude."""
+    servers, services = draw(st.integers(1, 5)), draw(st.integers(1, 6))
+    sizes = st.floats(1e3, 1e11)
+
+    def values(strategy, length):
+        return tuple(draw(st.lists(strategy, min_size=length, max_size=length)))
+
+    return Scenario(
+        num_servers=servers,
+        num_users=draw(st.integers(1, 9)),
+        num_services=services,
+        popularity="zipf",
+        zipf_exponent=draw(st.floats(0, 3)),
+        storage_bytes=values(sizes, services),
+        input_bytes=values(st.floats(1, 1e8), services),
+        cache_bytes=values(sizes, servers),
+        usable_cache_fraction=draw(st.sampled_from([0.1, 0.8, 1.0])),
+        compute_hz=values(st.floats(1e6, 1e11), servers),
+        bandwidth_hz=values(st.floats(1e5, 1e9), servers),
+        share_floor=draw(st.sampled_from([0.01, 0.05, 1.0])),
+    )
+
+
+SEEDS = st.integers(0, 2**32)
+EXTREMES = torch.tensor([-1.0, 1.0, 0.0, -1e30, 1e30])
+
+
+def actions(seed: int, batch: int, size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Random actions in which every third value or so is a bound, beyond it, or zero."""
+    generator = torch.Generator().manual_seed(seed)
+    action = torch.rand(batch, size, generator=generator, dtype=dtype) * 2 - 1
+    extreme = EXTREMES[torch.randint(0, len(EXTREMES), (batch, size), generator=generator)].to(dtype)
+    return torch.where(torch.rand(batch, size, generator=generator) < 0.3, extreme, action)
+
+
+@check
+@given(scenario=scenarios(), seed=SEEDS)
+def test_shares_of_every_server_with_users_sum_to_one(scenario, seed):
+    allocation = decode_offloading(scenario, actions(seed, 3, scenario.offloading_action_size))
+    for share in (allocation.bandwidth_share, allocation.compute_share):
+        assert (share > 0).all()
+        for row in range(3):
+            for server in range(scenario.num_servers):
+                here = share[row][allocation.server[row] == server]
+                assert here.numel() == 0 or here.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@check
+@given(scenario=scenarios(), seed=SEEDS, dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_no_cache_is_filled_above_its_usable_part(scenario, seed, dtype):
+    action = actions(seed, 3, scenario.caching_action_size, dtype)
+    previous = torch.zeros(3, scenario.num_servers, scenario.num_services, dtype=torch.bool)
+    cache = decode_caching(scenario, action, previous)
+    wanted = action.view(cache.shape) > 0
+    assert not (cache & ~wanted).any()
+    for row in range(3):
+        for server, usable_bits in enumerate(scenario.usable_cache_bits):
+            content = cache[row, server].tolist()
+            used = sum(bits for bits, cached in zip(scenario.storage_bits, content) if cached)
+            assert used <= usable_bits * (1 + 1e-12)
+            for service, bits in enumerate(scenario.storage_bits):  # what was left out would not fit
+                if wanted[row, server, service] and not content[service] and bits <= usable_bits:
+                    better = [
+                        other
+                        for other, cached in enumerate(content)
+                        if cached
+                        and action.clamp(-1, 1).view(cache.shape)[row, server, other]
+                        >= action.clamp(-1, 1).view(cache.shape)[row, server, service]
+                    ]
+                    assert bits + sum(scenario.storage_bits[o] for o in better) > usable_bits * (1 - 1e-12)
+    EdgeNetwork(scenario, num_envs=3, dtype=dtype).begin_frame(cache)  # accepted
+
+
+def random_slot(scenario: Scenario, seed: int, fading: str = "drawn"):
+    """Cache, requests, positions, fading and allocation of three networks."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (3, scenario.num_users)
+    cache = torch.rand(3, scenario.num_servers, scenario.num_services, generator=generator) < 0.5
+    requests = torch.randint(0, scenario.num_services, shape, generator=generator)
+    positions = torch.randint(-100, 100, (*shape, 2), generator=generator).float()
+    draw = torch.rand(shape, generator=generator)
+    draw = {"drawn": draw, "zero": torch.zeros(shape), "huge": draw * 1e9}[fading]
+    allocation = decode_offloading(scenario, actions(seed, 3, scenario.offloading_action_size))
+    return cache, requests, positions, draw, allocation
+
+
+@check
+@given(scenario=scenarios(), seed=SEEDS, fading=st.sampled_from(["drawn", "zero", "huge"]))
+def test_latency_is_finite_and_positive_and_hits_only_where_cached(scenario, seed, fading):
+    cache, requests, positions, draw, allocation = random_slot(scenario, seed, fading)
+    service = serve(scenario, cache, requests, positions, draw, allocation)
+    assert torch.isfinite(service.latency).all()
+    assert (service.latency > 0).all()
+    assert torch.isfinite(service.energy).all()
+    assert (service.energy >= 0).all()
+    for row in range(3):
+        for user in range(scenario.num_users):
+            cached = cache[row, allocation.server[row, user], requests[row, user]]
+            assert service.hit[row, user] == cached
+    assert (service.bandwidth_load <= 1 + 1e-5).all()
+    assert (service.compute_load <= 1 + 1e-5).all()
+
+
+@check
+@given(scenario=scenarios(), seed=SEEDS)
+def test_permuting_users_permutes_results(scenario, seed):
+    # All users in one place relative to the same home: given coordinates, so the home moves with the user.
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(scenario.num_users, generator=generator)
+    points = [(float(x), 50.0) for x in torch.randint(-300, 1200, (scenario.num_users,), generator=generator)]
+    before = dataclasses.replace(scenario, user_positions_m=tuple(points))
+    after = dataclasses.replace(scenario, user_positions_m=tuple(points[i] for i in order.tolist()))
+    cache, requests, _, fading, _ = random_slot(scenario, seed)
+    action = actions(seed, 3, scenario.offloading_action_size)
+    moved_action = action.view(3, 3, -1)[:, :, order].reshape(action.shape)
+    positions = torch.tensor(points).expand(3, -1, -1)
+    plain = serve(before, cache, requests, positions, fading, decode_offloading(before, action))
+    moved = serve(
+        after,
+        cache,
+        requests[:, order],
+        positions[:, order],
+        fading[:, order],
+        decode_offloading(after, moved_action),
+    )
+    for name in ("latency", "hit", "on_time", "energy"):
+        torch.testing.assert_close(getattr(moved, name), getattr(plain, name)[:, order], rtol=1e-4, atol=0)
+    torch.testing.assert_close(moved.bandwidth_load, plain.bandwidth_load)
+
+
+@check
+@given(scenario=scenarios(), seed=SEEDS)
+def test_networks_of_a_batch_do_not_touch_each_other(scenario, seed):
+    cache, requests, positions, fading, allocation = random_slot(scenario, seed)
+    together = serve(scenario, cache, requests, positions, fading, allocation)
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = serve(
+            scenario,
+            cache[one],
+            requests[one],
+            positions[one],
+            fading[one],
+            Allocation(*(part[one] for part in allocation)),
+        )
+        torch.testing.assert_close(alone.latency, together.latency[one])
+
+
+# One user, by hand -------------------------------------------------------------------------------------------------
+
+
+def one_user(cached: bool, fading: float = 1.0, position: tuple[float, float] = (200.0, 0.0)):
+    """User of service index 1 (k = 2), 100 m from server 0 at (100, 0), all of server 1's capacity."""
+    scenario = Scenario(num_users=1)
+    cache = torch.zeros(1, 2, 10, dtype=torch.bool)
+    cache[0, 1, 1] = cached
+    allocation = Allocation(torch.tensor([[1]]), torch.ones(1, 1), torch.ones(1, 1))
+    where = torch.tensor([[position]])
+    return serve(scenario, cache, torch.tensor([[1]]), where, torch.tensor([[fading]]), allocation)
+
+
+def test_latency_and_energy_of_a_hit_by_hand():
+    # Input 2·700 KiB = 11,468,800 bit; 500 cycles a ten bit: 573,440,000 cycles; 100 m: loss 128.1 − 37.6 = 90.5 dB;
+    # SNR 20 + 114 − 90.5 = 43.5 dB = 22387.21; log2(22388.21) = 14.45046 bit/s/Hz; times 200 MHz.
+    service = one_user(cached=True)
+    sending = 11_468_800 / (200e6 * 14.45046)
+    assert sending == pytest.approx(0.0039683, rel=1e-4)
+    assert service.hit.item()
+    assert service.latency.item() == pytest.approx(sending + 573_440_000 / 60e9, rel=1e-5)
+    assert service.energy.item() == pytest.approx(0.1 * sending, rel=1e-5)  # 20 dBm = 0.1 W
+    assert service.on_time.item()  # deadline 1.6 s
+    assert service.bandwidth_load.tolist() == [[0, 1]]
+
+
+def test_latency_of_a_miss_by_hand():
+    # To the cloud at 4 Mibit/s: 11,468,800 / 4,194,304 = 2.734375 s; 0.57344 GHz·s / 4 GHz = 0.14336 s; 0.1 s.
+    service = one_user(cached=False)
+    sending = 11_468_800 / (200e6 * 14.45046)
+    assert not service.hit.item()
+    assert service.latency.item() == pytest.approx(sending + 2.734375 + 0.14336 + 0.1, rel=1e-6)
+    assert not service.on_time.item()
+
+
+def test_halving_the_fading_halves_the_linear_gain():
+    sending = 11_468_800 / (200e6 * math.log2(1 + 0.5 * 10**4.35))
+    assert one_user(True, fading=0.5).energy.item() == pytest.approx(0.1 * sending, rel=1e-5)
+
+
+def test_a_user_on_its_server_counts_as_thirty_metres_away():
+    # 128.1 + 37.6·log10(0.03) = 70.842 dB -> SNR 63.158 dB
+    sending = 11_468_800 / (200e6 * math.log2(1 + 10**6.31584))
+    assert one_user(True, position=(100.0, 0.0)).energy.item() == pytest.approx(0.1 * sending, rel=1e-4)
+
+
+@pytest.mark.parametrize("position", [(200.0, 0.0), (100.0, 0.0), (100.0, 1e-30), (1e7, 1e7)])
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("fading", [0.0, 1e-38, 1e9])
+def test_a_rayleigh_draw_of_any_size_leaves_latency_finite(position, cached, fading):
+    service = one_user(cached, fading, position)
+    assert math.isfinite(service.latency.item())
+    assert service.latency.item() > 0
+    assert math.isfinite(service.energy.item())
+
+
+def test_a_network_survives_draws_of_exactly_zero(monkeypatch):
+    monkeypatch.setattr(network_module, "rayleigh", lambda shape, *_: torch.zeros(shape))
+    network = EdgeNetwork(Scenario(), num_envs=2)
+    network.begin_frame(torch.ones_like(network.cache))
+    service = network.step(decode_offloading(network.scenario, torch.zeros(2, 90)))
+    assert torch.isfinite(service.latency).all()
+    assert (offloading_reward(service.latency) > 0).all()
+
+
+def test_fading_is_rayleigh_with_sigma_one():
+    draws = network_module.rayleigh(
+        (200, 1000), torch.Generator().manual_seed(0), torch.device("cpu"), torch.float64
+    )
+    assert draws.mean().item() == pytest.approx(math.sqrt(math.pi / 2), rel=0.01)
+    assert (draws**2).mean().item() == pytest.approx(2, rel=0.02)
+
+
+def test_switching_cost_counts_what_is_new_by_hand():
+    # New: server 0 services k = 1 and 3, server 1 service k = 10: 14 · 2000 MiB at 200 MiB/s = 140 s. Dropping is free.
+    scenario = Scenario()
+    before = torch.zeros(2, 2, 10, dtype=torch.bool)
+    before[0, 0, 4] = before[0, 1, 1] = True
+    after = torch.zeros_like(before)
+    after[0, 0, [0, 2]] = after[0, 1, [1, 9]] = True
+    torch.testing.assert_close(switching_cost(scenario, before, after), torch.tensor([140.0, 0.0]))
+
+
+def test_rewards_by_hand():
+    # 7 hits a slot, 25 s: 0.07 + 1/125 = 0.078. Latencies 10 and 15 s: 10^4 / 25 = 400.
+    assert caching_reward(torch.tensor([7.0]), torch.tensor([25.0])).item() == pytest.approx(0.078)
+    assert offloading_reward(torch.tensor([[10.0, 15.0]])).item() == pytest.approx(400)
+
+
+def test_strict_shares_by_hand():
+    # Users 0, 1 at server 0 with a = 1 and -1: weights 1 and 0.05; user 2 alone at server 1.
+    action = torch.tensor([[-1.0, -0.01, 0.0, 1, -1, -1, 0, 0, 0]])
+    allocation = decode_offloading(Scenario(num_users=3), action)
+    assert allocation.server.tolist() == [[0, 0, 1]]
+    torch.testing.assert_close(allocation.bandwidth_share, torch.tensor([[1 / 1.05, 0.05 / 1.05, 1]]))
+    torch.testing.assert_close(allocation.compute_share, torch.tensor([[0.5, 0.5, 1]]))
+
+
+def test_targets_are_equal_bins():
+    scenario = Scenario(num_servers=5, num_users=7)
+    action = torch.zeros(1, 21)
+    action[0, :7] = torch.tensor([-1, -0.61, -0.59, -0.19, 0.19, 0.61, 1])
+    assert decode_offloading(scenario, action).server.tolist() == [[0, 0, 1, 2, 2, 4, 4]]
+
+
+def test_caches_are_filled_in_falling_order_and_pass_over_what_does_not_fit():
+    # 40 GiB · 0.8 = 32 GiB = 32768 MiB; sizes 20000 (k = 10), 16000 (k = 8), 12000 (k = 6), 2000 (k = 1).
+    scenario = Scenario(num_servers=1, cache_bytes=40 * GIB)
+    action = torch.full((1, 10), -0.5)
+    action[0, 9], action[0, 7], action[0, 5], action[0, 0] = 0.9, 0.8, 0.7, 0.1
+    cache = decode_caching(scenario, action, torch.zeros(1, 1, 10, dtype=torch.bool))
+    # 20000, not 16000 (36000), then 12000 (32000), not 2000 (34000)
+    assert cache.nonzero()[:, 2].tolist() == [5, 9]
+
+
+def test_a_cache_that_fits_exactly_is_taken():
+    scenario = Scenario(num_servers=1, cache_bytes=6000 * MIB, usable_cache_fraction=1.0)
+    cache = fill_caches(scenario, torch.ones(1, 1, 10))
+    assert cache.nonzero()[:, 2].tolist() == [0, 1]  # 2000 + 4000 MiB; ties go to the lower index
+
+
+def test_everything_fits_the_published_caches():
+    cache = decode_caching(Scenario(), torch.full((1, 20), 0.01), torch.zeros(1, 2, 10, dtype=torch.bool))
+    assert cache.all()
+
+
+# Refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_actions_that_are_not_finite_are_refused(bad, physics):
+    action = torch.zeros(2, 90)
+    action[1, 3] = bad
+    with pytest.raises(ValueError, match="offloading action must be finite, got 1 values that are not"):
+        decode_offloading(Scenario(), action, physics)
+    caching = torch.zeros(2, 20)
+    caching[0, 0] = caching[1, 1] = bad
+    with pytest.raises(ValueError, match="caching action must be finite, got 2 values that are not"):
+        decode_caching(Scenario(), caching, torch.zeros(2, 2, 10, dtype=torch.bool), physics)
+
+
+@pytest.mark.parametrize("shape", [(90,), (2, 89), (1, 2, 90), ()])
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_actions_of_a_wrong_shape_are_refused(shape, physics):
+    with pytest.raises(ValueError, match=r"offloading action must have shape \[batch, 90\], got \["):
+        decode_offloading(Scenario(), torch.zeros(shape), physics)
+    with pytest.raises(ValueError, match=r"caching action must have shape \[batch, 20\], got \["):
+        decode_caching(Scenario(), torch.zeros(shape), torch.zeros(2, 2, 10, dtype=torch.bool), physics)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("server", torch.full((1, 30), 2), "server must be from 0 to 1, got 2 to 2"),
+        ("server", torch.zeros(1, 29, dtype=torch.long), r"server must have shape \[1, 30\], got \[1, 29\]"),
+        ("bandwidth_share", torch.full((1, 30), NAN), "bandwidth_share must be finite, got 30"),
+        ("compute_share", torch.full((1, 30), -0.5), "compute_share must not be negative, got -0.5"),
+    ],
+)
+def test_allocations_that_make_no_sense_are_refused(field, value, message):
+    network = EdgeNetwork(Scenario())
+    network.begin_frame(network.cache)
+    good = decode_offloading(network.scenario, torch.zeros(1, 90))
+    with pytest.raises(ValueError, match=message):
+        network.step(good._replace(**{field: value}))
+    assert network.slot == 0
+    network.step(good)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, torch.zeros(1, 2, 9, dtype=torch.bool), "cache must have shape"),
+        (1, torch.full((1, 30), 10), "requests must be from 0 to 9, got 10 to 10"),
+        (2, torch.full((1, 30, 2), INF), "positions must be finite"),
+        (3, torch.full((1, 30), -1.0), "fading must not be negative, got -1"),
+        (3, torch.full((1, 30), NAN), "fading must be finite"),
+        (3, torch.ones(1, 31), "fading must have shape"),
+    ],
+)
+def test_serve_refuses_what_makes_no_sense(place, value, message):
+    scenario = Scenario()
+    arguments = [
+        torch.zeros(1, 2, 10, dtype=torch.bool),
+        torch.zeros(1, 30, dtype=torch.long),
+        torch.zeros(1, 30, 2),
+        torch.ones(1, 30),
+    ]
+    arguments[place] = value
+    with pytest.raises(ValueError, match=message):
+        serve(scenario, *arguments, decode_offloading(scenario, torch.zeros(1, 90)))
+
+
+def test_begin_frame_refuses_caches_that_do_not_fit():
+    network = EdgeNetwork(Scenario(cache_bytes=40 * GIB))
+    with pytest.raises(ValueError, match=r"cache must fit into the usable cache, got 3\.36 times as much"):
+        network.begin_frame(torch.ones_like(network.cache))  # 110000 MiB into 32768
+    with pytest.raises(ValueError, match=r"cache must be bool of shape \[1, 2, 10\]"):
+        network.begin_frame(torch.zeros(1, 2, 9, dtype=torch.bool))
+    assert network.decision == 0
+
+
+def test_decisions_out_of_turn_are_refused():
+    network = EdgeNetwork(Scenario(slots_per_decision=1, decisions_per_episode=1))
+    allocation = decode_offloading(network.scenario, torch.zeros(1, 90))
+    with pytest.raises(RuntimeError, match="step must follow begin_frame"):
+        network.step(allocation)
+    network.begin_frame(network.cache)
+    with pytest.raises(RuntimeError, match="begin_frame must follow"):
+        network.begin_frame(network.cache)
+    network.step(allocation)
+    assert network.episode_over
+    with pytest.raises(RuntimeError, match="begin_frame must follow"):
+        network.begin_frame(network.cache)
+    network.reset()
+    network.begin_frame(network.cache)
+
+
+def test_networks_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="num_envs must be at least 1, got 0"):
+        EdgeNetwork(Scenario(), num_envs=0)
+
+
+# Settings ----------------------------------------------------------------------------------------------------------
+
+
+def request_frequencies(scenario: Scenario) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    network = EdgeNetwork(scenario, num_envs=4000, generator=generator)
+    counts = torch.bincount(network.requests.flatten(), minlength=scenario.num_services)
+    return counts.double() / counts.sum()
+
+
+@pytest.mark.parametrize(
+    ("settings_", "expected"),
+    [
+        # service 1 gets 0.0336 and the missing mass 0.24315...
+        (
+            {},
+            [0.27680, 0.03660, 0.04022, 0.04476, 0.05063, 0.05858, 0.07003, 0.08815, 0.12193, 0.21229],
+        ),
+        ({"num_services": 3, "popularity": "zipf", "zipf_exponent": 1.0}, [2 / 11, 3 / 11, 6 / 11]),
+        ({"num_services": 4, "popularity": "zipf", "zipf_exponent": 0.0}, [0.25] * 4),
+        ({"num_services": 4, "popularity": (0.0, 3.0, 1.0, 0.0)}, [0, 0.75, 0.25, 0]),
+    ],
+)
+def test_requests_follow_the_popularity(settings_, expected):
+    frequencies = request_frequencies(Scenario(**settings_))
+    torch.testing.assert_close(frequencies, torch.tensor(expected).double(), atol=0.005, rtol=0)
+
+
+def test_a_service_without_weight_is_never_asked_for_even_by_the_largest_draw(monkeypatch):
+    scenario = Scenario(num_services=7, popularity=(0.0, *[0.1] * 5, 0.0))
+    largest = 1 - 2**-24
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, largest))
+    assert (EdgeNetwork(scenario).requests == 5).all()
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.zeros(shape))
+    assert (EdgeNetwork(scenario).requests == 1).all()
+
+
+def test_users_are_drawn_over_whole_metres_of_their_cell():
+    network = EdgeNetwork(Scenario(num_servers=3, num_users=6), num_envs=3000)
+    x, y = network.positions.unbind(-1)
+    for user, centre in enumerate([100, 100, 300, 300, 500, 500]):
+        assert x[:, user].min() == centre - 100
+        assert x[:, user].max() == centre + 99  # the upper end is open
+    assert y.min() == -100
+    assert y.max() == 99
+    assert torch.equal(network.positions, network.positions.round())
+
+
+def test_given_coordinates_stay_and_go_home_to_the_nearest_server():
+    scenario = Scenario(
+        num_users=3,
+        server_positions_m=((0.0, 0.0), (1000.0, 0.0)),
+        user_positions_m=((510.0, 3.0), (499.0, -7.5), (1000.0, 0.0)),
+    )
+    assert scenario.homes() == (1, 0, 1)
+    assert scenario.homes("published") == (1, 0, 1)
+    network = EdgeNetwork(scenario, num_envs=2)
+    expected = torch.tensor(scenario.user_positions_m).expand(2, -1, -1)
+    network.begin_frame(network.cache)
+    assert torch.equal(network.positions, expected)
+    network.step(decode_offloading(scenario, torch.zeros(2, 9)))
+    assert torch.equal(network.positions, expected)
+
+
+def test_capacities_can_differ_from_server_to_server():
+    # Server 1 has half the compute and a quarter of the bandwidth; SNR as in the example of one user.
+    scenario = Scenario(num_users=2, compute_hz=(60e9, 30e9), bandwidth_hz=(200e6, 50e6))
+    cache = torch.ones(1, 2, 10, dtype=torch.bool)
+    allocation = Allocation(torch.tensor([[0, 1]]), torch.ones(1, 2), torch.ones(1, 2))
+    positions = torch.tensor([[[200.0, 0.0], [400.0, 0.0]]])  # 100 m from servers 0 and 1
+    service = serve(
+        scenario, cache, torch.ones(1, 2, dtype=torch.long), positions, torch.ones(1, 2), allocation
+    )
+    sending = 11_468_800 / (200e6 * math.log2(1 + 10**4.35))
+    expected = [sending + 573_440_000 / 60e9, 4 * sending + 573_440_000 / 30e9]
+    torch.testing.assert_close(service.latency, torch.tensor([expected]), rtol=1e-5, atol=0)
+
+
+def test_strict_observations_say_what_the_coming_decision_can_allot():
+    scenario = Scenario(num_users=2, cache_bytes=40 * GIB)
+    network = EdgeNetwork(scenario)
+    cache = torch.zeros(1, 2, 10, dtype=torch.bool)
+    cache[0, 0, 0] = True
+    network.begin_frame(cache)
+    observation = network.offloading_observation()[0]
+    assert observation.shape == (2 * 10 + 3 * 2 + 3 * 2,)
+    remaining = [32 - 2000 / 1024, 32, 2000, 2000, 60, 60]  # GiB, 10^5 Hz, 10^9 Hz
+    torch.testing.assert_close(observation[20:26], torch.tensor(remaining))
+    requests = (network.requests[0] + 1).tolist()
+    assert observation[26:28].tolist() == requests
+    bits = [k * 700 * 1024 * 8 / 1e6 for k in requests]
+    torch.testing.assert_close(observation[28:30], torch.tensor(bits))
+    network.step(decode_offloading(scenario, torch.full((1, 6), -1.0)))  # both to server 0
+    slow = network.caching_observation()[0]
+    assert slow.shape == (10 * 5 + 2,)
+    shares = [sum(k == service for k in requests) / 2 for service in range(1, 11)]
+    torch.testing.assert_close(slow[20:30], torch.tensor(shares))
+    assert slow[30].item() == (1.0 if 1 in requests else 0.0)  # all hits are of service 1 at server 0
+    assert slow[31:50].sum().item() == 0
+    torch.testing.assert_close(slow[50:], torch.full((2,), 32 * 8 * 1024**3 / 1e9))
+
+
+# Randomness and state ----------------------------------------------------------------------------------------------
+
+
+def play(policy, physics, seed=11):
+    generator = torch.Generator().manual_seed(seed)
+    network = EdgeNetwork(Scenario(), physics, num_envs=3, generator=generator)
+    fading = []
+    draw = network_module.rayleigh
+
+    def recorded(*arguments):
+        fading.append(draw(*arguments))
+        return fading[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network_module, "rayleigh", recorded)
+        episode = run_episode(
+            network,
+            lambda n: fill_caches(n.scenario, torch.ones(3, 2, 10) * policy),
+            lambda n: decide(n, policy),
+        )
+    return episode, torch.stack(fading), network.positions
+
+
+def decide(network: EdgeNetwork, policy: float) -> Allocation:
+    action = torch.linspace(-1, 1, 90).expand(network.num_envs, -1) * policy
+    return decode_offloading(network.scenario, action, network.physics)
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_two_policies_with_one_seed_meet_the_same_draws(physics):
+    one, one_fading, one_positions = play(0.7, physics)
+    other, other_fading, other_positions = play(-0.4, physics)
+    assert torch.equal(one.requests, other.requests)
+    assert torch.equal(one_fading, other_fading)
+    assert torch.equal(one_positions, other_positions)
+    assert not torch.equal(one.latency, other.latency)
+
+
+def test_another_seed_draws_otherwise_and_the_global_seed_is_left_alone():
+    state = torch.get_rng_state()
+    assert not torch.equal(play(0.7, "strict", 1)[0].requests, play(0.7, "strict", 2)[0].requests)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("slots", [0, 3, 5, 7])
+def test_a_saved_network_continues_bit_for_bit(slots):
+    def network_at(seed):
+        return EdgeNetwork(Scenario(), num_envs=2, generator=torch.Generator().manual_seed(seed))
+
+    def advance(network, count):
+        latencies = []
+        for _ in range(count):
+            if network.frame_over:
+                network.begin_frame(fill_caches(network.scenario, torch.ones(2, 2, 10)))
+            latencies.append(network.step(decide(network, 0.3)).latency)
+        return latencies
+
+    original = network_at(1)
+    advance(original, slots)
+    saved = original.state_dict()
+    expected = advance(original, 9)
+    restored = network_at(2)
+    restored.load_state_dict(saved)
+    assert all(torch.equal(a, b) for a, b in zip(advance(restored, 9), expected))
+    assert torch.equal(restored.caching_observation(), original.caching_observation())
+    assert torch.equal(restored.offloading_observation(), original.offloading_observation())
+    assert (restored.slot, restored.decision) == (original.slot, original.decision)
+    again = network_at(3)  # what was saved did not move with the networks
+    again.load_state_dict(saved)
+    assert torch.equal(advance(again, 1)[0], expected[0])
+
+
+def test_a_state_of_another_size_is_refused():
+    network = EdgeNetwork(Scenario(), num_envs=2)
+    before = network.requests.clone()
+    with pytest.raises(ValueError, match=r"cache must have shape \[2, 2, 10\], got \[3, 2, 10\]"):
+        network.load_state_dict(EdgeNetwork(Scenario(), num_envs=3).state_dict())
+    assert torch.equal(network.requests, before)
+
+
+def test_an_episode_has_its_slots_and_decisions_and_starts_empty():
+    scenario = Scenario(decisions_per_episode=3, slots_per_decision=2)
+    network = EdgeNetwork(scenario, num_envs=2)
+    home = torch.tensor(scenario.homes()).expand(2, -1)
+    episode = run_episode(
+        network,
+        lambda n: torch.ones_like(n.cache),
+        lambda n: equal_shares(n.scenario, home, n.dtype),
+    )
+    assert episode.latency.shape == (6, 2, 30)
+    assert episode.cache.shape == (3, 2, 2, 10)
+    # 2 servers · 55 · 2000 MiB at 200 MiB/s, fetched once
+    torch.testing.assert_close(episode.switching, torch.tensor([[1100.0] * 2, [0.0] * 2, [0.0] * 2]))
+    assert episode.hit.all()
+    torch.testing.assert_close(episode.bandwidth_load, torch.ones(6, 2, 2))
+    network.reset()
+    assert not network.cache.any()
+    assert network.caching_observation()[:, :50].abs().sum() == 0
