@@ -1,0 +1,81 @@
+"""Policies to compare with, the best known decision and the bounds that bracket it."""
+
+from .best_known import (
+    best_known,
+    best_known_allocation,
+    best_known_policy,
+    best_targets,
+    coming_fading,
+    hindsight_policy,
+)
+from .caches import (
+    BestCaches,
+    Coverage,
+    best_caches,
+    coverage,
+    expected_latency,
+    maximal_contents,
+    optimal_coverage,
+)
+from .caching import (
+    CACHING_POLICIES,
+    LeastRecentlyUsed,
+    density_knapsack,
+    fixed_caches,
+    least_frequently_used,
+    no_caching,
+    popularity_first,
+    random_caching,
+    random_full_caches,
+)
+from .genetic import GeneticSearch, GeneticSettings
+from .lower_bound import Relaxation, lower_bound, relaxed_assignment
+from .offloading import (
+    OFFLOADING_POLICIES,
+    all_cloud,
+    home_equal,
+    least_loaded_equal,
+    least_loaded_sqrt,
+    random_offloading,
+)
+from .problem import OffloadingProblem, expected_fading, offloading_problem, square_root_shares
+
+__all__ = [
+    "CACHING_POLICIES",
+    "OFFLOADING_POLICIES",
+    "BestCaches",
+    "Coverage",
+    "GeneticSearch",
+    "GeneticSettings",
+    "LeastRecentlyUsed",
+    "OffloadingProblem",
+    "Relaxation",
+    "all_cloud",
+    "best_caches",
+    "best_known",
+    "best_known_allocation",
+    "best_known_policy",
+    "best_targets",
+    "coming_fading",
+    "coverage",
+    "density_knapsack",
+    "expected_fading",
+    "expected_latency",
+    "fixed_caches",
+    "hindsight_policy",
+    "home_equal",
+    "least_frequently_used",
+    "least_loaded_equal",
+    "least_loaded_sqrt",
+    "lower_bound",
+    "maximal_contents",
+    "no_caching",
+    "offloading_problem",
+    "optimal_coverage",
+    "popularity_first",
+    "random_caching",
+    "random_full_caches",
+    "random_offloading",
+    "relaxed_assignment",
+    "square_root_shares",
+]

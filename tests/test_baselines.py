@@ -1,0 +1,191 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from hadrl_lightning.baselines import (
+    CACHING_POLICIES,
+    OFFLOADING_POLICIES,
+    GeneticSearch,
+    GeneticSettings,
+    LeastRecentlyUsed,
+    all_cloud,
+    best_known_policy,
+    density_knapsack,
+    home_equal,
+    least_frequently_used,
+    least_loaded_equal,
+    least_loaded_sqrt,
+    popularity_first,
+    random_offloading,
+)
+from hadrl_lightning.scenario import GIB, Scenario
+from hadrl_lightning.simulator import EdgeNetwork, OffloadingPolicy, fill_caches, run_episode
+
+TIGHT = Scenario(cache_bytes=40 * GIB)
+SMALL = Scenario(cache_bytes=20 * GIB, num_users=6, decisions_per_episode=3, slots_per_decision=2)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def network_of(scenario: Scenario, num_envs: int = 3, seed: int = 0) -> EdgeNetwork:
+    return EdgeNetwork(scenario, num_envs=num_envs, generator=generator(seed))
+
+
+def services(cache: Tensor) -> list[int]:
+    """Ordinals 1...K of what one server holds."""
+    return [int(k) + 1 for k in cache.nonzero().squeeze(1)]
+
+
+def mean_latency(scenario: Scenario, caching: str, offloading: OffloadingPolicy, num_envs: int = 2) -> float:
+    network = network_of(scenario, num_envs)
+    policy = CACHING_POLICIES[caching](scenario, generator(1))
+    return float(run_episode(network, policy, offloading).latency.sum(dim=2).mean())
+
+
+@pytest.mark.parametrize("offloading", OFFLOADING_POLICIES)
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_every_offloading_policy_plays_an_episode_and_repeats_it(offloading: str, physics: str) -> None:
+    def latency() -> Tensor:
+        network = EdgeNetwork(SMALL, physics, num_envs=2, generator=generator())  # type: ignore[arg-type]
+        caching = CACHING_POLICIES["density"](SMALL, generator())
+        policy = OFFLOADING_POLICIES[offloading](SMALL, generator(1))
+        return run_episode(network, caching, policy).latency
+
+    first = latency()
+    assert torch.isfinite(first).all()
+    assert torch.equal(first, latency())
+
+
+@pytest.mark.parametrize("caching", CACHING_POLICIES)
+def test_every_caching_policy_gives_feasible_caches_and_repeats_them(caching: str) -> None:
+    def cache() -> Tensor:
+        policy = CACHING_POLICIES[caching](SMALL, generator(1))
+        return run_episode(network_of(SMALL), policy, home_equal).cache
+
+    assert torch.equal(cache(), cache())
+
+
+@pytest.mark.parametrize(
+    "offloading", ["all_cloud", "home_equal", "least_loaded_equal", "best_known", "random"]
+)
+def test_strict_shares_of_every_server_with_users_sum_to_one(offloading: str) -> None:
+    scenario = replace(TIGHT, decisions_per_episode=2)
+    policy = OFFLOADING_POLICIES[offloading](scenario, generator())
+    caching = CACHING_POLICIES["random"](scenario, generator())
+    episode = run_episode(network_of(scenario), caching, policy)
+    for load in (episode.bandwidth_load, episode.compute_load):
+        torch.testing.assert_close(load[load > 0], torch.ones_like(load[load > 0]))
+
+
+def test_popularity_first_fills_the_cache_from_the_most_popular_service_down() -> None:
+    # 32 GiB hold ordinals summing up to 16 (2000 MiB each). Service 1 has 0.034 + 0.243 = 0.277, then 10, 9, ...:
+    # 1, 10 (sum 11), then 5 fits (16).
+    network = network_of(TIGHT)
+    cache = popularity_first(network)
+    assert services(cache[0, 0]) == [1, 5, 10]
+    assert torch.equal(cache[0, 0], cache[2, 1])
+
+
+def test_density_prefers_what_is_popular_for_its_size() -> None:
+    # popularity / ordinal: 1: .277, 10: .0212, 2: .0183, 9: .0135, 3: .0134, 8: .0110, 4: .0112, ...
+    # 1, 10, 2 (sum 13), 9 no, 3 (16)
+    assert services(density_knapsack(network_of(TIGHT))[0, 0]) == [1, 2, 3, 10]
+
+
+def test_lfu_holds_what_was_asked_most_and_nothing_at_first() -> None:
+    network = network_of(TIGHT)
+    assert not least_frequently_used(network).any()
+    network.state.request_counts[0, [2, 9, 4]] = torch.tensor([5.0, 7.0, 6.0])
+    # by count: 10 (10), 5 (15), 3 would be 18 > 16
+    assert services(least_frequently_used(network)[0, 0]) == [5, 10]
+
+
+def test_lru_prefers_the_last_frame_to_the_one_before() -> None:
+    network, policy = network_of(TIGHT), LeastRecentlyUsed()
+    assert not policy(network).any()
+    network.decision = 1
+    network.state.request_counts[0, [9, 4]] = torch.tensor([50.0, 1.0])
+    assert services(policy(network)[0, 0]) == [5, 10]
+    network.decision = 2
+    network.state.request_counts[0, [7]] += 1
+    # 8 was asked in the last frame; of the frame before, 10 does not fit beside it, 5 does
+    assert services(policy(network)[0, 0]) == [5, 8]
+
+
+def test_lru_forgets_at_the_start_of_an_episode() -> None:
+    policy = LeastRecentlyUsed()
+    first = run_episode(network_of(SMALL, seed=1), policy, home_equal).cache
+    run_episode(network_of(SMALL, seed=2), policy, home_equal)
+    assert torch.equal(first, run_episode(network_of(SMALL, seed=1), policy, home_equal).cache)
+    assert not first[0].any()
+
+
+def test_all_cloud_misses_wherever_a_server_lacks_the_service() -> None:
+    network = network_of(TIGHT, num_envs=20)
+    network.begin_frame(fill_caches(TIGHT, torch.rand(20, 2, 10, generator=generator(5))))
+    everywhere = network.cache.all(dim=1).gather(1, network.requests)
+    assert torch.equal(network.step(all_cloud(network)).hit, everywhere)
+
+
+def test_least_loaded_hits_whenever_a_server_holds_the_service_and_balances_the_users() -> None:
+    network = network_of(TIGHT, num_envs=20)
+    network.begin_frame(fill_caches(TIGHT, torch.rand(20, 2, 10, generator=generator(5))))
+    somewhere = network.cache.any(dim=1).gather(1, network.requests)
+    assert torch.equal(network.step(least_loaded_equal(network)).hit, somewhere)
+    full = network_of(Scenario())
+    full.begin_frame(torch.ones(3, 2, 10, dtype=torch.bool))
+    assert (least_loaded_equal(full).server.sum(dim=1) == 15).all()
+
+
+def test_a_server_of_twice_the_compute_takes_twice_the_users() -> None:
+    scenario = Scenario(compute_hz=(20e9, 40e9))
+    network = network_of(scenario)
+    network.begin_frame(torch.ones(3, 2, 10, dtype=torch.bool))
+    assert (least_loaded_equal(network).server.sum(dim=1) == 20).all()
+
+
+def test_the_policies_stand_in_the_known_order_where_caches_are_tight() -> None:
+    ordered: list[OffloadingPolicy] = [
+        best_known_policy,
+        least_loaded_sqrt,
+        least_loaded_equal,
+        home_equal,
+        random_offloading(generator(3)),
+        all_cloud,
+    ]
+    latency = [mean_latency(TIGHT, "random_full", policy) for policy in ordered]
+    assert latency == sorted(latency)
+
+
+def test_with_everything_cached_the_levels_are_the_measured_ones() -> None:
+    # spec: random 39.9, home server with equal shares 23.8, best known 19.6; 400 slots here
+    assert mean_latency(Scenario(), "popularity", random_offloading(generator(3)), 8) == pytest.approx(
+        39.9, rel=0.02
+    )
+    assert mean_latency(Scenario(), "popularity", home_equal, 8) == pytest.approx(23.8, rel=0.02)
+    assert mean_latency(Scenario(), "popularity", best_known_policy, 8) == pytest.approx(19.7, rel=0.02)
+
+
+def test_the_genetic_algorithm_improves_with_its_budget() -> None:
+    short = replace(TIGHT, decisions_per_episode=1)
+
+    def latency(generations: int) -> float:
+        settings = GeneticSettings(population=24, generations=generations)
+        return mean_latency(short, "hit_optimal", GeneticSearch(generator(2), settings))
+
+    few, many, best = latency(1), latency(30), mean_latency(short, "hit_optimal", best_known_policy)
+    assert best <= many < 0.9 * few
+    assert many < 1.15 * best
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("population", 1), ("generations", 0), ("elites", 64), ("mutation_rate", 1.5), ("mutation_std", 0.0)],
+)
+def test_a_wrong_genetic_setting_is_named(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be .* got"):
+        GeneticSettings(**{field: value})  # type: ignore[arg-type]

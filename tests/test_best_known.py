@@ -1,0 +1,315 @@
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hadrl_lightning.baselines import (
+    best_caches,
+    best_known,
+    best_known_allocation,
+    best_known_policy,
+    best_targets,
+    caches,
+    coming_fading,
+    coverage,
+    expected_fading,
+    hindsight_policy,
+    lower_bound,
+    maximal_contents,
+    offloading_problem,
+    optimal_coverage,
+    relaxed_assignment,
+    square_root_shares,
+)
+from hadrl_lightning.baselines.lower_bound import simplex_projection
+from hadrl_lightning.baselines.problem import OffloadingProblem, summed_latency
+from hadrl_lightning.scenario import GIB, KIB, Scenario
+from hadrl_lightning.simulator import (
+    Allocation,
+    EdgeNetwork,
+    equal_shares,
+    fill_caches,
+    serve,
+    spectral_efficiency,
+)
+from hadrl_lightning.simulator.radio import rayleigh
+
+ES5 = Scenario(num_servers=5, num_users=40, input_step_bytes=500 * KIB, compute_hz=20e9, cache_bytes=40 * GIB)
+Slot = tuple[Scenario, Tensor, Tensor, Tensor, Tensor]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def draw_slots(scenario: Scenario, batch: int, seed: int = 0) -> Slot:
+    """Random full caches, requests, positions and fading, float64."""
+    source = generator(seed)
+    network = EdgeNetwork(scenario, num_envs=batch, generator=source, dtype=torch.float64)
+    shape = (batch, scenario.num_servers, scenario.num_services)
+    cache = fill_caches(scenario, torch.rand(shape, generator=source, dtype=torch.float64))
+    fading = rayleigh((batch, scenario.num_users), source, torch.device("cpu"), torch.float64)
+    return scenario, cache, network.requests, network.positions, fading
+
+
+def tiny_scenario(servers: int, users: int, cache_gib: float = 20.0, compute_hz: float = 5e9) -> Scenario:
+    """Few users on little compute, of different size on every server, so that targets matter."""
+    compute = tuple(compute_hz * (1 + 0.4 * s) for s in range(servers))
+    bandwidth = tuple(20e6 * (2 - 0.3 * s) for s in range(servers))
+    return Scenario(
+        num_servers=servers,
+        num_users=users,
+        cache_bytes=cache_gib * GIB,
+        compute_hz=compute,
+        bandwidth_hz=bandwidth,
+    )
+
+
+def exhaustive_latency(slots: Slot) -> Tensor:
+    """Least summed latency over all S^U targets with square-root shares, each judged by `serve`, [B]."""
+    scenario, cache, requests, positions, fading = slots
+    problem = offloading_problem(*slots)
+    best = torch.full((cache.shape[0],), math.inf, dtype=torch.float64)
+    for choice in itertools.product(range(scenario.num_servers), repeat=scenario.num_users):
+        target = torch.tensor(choice).expand(cache.shape[0], -1)
+        allocation = square_root_shares(problem, target, torch.float64)
+        service = serve(scenario, cache, requests, positions, fading, allocation)
+        best = torch.minimum(best, service.latency.sum(dim=1))
+    return best
+
+
+@pytest.mark.parametrize(
+    ("servers", "users", "cache_gib"), [(2, 6, 20), (2, 5, 200), (3, 5, 20), (3, 4, 200)]
+)
+def test_the_exhaustive_optimum_lies_between_lower_bound_and_best_known(
+    servers: int, users: int, cache_gib: float
+) -> None:
+    slots = draw_slots(tiny_scenario(servers, users, cache_gib), batch=40)
+    optimum = exhaustive_latency(slots)
+    found = best_known(*slots).latency.sum(dim=1)
+    bound = lower_bound(*slots)
+    assert (bound <= optimum * (1 + 1e-9)).all()
+    assert (found >= optimum * (1 - 1e-9)).all()
+    assert (found <= optimum * 1.02).all()
+    assert ((found / optimum).mean() - 1) < 1e-3
+
+
+def test_two_equal_users_of_two_equal_servers_part_ways() -> None:
+    # roots 1 on both servers: together (1 + 1)^2 = 4 for radio and for edge, 8 s; apart 1 + 1 for each, 4 s
+    problem = OffloadingProblem(
+        torch.ones(1, 2, 2).double(), torch.ones(1, 2, 2).double(), torch.zeros(1, 2, 2).double()
+    )
+    assert summed_latency(problem, torch.tensor([[0, 0]])).item() == 8
+    target = best_targets(problem)
+    assert target[0, 0] != target[0, 1]
+    assert summed_latency(problem, target).item() == 4
+    assert relaxed_assignment(problem).bound.item() == pytest.approx(4)
+
+
+def test_a_user_goes_to_the_cloud_where_the_edge_is_slower_than_the_cloud() -> None:
+    # server 0 holds both services: 3^2 = 9 s each alone, 36 s together; a miss at server 1 costs 10 s, radio is free
+    problem = OffloadingProblem(
+        torch.zeros(1, 2, 2).double(),
+        torch.tensor([[[3.0, 0.0], [3.0, 0.0]]]).double(),
+        torch.tensor([[[0.0, 10.0], [0.0, 10.0]]]).double(),
+    )
+    target = best_targets(problem)
+    assert sorted(target[0].tolist()) == [0, 1]
+    assert summed_latency(problem, target).item() == 19
+
+
+def test_square_root_shares_cost_what_the_closed_form_says() -> None:
+    slots = draw_slots(ES5, batch=20)
+    problem = offloading_problem(*slots)
+    target = torch.randint(5, (20, 40), generator=generator(1))
+    allocation = square_root_shares(problem, target, torch.float64)
+    service = serve(*slots, allocation)
+    torch.testing.assert_close(service.latency.sum(dim=1), summed_latency(problem, target))
+    torch.testing.assert_close(service.bandwidth_load, torch.ones(20, 5, dtype=torch.float64))
+    torch.testing.assert_close(service.compute_load, torch.ones(20, 5, dtype=torch.float64))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_no_other_shares_beat_the_square_root_shares(seed: int) -> None:
+    slots = draw_slots(tiny_scenario(2, 6), batch=4, seed=seed)
+    problem = offloading_problem(*slots)
+    target = torch.randint(2, (4, 6), generator=generator(seed))
+    shares = square_root_shares(problem, target, torch.float64)
+    noise = [torch.rand(4, 6, generator=generator(seed + n), dtype=torch.float64) + 0.5 for n in (1, 2)]
+    onehot = torch.nn.functional.one_hot(target, 2).double()
+
+    def normalised(weight: Tensor) -> Tensor:
+        return weight / (onehot @ (onehot.transpose(1, 2) @ weight.unsqueeze(2))).squeeze(2)
+
+    other = Allocation(
+        target,
+        normalised(shares.bandwidth_share * noise[0]),
+        normalised(shares.compute_share * noise[1]),
+    )
+    best, worse = (serve(*slots, allocation).latency.sum(dim=1) for allocation in (shares, other))
+    assert (best <= worse * (1 + 1e-9)).all()
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000), servers=st.integers(1, 4), users=st.integers(1, 12))
+def test_the_lower_bound_is_below_every_decision(seed: int, servers: int, users: int) -> None:
+    slots = draw_slots(tiny_scenario(servers, users), batch=8, seed=seed)
+    bound = lower_bound(*slots)
+    target = torch.randint(servers, (8, users), generator=generator(seed))
+    latency = serve(*slots, equal_shares(slots[0], target, torch.float64)).latency.sum(dim=1)
+    assert (bound > 0).all()
+    assert (bound <= latency * (1 + 1e-9)).all()
+    assert (bound <= best_known(*slots).latency.sum(dim=1) * (1 + 1e-9)).all()
+
+
+def test_the_bound_of_any_fractional_assignment_holds_after_any_number_of_iterations() -> None:
+    slots = draw_slots(tiny_scenario(3, 5), batch=20)
+    problem, optimum = offloading_problem(*slots), exhaustive_latency(slots)
+    for iterations in (1, 3, 10, 100):
+        relaxed = relaxed_assignment(problem, max_iterations=iterations, tolerance=0.0)
+        assert (relaxed.bound <= optimum * (1 + 1e-9)).all()
+        assert (relaxed.bound <= relaxed.value * (1 + 1e-9)).all()
+
+
+@pytest.mark.parametrize("cache_gib", [20, 40, 200])
+def test_best_known_is_within_a_percent_of_the_lower_bound_in_the_published_size(cache_gib: float) -> None:
+    slots = draw_slots(replace(ES5, cache_bytes=cache_gib * GIB), batch=30)
+    found, bound = best_known(*slots).latency.sum(dim=1), lower_bound(*slots)
+    assert (found <= bound * 1.02).all()
+    assert found.mean() <= bound.mean() * 1.002
+
+
+def test_best_known_does_not_depend_on_the_batch_or_on_the_order_of_users() -> None:
+    scenario, cache, requests, positions, fading = draw_slots(ES5, batch=6)
+    whole = best_known(scenario, cache, requests, positions, fading).latency.sum(dim=1)
+    alone = best_known(scenario, cache[2:3], requests[2:3], positions[2:3], fading[2:3]).latency.sum(dim=1)
+    torch.testing.assert_close(alone, whole[2:3])
+    # within a cell users can change places: users 0-7 share server 0
+    order = torch.cat([torch.arange(7, -1, -1), torch.arange(8, 40)])
+    swapped = best_known(scenario, cache, requests[:, order], positions[:, order], fading[:, order])
+    torch.testing.assert_close(swapped.latency.sum(dim=1), whole, rtol=5e-3, atol=0)
+
+
+def test_simplex_projection_of_a_hand_worked_point() -> None:
+    # (0.5, 0.9, -1) -> support {0, 1}, threshold (1.4 - 1) / 2 = 0.2
+    point = torch.tensor([[[0.5, 0.9, -1.0]]])
+    torch.testing.assert_close(simplex_projection(point), torch.tensor([[[0.3, 0.7, 0.0]]]))
+    inside = torch.tensor([[[0.2, 0.3, 0.5]]])
+    torch.testing.assert_close(simplex_projection(inside), inside)
+
+
+def test_the_expected_fading_gives_the_mean_of_the_inverse_efficiency() -> None:
+    scenario = Scenario(num_users=4)
+    positions = torch.tensor([[[100.0, 1.0], [100.0, 30.0], [200.0, 100.0], [1000.0, 50.0]]]).double()
+    at_mean = 1 / spectral_efficiency(scenario, positions, expected_fading(scenario, positions))
+    many = 400_000
+    fading = rayleigh((many, 4), generator(), torch.device("cpu"), torch.float64)
+    sampled = (1 / spectral_efficiency(scenario, positions.expand(many, -1, -1), fading)).mean(dim=0)
+    torch.testing.assert_close(at_mean[0], sampled, rtol=2e-3, atol=0)
+
+
+def test_single_precision_positions_give_single_precision_decisions() -> None:
+    scenario, cache, requests, positions, fading = draw_slots(Scenario(), batch=3)
+    allocation = best_known_allocation(scenario, cache, requests, positions.float())
+    assert allocation.bandwidth_share.dtype == torch.float32
+    service = best_known(scenario, cache, requests, positions.float(), fading.float())
+    assert service.latency.dtype == torch.float32
+
+
+def test_the_coming_fading_is_what_the_network_draws_and_looking_at_it_changes_nothing() -> None:
+    network = EdgeNetwork(ES5, num_envs=5, generator=generator(3))
+    network.begin_frame(fill_caches(ES5, torch.ones(5, 5, 10)))
+    fading = coming_fading(network)
+    torch.testing.assert_close(coming_fading(network), fading)
+    foreseen = best_known(ES5, network.cache, network.requests, network.positions, fading)
+    served = network.step(hindsight_policy(network))
+    torch.testing.assert_close(served.latency, foreseen.latency)
+
+
+def test_on_the_mean_over_fading_no_plan_beats_the_best_known_policy_by_more_than_its_gap() -> None:
+    scenario = tiny_scenario(2, 5)
+    network = EdgeNetwork(scenario, num_envs=30, generator=generator(), dtype=torch.float64)
+    network.begin_frame(fill_caches(scenario, torch.rand(30, 2, 10, generator=generator(1))))
+    fading = expected_fading(scenario, network.positions)
+    state = scenario, network.cache, network.requests, network.positions, fading
+    planned = serve(*state, best_known_policy(network)).latency.sum(dim=1)
+    optimum = exhaustive_latency(state)
+    assert (planned >= optimum * (1 - 1e-9)).all()
+    assert planned.mean() <= optimum.mean() * 1.001
+
+
+# Caches ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scenario", "ratio"), [(Scenario(cache_bytes=40 * GIB), 0.758), (ES5, 1.0), (Scenario(), 1)]
+)
+def test_the_optimal_coverage_is_the_known_one(scenario: Scenario, ratio: float) -> None:
+    best = optimal_coverage(scenario)
+    assert best.hit_ratio == pytest.approx(ratio, abs=5e-4)
+    assert coverage(scenario, best.cache.unsqueeze(0)).item() == pytest.approx(best.hit_ratio)
+    used = best.cache.double() @ torch.tensor(scenario.storage_bits, dtype=torch.float64)
+    assert (used <= torch.tensor(scenario.usable_cache_bits, dtype=torch.float64)).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_optimal_coverage_is_that_of_exhaustive_search(seed: int) -> None:
+    weights = tuple((torch.rand(6, generator=generator(seed)) + 0.05).tolist())
+    sizes = tuple(((torch.rand(6, generator=generator(seed + 9)) + 0.2) * 10 * GIB).tolist())
+    scenario = Scenario(
+        num_services=6,
+        popularity=weights,
+        storage_bytes=sizes,
+        cache_bytes=(12 * GIB, 20 * GIB),
+    )
+    first, second = (maximal_contents(scenario, server) for server in (0, 1))
+    pairs = (first.unsqueeze(1) | second.unsqueeze(0)).double()
+    best = (pairs @ torch.tensor(scenario.popularity_vector, dtype=torch.float64)).max()
+    assert optimal_coverage(scenario).hit_ratio == pytest.approx(best.item())
+
+
+def test_maximal_contents_of_three_services() -> None:
+    # room for 0.8 * 5 = 4 GiB; storage 1, 2, 3 GiB: {1, 2} and {1, 3} are maximal, {2, 3} does not fit
+    scenario = Scenario(
+        num_services=3,
+        popularity=(1.0, 1.0, 1.0),
+        storage_bytes=(1 * GIB, 2 * GIB, 3 * GIB),
+        cache_bytes=5 * GIB,
+    )
+    found = {tuple(row) for row in maximal_contents(scenario, 0).int().tolist()}
+    assert found == {(1, 1, 0), (1, 0, 1)}
+
+
+def test_too_many_services_to_list_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_services must be at most 16"):
+        maximal_contents(Scenario(num_services=17, popularity="zipf"), 0)
+
+
+def test_the_best_caches_are_no_worse_than_those_of_optimal_coverage_and_random_ones() -> None:
+    scenario = Scenario(cache_bytes=20 * GIB)
+    best = best_caches(scenario, generator(), num_slots=24)
+    assert best.exact
+    network = EdgeNetwork(scenario, num_envs=24, generator=generator())
+    others = fill_caches(scenario, torch.rand(30, 2, 10, generator=generator(1)))
+    others = torch.cat([others, optimal_coverage(scenario).cache.unsqueeze(0)])
+    assert best.latency_s <= float(caches.expected_latency(network, others).min()) * 1.001
+
+
+def test_local_search_over_caches_comes_near_the_best_caches() -> None:
+    scenario = Scenario(cache_bytes=20 * GIB)
+    best = best_caches(scenario, generator(), num_slots=16)
+    searched = best_caches(scenario, generator(), num_slots=16, max_compared=1)
+    assert not searched.exact
+    assert best.latency_s * 0.999 <= searched.latency_s <= best.latency_s * 1.02
+
+
+def test_without_scipy_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "scipy", None)
+    with pytest.raises(ImportError, match=r"hadrl-lightning\[baselines\]"):
+        optimal_coverage(Scenario())
