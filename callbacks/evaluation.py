@@ -30,10 +30,11 @@ _COLUMNS = {
 class EpisodeEvaluation(Callback):
     """Judges episodes that the agent plays without exploration.
 
-    Validation logs `val/hit_ratio`, `val/latency` (summed over users, mean over slots, s), `val/latency_p95`, deadlines,
-    energy, switching cost, over-subscription and the rewards of both levels. Test logs the same as `test/...` and
-    shows a table with 95 % confidence intervals over episodes, beside reference policies on the same requests,
-    positions and fading. Predict writes the decisions: `decisions.csv`, one row a user and slot, and `caches.csv`.
+    Validation logs `val/hit_ratio`, `val/latency` (summed over users, mean over slots, s), `val/latency_p95`,
+    deadlines, energy, switching cost, over-subscription and the rewards of both levels. Test logs the same as
+    `test/...` and shows a table with 95 % confidence intervals over episodes, beside reference policies on the same
+    requests, positions and fading. Predict writes the decisions: `decisions.csv`, one row a user and slot, and
+    `caches.csv`.
 
     Args:
         references: whether test shows the reference policies.
@@ -116,7 +117,9 @@ class EpisodeEvaluation(Callback):
     def _show(self, trainer: Trainer, what: str) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        Console().print(result_table(f"{what}, mean ± 95 % confidence interval", [self._agent, *self._others.values()]))
+        Console().print(
+            result_table(f"{what}, mean ± 95 % confidence interval", [self._agent, *self._others.values()])
+        )
 
 
 class Scoreboard:
@@ -170,7 +173,7 @@ def reference_episodes(stream: EpisodeStream, index: int, agent: Episode) -> lis
 
 
 def result_table(title: str, boards: list[Scoreboard]) -> Table:
-    """One row a policy; the last column is the latency relative to the last row, the best known, if there are others."""
+    """One row a policy; where there are several, the last one is the yardstick that latencies are divided by."""
     table = Table(title=title, title_justify="left")
     table.add_column("policy", no_wrap=True)
     names = [name for name in _COLUMNS if name != "latency_p95" or len(boards) == 1]
@@ -184,7 +187,11 @@ def result_table(title: str, boards: list[Scoreboard]) -> Table:
         cells = []
         for name in names:
             half, form = board.half_width(name), _COLUMNS[name][1]
-            interval = "" if half is None or name not in ("hit_ratio", "latency", "on_time") else f" ± {form.format(half)}"
+            interval = (
+                ""
+                if half is None or name not in ("hit_ratio", "latency", "on_time")
+                else f" ± {form.format(half)}"
+            )
             cells.append(form.format(float(values[name])) + interval)
         if len(boards) > 1:
             cells.append(f"{float(values['latency']) / best:.3f}")

@@ -1,7 +1,6 @@
 """`CEMPlanning`: acts on the simulated networks at the start of every training epoch."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,7 +66,9 @@ class CEMPlanning(Callback):
                 raise ValueError(f"{name} must be at least 1, got {count}")
         self.seed_decisions = seed_decisions
         self.decisions_per_epoch = decisions_per_epoch
-        self.caching_noise = NoiseSchedule("caching_noise", caching_noise, caching_noise_decay, caching_noise_min)
+        self.caching_noise = NoiseSchedule(
+            "caching_noise", caching_noise, caching_noise_decay, caching_noise_min
+        )
         self.offloading_noise = NoiseSchedule(
             "offloading_noise", offloading_noise, offloading_noise_decay, offloading_noise_min
         )
@@ -85,7 +86,7 @@ class CEMPlanning(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect what this epoch learns from."""
         module, data = _parts(trainer, pl_module)
-        assert self._generator is not None and data.network is not None
+        assert self._generator is not None
         if self._restored is not None:
             states = self._restored
             if trainer.global_rank < len(states):

@@ -65,7 +65,7 @@ def _decision_rows(episode: Episode, first_episode: int) -> list[tuple[object, .
     ]
 
 
-def _cell(value: float) -> object:
+def _cell(value: int | float) -> object:
     return value if isinstance(value, int) else f"{value:.6g}"
 
 

@@ -28,6 +28,8 @@ _HOMES = {
     "information_gain": "planning",
     "DDPG": "agents",
     "HADRL": "agents",
+    "SetDDPG": "agents",
+    "SetWorldModel": "agents",
     "WorldModel": "agents",
     "best_known": "baselines",
     "CEMPlanning": "callbacks",
@@ -35,7 +37,7 @@ _HOMES = {
 }
 """The subpackage of every public name."""
 
-__all__ = sorted(_HOMES)  # noqa: PLE0605 (all are names of this module by __getattr__)
+__all__ = sorted(_HOMES)
 
 register_environments()
 

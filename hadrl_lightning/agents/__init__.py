@@ -2,6 +2,19 @@
 
 from .ddpg import DDPG, DDPGSettings
 from .hadrl import HADRL, CachingDecision
+from .set_ddpg import SetDDPG, SetDDPGSettings
+from .set_world_model import SetWorldModel, SetWorldModelSettings
 from .world_model import WorldModel, WorldModelSettings
 
-__all__ = ["DDPG", "HADRL", "CachingDecision", "DDPGSettings", "WorldModel", "WorldModelSettings"]
+__all__ = [
+    "DDPG",
+    "HADRL",
+    "CachingDecision",
+    "DDPGSettings",
+    "SetDDPG",
+    "SetDDPGSettings",
+    "SetWorldModel",
+    "SetWorldModelSettings",
+    "WorldModel",
+    "WorldModelSettings",
+]

@@ -133,6 +133,15 @@ class DDPG(LightningModule):
         """
         return self(observation)
 
+    @torch.no_grad()
+    def explore(
+        self, observation: Float[Tensor, "batch observation"], noise: float, generator: torch.Generator
+    ) -> Float[Tensor, "batch action"]:
+        """The decision plus Gaussian noise of standard deviation `noise`, clipped to [−1, 1], as published."""
+        action = self(observation)
+        drawn = torch.randn(action.shape, generator=generator, device=generator.device)
+        return (action + noise * drawn.to(action)).clamp(-1, 1)
+
     def decide(
         self, observation: Float[Tensor, "*rows observation"], actor: nn.Module, critic: nn.Module
     ) -> Float[Tensor, "*rows action"]:

@@ -1,8 +1,8 @@
 """`HADRL`: the two levels as one LightningModule."""
 
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,7 +27,12 @@ from ..simulator import (
     run_episode,
 )
 from .ddpg import DDPG, DDPGSettings
+from .set_ddpg import SetDDPG, SetDDPGSettings
+from .set_world_model import SetWorldModel, SetWorldModelSettings
 from .world_model import WorldModel, WorldModelSettings
+
+Level = Literal["flat", "set"]
+"""Kind of model: the published one over vectors, or the structured one over sets."""
 
 _INITIAL, _RESET, _PLAY = 0, 1, 2
 """Uses of the seed."""
@@ -49,11 +54,18 @@ class HADRL(LightningModule):
     policies. `CEMPlanning` collects for it, `EpisodeEvaluation` judges the episodes that it plays.
     Constructor defaults are the published table.
 
+    Each level has two kinds of model. `flat` is the published one, over vectors. `set` has the structure of the problem
+    in it: users, servers and services are sets, and the same weights act on any number of them.
+
     Args:
         scenario: constants of the network.
         physics: how actions are read: `strict` or `published`.
-        world_model: the fast level's ensemble.
-        ddpg: the slow level's agent.
+        fast_level: `flat` plans with `WorldModel`, `set` with `SetWorldModel`.
+        slow_level: `flat` caches with `DDPG`, `set` with `SetDDPG`.
+        world_model: settings of the fast level's flat model.
+        set_world_model: settings of the fast level's structured model.
+        ddpg: settings of the slow level's flat agent.
+        set_ddpg: settings of the slow level's structured agent.
         planner: the fast level's planner.
         reset_world_model: start the world model anew before each learning step, as published; else go on training it.
         seed: of the initial weights, of their resets, and of plans outside training.
@@ -63,8 +75,12 @@ class HADRL(LightningModule):
         self,
         scenario: Scenario = Scenario(),  # noqa: B008 (frozen)
         physics: Physics = "strict",
+        fast_level: Level = "flat",
+        slow_level: Level = "flat",
         world_model: WorldModelSettings = WorldModelSettings(),  # noqa: B008 (frozen)
+        set_world_model: SetWorldModelSettings = SetWorldModelSettings(),  # noqa: B008 (frozen)
         ddpg: DDPGSettings = DDPGSettings(),  # noqa: B008 (frozen)
+        set_ddpg: SetDDPGSettings = SetDDPGSettings(),  # noqa: B008 (frozen)
         planner: PlannerSettings = PlannerSettings(),  # noqa: B008 (frozen)
         reset_world_model: bool = True,
         seed: int = 0,
@@ -75,16 +91,33 @@ class HADRL(LightningModule):
         self.physics: Physics = physics
         self.reset_world_model = reset_world_model
         self.seed = seed
+        self.settings: dict[str, Any] = {
+            "scenario": scenario,
+            "physics": physics,
+            "fast_level": fast_level,
+            "slow_level": slow_level,
+            "world_model": world_model,
+            "set_world_model": set_world_model,
+            "ddpg": ddpg,
+            "set_ddpg": set_ddpg,
+            "planner": planner,
+            "reset_world_model": reset_world_model,
+            "seed": seed,
+        }
+        """The arguments by name."""
         generator = make_generator("cpu", seed, _INITIAL)
-        self.world_model = WorldModel(
-            scenario.offloading_observation_size,
-            scenario.offloading_action_size,
-            world_model,
-            generator=generator,
-        )
-        self.ddpg = DDPG(
-            scenario.caching_observation_size, scenario.caching_action_size, ddpg, generator=generator
-        )
+        self.world_model: WorldModel | SetWorldModel
+        if fast_level == "set":
+            sizes = (scenario.num_servers, scenario.num_services)
+            self.world_model = SetWorldModel(*sizes, set_world_model, generator=generator)
+        else:
+            sizes = (scenario.offloading_observation_size, scenario.offloading_action_size)
+            self.world_model = WorldModel(*sizes, world_model, generator=generator)
+        if slow_level == "set":
+            self.ddpg: DDPG = SetDDPG(scenario, set_ddpg, generator=generator)
+        else:
+            sizes = (scenario.caching_observation_size, scenario.caching_action_size)
+            self.ddpg = DDPG(*sizes, ddpg, generator=generator)
         self.planner = self.make_planner(planner)
 
     @property
@@ -114,16 +147,19 @@ class HADRL(LightningModule):
         warm_start: Plan | None = None,
     ) -> Plan:
         """Plan the coming slot of every network with the present world model."""
-        return planner.plan(self.world_model, observation, generator, warm_start, float(self.world_model.best_reward))
+        return planner.plan(
+            self.world_model, observation, generator, warm_start, float(self.world_model.best_reward)
+        )
 
     def decide_caching(
         self, network: EdgeNetwork, noise: float = 0.0, generator: torch.Generator | None = None
     ) -> CachingDecision:
-        """The caching agent's decision for every network, with Gaussian noise of the given standard deviation."""
-        action = self.ddpg.act(network.caching_observation()).float()
-        if noise > 0:
-            drawn = torch.randn(action.shape, generator=generator, device=action.device)
-            action = (action + noise * drawn).clamp(-1, 1)
+        """The caching agent's decision for every network; with a generator it explores with noise of the given size."""
+        observation = network.caching_observation()
+        if generator is None:
+            action = self.ddpg.act(observation).float()
+        else:
+            action = self.ddpg.explore(observation, noise, generator).float()
         return CachingDecision(action, decode_caching(self.scenario, action, network.cache, self.physics))
 
     def policies(self, seed: int | None = None) -> tuple[CachingPolicy, OffloadingPolicy]:
@@ -179,7 +215,14 @@ class HADRL(LightningModule):
             update = self.ddpg.update(caching, actor_optimizer, critic_optimizer, self.manual_backward)
             _append(losses, "ddpg", update._asdict())
         for name, values in losses.items():
-            self.log(f"train/{name}", torch.stack(values).mean(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            self.log(
+                f"train/{name}",
+                torch.stack(values).mean(),
+                on_step=False,
+                on_epoch=True,
+                batch_size=1,
+                sync_dist=True,
+            )
 
     def configure_optimizers(self) -> Any:
         """World model, actor, critic, in this order."""
@@ -193,27 +236,33 @@ class HADRL(LightningModule):
     # Checkpoints ---------------------------------------------------------------------------------------------------
 
     def settings_dict(self) -> dict[str, Any]:
-        """All settings as plain values; `HADRL.from_settings` makes an untrained copy of the agent from them."""
+        """All settings as plain values, from which `from_settings` makes an untrained copy of the agent."""
         return {
-            "scenario": self.scenario.to_dict(),
-            "physics": self.physics,
-            "world_model": asdict(self.world_model.settings),
-            "ddpg": asdict(self.ddpg.settings),
-            "planner": asdict(self.planner.settings),
-            "reset_world_model": self.reset_world_model,
-            "seed": self.seed,
+            name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+            for name, value in self.settings.items()
         }
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> "HADRL":
         """An untrained agent with the settings of `settings_dict`."""
-        parts = {
-            "scenario": Scenario.from_dict,
-            "world_model": lambda fields: WorldModelSettings(**fields),
-            "ddpg": lambda fields: DDPGSettings(**fields),
-            "planner": lambda fields: PlannerSettings(**fields),
-        }
-        return cls(**{name: parts.get(name, lambda value: value)(value) for name, value in settings.items()})
+        return cls(
+            **{name: _PARTS[name](**value) if name in _PARTS else value for name, value in settings.items()}
+        )
+
+    def for_scenario(self, scenario: Scenario) -> "HADRL":
+        """A copy with the same weights for another network; other sizes need structured models at both levels.
+
+        Raises:
+            HadrlError: the weights don't fit.
+        """
+        other = HADRL(**{**self.settings, "scenario": scenario})
+        try:
+            other.load_state_dict(self.state_dict())
+        except RuntimeError as error:
+            raise HadrlError(
+                "scenario must have the sizes the agent was trained on: it has flat models"
+            ) from error
+        return other.to(self.device).train(self.training)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> "HADRL":
@@ -237,3 +286,14 @@ class HADRL(LightningModule):
 def _append(losses: dict[str, list[Tensor]], prefix: str, values: dict[str, Tensor]) -> None:
     for name, value in values.items():
         losses.setdefault(f"{prefix}/{name}", []).append(value.detach().float())
+
+
+_PARTS: dict[str, Any] = {
+    "scenario": Scenario,
+    "world_model": WorldModelSettings,
+    "set_world_model": SetWorldModelSettings,
+    "ddpg": DDPGSettings,
+    "set_ddpg": SetDDPGSettings,
+    "planner": PlannerSettings,
+}
+"""The settings that are dataclasses."""

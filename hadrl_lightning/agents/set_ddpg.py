@@ -1,0 +1,271 @@
+"""The structured caching agent: DDPG that knows a cache is a set of services on a set of servers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim import Optimizer
+
+from ..data.transitions import CachingTransitions
+from ..nn.cache_encoder import SetActor, SetCritic
+from ..nn.normaliser import RunningNormaliser
+from ..scenario import Scenario
+from ..simulator import fill_caches, make_generator
+from .ddpg import DDPG, DDPGLosses, DDPGSettings
+
+_DECIDE, _LEARN = 0, 1
+"""Uses of the seed."""
+MUTATION_RATES = (0.05, 0.1, 0.2, 0.4)
+"""Parts of the (server, service) pairs that a proposal disturbs; proposals take turns."""
+MUTATION_SCALE = 2.5
+"""Standard deviation of the disturbance of a pair, whose wish lies in [−1, 1]."""
+TIE_SCALE = 0.1
+"""Standard deviation of what is added to all pairs, so that the order among equal wishes is free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetDDPGSettings(DDPGSettings):
+    """Settings of the structured caching agent."""
+
+    discount: float = 0.0
+    """Weight of the next decision's value; 0 or more and below 1. What a cache earns does not depend on the caches before
+    it, but for the switching cost, so 0 learns fastest."""
+
+    target_rate: float = 0.02
+    """Share by which the target networks follow the trained ones each update; above 0, at most 1. Decisions are made by
+    the target critic, whose weights are an average over the last 1 / `target_rate` updates."""
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of the critic's network of a service; each at least 1."""
+
+    actor_width: int = 32
+    """Width of the actor's layers; at least 1."""
+
+    num_proposals: int = 64
+    """Caches that are compared in a round of a decision; at least 1 (1: the actor decides alone)."""
+
+    proposal_rounds: int = 6
+    """Rounds of proposals: first around the actor's action, then each around the best so far; at least 1."""
+
+    explore_rounds: int = 2
+    """The same while experience is collected; at least 1."""
+
+    use_actor: bool = True
+    """Start from the actor's action; else from nothing."""
+
+    actor_rows: int = 16
+    """Observations of a batch for which better caches than the actor's are sought, to teach it; at least 1."""
+
+    seed: int = 0
+    """Of the proposals made without a generator; at least 0."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("actor_width", "num_proposals", "proposal_rounds", "explore_rounds", "actor_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be at least 0, got {self.seed}")
+
+
+class SetDDPG(DDPG):
+    """DDPG with the structure of the caching problem in it. It departs from the published one as follows.
+
+    The critic learns from the caches that were executed, not from the raw actions, and sees coverage and copies of each
+    service (`SetCritic`). A decision is the target critic's best of many feasible caches: the actor's, the one held now,
+    and disturbed ones. The actor (`SetActor`) learns by cross-entropy to make the decision that this search ends with,
+    in place of following the critic's slope, which knows nothing of what fits. Rewards are normalised by their running
+    mean and standard deviation, so any caching reward will do.
+
+    Weights do not depend on the number of users, servers or services: `for_scenario` takes them to another network.
+    Everything is deterministic: draws come from the given generator, else from one seeded by `settings.seed`; in the
+    latter case they are the same for every row, so a row's decision does not depend on the rows beside it.
+
+    Args:
+        scenario: gives S, K, storage and usable caches, which decoding a decision needs anyway.
+        settings: hyper-parameters.
+        generator: source of the initial parameters; None: the global one.
+    """
+
+    settings: SetDDPGSettings
+    actor: SetActor
+    critic: SetCritic
+    num_updates: Int64[Tensor, ""]
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        settings: SetDDPGSettings = SetDDPGSettings(),
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        sizes = (scenario.storage_bits, scenario.usable_cache_bits)
+        super().__init__(
+            scenario.caching_observation_size,
+            scenario.caching_action_size,
+            settings,
+            actor=SetActor(*sizes, settings.actor_width, generator),
+            critic=SetCritic(*sizes, settings.hidden_sizes, generator),
+        )
+        self.scenario = scenario
+        self.rewards = RunningNormaliser(1)
+        self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+
+    def for_scenario(self, scenario: Scenario) -> "SetDDPG":
+        """A copy with the same weights for another network; any number of users, servers and services."""
+        other = SetDDPG(scenario, self.settings, generator=torch.Generator().manual_seed(0))
+        other.load_state_dict(self.state_dict())
+        return other.to(self.device).train(self.training)
+
+    # Deciding ------------------------------------------------------------------------------------------------------
+
+    def forward(self, observation: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """The decision without exploration, 1 where a service is to be held and −1 elsewhere (see `act`)."""
+        if observation.ndim == 0 or observation.shape[-1] != self.observation_size:
+            found = list(observation.shape)
+            raise ValueError(f"observation must have shape [..., {self.observation_size}], got {found}")
+        return self.decide(observation, self.actor, self.target_critic)
+
+    @torch.no_grad()
+    def explore(
+        self, observation: Float[Tensor, "batch observation"], noise: float, generator: torch.Generator
+    ) -> Float[Tensor, "batch action"]:
+        """The decision with Gaussian noise of the given standard deviation on its ±1, made feasible and filled up again.
+
+        Returns:
+            1 where a service is held and −1 elsewhere: `decode_caching` gives this very cache.
+        """
+        rounds = self.settings.explore_rounds
+        best = self._search(observation, self.actor, self.target_critic, generator, rounds=rounds)
+        if noise > 0:
+            drawn = _normal(best.shape, generator, observation)
+            best = fill_caches(self.scenario, _as_action(best, observation) + noise * drawn)
+        return _as_action(best, observation).flatten(-2)
+
+    @torch.no_grad()
+    def decide(
+        self,
+        observation: Float[Tensor, "*rows observation"],
+        actor: nn.Module,
+        critic: nn.Module,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "*rows action"]:
+        """The best cache found by the critic around the actor's action, 1 where held and −1 elsewhere."""
+        rows = observation.reshape(-1, self.observation_size)
+        action = _as_action(self._search(rows, actor, critic, generator), observation)
+        return action.reshape(*observation.shape[:-1], self.action_size)
+
+    def propose(
+        self,
+        wish: Float[Tensor, "batch server service"],
+        num_proposals: int,
+        generator: torch.Generator | None = None,
+    ) -> Bool[Tensor, "batch proposal server service"]:
+        """Feasible caches around a wish in [−1, 1]: the first one follows it exactly, the others disturb some pairs.
+
+        Every cache is filled in falling order of the wish while services fit.
+        """
+        shared = generator is None
+        generator = make_generator(wish.device, self.settings.seed, _DECIDE) if generator is None else generator
+        shape = (1 if shared else len(wish), num_proposals, *wish.shape[1:])
+        drawn = _normal(shape, generator, wish)
+        picked = torch.rand(shape, generator=generator, device=generator.device).to(wish.device)
+        rates = [MUTATION_RATES[index % len(MUTATION_RATES)] for index in range(num_proposals)]
+        disturbed = picked < wish.new_tensor(rates)[:, None, None]
+        noise = drawn * torch.where(disturbed, MUTATION_SCALE, TIE_SCALE)
+        noise[:, 0] = 0
+        priority = wish.unsqueeze(1) + noise
+        return fill_caches(self.scenario, priority.flatten(0, 1)).view(priority.shape)
+
+    @torch.no_grad()
+    def _search(
+        self,
+        observation: Float[Tensor, "batch observation"],
+        actor: nn.Module,
+        critic: nn.Module,
+        generator: torch.Generator | None,
+        num_proposals: int | None = None,
+        rounds: int | None = None,
+    ) -> Bool[Tensor, "batch server service"]:
+        num_proposals = num_proposals or self.settings.num_proposals
+        shape = (len(observation), self.scenario.num_servers, self.scenario.num_services)
+        wish = observation.new_zeros(shape)
+        if self.settings.use_actor or num_proposals == 1:
+            wish = actor(observation).to(observation.dtype).view(shape)
+        if num_proposals == 1:
+            return fill_caches(self.scenario, wish)
+        best = fill_caches(self.scenario, *_held(observation, shape))
+        for _ in range(rounds or self.settings.proposal_rounds):
+            caches = torch.cat((self.propose(wish, num_proposals, generator), best.unsqueeze(1)), dim=1)
+            flat = caches.flatten(2).to(observation.dtype)
+            seen = observation.unsqueeze(1).expand(-1, flat.shape[1], -1)
+            value = critic(seen, flat).float().nan_to_num(nan=-inf)
+            best = caches[torch.arange(len(caches), device=caches.device), value.argmax(dim=1)]
+            wish = _as_action(best, observation)
+        return best
+
+    # Learning ------------------------------------------------------------------------------------------------------
+
+    def executed(self, batch: CachingTransitions) -> Float[Tensor, "batch action"]:
+        """The cache that was executed."""
+        return batch.cache
+
+    @torch.no_grad()
+    def target_value(self, batch: CachingTransitions) -> Float[Tensor, " batch"]:
+        """Normalised r + discount·Q′(s′, c′), c′ the best of a few caches around the target actor's, by the target critic."""
+        reward = self.rewards.normalise(batch.reward.unsqueeze(-1)).squeeze(-1)
+        discount = self.settings.discount
+        if discount == 0:
+            return reward
+        few = max(1, self.settings.num_proposals // 8)
+        cache = self._search(
+            batch.next_observation, self.target_actor, self.target_critic, self._learn_generator(), few, 1
+        )
+        following = self.target_critic(batch.next_observation, cache.flatten(1).to(reward.dtype))
+        return reward + discount * following
+
+    def actor_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
+        """Cross-entropy between the actor's wishes and the caches that a search around them finds."""
+        observation = batch.observation[: self.settings.actor_rows]
+        better = self._search(
+            observation, self.actor, self.target_critic, self._learn_generator(), rounds=1
+        )
+        return binary_cross_entropy_with_logits(
+            2 * self.actor.logits(observation), better.flatten(1).to(observation.dtype)
+        )
+
+    def update(
+        self,
+        batch: CachingTransitions,
+        actor_optimizer: Optimizer | LightningOptimizer,
+        critic_optimizer: Optimizer | LightningOptimizer,
+        backward: Callable[[Tensor], None],
+    ) -> DDPGLosses:
+        """One gradient update of critic, actor and target networks (see `DDPG.update`)."""
+        self.rewards.update(batch.reward.unsqueeze(-1))
+        losses = super().update(batch, actor_optimizer, critic_optimizer, backward)
+        self.num_updates += 1
+        return losses
+
+    def _learn_generator(self) -> torch.Generator:
+        return make_generator(self.device, self.settings.seed, _LEARN, int(self.num_updates))
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    drawn = torch.randn(shape, generator=generator, device=generator.device)
+    return drawn.to(like.device, like.dtype)
+
+
+def _as_action(cache: Tensor, like: Tensor) -> Tensor:
+    return cache.to(like.dtype) * 2 - 1
+
+
+def _held(observation: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    """Priority and wish of holding on to what is cached now."""
+    held = observation[:, : shape[1] * shape[2]].view(shape)
+    return held, held > 0.5

@@ -1,0 +1,365 @@
+"""The structured world model of the offloading level: users as tokens, outcomes as latencies."""
+
+from dataclasses import dataclass
+from math import inf, log
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hadrl_lightning.agents.transition_model import DecayingAdam, TransitionModel
+from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.nn.ensemble import gaussian_nll
+from hadrl_lightning.nn.normaliser import RunningNormaliser
+from hadrl_lightning.nn.set_encoder import (
+    SERVER_FEATURES,
+    TOKEN_FEATURES,
+    USER_FEATURES,
+    Observed,
+    SetChange,
+    SharedResources,
+    compressed,
+    read_observation,
+    write_observation,
+)
+from hadrl_lightning.planning.model import Prediction
+
+REWARD_NUMERATOR = 1e4
+"""The fast level's reward is this over the latency summed over users."""
+MIN_LATENCY_S = 1e-6
+"""Measured latencies count as at least this, so that their logarithm is finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetWorldModelSettings:
+    """Settings of the structured world model; one set for all scenarios."""
+
+    ensemble_size: int = 5
+    """Networks in the ensemble; at least 1."""
+
+    hidden_size: int = 32
+    """Width of the two hidden layers that describe a user at a server; at least 1."""
+
+    weight_size: int = 16
+    """Width of the hidden layer of the weights by which users share a resource; at least 1."""
+
+    num_resources: int = 3
+    """Resources that the users of a server share; at least 1."""
+
+    num_common_resources: int = 0
+    """Resources that all users share, whatever their server; 0 or more."""
+
+    learning_rate: float = 2e-2
+    """Adam's learning rate at its largest; above 0."""
+
+    decay_steps: float | None = 300.0
+    """Steps, after the first 100, in which the learning rate falls to half, to a third in as many again, and so on;
+    above 0. None: it stays, from the first step on."""
+
+    adam_epsilon: float = 1e-8
+    """Adam's epsilon; above 0."""
+
+    grad_clip_norm: float = 10.0
+    """Norm that the gradient of all parameters together is clipped to; above 0."""
+
+    change_weight: float = 0.1
+    """Weight of the likelihood of the next observation beside that of the latencies; 0 leaves it unlearnt, which does
+    for plans of one slot."""
+
+    def __post_init__(self) -> None:
+        for name in ("ensemble_size", "hidden_size", "weight_size", "num_resources"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_common_resources < 0:
+            raise ValueError(f"num_common_resources must be at least 0, got {self.num_common_resources}")
+        for name in ("learning_rate", "adam_epsilon", "grad_clip_norm"):
+            if not 0 < getattr(self, name) < inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
+        if self.decay_steps is not None and not 0 < self.decay_steps < inf:
+            raise ValueError(f"decay_steps must be above 0 and finite, got {self.decay_steps}")
+        if not 0 <= self.change_weight < inf:
+            raise ValueError(f"change_weight must be at least 0 and finite, got {self.change_weight}")
+
+
+class SetWorldModelLoss(NamedTuple):
+    """Losses of one batch. Only `total` carries a gradient worth following; the others are detached."""
+
+    total: Float[Tensor, ""]
+    """latency + change_weight · change."""
+
+    latency: Float[Tensor, ""]
+    """Gaussian negative log-likelihood of the users' log latencies, mean over batch and users, sum over members."""
+
+    change: Float[Tensor, ""]
+    """The same of the normalised changes of the users' and servers' numbers."""
+
+    latency_error: Float[Tensor, ""]
+    """Root mean squared error of the log latency: about the relative error of a latency."""
+
+
+class SetRolloutState(NamedTuple):
+    """Where the rows of a plan are. The step to the next observation is only made when it is asked for."""
+
+    observation: Float[Tensor, "members_or_1 rows_or_networks observation"]
+    num_candidates: int
+    """Rows that share one observation in turn."""
+    action: Float[Tensor, "1 rows action"] | None
+    """The action whose effect on the observation is still to come."""
+    description: Float[Tensor, "members tokens description"]
+    """Of every (row or network, user, server)."""
+
+
+class SetWorldModel(TransitionModel):
+    """Predicts every user's latency, and the next observation, from observation and action: an ensemble over users.
+
+    The outcome of a slot is what the network measures anyway: each user's latency. `Prediction.mean` and `log_var` are
+    of the users' *log latencies* in ln s (latency: a log-normal), and the reward is derived from them. What is built in
+    is structure only: users are exchangeable, so are servers, and users share what they use together (see
+    `SharedResources`). The same weights act on any number of users and servers.
+
+    Trains alone with a plain `Trainer` on a loader of `OffloadingTransitions`, `[b, …]` for all members or `[members,
+    b, …]`, or as a child of `HADRL`, which calls `observe` and `loss`; only the root module logs. Is a `PlanningModel`.
+
+    Args:
+        num_servers: S, to read observations and actions.
+        num_services: K, to read observations.
+        settings: hyper-parameters.
+        generator: source of the initial parameters; None: the global one.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    def __init__(
+        self,
+        num_servers: int,
+        num_services: int,
+        settings: SetWorldModelSettings = SetWorldModelSettings(),
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (("num_servers", num_servers), ("num_services", num_services)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        self.num_servers = num_servers
+        self.num_services = num_services
+        self.settings = settings
+        self.resources = SharedResources(
+            settings.ensemble_size,
+            settings.hidden_size,
+            settings.weight_size,
+            settings.num_resources,
+            settings.num_common_resources,
+            generator,
+        )
+        self.change = SetChange(settings.ensemble_size, settings.weight_size, generator=generator)
+        self.user_normaliser = RunningNormaliser(USER_FEATURES)
+        self.server_normaliser = RunningNormaliser(SERVER_FEATURES)
+        self.user_change_normaliser = RunningNormaliser(USER_FEATURES)
+        self.server_change_normaliser = RunningNormaliser(SERVER_FEATURES)
+        self.latency_normaliser = RunningNormaliser(1)
+
+    @property
+    def num_members(self) -> int:
+        """Members of the ensemble held here."""
+        return len(self.resources.demand.weight)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew; what was observed (normalisers, best reward) stays. Optimisers are the caller's."""
+        self.resources.reset_parameters(generator)
+        self.change.reset_parameters(generator)
+
+    # --- what was seen -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def observe(self, transitions: OffloadingTransitions, synchronise: bool = True) -> None:
+        """Takes transitions, `[…, n, …]`, into the normalisers and the best reward seen; each transition once.
+
+        Args:
+            transitions: new ones only: what was observed before still counts.
+            synchronise: combine with what the other ranks of `torch.distributed` bring; every rank then has to call.
+
+        Raises:
+            ValueError: wrong sizes, or values that are not finite.
+        """
+        before, after = self._read(transitions.observation), self._read(transitions.next_observation)
+        latency = transitions.latency.clamp(min=MIN_LATENCY_S).log()
+        self.user_normaliser.update(compressed(before.user), synchronise)
+        self.server_normaliser.update(compressed(before.server), synchronise)
+        self.user_change_normaliser.update(after.user - before.user, synchronise)
+        self.server_change_normaliser.update(after.server - before.server, synchronise)
+        self.latency_normaliser.update(latency[..., None], synchronise)
+        self.keep_best_reward(transitions.reward, synchronise)
+
+    # --- learning ------------------------------------------------------------------------------------------------
+
+    def loss(self, transitions: OffloadingTransitions) -> SetWorldModelLoss:
+        """Negative log-likelihood of what was measured, constants left out.
+
+        Args:
+            transitions: fields `[b, …]`, the same for all members, or `[members, b, …]`.
+
+        Raises:
+            ValueError: fields of other shapes.
+        """
+        batch = self._by_member(transitions)
+        before = self._read(batch.observation)
+        target, share = self._read_action(batch.action)
+        token = self._tokens_at(before, target)
+        measured = batch.latency.clamp(min=MIN_LATENCY_S).log()
+
+        description = self.resources.describe(token.flatten(1, 2))
+        mean, log_var = self.resources.combine(description, share.flatten(1, 2), target, self.num_servers)
+        mean = mean + self._latency_offset(mean)
+        latency = gaussian_nll(mean, log_var, measured).mean(dim=(1, 2)).sum()
+        change = latency.new_zeros(())
+        if self.settings.change_weight > 0:
+            change = self._change_loss(batch, before, token, share, target)
+        with torch.no_grad():
+            error = (mean - measured).square().mean().sqrt()
+        total = latency + self.settings.change_weight * change
+        return SetWorldModelLoss(total, latency.detach(), change.detach(), error)
+
+    def _change_loss(
+        self, batch: OffloadingTransitions, before: Observed, token: Tensor, share: Tensor, target: Tensor
+    ) -> Float[Tensor, ""]:
+        after = self._read(batch.next_observation)
+        predicted = self.change(token, share, self._normal_server(before), target)
+        user = self.user_change_normaliser.normalise(after.user - before.user)
+        server = self.server_change_normaliser.normalise(after.server - before.server)
+        user_loss = gaussian_nll(predicted[0], predicted[1], user).mean(dim=(1, 2, 3)).sum()
+        return user_loss + gaussian_nll(predicted[2], predicted[3], server).mean(dim=(1, 2, 3)).sum()
+
+    def _by_member(self, transitions: OffloadingTransitions) -> OffloadingTransitions:
+        """Fields `[members, b, …]`, or `[1, b, …]` for a batch that all members share."""
+        lead, num_users = list(transitions.reward.shape), transitions.latency.shape[-1]
+        fixed = self.num_servers * (self.num_services + SERVER_FEATURES)
+        size = fixed + USER_FEATURES * num_users
+        expected = {
+            "observation": size,
+            "action": 3 * num_users,
+            "next_observation": size,
+            "latency": num_users,
+        }
+        members = [] if len(lead) == 1 else [self.num_members]
+        for name, numbers in expected.items():
+            found = list(getattr(transitions, name).shape)
+            if len(lead) not in (1, 2) or lead[:-1] != members or found != [*lead, numbers]:
+                raise ValueError(
+                    f"transitions must have shape [b, …] or [{self.num_members}, b, …] with {name} [{numbers}] for "
+                    f"{num_users} users, got {name} {found}, reward {lead}"
+                )
+        return transitions if members else OffloadingTransitions(*(field[None] for field in transitions))
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def _read(self, observation: Float[Tensor, "*rows observation"]) -> Observed:
+        return read_observation(observation, self.num_servers, self.num_services)
+
+    def _read_action(self, action: Float[Tensor, "*rows action"]) -> tuple[Tensor, Tensor]:
+        """Target server [.., U] and the two share actions [.., U, 2]."""
+        target, *shares = action.clamp(-1, 1).chunk(3, dim=-1)
+        server = ((target + 1) * (self.num_servers / 2)).nan_to_num(0).long().clamp(0, self.num_servers - 1)
+        return server, torch.stack(shares, dim=-1)
+
+    def _normal_user(self, observed: Observed) -> Float[Tensor, "*rows user 3"]:
+        return self.user_normaliser.normalise(compressed(observed.user))
+
+    def _normal_server(self, observed: Observed) -> Float[Tensor, "*rows server 3"]:
+        return self.server_normaliser.normalise(compressed(observed.server))
+
+    def _tokens(self, observed: Observed) -> Float[Tensor, "*rows user server 7"]:
+        """Every user at every server."""
+        shape = observed.holds.shape
+        user = self._normal_user(observed).unsqueeze(-2).expand(*shape, USER_FEATURES)
+        server = self._normal_server(observed).unsqueeze(-3).expand(*shape, SERVER_FEATURES)
+        return torch.cat((user, server, observed.holds.unsqueeze(-1) - 0.5), dim=-1)
+
+    def _tokens_at(
+        self, observed: Observed, target: Int[Tensor, "*rows user"]
+    ) -> Float[Tensor, "*rows user 7"]:
+        """Every user at its target server."""
+        index = target[..., None, None].expand(*target.shape, 1, TOKEN_FEATURES)
+        return self._tokens(observed).gather(-2, index).squeeze(-2)
+
+    def _latency_offset(self, like: Tensor) -> Tensor:
+        """The mean log latency seen, so that the networks start near what they have to predict."""
+        return self.latency_normaliser.mean.to(like.dtype)
+
+    # --- planning ------------------------------------------------------------------------------------------------
+
+    def start(
+        self,
+        observation: Float[Tensor, "networks observation"],
+        num_candidates: int,
+        members: Int[Tensor, " m"] | None = None,
+    ) -> SetRolloutState:
+        """The state of `num_candidates` rows for every network, network-major."""
+        return self._arrive(observation[None], num_candidates, members)
+
+    def _arrive(
+        self, observation: Tensor, num_candidates: int, members: Int[Tensor, " m"] | None
+    ) -> SetRolloutState:
+        token = self._tokens(self._read(observation)).flatten(1, 3)
+        return SetRolloutState(observation, num_candidates, None, self.resources.describe(token, members))
+
+    def step(
+        self,
+        state: SetRolloutState,
+        action: Float[Tensor, "rows action"],
+        members: Int[Tensor, " m"] | None = None,
+    ) -> tuple[Prediction, SetRolloutState]:
+        """What the members (None: all) predict of the actions in the state, and where each gets to."""
+        if state.action is not None:
+            state = self._arrive(self._next_observation(state, members), 1, members)
+        target, share = self._read_action(action)
+        rows, num_users = target.shape
+        start = torch.arange(rows, device=action.device).div(state.num_candidates, rounding_mode="floor")
+        user = torch.arange(num_users, device=action.device)
+        index = (start[:, None] * num_users + user) * self.num_servers + target
+        description = state.description.index_select(1, index.flatten())
+        mean, log_var = self.resources.combine(
+            description, share.flatten(0, 1)[None], target[None], self.num_servers, members
+        )
+        mean = mean + self._latency_offset(mean)
+        return Prediction(mean, log_var, *derived_reward(mean, log_var)), state._replace(action=action[None])
+
+    def _next_observation(
+        self, state: SetRolloutState, members: Int[Tensor, " m"] | None
+    ) -> Float[Tensor, "m rows observation"]:
+        """Each member's own trajectory: observation + mean change, the cache bits as they are."""
+        assert state.action is not None
+        before = state.observation.repeat_interleave(state.num_candidates, dim=1)
+        observed = self._read(before)
+        target, share = self._read_action(state.action)
+        target = target.expand(len(before), -1, -1)
+        token = self._tokens_at(observed, target)
+        change = self.change(
+            token, share.expand(len(before), -1, -1, -1), self._normal_server(observed), target, members
+        )
+        user = observed.user + self.user_change_normaliser.denormalise(change[0])
+        server = observed.server + self.server_change_normaliser.denormalise(change[2])
+        return write_observation(before.expand(len(user), -1, -1), user, server)
+
+    def configure_optimizers(self) -> Any:
+        """Adam over all parameters, its rate falling with the steps taken."""
+        settings = self.settings
+        return DecayingAdam(
+            self.parameters(),
+            settings.learning_rate,
+            settings.decay_steps,
+            epsilon=settings.adam_epsilon,
+        )
+
+
+def derived_reward(
+    mean: Float[Tensor, "member rows user"], log_var: Float[Tensor, "member rows user"]
+) -> tuple[Float[Tensor, "member rows"], Float[Tensor, "member rows"]]:
+    """Mean and log-variance of 10⁴ / Σ latency from log-normal latencies, to first order in the relative variance."""
+    var = log_var.exp()
+    latency = (mean + 0.5 * var).exp()
+    total = latency.sum(dim=-1)
+    log_total_var = (latency.square() * var.expm1()).sum(dim=-1).log()
+    return REWARD_NUMERATOR / total, 2 * log(REWARD_NUMERATOR) + log_total_var - 4 * total.log()

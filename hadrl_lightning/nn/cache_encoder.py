@@ -1,0 +1,157 @@
+"""Actor and critic over sets of servers and services: the same weights for any number of both.
+
+The critic sees a decision service by service: whether any server holds it (coverage) and how many do (copies), beside
+what is known of the service. It does not change when servers or services change places. The actor decides for every
+(server, service) from the pair's own numbers and their means over servers, services and all pairs; a code of the
+server's index is the one thing that tells servers with equal caches apart, since equal servers should hold different
+services.
+"""
+
+from collections.abc import Sequence
+from math import tau
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hadrl_lightning.nn.actor_critic import multilayer_perceptron
+
+SERVICE_FEATURES = 7
+"""Numbers of a service that the critic sees."""
+PAIR_FEATURES = 8
+"""Numbers of a (server, service) pair that the actor sees."""
+GOLDEN_RATIO = (5**0.5 - 1) / 2
+COPIES_SCALE = 4.0
+
+
+class CachingObservation(NamedTuple):
+    """A caching observation taken apart (layout of `simulator.caching_observation`)."""
+
+    cache: Float[Tensor, "*rows server service"]
+    """1 where the server holds the service."""
+
+    demand: Float[Tensor, "*rows service"]
+    """`strict`: the service's share of the episode's requests; all 0 at its start."""
+
+    hits: Float[Tensor, "*rows server service"]
+    """`strict`: the pair's share of the episode's hits."""
+
+    remaining: Float[Tensor, "*rows server"]
+    """Remaining cache, 10⁹ bit."""
+
+
+def read_caching_observation(
+    observation: Float[Tensor, "*rows observation"], num_servers: int, num_services: int
+) -> CachingObservation:
+    """Takes a caching observation of K(1 + 2S) + S numbers apart."""
+    pairs = num_servers * num_services
+    cache, demand, hits, remaining = observation.split([pairs, num_services, pairs, num_servers], dim=-1)
+    shape = (num_servers, num_services)
+    return CachingObservation(cache.unflatten(-1, shape), demand, hits.unflatten(-1, shape), remaining)
+
+
+class _CacheNetwork(nn.Module):
+    """What actor and critic share: the sizes of servers and services, which are no weights and are not saved.
+
+    Args:
+        storage: storage of each service, `[K]`, in any unit.
+        capacity: usable cache of each server, `[S]`, in the same unit.
+    """
+
+    size: Float[Tensor, " service"]
+    fill: Float[Tensor, "server service"]
+
+    def __init__(self, storage: Sequence[float], capacity: Sequence[float]) -> None:
+        super().__init__()
+        self.num_servers, self.num_services = len(capacity), len(storage)
+        sizes = torch.tensor(storage, dtype=torch.float64)
+        fill = sizes / torch.tensor(capacity, dtype=torch.float64)[:, None]
+        self.register_buffer("size", (sizes / sizes.mean() / 2).float(), persistent=False)
+        self.register_buffer("fill", fill.clamp(max=2).float(), persistent=False)
+
+    def read(self, observation: Float[Tensor, "*rows observation"]) -> CachingObservation:
+        """The observation with shares scaled to be about ½ where all are equal."""
+        cache, demand, hits, remaining = read_caching_observation(
+            observation, self.num_servers, self.num_services
+        )
+        half = self.num_services / 2
+        return CachingObservation(cache, demand * half, hits * half * self.num_servers, remaining)
+
+
+class SetCritic(_CacheNetwork):
+    """Value of a cache = Σ over services of a network of [demand, size, start of episode, coverage, copies, fetched].
+
+    Coverage is 1 − Π_s (1 − c_sk), copies Σ_s c_sk (both also as a share of the servers), fetched Σ_s c_sk (1 − held).
+    """
+
+    def __init__(
+        self,
+        storage: Sequence[float],
+        capacity: Sequence[float],
+        hidden_sizes: Sequence[int] = (64, 64),
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(storage, capacity)
+        self.layers = multilayer_perceptron((SERVICE_FEATURES, *hidden_sizes, 1), generator)
+
+    def forward(
+        self, observation: Float[Tensor, "*rows observation"], action: Float[Tensor, "*rows action"]
+    ) -> Float[Tensor, "*rows"]:
+        """The value of each row's cache (1 where held, else 0; server-major) at its observation."""
+        seen = self.read(observation)
+        held = action.unflatten(-1, (self.num_servers, self.num_services))
+        copies = held.sum(dim=-2)
+        start = (seen.demand.sum(dim=-1, keepdim=True) == 0).to(copies.dtype)
+        features = (
+            seen.demand,
+            self.size.to(copies.dtype).expand_as(copies),
+            start.expand_as(copies),
+            1 - (1 - held).prod(dim=-2),
+            copies / COPIES_SCALE,
+            copies / self.num_servers,
+            (held * (1 - seen.cache)).sum(dim=-2) / COPIES_SCALE,
+        )
+        return self.layers(torch.stack(features, dim=-1)).sum(dim=(-2, -1))
+
+
+class SetActor(_CacheNetwork):
+    """How much each server should hold each service: pairs are encoded, averaged over servers, services and all, decoded."""
+
+    code: Float[Tensor, "server 2"]
+
+    def __init__(
+        self,
+        storage: Sequence[float],
+        capacity: Sequence[float],
+        width: int = 32,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(storage, capacity)
+        angle = torch.arange(self.num_servers) * (GOLDEN_RATIO * tau)
+        self.register_buffer("code", torch.stack((angle.cos(), angle.sin()), dim=-1), persistent=False)
+        self.encoder = multilayer_perceptron((PAIR_FEATURES, width, width), generator)
+        self.decoder = multilayer_perceptron((4 * width, width, 1), generator)
+
+    def logits(self, observation: Float[Tensor, "*rows observation"]) -> Float[Tensor, "*rows action"]:
+        """Half the log-odds that the pair is held, server-major."""
+        seen = self.read(observation)
+        like = seen.cache
+        start = (seen.demand.sum(dim=-1) == 0).to(like.dtype)
+        features = (
+            like,
+            seen.demand.unsqueeze(-2),
+            seen.hits,
+            self.size.to(like.dtype),
+            self.fill.to(like.dtype),
+            start[..., None, None],
+            self.code[:, :1].to(like.dtype),
+            self.code[:, 1:].to(like.dtype),
+        )
+        pair = self.encoder(torch.stack([feature.expand_as(like) for feature in features], dim=-1))
+        means = [pair.mean(dim=dims, keepdim=True).expand_as(pair) for dims in (-3, -2, (-3, -2))]
+        return self.decoder(torch.cat((pair, *means), dim=-1)).squeeze(-1).flatten(-2)
+
+    def forward(self, observation: Float[Tensor, "*rows observation"]) -> Float[Tensor, "*rows action"]:
+        """The action in [−1, 1] for each row, server-major."""
+        return torch.tanh(self.logits(observation))

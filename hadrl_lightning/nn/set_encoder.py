@@ -1,0 +1,260 @@
+"""A network over sets of users who share servers: permutation-equivariant, the same weights for any number of both.
+
+Every user is a token. What it gets is its demand against its *share* of what it uses together with others, and a share
+is a user's weight over the weights pooled over those it shares with (the users of its server, or all users). Demands
+and weights are learnt: nothing here knows a formula, a constant or a unit of the network that it models.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from hadrl_lightning.nn.ensemble import EnsembleLinear, Members, bounded
+
+USER_FEATURES = 3
+"""Numbers of a user in an offloading observation: service, input, cycles."""
+SERVER_FEATURES = 3
+"""Numbers of a server: remaining cache, bandwidth, compute."""
+TOKEN_FEATURES = USER_FEATURES + SERVER_FEATURES + 1
+"""A user's numbers, those of a server, and whether that server holds the user's service."""
+
+LOG_VAR_RANGE = (-11.0, 1.0)
+"""Bounds of the log-variance of each part of a latency, relative to the part."""
+LOG_DEMAND_BOUND = 12.0
+LOG_WEIGHT_BOUND = 8.0
+"""Learnt logarithms are squashed into ± these, so that no sum overflows."""
+
+
+class Observed(NamedTuple):
+    """An offloading observation taken apart."""
+
+    user: Float[Tensor, "*rows user 3"]
+    """Requested service (1 … K), input, cycles."""
+
+    server: Float[Tensor, "*rows server 3"]
+    """Remaining cache, bandwidth, compute."""
+
+    holds: Float[Tensor, "*rows user server"]
+    """1 where the server holds the service that the user asks for, else 0."""
+
+
+def read_observation(
+    observation: Float[Tensor, "*rows observation"], num_servers: int, num_services: int
+) -> Observed:
+    """Takes an offloading observation apart; the number of users follows from its length.
+
+    Raises:
+        ValueError: no number of users gives this length.
+    """
+    fixed = num_servers * (num_services + SERVER_FEATURES)
+    size = observation.shape[-1]
+    if size <= fixed or (size - fixed) % USER_FEATURES:
+        raise ValueError(
+            f"observation must have {fixed} + {USER_FEATURES} numbers per user for {num_servers} servers and "
+            f"{num_services} services, got {size}"
+        )
+    cache, server, user = observation.split(
+        [num_servers * num_services, SERVER_FEATURES * num_servers, size - fixed], dim=-1
+    )
+    user = user.unflatten(-1, (USER_FEATURES, -1)).transpose(-1, -2)
+    server = server.unflatten(-1, (SERVER_FEATURES, num_servers)).transpose(-1, -2)
+    service = user[..., 0].round().nan_to_num(1).clamp(1, num_services).long() - 1
+    cache = cache.unflatten(-1, (num_servers, num_services)).transpose(-1, -2)
+    index = service.unsqueeze(-1).expand(*service.shape, num_servers)
+    return Observed(user, server, cache.gather(-2, index))
+
+
+def write_observation(
+    before: Float[Tensor, "*rows observation"],
+    user: Float[Tensor, "*rows user 3"],
+    server: Float[Tensor, "*rows server 3"],
+) -> Float[Tensor, "*rows observation"]:
+    """The observation with the users' and servers' numbers replaced and the cache bits of `before`."""
+    cache = before[
+        ..., : before.shape[-1] - USER_FEATURES * user.shape[-2] - SERVER_FEATURES * server.shape[-2]
+    ]
+    parts = (cache, server.transpose(-1, -2).flatten(-2), user.transpose(-1, -2).flatten(-2))
+    return torch.cat(parts, dim=-1)
+
+
+def compressed(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """sign(x)·ln(1 + |x|): sizes over several orders of magnitude become comparable, also outside the seen range."""
+    return value.sign() * value.abs().log1p()
+
+
+class SharedResources(nn.Module):
+    """Each user's log latency (a Gaussian) from its token, its action and the weights of those it shares with.
+
+    latency = demand_0 + Σ_r demand_r · (pooled weight_r / own weight_r), all of them exponentials of small networks:
+    demands of the token, weights of token and action. Resources r are pooled over the users of the same server (sums)
+    or, the last `num_common`, over all users (means, so that more users alone change nothing). The variance of the
+    logarithm is that of a sum of independent parts, each with a learnt relative variance.
+
+    Only the weights depend on the shares asked for, so the demands of every (user, server) pair are computed once per
+    plan (`describe`) and looked up for each candidate (`combine`).
+
+    Args:
+        num_members: networks in the ensemble.
+        hidden_size: width of the two hidden layers of the demands.
+        weight_size: width of the hidden layer of the weights.
+        num_resources: resources pooled per server.
+        num_common: resources pooled over all users.
+        generator: source of the initial weights; None: PyTorch's global one.
+    """
+
+    def __init__(
+        self,
+        num_members: int,
+        hidden_size: int = 32,
+        weight_size: int = 16,
+        num_resources: int = 3,
+        num_common: int = 0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_resources = num_resources
+        self.num_common = num_common
+        self.weight_size = weight_size
+        parts = num_resources + num_common + 1
+        self.token = nn.ModuleList(
+            [
+                EnsembleLinear(num_members, TOKEN_FEATURES, hidden_size, generator),
+                EnsembleLinear(num_members, hidden_size, hidden_size, generator),
+            ]
+        )
+        self.demand = EnsembleLinear(num_members, hidden_size, 2 * parts, generator)
+        self.weight_token = EnsembleLinear(num_members, TOKEN_FEATURES, weight_size, generator)
+        self.weight_action = EnsembleLinear(num_members, 2, weight_size, generator)
+        self.weight = EnsembleLinear(num_members, weight_size, parts - 1, generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew."""
+        layers = (*self.token, self.demand, self.weight_token, self.weight_action, self.weight)
+        for layer in layers:
+            layer.reset_parameters(generator)
+
+    def describe(
+        self, token: Float[Tensor, "m_or_1 tokens 7"], members: Members = None
+    ) -> Float[Tensor, "m tokens description"]:
+        """What does not depend on the shares asked for: demands, relative variances, the weights' first layer."""
+        num_members = len(self.demand.weight) if members is None else len(members)
+        token = token.expand(num_members, -1, -1)
+        value = token
+        for layer in self.token:
+            value = silu(layer(value, members))
+        demand, variance = self.demand(value, members).chunk(2, dim=-1)
+        demand = LOG_DEMAND_BOUND * torch.tanh(demand / LOG_DEMAND_BOUND)
+        parts = (demand.exp(), bounded(variance, *LOG_VAR_RANGE).exp(), self.weight_token(token, members))
+        return torch.cat(parts, dim=-1)
+
+    def combine(
+        self,
+        description: Float[Tensor, "m tokens description"],
+        share: Float[Tensor, "m_or_1 tokens 2"],
+        target: Int[Tensor, "m_or_1 rows user"],
+        num_servers: int,
+        members: Members = None,
+    ) -> tuple[Float[Tensor, "m rows user"], Float[Tensor, "m rows user"]]:
+        """Mean and log-variance of each user's log latency (up to the constant that the caller adds).
+
+        Args:
+            description: of each user at its target server, tokens = rows × users.
+            share: the two share actions of each user.
+            target: its server.
+            num_servers: S.
+            members: the m members to evaluate; None: all.
+        """
+        num_members, num_tokens, _ = description.shape
+        parts = self.num_resources + self.num_common + 1
+        demand, variance, first = description.split([parts, parts, self.weight_size], dim=-1)
+        weight_action, bias = self.weight_action.select(members)
+        value = silu(torch.baddbmm(first, share.expand(num_members, -1, -1), weight_action).add_(bias))
+        matrix, bias = self.weight.select(members)
+        log_weight = torch.baddbmm(bias.transpose(1, 2), matrix.transpose(1, 2), value.transpose(1, 2))
+        weight = (LOG_WEIGHT_BOUND * torch.tanh(log_weight / LOG_WEIGHT_BOUND)).exp()
+        total, squares = demand[..., parts - 1], None
+        squares = total.square() * variance[..., parts - 1]
+        for r in range(parts - 1):
+            pool = pool_per_server if r < self.num_resources else pool_over_all
+            own = weight[:, r].view(num_members, *target.shape[1:])
+            part = demand[..., r] * (pool(own, target, num_servers) / own).view(num_members, num_tokens)
+            total = total + part
+            squares = squares + part.square() * variance[..., r]
+        shape = (num_members, *target.shape[1:])
+        return total.log().view(shape), (squares.log() - 2 * total.log()).view(shape)
+
+
+def pool_per_server(
+    value: Float[Tensor, "m rows user"], target: Int[Tensor, "m_or_1 rows user"], num_servers: int
+) -> Float[Tensor, "m rows user"]:
+    """For each user the sum of the values of all users of its server, its own included."""
+    target = target.expand_as(value)
+    pooled = value.new_zeros(*value.shape[:-1], num_servers).scatter_add(-1, target, value)
+    return pooled.gather(-1, target)
+
+
+def pool_over_all(
+    value: Float[Tensor, "m rows user"], target: Int[Tensor, "m_or_1 rows user"], num_servers: int
+) -> Float[Tensor, "m rows user"]:
+    """For each user the mean of the values of all users."""
+    return value.mean(dim=-1, keepdim=True).expand_as(value)
+
+
+class SetChange(nn.Module):
+    """Next numbers of every user and server: Gaussians of their normalised change, for each member.
+
+    A user's change depends on its own token and action, a server's on its own numbers and on sums over its users.
+
+    Args:
+        num_members: networks in the ensemble.
+        hidden_size: width of the hidden layers.
+        load_size: numbers summed over the users of a server.
+        generator: source of the initial weights; None: PyTorch's global one.
+    """
+
+    def __init__(
+        self,
+        num_members: int,
+        hidden_size: int = 16,
+        load_size: int = 4,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        inputs = TOKEN_FEATURES + 2
+        self.user = EnsembleLinear(num_members, inputs, hidden_size, generator)
+        self.user_head = EnsembleLinear(num_members, hidden_size, 2 * USER_FEATURES, generator)
+        self.load = EnsembleLinear(num_members, inputs, load_size, generator)
+        self.server = EnsembleLinear(num_members, SERVER_FEATURES + load_size, hidden_size, generator)
+        self.server_head = EnsembleLinear(num_members, hidden_size, 2 * SERVER_FEATURES, generator)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew."""
+        for layer in (self.user, self.user_head, self.load, self.server, self.server_head):
+            layer.reset_parameters(generator)
+
+    def forward(
+        self,
+        token: Float[Tensor, "m_or_1 rows user 7"],
+        share: Float[Tensor, "m_or_1 rows user 2"],
+        server: Float[Tensor, "m_or_1 rows server 3"],
+        target: Int[Tensor, "m_or_1 rows user"],
+        members: Members = None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean and log-variance of the users' change [m, rows, U, 3], then of the servers' [m, rows, S, 3]."""
+        num_members = len(self.user.weight) if members is None else len(members)
+        rows, num_users = target.shape[1:]
+        num_servers = server.shape[2]
+        value = torch.cat((token, share), dim=-1).flatten(1, 2).expand(num_members, -1, -1)
+        user = self.user_head(silu(self.user(value, members)), members)
+        load = self.load(value, members).view(num_members, rows, num_users, -1)
+        index = target[..., None].expand_as(load)
+        pooled = load.new_zeros(num_members, rows, num_servers, load.shape[-1]).scatter_add(2, index, load)
+        known = server.expand(num_members, -1, -1, -1)
+        by_server = torch.cat((known, pooled / 10), dim=-1).flatten(1, 2)
+        change = self.server_head(silu(self.server(by_server, members)), members)
+        user_mean, user_log_var = user.view(num_members, rows, num_users, -1).chunk(2, dim=-1)
+        mean, log_var = change.view(num_members, rows, num_servers, -1).chunk(2, dim=-1)
+        return user_mean, bounded(user_log_var, *LOG_VAR_RANGE), mean, bounded(log_var, *LOG_VAR_RANGE)

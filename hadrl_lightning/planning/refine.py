@@ -1,0 +1,223 @@
+"""Before and after the cross-entropy method: an informed start, and descent from the plan that it found.
+
+All for plans of one slot, where the first U numbers of an action choose targets and the rest are continuous. Nothing
+here knows more than the model predicts.
+"""
+
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hadrl_lightning.planning.free_energy import Draws, FreeEnergyForm, expected_free_energy
+from hadrl_lightning.planning.model import PlanningModel, rollout
+from hadrl_lightning.planning.proposal import SMOOTHING, bin_centre
+
+Members = Int[Tensor, " m"] | None
+NO_DRAWS = Draws()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinementSettings:
+    """How a plan of one slot is improved after the cross-entropy method."""
+
+    share_steps: int = 0
+    """Gradient steps on the continuous part of the plan through all members, before and again after the sweeps over
+    targets; 0: none."""
+
+    share_step_size: float = 0.2
+    """Step size of the descent (Adam's) at first; it falls to a fifth over the steps; above 0."""
+
+    target_sweeps: int = 0
+    """Sweeps in which every user's every target is tried, the rest being equal, and the best changes are made
+    together as far as that helps; 0: none."""
+
+    joint_changes: int = 8
+    """Users at most whose target changes in a sweep; at least 1."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("share_steps", 0), ("target_sweeps", 0), ("joint_changes", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.share_step_size < inf:
+            raise ValueError(f"share_step_size must be above 0 and finite, got {self.share_step_size}")
+
+
+@torch.no_grad()
+def informed_targets(
+    model: PlanningModel,
+    observation: Float[Tensor, "networks observation"],
+    num_users: int,
+    num_targets: int,
+    generator: torch.Generator,
+    num_candidates: int = 64,
+    latency_scale_s: float = 1.0,
+    members: Members = None,
+) -> Float[Tensor, "networks 1 user target"]:
+    """A start for the categorical proposal: each user's own preference among targets, the others at random.
+
+    Some candidates with random targets and middling shares are rolled through the model. A user's probability of a
+    target is the softmax of its expected log preference, -E[latency]/scale averaged over the candidates that sent it
+    there, smoothed as refits are. What users do to each other is left to the planner.
+
+    Args:
+        model: one whose outcomes are the users' log latencies.
+        observation: present state of each network.
+        num_users: U.
+        num_targets: S.
+        generator: the only source of randomness.
+        num_candidates: random candidates per network.
+        latency_scale_s: as in `OutcomeForm`.
+        members: members to use; None: all.
+
+    Raises:
+        ValueError: the model's outcomes are not one per user.
+    """
+    size = (len(observation), num_candidates, num_users)
+    target = torch.randint(num_targets, size, generator=generator, device=generator.device).to(
+        observation.device
+    )
+    shares = observation.new_zeros(*size[:2], 2 * num_users)
+    action = torch.cat((bin_centre(target, num_targets).to(shares), shares), dim=-1)
+    prediction = next(iter(rollout(model, observation, action[:, :, None], members)))
+    if prediction.mean.shape[-1] != num_users:
+        raise ValueError(
+            f"the model must predict one outcome for each of {num_users} users, got {prediction.mean.shape[-1]}"
+        )
+    latency = (prediction.mean + 0.5 * prediction.log_var.exp()).exp().mean(dim=0).view(size)
+    chosen = target[..., None] == torch.arange(num_targets, device=target.device)
+    count = chosen.sum(dim=1)
+    total = torch.where(chosen, latency[..., None], 0.0).sum(dim=1)
+    expected = torch.where(count > 0, total / count.clamp(min=1), latency.mean(dim=1)[..., None])
+    probability = torch.softmax(-expected.nan_to_num(posinf=1e9) / latency_scale_s, dim=-1)
+    return ((1 - SMOOTHING) * probability + SMOOTHING / num_targets)[:, None]
+
+
+@torch.no_grad()
+def refine(
+    model: PlanningModel,
+    observation: Float[Tensor, "networks observation"],
+    action: Float[Tensor, "networks action"],
+    form: FreeEnergyForm,
+    settings: RefinementSettings,
+    num_users: int,
+    num_targets: int,
+    members: Members = None,
+    max_rows: int = 16_384,
+) -> Float[Tensor, "networks action"]:
+    """The action improved: shares, targets, shares again. Never one of more free energy than it began with.
+
+    Args:
+        model: predicts a step, differentiably.
+        observation: present state of each network.
+        action: what the planner found, in [-1, 1].
+        form: how a step is scored.
+        settings: how much of it.
+        num_users: U, the targets are the first U numbers of an action.
+        num_targets: S.
+        members: members that judge the targets; None: all. Shares and the final comparison are judged by all.
+        max_rows: rows (networks x candidates x members) the model sees at once; at least those of one network.
+    """
+    rows_each = num_users * num_targets * (model.num_members if members is None else len(members))
+    size = max(1, max_rows // rows_each)
+    parts = [
+        _refine(
+            model,
+            observation[first : first + size],
+            action[first : first + size],
+            form,
+            settings,
+            num_users,
+            num_targets,
+            members,
+        )
+        for first in range(0, len(action), size)
+    ]
+    return torch.cat(parts)
+
+
+def _refine(
+    model: PlanningModel,
+    observation: Tensor,
+    action: Tensor,
+    form: FreeEnergyForm,
+    settings: RefinementSettings,
+    num_users: int,
+    num_targets: int,
+    members: Members,
+) -> Tensor:
+    refined = descend_shares(model, observation, action, form, settings, num_users)
+    for _ in range(settings.target_sweeps):
+        refined = sweep_targets(model, observation, refined, form, settings, num_users, num_targets, members)
+    if settings.target_sweeps:
+        refined = descend_shares(model, observation, refined, form, settings, num_users)
+    both = torch.stack((action, refined), dim=1)
+    better = _score(model, observation, both, form, None).argmin(dim=1)
+    return both[torch.arange(len(both), device=both.device), better]
+
+
+def descend_shares(
+    model: PlanningModel,
+    observation: Float[Tensor, "networks observation"],
+    action: Float[Tensor, "networks action"],
+    form: FreeEnergyForm,
+    settings: RefinementSettings,
+    num_users: int,
+) -> Float[Tensor, "networks action"]:
+    """Projected descent on the free energy along the continuous part of the action."""
+    targets, shares = action[:, :num_users], action[:, num_users:].clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([shares], lr=settings.share_step_size)
+    for step in range(settings.share_steps):
+        with torch.enable_grad():
+            candidate = torch.cat((targets, shares), dim=1)[:, None]
+            total = _score(model, observation, candidate, form, None)
+            (gradient,) = torch.autograd.grad(total.sum(), shares)
+        shares.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
+        for group in optimiser.param_groups:
+            group["lr"] = settings.share_step_size * (1 - 0.8 * step / settings.share_steps)
+        optimiser.step()
+        with torch.no_grad():
+            shares.clamp_(-1, 1)
+    return torch.cat((targets, shares.detach()), dim=1)
+
+
+@torch.no_grad()
+def sweep_targets(
+    model: PlanningModel,
+    observation: Float[Tensor, "networks observation"],
+    action: Float[Tensor, "networks action"],
+    form: FreeEnergyForm,
+    settings: RefinementSettings,
+    num_users: int,
+    num_targets: int,
+    members: Members = None,
+) -> Float[Tensor, "networks action"]:
+    """Tries every target of every user, then the best 1, 2, ... `joint_changes` of these changes at once."""
+    num_networks, num_changes = len(action), min(settings.joint_changes, num_users)
+    user = torch.arange(num_users, device=action.device).repeat_interleave(num_targets)
+    centre = bin_centre(torch.arange(num_targets, device=action.device), num_targets).to(action)
+    single = action[:, None].repeat(1, num_users * num_targets, 1)
+    single[:, torch.arange(len(user), device=action.device), user] = centre.repeat(num_users)
+    score = _score(model, observation, single, form, members).view(num_networks, num_users, num_targets)
+    least, target = score.min(dim=2)
+    changed = least.argsort(dim=1)[:, :num_changes]
+    value = centre[target.gather(1, changed)]
+    joint = action[:, None].repeat(1, num_changes + 1, 1)
+    for count in range(1, num_changes + 1):
+        joint[:, count].scatter_(1, changed[:, :count], value[:, :count])
+    best = _score(model, observation, joint, form, members).argmin(dim=1)
+    return joint[torch.arange(num_networks, device=action.device), best]
+
+
+def _score(
+    model: PlanningModel,
+    observation: Float[Tensor, "networks observation"],
+    action: Float[Tensor, "networks candidates action"],
+    form: FreeEnergyForm,
+    members: Members,
+) -> Float[Tensor, "networks candidates"]:
+    """Free energy of candidates of one slot; +inf where it is not finite."""
+    predictions = rollout(model, observation, action[:, :, None], members)
+    return expected_free_energy(predictions, form, NO_DRAWS).total.view(action.shape[:2])
