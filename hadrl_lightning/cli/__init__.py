@@ -1,0 +1,66 @@
+"""The command `hadrl`: fit, validate, test and predict, with settings from YAML files and from the command line."""
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import HadrlError
+
+__all__ = ["main"]
+
+COMMANDS = ("fit", "validate", "test", "predict")
+
+USAGE = """usage: hadrl [-h] {fit,validate,test,predict} ...
+
+Hierarchical reinforcement learning with active inference for service caching and computation offloading.
+
+commands:
+  fit        train: hadrl fit --config es2.yaml
+  validate   episodes without exploration, on the seeds of validation
+  test       episodes without exploration, on the seeds of the test: hadrl test --ckpt_path last
+  predict    the decisions themselves, one row a user and slot, to a file: hadrl predict --ckpt_path best
+
+settings:
+  --config NAME      a path, or a shipped file (CONFIGS);
+                     give several, the later ones win
+  --ckpt_path PATH   a checkpoint, or last or best: that of the newest run of the same configs
+  --KEY VALUE        any single setting, such as --data.scenario.num_users 60
+  --print_config     the settings that result, as YAML
+
+`hadrl COMMAND --help` explains every setting with its unit.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    A mistake of the user gets one line on stderr and status 2; a bug of ours keeps its traceback, and with
+    `HADRL_DEBUG=1` so does a mistake.
+
+    Args:
+        args: The words after `hadrl`; the ones the process was started with if None.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        if not words or words[0] in (
+            "-h",
+            "--help",
+        ):  # answered without the seconds that importing torch takes
+            from ..config_files import shipped_configs
+
+            print(USAGE.replace("CONFIGS", ", ".join(shipped_configs())), end="")
+            return 0 if words else 2
+        if words[0] not in COMMANDS and not words[0].startswith("-"):
+            nearest = difflib.get_close_matches(words[0], COMMANDS, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise HadrlError(f"command must be one of {', '.join(COMMANDS)}, got {words[0]!r}{hint}")
+        from .app import run
+
+        run(args)
+    except HadrlError as error:
+        if os.environ.get("HADRL_DEBUG", "") not in ("", "0"):
+            raise
+        print(f"hadrl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,85 @@
+"""Tells a mistake of the user from a bug of ours when an object is built from settings."""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from ..errors import HadrlError
+
+
+@contextmanager
+def naming_settings(groups: Mapping[str, type]) -> Iterator[None]:
+    """Turn the ValueError by which a settings class refuses a value into a HadrlError with the setting's dotted name.
+
+    The user's is a ValueError whose first word is a field or constructor parameter of the settings class, module or
+    callback that was being built. Any other passes as it is: it is a bug.
+
+    Args:
+        groups: What is built: the class under every top-level key of the settings.
+    """
+    try:
+        yield
+    except HadrlError:
+        raise
+    except ValueError as error:
+        key = _setting(error, {cls: key for key, cls in reversed(list(settings_classes(groups)))})
+        if key is None:
+            raise
+        raise HadrlError(f"{key}{str(error)[len(key.rpartition('.')[2]) :]}") from error
+
+
+@contextmanager
+def trainer_mistakes() -> Iterator[None]:
+    """Turn what Lightning's Trainer refuses into a HadrlError."""
+    try:
+        yield
+    except (MisconfigurationException, ValueError) as error:
+        innermost = list(_frames(error))[-1]
+        if isinstance(error, HadrlError) or not innermost.f_globals.get("__name__", "").startswith(
+            "lightning."
+        ):
+            raise
+        raise HadrlError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def settings_classes(groups: Mapping[str, type]) -> Iterator[tuple[str, type]]:
+    """The dotted names of all classes that `groups` are built from, nested dataclasses included, outermost last."""
+    for key, cls in groups.items():
+        try:
+            hints = typing.get_type_hints(
+                cls if dataclasses.is_dataclass(cls) else vars(cls).get("__init__", cls)
+            )
+        except NameError:
+            hints = {}
+        for name, hint in hints.items():
+            for part in (hint, *typing.get_args(hint)):
+                if isinstance(part, type) and dataclasses.is_dataclass(part):
+                    yield from settings_classes({f"{key}.{name}": part})
+        yield key, cls
+
+
+def _setting(error: ValueError, keys: Mapping[type, str]) -> str | None:
+    """The dotted name of the setting that `error` begins with, if an object built from settings raised it."""
+    word = str(error).partition(" ")[0].partition("[")[0]
+    for frame in reversed(list(_frames(error))):
+        owner = frame.f_locals.get("self")
+        key = keys.get(type(owner))
+        if key is not None and word in _parameters(type(owner)):
+            return f"{key}.{word}"
+    return None
+
+
+def _parameters(cls: Callable[..., Any]) -> set[str]:
+    return set(inspect.signature(cls).parameters)
+
+
+def _frames(error: BaseException) -> Iterator[Any]:
+    traceback = error.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next

@@ -1,0 +1,87 @@
+"""Where a run writes: `checkpoints/<config names>/version_N/`, and which folder `last` and `best` stand for."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import HadrlError
+
+CONFIG_FILE = "config.yaml"
+METRICS_FILE = "metrics.csv"
+_VERSION = re.compile(r"version_(\d+)")
+
+
+def run_name(configs: Sequence[str | Path]) -> str:
+    """Name of the runs of these settings files: es2, es2-tight, …; `default` without any.
+
+    The settings that a run saved in its folder bear the name of that run.
+    """
+    names = []
+    for config in map(Path, configs):
+        in_run = config.name == CONFIG_FILE and version_of(config.absolute().parent) is not None
+        names.append(config.absolute().parent.parent.name if in_run else config.stem)
+    return "-".join(dict.fromkeys(names)) or "default"
+
+
+def version_of(folder: Path) -> int | None:
+    """N of a folder `…/version_N`, else None."""
+    match = _VERSION.fullmatch(folder.name)
+    return int(match.group(1)) if match else None
+
+
+def versions(folder: Path) -> list[tuple[int, Path]]:
+    """The folders version_N in `folder`, by rising N."""
+    if not folder.is_dir():
+        return []
+    found = ((version_of(child), child) for child in folder.iterdir() if child.is_dir())
+    return sorted((number, child) for number, child in found if number is not None)
+
+
+def next_version(folder: Path) -> int:
+    """The first N above those of all folders version_N in `folder`."""
+    return max((number for number, _ in versions(folder)), default=-1) + 1
+
+
+def reserve_version(folder: Path, version: int) -> int:
+    """Create `folder/version_N` with the first free N from `version` on, and return N: two runs never share one."""
+    while True:
+        try:
+            (folder / f"version_{version}").mkdir(parents=True)
+        except FileExistsError:
+            version += 1
+        else:
+            return version
+
+
+def find_checkpoint(ckpt_path: str, root: Path, name: str | None) -> Path:
+    """The checkpoint file that `ckpt_path` stands for.
+
+    Args:
+        ckpt_path: A path, or `last` or `best`: that of the newest run that has one.
+        root: The folder `checkpoints`.
+        name: Which runs `last` and `best` look at; all of them if None.
+
+    Raises:
+        HadrlError: there is no such file.
+    """
+    if ckpt_path not in ("last", "best"):
+        path = Path(ckpt_path)
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "no such file"
+            raise HadrlError(
+                f"ckpt_path must be an existing checkpoint file, or last or best, got {ckpt_path!r} ({what})"
+            )
+        return path
+    folders = [root / name] if name is not None else sorted(root.iterdir()) if root.is_dir() else []
+    found = [
+        (number, checkpoint)
+        for folder in folders
+        for number, version in versions(folder)
+        if (checkpoint := version / f"{ckpt_path}.ckpt").is_file()
+    ]
+    if not found:
+        where = root / (name or "*") / "version_*" / f"{ckpt_path}.ckpt"
+        raise HadrlError(f"ckpt_path {ckpt_path} needs an earlier run of the same configs, found no {where}")
+    if name is None:  # runs of several names: their numbers can't be compared
+        return max(found, key=lambda entry: entry[1].stat().st_mtime_ns)[1]
+    return max(found)[1]

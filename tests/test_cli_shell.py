@@ -1,0 +1,526 @@
+"""The command line as a shell, with a stand-in for model and data: settings, folders, resuming, mistakes."""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from torch import nn
+
+from hadrl_lightning import cli
+from hadrl_lightning.cli import app
+from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO, Checkpointing
+from hadrl_lightning.cli.runs import find_checkpoint, next_version, reserve_version, run_name
+from hadrl_lightning.config_files import find_config, load_config, shipped_configs
+from hadrl_lightning.errors import HadrlError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyScenario:
+    """Stands in for a scenario."""
+
+    num_users: int = 3
+    """Number of users."""
+
+    bandwidth_hz: float | list[float] = 200e6
+    """Bandwidth (Hz)."""
+
+    def __post_init__(self) -> None:
+        if self.num_users < 1:
+            raise ValueError(f"num_users must be at least 1, got {self.num_users}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinySettings:
+    """Stands in for settings of the model."""
+
+    width: int = 4
+    """Width."""
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"width must be at least 1, got {self.width}")
+
+
+class TinyModel(LightningModule):
+    """Learns a line; draws noise from a generator of its own, which its checkpoints hold."""
+
+    def __init__(
+        self,
+        scenario: TinyScenario,
+        physics: Literal["strict", "published"] = "strict",
+        net: TinySettings = TinySettings(),
+        bug: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if bug:
+            raise ValueError("tensors disagree")
+        self.scenario = scenario
+        generator = torch.Generator().manual_seed(1)
+        self.net = nn.Sequential(nn.Linear(scenario.num_users, net.width), nn.Linear(net.width, 1))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.5, 0.5, generator=generator)
+        self.generator = generator
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = (self.net(batch) + torch.randn(1, generator=self.generator)).square().mean()
+        self.log("train/loss", loss, on_step=True, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("val/latency", self.net(batch).square().mean())
+
+    def test_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("test/latency", self.net(batch).square().mean())
+
+    def predict_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.net(batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["noise"] = self.generator.get_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.generator.set_state(checkpoint["noise"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+
+class Batches:
+    """Two batches."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter([torch.ones(2, self.size), torch.full((2, self.size), 2.0)])
+
+
+class TinyData(LightningDataModule):
+    """Two batches of ones."""
+
+    def __init__(
+        self,
+        scenario: TinyScenario = TinyScenario(),
+        physics: Literal["strict", "published"] = "strict",
+        num_envs: int = 2,
+    ) -> None:
+        super().__init__()
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        self.scenario = scenario
+
+    def train_dataloader(self) -> "Batches":
+        return Batches(self.scenario.num_users)
+
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+
+class Planning(Callback):
+    """Stands in for a callback with settings; can stop the run the hard way."""
+
+    def __init__(self, decisions_per_epoch: int = 5, fail_in_epoch: int | None = None) -> None:
+        if decisions_per_epoch < 1:
+            raise ValueError(f"decisions_per_epoch must be at least 1, got {decisions_per_epoch}")
+        self.fail_in_epoch = fail_in_epoch
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.current_epoch == self.fail_in_epoch:
+            raise RuntimeError("pulled the plug")
+
+
+CALLBACKS = {"planning": Planning, "checkpointing": Checkpointing}
+QUIET = [
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+QUIET += ["--trainer.num_sanity_val_steps=0", "--trainer.log_every_n_steps=1", "--trainer.max_epochs=4"]
+
+
+@pytest.fixture(autouse=True)
+def stand_in(in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hadrl` of the stand-ins."""
+    monkeypatch.setattr(
+        app, "run", lambda args: app.HadrlCLI(TinyModel, TinyData, callbacks=CALLBACKS, args=args)
+    )
+    Path("tiny.yaml").write_text("data: {scenario: {num_users: 2}}\n")
+    Path("wide.yaml").write_text("model: {net: {width: 6}}\n")
+
+
+def hadrl(command: str, *words: str) -> int:
+    return cli.main([command, *QUIET, *words])
+
+
+def fit(*words: str) -> None:
+    assert hadrl("fit", "--config", "tiny.yaml", *words) == 0
+
+
+_FILES: dict[str, bytes] = {}
+
+
+def trained() -> None:
+    """What `fit()` leaves behind, without waiting for it again."""
+    if not _FILES:
+        fit()
+        _FILES.update(files("checkpoints"))
+    for name, content in _FILES.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content)
+
+
+def files(folder: str = ".") -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def rows(path: str) -> list[dict[str, str]]:
+    with open(path) as file:
+        return list(csv.DictReader(file))
+
+
+def refused(capfd: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line by which the command line refuses `words`, having changed no file."""
+    before = files()
+    capfd.readouterr()
+    assert hadrl(*words) == 2
+    assert files() == before
+    captured = capfd.readouterr()
+    lines = [line for line in captured.err.splitlines() if line]
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("hadrl: error: ")
+    assert not captured.out
+    return lines[0].removeprefix("hadrl: error: ")
+
+
+# --- folders
+
+
+def test_a_run_writes_settings_events_metrics_and_checkpoints_into_one_folder() -> None:
+    trained()
+    run = Path("checkpoints/tiny/version_0")
+    names = sorted(path.name for path in run.iterdir())
+    events = [name for name in names if name.startswith("events.out.tfevents")]
+    assert len(events) == 1
+    assert [name for name in names if name not in events] == [
+        "best.ckpt",
+        "config.yaml",
+        "last.ckpt",
+        "metrics.csv",
+    ]
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["scenario"]["num_users"] == 2
+    assert sorted(files("checkpoints")) == sorted(str(run / name) for name in names)
+
+
+def test_the_next_run_gets_the_next_folder_and_overlays_name_it() -> None:
+    trained()
+    fit()
+    fit("--config", "wide.yaml")
+    assert sorted(str(path) for path in Path("checkpoints").glob("*/*")) == [
+        "checkpoints/tiny-wide/version_0",
+        "checkpoints/tiny/version_0",
+        "checkpoints/tiny/version_1",
+    ]
+
+
+def test_the_root_folder_of_the_trainer_holds_the_checkpoints() -> None:
+    fit("--trainer.default_root_dir", "elsewhere")
+    assert Path("elsewhere/checkpoints/tiny/version_0/last.ckpt").is_file()
+    assert hadrl("test", "--ckpt_path", "last", "--trainer.default_root_dir", "elsewhere") == 0
+    assert not Path("checkpoints").exists()
+
+
+def test_two_runs_at_once_never_share_a_folder(tmp_path: Path) -> None:
+    assert next_version(tmp_path) == 0
+    assert [reserve_version(tmp_path, 0), reserve_version(tmp_path, 0)] == [0, 1]
+    assert next_version(tmp_path) == 2
+
+
+def test_saved_settings_repeat_a_run() -> None:
+    trained()
+    assert hadrl("fit", "--config", "checkpoints/tiny/version_0/config.yaml") == 0
+    assert rows("checkpoints/tiny/version_0/metrics.csv") == rows("checkpoints/tiny/version_1/metrics.csv")
+
+
+def test_the_model_takes_scenario_and_physics_over_from_the_data() -> None:
+    fit("--data.physics", "published")
+    settings = torch.load("checkpoints/tiny/version_0/last.ckpt", weights_only=True)["hyper_parameters"]
+    assert settings["scenario"]["num_users"] == 2
+    assert settings["physics"] == "published"
+    again = TinyModel.load_from_checkpoint("checkpoints/tiny/version_0/last.ckpt")
+    assert again.scenario == TinyScenario(num_users=2)
+
+
+# --- validate, test, predict
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_other_commands_leave_the_files_of_the_training_alone(command: str) -> None:
+    trained()
+    before = files("checkpoints")
+    assert hadrl(command, "--ckpt_path", "best") == 0
+    after = files("checkpoints")
+    assert {name: after[name] for name in before} == before
+    new = sorted(set(after) - set(before))
+    assert new == ([] if command == "predict" else [f"checkpoints/tiny/version_0/{command}-best.csv"])
+    if new:
+        assert len(rows(new[0])) == 1
+
+
+def test_without_a_config_the_settings_are_those_that_the_run_saved() -> None:
+    fit("--config", "wide.yaml", "--data.scenario.num_users", "5")
+    assert hadrl("test", "--ckpt_path", "last") == 0
+    assert "test/latency" in rows("checkpoints/tiny-wide/version_0/test-last.csv")[0]
+
+
+def test_an_untrained_model_can_be_tested_too() -> None:
+    assert hadrl("test", "--config", "tiny.yaml") == 0
+    assert list(files("checkpoints")) == ["checkpoints/tiny/untrained/test.csv"]
+
+
+def test_last_is_of_the_newest_run_of_the_same_configs(tmp_path: Path) -> None:
+    for path in (
+        "es2/version_2/last.ckpt",
+        "es2/version_10/last.ckpt",
+        "es2/version_11/config.yaml",
+        "es3/version_99/last.ckpt",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    os.utime(tmp_path / "es3/version_99/last.ckpt", (0, 0))
+    assert find_checkpoint("last", tmp_path, "es2") == tmp_path / "es2/version_10/last.ckpt"
+    newest = find_checkpoint("last", tmp_path, None)
+    assert newest.parent.parent.name == "es2"
+
+
+# --- resuming
+
+
+def end_of(run: str) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:
+    checkpoint = torch.load(f"{run}/last.ckpt", weights_only=True)
+    return rows(f"{run}/metrics.csv"), checkpoint["state_dict"]
+
+
+def assert_same_end(run: str, other: str) -> None:
+    (metrics, weights), (other_metrics, other_weights) = end_of(run), end_of(other)
+    assert metrics == other_metrics
+    assert list(weights) == list(other_weights)
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+    assert Path(run, "metrics.csv").read_bytes() == Path(other, "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize(("stop", "explicit"), [(1, False), (3, True)])
+def test_a_stopped_run_goes_on_in_its_folder_to_the_same_end(stop: int, explicit: bool) -> None:
+    trained()
+    fit(f"--trainer.max_epochs={stop}")
+    path = "checkpoints/tiny/version_1/last.ckpt" if explicit else "last"
+    fit("--ckpt_path", path)
+    assert sorted(path.name for path in Path("checkpoints/tiny").iterdir()) == ["version_0", "version_1"]
+    assert_same_end("checkpoints/tiny/version_0", "checkpoints/tiny/version_1")
+
+
+def test_a_run_that_died_in_an_epoch_goes_on_from_its_start_to_the_same_end() -> None:
+    trained()
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        fit("--planning.fail_in_epoch", "2")
+    assert hadrl("fit", "--config", "tiny.yaml", "--ckpt_path", "last") == 0
+    assert_same_end("checkpoints/tiny/version_0", "checkpoints/tiny/version_1")
+
+
+def test_an_older_checkpoint_drops_the_rows_after_it() -> None:
+    trained()
+    fit("--checkpointing.every_n_epochs", "2")
+    folder = Path("checkpoints/tiny/version_1")
+    middle = Path("checkpoints/tiny/version_1/middle.ckpt")
+    fit("--trainer.max_epochs=2")
+    middle.write_bytes(Path("checkpoints/tiny/version_2/last.ckpt").read_bytes())
+    fit("--ckpt_path", str(folder / "middle.ckpt"))
+    assert_same_end("checkpoints/tiny/version_0", "checkpoints/tiny/version_1")
+
+
+def test_a_copied_checkpoint_elsewhere_starts_a_new_folder() -> None:
+    trained()
+    Path("copy.ckpt").write_bytes(Path("checkpoints/tiny/version_0/last.ckpt").read_bytes())
+    before = files("checkpoints/tiny/version_0")
+    assert (
+        cli.main(["fit", "--config", "tiny.yaml", *QUIET, "--trainer.max_epochs=5", "--ckpt_path=copy.ckpt"])
+        == 0
+    )
+    assert files("checkpoints/tiny/version_0") == before
+    assert {row["epoch"] for row in rows("checkpoints/tiny/version_1/metrics.csv")} == {"4"}
+
+
+def test_a_save_that_fails_leaves_the_old_checkpoint() -> None:
+    path = Path("run/last.ckpt")
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, path)
+    with pytest.raises((AttributeError, TypeError, RuntimeError)):
+        AtomicCheckpointIO().save_checkpoint({"a": lambda: None}, path)
+    assert torch.load(path) == {"a": 1}
+    assert os.listdir("run") == ["last.ckpt"]
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--data.scenario.num_users", "0"], "data.scenario.num_users must be at least 1, got 0"),
+        (["--model.net.width", "-3"], "model.net.width must be at least 1, got -3"),
+        (["--data.num_envs", "0"], "data.num_envs must be at least 1, got 0"),
+        (["--planning.decisions_per_epoch", "0"], "planning.decisions_per_epoch must be at least 1, got 0"),
+        (["--data.scenario.num_users", "many"], "data.scenario.num_users must be int, got many"),
+        (["--data.physics", "newton"], "data.physics must be 'strict' | 'published', got newton"),
+        (
+            ["--data.scenario.bandwidth_hz", "[1, x]"],
+            "data.scenario.bandwidth_hz must be float | list[float], got",
+        ),
+        (
+            ["--data.scenario.num_user", "3"],
+            "unknown setting data.scenario.num_user; did you mean data.scenario.num_users?",
+        ),
+        (
+            ["--model.scenario.num_users", "3"],
+            "unknown setting model.scenario.num_users; did you mean data.scenario.",
+        ),
+        (["--trainer.max_epoch", "3"], "unknown setting trainer.max_epoch; did you mean trainer.max_epochs?"),
+        (["--trainer.precision", "bf17"], "trainer.precision must be "),
+        (["--trainer.accelerator", "cuda", "--trainer.devices", "1"], "trainer: "),
+        (["--trainer.strategy", "nonsense"], "trainer: "),
+        (["extra"], "unrecognized arguments: extra"),
+        (
+            ["--ckpt_path", "nowhere.ckpt"],
+            "ckpt_path must be an existing checkpoint file, or last or best, got 'nowhere.ckpt'",
+        ),
+        (
+            ["--ckpt_path", "last"],
+            "ckpt_path last needs an earlier run of the same configs, found no checkpoints/tiny",
+        ),
+    ],
+)
+def test_a_mistake_gets_one_line_and_touches_nothing(
+    words: list[str], line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert line in refused(capfd, "fit", "--config", "tiny.yaml", *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("data: {scenario: {num_users: 0}}", "data.scenario.num_users must be at least 1, got 0"),
+        ("data: {scenario: {num_users: x}}", "data.scenario.num_users must be int, got x"),
+        ("data: {scenario: {num_user: 3}}", "data.scenario.num_user; did you mean data.scenario.num_users?"),
+        ("modl: {net: {width: 3}}", "modl"),
+        ("model: {net: {widht: 3}}", "model.net.widht; did you mean model.net.width?"),
+        ("data: [1", "config"),
+        ("just text", "config"),
+    ],
+)
+def test_a_mistake_in_a_file_gets_one_line_too(
+    text: str, line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.yaml").write_text(text)
+    assert line in refused(capfd, "fit", "--config", "bad.yaml")
+
+
+def test_an_unknown_config_names_the_shipped_ones_and_the_nearest(capfd: pytest.CaptureFixture[str]) -> None:
+    assert refused(capfd, "fit", "--config", "tinny.yaml").startswith(
+        "config must be a path or one of the shipped files ("
+    )
+
+
+@pytest.mark.parametrize(("command", "size"), [("fit", 0), ("fit", 3000), ("test", 100)])
+def test_a_damaged_checkpoint_gets_one_line(
+    command: str, size: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained()
+    path = Path("checkpoints/tiny/version_0/last.ckpt")
+    path.write_bytes(path.read_bytes()[:size])
+    assert "ckpt_path must be an undamaged checkpoint, got " in refused(capfd, command, "--ckpt_path", "last")
+
+
+def test_a_checkpoint_of_another_scenario_gets_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    trained()
+    line = refused(capfd, "test", "--ckpt_path", "last", "--data.scenario.num_users", "7")
+    assert "same scenario" in line
+    assert line.endswith("scenario.num_users is 2 there and 7 in the settings")
+    line = refused(capfd, "fit", "--ckpt_path", "last", "--data.physics", "published")
+    assert line.endswith("physics is 'strict' there and 'published' in the settings")
+    assert "model of the same sizes" in refused(
+        capfd, "test", "--ckpt_path", "last", "--model.net.width", "9"
+    )
+
+
+def test_a_file_that_is_no_checkpoint_of_ours_gets_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    torch.save({"weights": torch.ones(3)}, "other.ckpt")
+    line = refused(capfd, "test", "--config", "tiny.yaml", "--ckpt_path", "other.ckpt")
+    assert line == "ckpt_path must be a checkpoint saved by hadrl fit, got other.ckpt without loops"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ValueError, match="tensors disagree") as caught:
+        hadrl("fit", "--model.bug", "true")
+    assert not isinstance(caught.value, HadrlError)
+
+
+def test_debugging_shows_where_a_mistake_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HADRL_DEBUG", "1")
+    with pytest.raises(HadrlError, match="num_envs must be"):
+        hadrl("fit", "--data.num_envs", "0")
+
+
+@pytest.mark.parametrize("words", [["train"], ["fti", "--config", "tiny.yaml"]])
+def test_an_unknown_command_gets_one_line(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert "fit" in refused(capfd, *words)
+
+
+# --- settings files and help
+
+
+def test_printed_settings_are_those_that_result(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        hadrl("fit", "--config", "tiny.yaml", "--config", "wide.yaml", "--print_config")
+    assert caught.value.code in (0, None)
+    settings = yaml.safe_load(capfd.readouterr().out)
+    assert settings["data"]["scenario"]["num_users"] == 2
+    assert settings["model"]["net"]["width"] == 6
+
+
+def test_help_is_at_hand_without_importing_torch(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert "hadrl fit --config es2.yaml" in capfd.readouterr().out
+
+
+def test_help_of_a_command_explains_the_settings(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["fit", "--help"])
+    out = capfd.readouterr().out
+    assert "Bandwidth (Hz)." in out
+    assert "--planning.decisions_per_epoch" in out
+
+
+def test_settings_files_are_found_by_path_first_then_among_the_shipped(tmp_path: Path) -> None:
+    assert find_config("tiny.yaml") == Path("tiny.yaml")
+    for name in shipped_configs():
+        assert find_config(name).name == name
+        assert isinstance(load_config(name), dict)
+
+
+def test_numbers_in_settings_files_may_be_written_with_an_exponent() -> None:
+    Path("numbers.yaml").write_text("a: 200e6\nb: 1e-3\nc: [2.5E+2]\nd: es2\n")
+    assert load_config("numbers.yaml") == {"a": 2e8, "b": 1e-3, "c": [250.0], "d": "es2"}
+
+
+def test_a_run_bears_the_names_of_its_settings_files() -> None:
+    assert run_name([]) == "default"
+    assert run_name(["a/es2.yaml", "tight.yaml", "tight.yaml"]) == "es2-tight"
+    assert run_name(["checkpoints/es2-quick/version_3/config.yaml"]) == "es2-quick"
