@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -15,16 +16,17 @@ from ..simulator import Episode, EpisodeScores, Service, episode_scores, run_epi
 from .predictions import write_decisions
 from .references import reference_policies
 
-_COLUMNS = {
+_ROWS = {
     "hit_ratio": ("hit ratio", "{:.3f}"),
     "latency": ("Σ latency [s]", "{:.2f}"),
-    "latency_p95": ("95th pct. [s]", "{:.2f}"),
-    "on_time": ("on time", "{:.3f}"),
-    "energy": ("energy [J]", "{:.2f}"),
+    "latency_p95": ("  95th pct. [s]", "{:.1f}"),
+    "on_time": ("deadlines met", "{:.3f}"),
+    "energy": ("energy [J]", "{:.3f}"),
     "switching": ("switching [s]", "{:.1f}"),
-    "bandwidth_over_subscription": ("bandwidth over", "{:.2f}"),
-    "compute_over_subscription": ("compute over", "{:.2f}"),
+    "bandwidth_over_subscription": ("band over", "{:.2f}"),
+    "compute_over_subscription": ("CPU over", "{:.2f}"),
 }
+"""Label and form of every figure that is shown."""
 
 
 class EpisodeEvaluation(Callback):
@@ -118,7 +120,7 @@ class EpisodeEvaluation(Callback):
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         Console().print(
-            result_table(f"{what}, mean ± 95 % confidence interval", [self._agent, *self._others.values()])
+            result_table(f"{what}, mean ± 95 % confidence", [self._agent, *self._others.values()])
         )
 
 
@@ -173,30 +175,23 @@ def reference_episodes(stream: EpisodeStream, index: int, agent: Episode) -> lis
 
 
 def result_table(title: str, boards: list[Scoreboard]) -> Table:
-    """One row a policy; where there are several, the last one is the yardstick that latencies are divided by."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("policy", no_wrap=True)
-    names = [name for name in _COLUMNS if name != "latency_p95" or len(boards) == 1]
-    for name in names:
-        table.add_column(_COLUMNS[name][0], justify="right")
-    if len(boards) > 1:
-        table.add_column("÷ best known", justify="right")
-    best = float(boards[-1].values()["latency"])
+    """One column a policy; where there are several, the last one is the yardstick that latencies are divided by."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("", no_wrap=True)
     for board in boards:
-        values = board.values()
-        cells = []
-        for name in names:
-            half, form = board.half_width(name), _COLUMNS[name][1]
-            interval = (
-                ""
-                if half is None or name not in ("hit_ratio", "latency", "on_time")
-                else f" ± {form.format(half)}"
-            )
-            cells.append(form.format(float(values[name])) + interval)
-        if len(boards) > 1:
-            cells.append(f"{float(values['latency']) / best:.3f}")
-        table.add_row(board.name, *cells)
+        table.add_column(board.name, justify="right")
+    values = [board.values() for board in boards]
+    for name, (label, form) in _ROWS.items():
+        table.add_row(label, *(_cell(board, name, form) for board in boards))
+        if name == "latency" and len(boards) > 1:
+            ratios = (float(value["latency"] / values[-1]["latency"]) for value in values)
+            table.add_row(f"÷ {boards[-1].name.partition(',')[0]}", *(f"{ratio:.3f}" for ratio in ratios))
     return table
+
+
+def _cell(board: Scoreboard, name: str, form: str) -> str:
+    half = board.half_width(name) if name in ("hit_ratio", "latency", "on_time") else None
+    return form.format(float(board.values()[name])) + ("" if half is None else f" ± {form.format(half)}")
 
 
 def _data(trainer: Trainer) -> TransitionDataModule:

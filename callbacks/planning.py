@@ -1,9 +1,10 @@
 """`CEMPlanning`: acts on the simulated networks at the start of every training epoch."""
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, distributed
@@ -19,6 +20,9 @@ from ..simulator import (
     make_generator,
     offloading_reward,
 )
+
+CachingReward = Literal["published", "hits", "latency"]
+"""What the caching agent is rewarded with."""
 
 _EXPLORATION = 2
 """Use of the data module's seed, beside its own two."""
@@ -41,6 +45,8 @@ class CEMPlanning(Callback):
         offloading_noise: standard deviation of the noise on offloading actions at first.
         offloading_noise_decay: factor on it after every slot.
         offloading_noise_min: what it does not fall below.
+        caching_reward: what the caching agent is rewarded with: `published` (hits and switching cost), `hits` (share of
+            requests served from a cache) or `latency` (minus the latency of a user in s, mean over users and slots).
         planner: planner while collecting, such as a cheaper one; the model's own where not given.
 
     Exploration draws by the data module's seed; ranks differ.
@@ -59,6 +65,7 @@ class CEMPlanning(Callback):
         offloading_noise: float = 1.0,
         offloading_noise_decay: float = 0.9995,
         offloading_noise_min: float = 0.0,
+        caching_reward: CachingReward = "published",
         planner: PlannerSettings | None = None,
     ) -> None:
         for name, count in (("seed_decisions", seed_decisions), ("decisions_per_epoch", decisions_per_epoch)):
@@ -72,6 +79,7 @@ class CEMPlanning(Callback):
         self.offloading_noise = NoiseSchedule(
             "offloading_noise", offloading_noise, offloading_noise_decay, offloading_noise_min
         )
+        self.caching_reward: CachingReward = caching_reward
         self.planner_settings = planner
         self._generator: torch.Generator | None = None
         self._restored: Any = None
@@ -195,11 +203,11 @@ class Collection:
         observation = network.caching_observation()
         decision = self.module.decide_caching(network, noise.level, self.generator)
         switching = network.begin_frame(decision.cache)
-        hits = torch.zeros_like(switching)
+        services = []
         while not network.frame_over:
-            hits += self._slot().hit.sum(dim=1)
+            services.append(self._slot())
         noise.fade()
-        reward = caching_reward(hits / network.scenario.slots_per_decision, switching)
+        reward = frame_reward(self.callback.caching_reward, services, switching)
         self.data.caching_buffer.add(
             observation=observation,
             action=decision.action,
@@ -257,6 +265,16 @@ class Collection:
         for name, value in values.items():
             total, count = self._sums.get(name, (torch.zeros((), device=value.device), 0))
             self._sums[name] = (total + value.float().sum(), count + value.numel())
+
+
+def frame_reward(kind: CachingReward, services: list[Service], switching: Tensor) -> Float[Tensor, " batch"]:
+    """Reward of a caching decision from the slots it held for and its switching cost in s, [B]."""
+    if kind == "latency":
+        return -torch.stack([service.latency.mean(dim=1) for service in services]).mean(dim=0)
+    hits = torch.stack([service.hit.to(switching.dtype) for service in services])
+    if kind == "hits":
+        return hits.mean(dim=(0, 2))
+    return caching_reward(hits.sum(dim=2).mean(dim=0), switching)
 
 
 def _parts(trainer: Trainer, pl_module: LightningModule) -> tuple[HADRL, TransitionDataModule]:

@@ -36,7 +36,7 @@ def reference_policies(
         return equal_shares(scenario, home.expand(network.num_envs, -1), network.dtype)
 
     return {
-        "random decisions, both levels": random_policies(scenario, physics, agent.cache.device),
+        "random, both levels": random_policies(scenario, physics, agent.cache.device),
         "home server, equal shares, same caches": (agent_caches, home_equal),
         "best known, same caches": (agent_caches, best_known_policy),
     }

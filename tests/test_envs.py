@@ -16,6 +16,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.env_util import make_vec_env
 
 import hadrl_lightning.envs as envs
+from hadrl_lightning.registration import register_environments
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import caching_reward, decode_caching, decode_offloading, fill_caches
 
@@ -406,7 +407,7 @@ def test_registering_twice_changes_nothing():
     before = dict(gymnasium.registry)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        envs.register_environments()
+        register_environments()
     assert gymnasium.registry == before
 
 

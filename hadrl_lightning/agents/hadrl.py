@@ -1,5 +1,6 @@
 """`HADRL`: the two levels as one LightningModule."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -119,6 +120,11 @@ class HADRL(LightningModule):
             sizes = (scenario.caching_observation_size, scenario.caching_action_size)
             self.ddpg = DDPG(*sizes, ddpg, generator=generator)
         self.planner = self.make_planner(planner)
+
+    @staticmethod
+    def transfers(settings: Mapping[str, Any]) -> bool:
+        """Whether agents with these settings act in scenarios of other sizes than they were trained on."""
+        return settings.get("fast_level") == "set" and settings.get("slow_level") == "set"
 
     @property
     def num_members(self) -> int:

@@ -71,9 +71,13 @@ class TrainingStream:
     def _caching_batches(self, position: int) -> list[CachingTransitions]:
         if len(self.caching) == 0:
             return []
-        due = self.caching_updates * position // self.passes - self.caching_updates * (position - 1) // self.passes
+        due = (
+            self.caching_updates * position // self.passes
+            - self.caching_updates * (position - 1) // self.passes
+        )
         return [
-            CachingTransitions(**self.caching.sample(self.caching_batch_size, self.generator)) for _ in range(due)
+            CachingTransitions(**self.caching.sample(self.caching_batch_size, self.generator))
+            for _ in range(due)
         ]
 
     def state_dict(self) -> dict[str, Any]:
