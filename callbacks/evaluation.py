@@ -18,11 +18,11 @@ from .references import reference_policies
 
 _ROWS = {
     "hit_ratio": ("hit ratio", "{:.3f}"),
-    "latency": ("Σ latency [s]", "{:.2f}"),
-    "latency_p95": ("  95th pct. [s]", "{:.1f}"),
+    "latency": ("Σ latency (s)", "{:.2f}"),
+    "latency_p95": ("  95th pct. (s)", "{:.1f}"),
     "on_time": ("deadlines met", "{:.3f}"),
-    "energy": ("energy [J]", "{:.3f}"),
-    "switching": ("switching [s]", "{:.1f}"),
+    "energy": ("energy (J)", "{:.3f}"),
+    "switching": ("switching (s)", "{:.1f}"),
     "bandwidth_over_subscription": ("band over", "{:.2f}"),
     "compute_over_subscription": ("CPU over", "{:.2f}"),
 }
@@ -103,8 +103,8 @@ class EpisodeEvaluation(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """Write the decisions of a batch."""
+        folder = self.output_dir or trainer.log_dir or trainer.default_root_dir  # asks all ranks
         if trainer.is_global_zero:
-            folder = self.output_dir or trainer.log_dir or trainer.default_root_dir
             write_decisions(folder, outputs, first_episode=self._predicted)
         self._predicted += outputs.latency.shape[1]
 
@@ -125,12 +125,15 @@ class EpisodeEvaluation(Callback):
 
 
 class Scoreboard:
-    """Scores of one policy over episodes, as values with confidence intervals."""
+    """Scores of one policy over episodes, as values with confidence intervals.
+
+    Every rank plays the same episodes, so nothing is gathered from the others.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._slots = slot_metrics()
-        self._switching = SwitchingCost()
+        self._slots = slot_metrics(sync_on_compute=False)
+        self._switching = SwitchingCost(sync_on_compute=False)
         self._scores: list[EpisodeScores] = []
 
     @property
@@ -191,7 +194,7 @@ def result_table(title: str, boards: list[Scoreboard]) -> Table:
 
 def _cell(board: Scoreboard, name: str, form: str) -> str:
     half = board.half_width(name) if name in ("hit_ratio", "latency", "on_time") else None
-    return form.format(float(board.values()[name])) + ("" if half is None else f" ± {form.format(half)}")
+    return form.format(float(board.values()[name])) + ("" if half is None else f"±{form.format(half)}")
 
 
 def _data(trainer: Trainer) -> TransitionDataModule:

@@ -181,16 +181,19 @@ class ServiceLatency(Metric):
         return _quantile(dim_zero_cat(self.slot_latency), self.quantile)
 
 
-def slot_metrics() -> MetricCollection:
-    """The metrics of a slot: `update` takes the fields of `Service` by name, `compute` gives named scalars."""
+def slot_metrics(**kwargs: Any) -> MetricCollection:
+    """The metrics of a slot; `update` takes the fields of `Service` by name, the result has one scalar per key.
+
+    `kwargs` are those of `torchmetrics.Metric`, for every one of them.
+    """
     metrics: dict[str, Metric | MetricCollection] = {
-        "hit_ratio": CacheHitRatio(),
-        "latency": ServiceLatency(),
-        "latency_p95": ServiceLatency(quantile=0.95),
-        "on_time": DeadlineSatisfaction(),
-        "energy": TransmitEnergy(),
-        "bandwidth_over_subscription": BandwidthOverSubscription(),
-        "compute_over_subscription": ComputeOverSubscription(),
+        "hit_ratio": CacheHitRatio(**kwargs),
+        "latency": ServiceLatency(**kwargs),
+        "latency_p95": ServiceLatency(quantile=0.95, **kwargs),
+        "on_time": DeadlineSatisfaction(**kwargs),
+        "energy": TransmitEnergy(**kwargs),
+        "bandwidth_over_subscription": BandwidthOverSubscription(**kwargs),
+        "compute_over_subscription": ComputeOverSubscription(**kwargs),
     }
     return MetricCollection(metrics, compute_groups=False)
 

@@ -280,11 +280,12 @@ class HadrlCLI(LightningCLI):
         """Judge the best checkpoint of the run, as `test` does, and say where everything is."""
         if self.trainer.interrupted or not self.trainer.loggers:
             return
-        best = Path(self.trainer.log_dir or ".") / "best.ckpt"
+        folder = Path(self.trainer.log_dir or ".")  # asks all ranks
+        best = folder / "best.ckpt"
         ckpt_path = str(best) if best.is_file() else None
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, verbose=False)
         if self.trainer.is_global_zero:
-            print(f"Outputs: {os.path.relpath(self.trainer.log_dir or '.')}")
+            print(f"Outputs: {os.path.relpath(folder)}")
 
 
 def run(args: Sequence[str] | None = None) -> None:
