@@ -46,6 +46,10 @@ def spectral_efficiency(
 def rayleigh(
     shape: tuple[int, ...], generator: torch.Generator, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Rayleigh(1) draws sqrt(-2 ln u), u uniform on (0, 1]."""
-    uniform = torch.rand(shape, generator=generator, device=device, dtype=dtype)
+    """Rayleigh(1) draws sqrt(-2 ln(1 - u)), u uniform on (0, 1).
+
+    torch draws multiples of 2^-24, 0 included, in single precision; half a step is added, so that no draw is 0: one
+    such user in 16 million would outweigh the latency of all others.
+    """
+    uniform = torch.rand(shape, generator=generator, device=device, dtype=dtype) + 2**-25
     return torch.sqrt(-2 * torch.log1p(-uniform))
