@@ -345,7 +345,7 @@ def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) 
 @pytest.mark.parametrize(
     ("name", "allowed"),
     [
-        ("form", "tschantz, gould"),
+        ("form", "tschantz, gould, outcome"),
         ("strategy", "information, variance, disagreement, random, none"),
         ("information_estimator", "bounded, nearest_neighbour"),
         ("proposal", "gaussian, categorical"),

@@ -12,7 +12,9 @@ from hadrl_lightning.planning.free_energy import (
 )
 from hadrl_lightning.planning.information import information_bounds, information_gain
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
+from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.proposal import CategoricalProposal, GaussianProposal
+from hadrl_lightning.planning.refine import RefinementSettings, informed_targets, refine
 from hadrl_lightning.planning.settings import PlannerSettings
 
 __all__ = [
@@ -24,13 +26,17 @@ __all__ = [
     "FreeEnergyForm",
     "GaussianProposal",
     "GouldForm",
+    "OutcomeForm",
     "Plan",
     "PlannerSettings",
     "PlanningModel",
     "Prediction",
+    "RefinementSettings",
     "TschantzForm",
     "expected_free_energy",
     "information_bounds",
     "information_gain",
+    "informed_targets",
+    "refine",
     "rollout",
 ]

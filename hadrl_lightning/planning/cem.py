@@ -16,6 +16,7 @@ from hadrl_lightning.planning.proposal import (
     average,
     join,
 )
+from hadrl_lightning.planning.refine import informed_targets, refine
 from hadrl_lightning.planning.settings import PlannerSettings
 
 
@@ -112,6 +113,8 @@ class CEMPlanner:
         num_members = self._num_members(model)
         form = self.settings.make_form(None if best_reward is None else float(best_reward))
         proposal = self._start(observation, warm_start)
+        if self.settings.informed_candidates and isinstance(proposal, CategoricalProposal):
+            proposal = self._inform(model, observation, proposal, generator)
         num_nonfinite = torch.zeros(len(observation), dtype=torch.int64, device=observation.device)
         for _ in range(self.settings.optimisation_iters):
             round_ = _Round(
@@ -129,6 +132,9 @@ class CEMPlanner:
             plan = _join_plans(parts)
             proposal = plan.proposal
             num_nonfinite += plan.num_nonfinite
+        if self.settings.refinement.active:
+            members = _draw_members(model.num_members, num_members, generator, observation.device)
+            plan = plan._replace(action=self._refine(model, observation, plan.action, form, members))
         return plan._replace(num_nonfinite=num_nonfinite)
 
     def _num_members(self, model: PlanningModel) -> int:
@@ -172,6 +178,54 @@ class CEMPlanner:
                 f"got {list(found)}"
             )
         return warm_start.proposal.shifted()
+
+    def _inform(
+        self,
+        model: PlanningModel,
+        observation: Tensor,
+        proposal: CategoricalProposal,
+        generator: torch.Generator,
+    ) -> CategoricalProposal:
+        """The proposal with each user's own preference among targets at the first step."""
+        num_members = self._num_members(model)
+        members = _draw_members(model.num_members, num_members, generator, observation.device)
+        settings = self.settings
+        size = max(1, settings.max_rows // (num_members * settings.informed_candidates))
+        parts = [
+            informed_targets(
+                model,
+                part,
+                self.num_users,
+                self.num_targets,
+                generator,
+                settings.informed_candidates,
+                settings.latency_scale_s,
+                members,
+            )
+            for part in observation.split(size)
+        ]
+        first = torch.cat(parts).to(proposal.probability)
+        return proposal._replace(probability=torch.cat((first, proposal.probability[:, 1:]), dim=1))
+
+    def _refine(
+        self,
+        model: PlanningModel,
+        observation: Tensor,
+        action: Tensor,
+        form: FreeEnergyForm,
+        members: Int64[Tensor, " m"] | None,
+    ) -> Tensor:
+        return refine(
+            model,
+            observation,
+            action,
+            form,
+            self.settings.refinement,
+            self.num_users,
+            self.num_targets,
+            members,
+            self.settings.max_rows,
+        )
 
     def _groups(self, num_networks: int, num_members: int) -> Iterator[slice]:
         """Networks in groups that fit into `max_rows`; at least one at a time."""

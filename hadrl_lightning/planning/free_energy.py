@@ -18,7 +18,7 @@ from torch import Tensor
 from hadrl_lightning.planning.information import ESTIMATORS, Estimator, gaussian_entropy, information_gain
 from hadrl_lightning.planning.model import Prediction
 
-Form = Literal["tschantz", "gould"]
+Form = Literal["tschantz", "gould", "outcome"]
 Strategy = Literal["information", "variance", "disagreement", "random", "none"]
 PreferredReward = Literal["above_best", "published"]
 GouldEpistemic = Literal["measure", "entropy"]

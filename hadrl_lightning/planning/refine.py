@@ -37,6 +37,11 @@ class RefinementSettings:
     joint_changes: int = 8
     """Users at most whose target changes in a sweep; at least 1."""
 
+    @property
+    def active(self) -> bool:
+        """Whether anything is done."""
+        return self.share_steps > 0 or self.target_sweeps > 0
+
     def __post_init__(self) -> None:
         for name, least in (("share_steps", 0), ("target_sweeps", 0), ("joint_changes", 1)):
             if getattr(self, name) < least:
@@ -167,20 +172,22 @@ def descend_shares(
     num_users: int,
 ) -> Float[Tensor, "networks action"]:
     """Projected descent on the free energy along the continuous part of the action."""
-    targets, shares = action[:, :num_users], action[:, num_users:].clone().requires_grad_(True)
-    optimiser = torch.optim.Adam([shares], lr=settings.share_step_size)
-    for step in range(settings.share_steps):
-        with torch.enable_grad():
-            candidate = torch.cat((targets, shares), dim=1)[:, None]
-            total = _score(model, observation, candidate, form, None)
-            (gradient,) = torch.autograd.grad(total.sum(), shares)
-        shares.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.share_step_size * (1 - 0.8 * step / settings.share_steps)
-        optimiser.step()
-        with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():  # gradients are needed in evaluation too
+        observation, action = observation.clone(), action.clone()
+        targets, shares = action[:, :num_users], action[:, num_users:].clone().requires_grad_(True)
+        optimiser = torch.optim.Adam([shares], lr=settings.share_step_size)
+        state = model.start(observation, 1, None)  # the same in all steps
+        for step in range(settings.share_steps):
+            with torch.enable_grad():
+                prediction, _ = model.step(state, torch.cat((targets, shares), dim=1), None)
+                total = expected_free_energy([prediction], form, NO_DRAWS).total
+                (gradient,) = torch.autograd.grad(total.sum(), shares)
+            shares.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
+            for group in optimiser.param_groups:
+                group["lr"] = settings.share_step_size * (1 - 0.8 * step / settings.share_steps)
+            optimiser.step()
             shares.clamp_(-1, 1)
-    return torch.cat((targets, shares.detach()), dim=1)
+        return torch.cat((targets, shares.detach()), dim=1)
 
 
 @torch.no_grad()

@@ -16,6 +16,8 @@ from hadrl_lightning.planning.free_energy import (
     require_choice,
 )
 from hadrl_lightning.planning.information import Estimator
+from hadrl_lightning.planning.outcome import OutcomeForm
+from hadrl_lightning.planning.refine import RefinementSettings
 
 ProposalKind = Literal["gaussian", "categorical"]
 
@@ -47,7 +49,8 @@ class PlannerSettings:
     """Rounds of drawing, scoring and refitting; at least 1."""
 
     form: Form = "tschantz"
-    """Form of the expected free energy: `tschantz` or `gould`."""
+    """Form of the expected free energy: `tschantz`, `gould`, or `outcome`, which is over the users' latencies and needs
+    a model that predicts them (`SetWorldModel`)."""
 
     strategy: Strategy = "information"
     """Exploration measure: `information`, `variance`, `disagreement`, `random` or `none`."""
@@ -75,9 +78,31 @@ class PlannerSettings:
     """Form `gould` only. `measure`: expl_scale × exploration measure. `entropy`: the published entropy of the predicted
     change, unscaled, which rewards noise too."""
 
+    latency_scale_s: float = 1.0
+    """Form `outcome` only: mean of the preferred latencies in seconds, what a second is worth against a nat; above
+    0."""
+
     proposal: ProposalKind = "gaussian"
     """What candidates are drawn from. `gaussian`: normal distributions for all of an action (published).
     `categorical`: a categorical over servers for each user's target, normal distributions for the shares."""
+
+    informed_candidates: int = 0
+    """Proposal `categorical` with form `outcome` only: random candidates from whose predicted latencies each user's
+    first preference among servers is read; 0: all servers are equally likely at first."""
+
+    share_steps: int = 0
+    """Gradient steps on the continuous part of the plan that was found, through all members; again after sweeps over
+    targets; for a horizon of 1. 0: none."""
+
+    share_step_size: float = 0.2
+    """Step size of that descent (Adam's) at first; it falls to a fifth over the steps; above 0."""
+
+    target_sweeps: int = 0
+    """Sweeps in which every user's every target is tried, and the best changes are made together as far as that helps;
+    for a horizon of 1. 0: none."""
+
+    joint_changes: int = 8
+    """Users at most whose target changes in a sweep; at least 1."""
 
     initial_std: float = 1.0
     """Standard deviation of the first round; above 0."""
@@ -117,8 +142,29 @@ class PlannerSettings:
                 f"planning_members must be at least 1 and at most max_rows ({self.max_rows}), "
                 f"got {self.planning_members}"
             )
+        if not 0 < self.latency_scale_s < inf:
+            raise ValueError(f"latency_scale_s must be above 0 and finite, got {self.latency_scale_s}")
+        if self.informed_candidates < 0:
+            raise ValueError(f"informed_candidates must be at least 0, got {self.informed_candidates}")
+        if self.informed_candidates and (self.form, self.proposal) != ("outcome", "categorical"):
+            raise ValueError(
+                f"informed_candidates must be 0 unless form is outcome and proposal categorical, "
+                f"got {self.informed_candidates}"
+            )
+        if self.refinement.active and self.plan_horizon != 1:
+            raise ValueError(f"plan_horizon must be 1 where plans are refined, got {self.plan_horizon}")
         for name, choices in CHOICES.items():
             require_choice(name, getattr(self, name), get_args(choices))
+
+    @property
+    def refinement(self) -> RefinementSettings:
+        """What happens after the cross-entropy method."""
+        return RefinementSettings(
+            share_steps=self.share_steps,
+            share_step_size=self.share_step_size,
+            target_sweeps=self.target_sweeps,
+            joint_changes=self.joint_changes,
+        )
 
     def make_form(self, best_reward: float | None = None) -> FreeEnergyForm:
         """The free energy as set.
@@ -137,6 +183,13 @@ class PlannerSettings:
                 use_exploration=self.use_exploration,
                 expl_scale=self.expl_scale,
                 reward_scale=self.reward_scale,
+            )
+        if self.form == "outcome":
+            return OutcomeForm(
+                latency_scale_s=self.latency_scale_s,
+                expl_scale=self.expl_scale if self.use_exploration else 0.0,
+                estimator=self.information_estimator,
+                use_reward=self.use_reward,
             )
         if best_reward is None:
             raise ValueError("best_reward must be given for the form gould, got None")
