@@ -131,6 +131,8 @@ class SetWorldModel(TransitionModel):
         ValueError: a size below 1.
     """
 
+    settings: SetWorldModelSettings
+
     def __init__(
         self,
         num_servers: int,

@@ -23,6 +23,9 @@ TOKEN_FEATURES = USER_FEATURES + SERVER_FEATURES + 1
 
 LOG_VAR_RANGE = (-11.0, 1.0)
 """Bounds of the log-variance of each part of a latency, relative to the part."""
+INITIAL_LOG_DEMAND = -2.0
+INITIAL_LOG_VAR = 2.0
+"""Biases before learning: small parts, and a variance high in its range, so that the first errors don't shout."""
 LOG_DEMAND_BOUND = 12.0
 LOG_WEIGHT_BOUND = 8.0
 """Learnt logarithms are squashed into ± these, so that no sum overflows."""
@@ -129,12 +132,20 @@ class SharedResources(nn.Module):
         self.weight_token = EnsembleLinear(num_members, TOKEN_FEATURES, weight_size, generator)
         self.weight_action = EnsembleLinear(num_members, 2, weight_size, generator)
         self.weight = EnsembleLinear(num_members, weight_size, parts - 1, generator)
+        self._start_small()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew."""
         layers = (*self.token, self.demand, self.weight_token, self.weight_action, self.weight)
         for layer in layers:
             layer.reset_parameters(generator)
+        self._start_small()
+
+    @torch.no_grad()
+    def _start_small(self) -> None:
+        demand, variance = self.demand.bias.chunk(2, dim=-1)
+        demand.fill_(INITIAL_LOG_DEMAND)
+        variance.fill_(INITIAL_LOG_VAR)
 
     def describe(
         self, token: Float[Tensor, "m_or_1 tokens 7"], members: Members = None
@@ -175,7 +186,7 @@ class SharedResources(nn.Module):
         matrix, bias = self.weight.select(members)
         log_weight = torch.baddbmm(bias.transpose(1, 2), matrix.transpose(1, 2), value.transpose(1, 2))
         weight = (LOG_WEIGHT_BOUND * torch.tanh(log_weight / LOG_WEIGHT_BOUND)).exp()
-        total, squares = demand[..., parts - 1], None
+        total = demand[..., parts - 1]
         squares = total.square() * variance[..., parts - 1]
         for r in range(parts - 1):
             pool = pool_per_server if r < self.num_resources else pool_over_all
@@ -229,11 +240,18 @@ class SetChange(nn.Module):
         self.load = EnsembleLinear(num_members, inputs, load_size, generator)
         self.server = EnsembleLinear(num_members, SERVER_FEATURES + load_size, hidden_size, generator)
         self.server_head = EnsembleLinear(num_members, hidden_size, 2 * SERVER_FEATURES, generator)
+        self._start_wide()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew."""
         for layer in (self.user, self.user_head, self.load, self.server, self.server_head):
             layer.reset_parameters(generator)
+        self._start_wide()
+
+    @torch.no_grad()
+    def _start_wide(self) -> None:
+        for head in (self.user_head, self.server_head):
+            head.bias.chunk(2, dim=-1)[1].fill_(INITIAL_LOG_VAR)
 
     def forward(
         self,

@@ -1,0 +1,155 @@
+"""What a model of the offloading level needs to train alone, and to share what it saw over ranks."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import torch
+import torch.distributed
+from jaxtyping import Float
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor
+from torch.optim import Adam, Optimizer
+
+from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.nn.normaliser import RunningNormaliser
+
+
+class LearningSettings(Protocol):
+    """Settings that training needs."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Adam's learning rate."""
+
+    @property
+    def adam_epsilon(self) -> float:
+        """Adam's epsilon."""
+
+    @property
+    def grad_clip_norm(self) -> float:
+        """Norm that the gradient is clipped to."""
+
+
+class DecayingAdam(Adam):
+    """Adam whose learning rate rises over the first steps and then falls as 1/(1 + step/decay).
+
+    The rate follows from the steps that the parameters have taken, which Adam keeps in its state: it is restored with a
+    checkpoint, and it starts anew where the state is cleared. No scheduler is needed, so manual optimisation will do.
+
+    Args:
+        parameters: what to train.
+        learning_rate: the largest rate.
+        decay_steps: steps after the warm-up in which the rate falls to half; None: it stays.
+        warmup_steps: steps in which the rate rises from 0.
+        epsilon: Adam's epsilon.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        learning_rate: float,
+        decay_steps: float | None = None,
+        warmup_steps: int = 100,
+        epsilon: float = 1e-8,
+    ) -> None:
+        super().__init__(parameters, lr=learning_rate, eps=epsilon)
+        self.learning_rate = learning_rate
+        self.decay_steps = decay_steps
+        self.warmup_steps = warmup_steps
+
+    @property
+    def num_steps(self) -> int:
+        """Steps taken since the state was empty."""
+        return max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
+
+    def step(self, closure: Any = None) -> Any:
+        """One step at the rate that is due."""
+        taken = self.num_steps
+        rate = self.learning_rate
+        if self.decay_steps is not None:
+            late = max(0, taken - self.warmup_steps)
+            rate *= min(1.0, (taken + 1) / max(1, self.warmup_steps)) / (1 + late / self.decay_steps)
+        for group in self.param_groups:
+            group["lr"] = rate
+        return super().step(closure)
+
+
+class TransitionModel(LightningModule):
+    """Base of models that learn from `OffloadingTransitions`: trains alone, and keeps the best reward seen.
+
+    A subclass has the attribute `settings` and the methods `loss`, `observe` and `reset_parameters`. Every
+    `RunningNormaliser` among its modules is merged over ranks. Only the root module logs.
+    """
+
+    settings: LearningSettings
+    best_reward: Float[Tensor, ""]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("best_reward", torch.tensor(-torch.inf))
+
+    @abstractmethod
+    def loss(self, transitions: OffloadingTransitions) -> tuple[Tensor, ...]:
+        """Losses of a batch; the first, `total`, carries the gradient."""
+
+    @abstractmethod
+    def observe(self, transitions: OffloadingTransitions, synchronise: bool = True) -> None:
+        """Takes transitions into the normalisers."""
+
+    @property
+    def normalisers(self) -> list[RunningNormaliser]:
+        """All running statistics."""
+        return [module for module in self.modules() if isinstance(module, RunningNormaliser)]
+
+    def synchronise(self) -> None:
+        """Merges what every rank observed alone (`observe(synchronise=False)` from the start on)."""
+        for normaliser in self.normalisers:
+            normaliser.synchronise()
+        self.share_best_reward()
+
+    def keep_best_reward(self, reward: Float[Tensor, "*rows"], synchronise: bool) -> None:
+        """Raises the best reward seen to the largest of these, on all ranks if they are synchronised."""
+        if reward.numel():
+            best = reward.max().to(self.best_reward)
+            self.best_reward.copy_(torch.maximum(self.best_reward, best))
+        if synchronise:
+            self.share_best_reward()
+
+    def share_best_reward(self) -> None:
+        """Gives every rank the best reward of all."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(self.best_reward, torch.distributed.ReduceOp.MAX)
+
+    def on_train_start(self) -> None:
+        """Fits the normalisers to the train dataloader, if nothing was observed before."""
+        if any(normaliser.count > 0 for normaliser in self.normalisers):
+            return
+        loader: Iterable[OffloadingTransitions] = self.trainer.train_dataloader or ()
+        with isolate_rng():
+            for batch in loader:
+                self.observe(batch, synchronise=False)
+        self.synchronise()
+
+    def training_step(self, batch: OffloadingTransitions, batch_idx: int) -> Tensor:
+        """Loss of a batch; for training without `HADRL`."""
+        losses: Any = self.loss(batch)
+        if self.trainer.lightning_module is self:
+            terms = {f"world_model/{name}": value.detach() for name, value in losses._asdict().items()}
+            self.log_dict(terms, batch_size=batch.reward.shape[-1])
+        return losses.total
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips to `grad_clip_norm`, unless the trainer was given a value of its own."""
+        value = self.settings.grad_clip_norm if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, value, gradient_clip_algorithm or "norm")
+
+    def configure_optimizers(self) -> Any:
+        """Adam over all parameters."""
+        return Adam(self.parameters(), lr=self.settings.learning_rate, eps=self.settings.adam_epsilon)

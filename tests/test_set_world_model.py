@@ -1,0 +1,433 @@
+"""The structured world model: sharing by hand, symmetry, other sizes, planning, refinement, outcomes in nats."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings, derived_reward
+from hadrl_lightning.agents.transition_model import DecayingAdam
+from hadrl_lightning.data.passes import member_batches
+from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.nn.set_encoder import SharedResources, read_observation, write_observation
+from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
+from hadrl_lightning.planning.free_energy import Draws
+from hadrl_lightning.planning.outcome import OutcomeForm
+from hadrl_lightning.planning.refine import (
+    RefinementSettings,
+    descend_shares,
+    informed_targets,
+    refine,
+    sweep_targets,
+)
+from hadrl_lightning.scenario import GIB, Scenario
+from hadrl_lightning.simulator import EdgeNetwork, decode_offloading, fill_caches, offloading_reward
+
+SMALL = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, num_resources=2)
+SCENARIO = Scenario(num_servers=2, num_users=6, cache_bytes=40 * GIB)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def transitions(
+    scenario: Scenario = SCENARIO, slots: int = 5, envs: int = 8, seed: int = 0
+) -> OffloadingTransitions:
+    """Random caches and random actions."""
+    draw = generator(seed)
+    network = EdgeNetwork(scenario, num_envs=envs, generator=draw)
+    rows = []
+    for _ in range(slots):
+        if network.frame_over:
+            network.begin_frame(fill_caches(scenario, torch.rand(network.cache.shape, generator=draw)))
+        before = network.offloading_observation()
+        action = 2 * torch.rand(envs, scenario.offloading_action_size, generator=draw) - 1
+        latency = network.step(decode_offloading(scenario, action)).latency
+        rows.append((before, action, offloading_reward(latency), network.offloading_observation(), latency))
+    return OffloadingTransitions(*(torch.cat(column) for column in zip(*rows)))
+
+
+def world_model(scenario: Scenario = SCENARIO, settings: SetWorldModelSettings = SMALL) -> SetWorldModel:
+    model = SetWorldModel(scenario.num_servers, scenario.num_services, settings, generator=generator())
+    model.observe(transitions(scenario))
+    return model
+
+
+def predict(model: SetWorldModel, observation: Tensor, action: Tensor) -> Prediction:
+    return model.step(model.start(observation, 1), action)[0]
+
+
+def permuted_users(vector: Tensor, order: Tensor, head: int) -> Tensor:
+    blocks = vector[:, head:].unflatten(1, (3, -1))[:, :, order]
+    return torch.cat((vector[:, :head], blocks.flatten(1)), dim=1)
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def test_an_observation_is_taken_apart_and_put_together_again() -> None:
+    cache = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])  # 2 servers, 3 services
+    server = torch.tensor([[10.0, 20.0], [11.0, 21.0], [12.0, 22.0]])  # cache, bandwidth, compute
+    user = torch.tensor([[1.0, 3.0], [30.0, 31.0], [40.0, 41.0]])  # services 1 and 3, inputs, cycles
+    observation = torch.cat((cache.flatten(), server.flatten(), user.flatten()))[None]
+    observed = read_observation(observation, 2, 3)
+    assert observed.user.tolist() == [[[1, 30, 40], [3, 31, 41]]]
+    assert observed.server.tolist() == [[[10, 11, 12], [20, 21, 22]]]
+    assert observed.holds.tolist() == [[[1, 0], [0, 1]]]
+    assert torch.equal(write_observation(observation, observed.user, observed.server), observation)
+
+
+def test_the_holders_read_are_those_of_the_network() -> None:
+    network = EdgeNetwork(SCENARIO, num_envs=3, generator=generator())
+    network.begin_frame(fill_caches(SCENARIO, torch.rand(network.cache.shape, generator=generator())))
+    holds = read_observation(network.offloading_observation(), 2, 10).holds
+    expected = torch.stack([network.cache[:, s].gather(1, network.requests) for s in range(2)], dim=-1)
+    assert torch.equal(holds.bool(), expected)
+
+
+def test_an_observation_of_an_impossible_length_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"observation must have 26 \+ 3 numbers per user .* got 28"):
+        read_observation(torch.zeros(1, 28), 2, 10)
+
+
+# --- sharing -------------------------------------------------------------------------------------------------------
+
+
+def test_with_equal_weights_a_latency_is_one_demand_plus_another_times_the_users_of_the_server() -> None:
+    resources = SharedResources(1, 4, 4, num_resources=1, generator=generator())
+    for parameter in resources.parameters():
+        torch.nn.init.zeros_(parameter)
+    bias = torch.tensor([math.log(3), math.log(2), 0.0, 0.0])  # shared demand 3, own demand 2, two variances
+    resources.demand.bias.data[0, 0] = bias
+    description = resources.describe(torch.zeros(1, 3, 7))
+    target = torch.tensor([[[0, 0, 1]]])
+    mean, log_var = resources.combine(description, torch.zeros(1, 3, 2), target, num_servers=2)
+    latency = [2 + 3 * 2, 2 + 3 * 2, 2 + 3 * 1]
+    torch.testing.assert_close(mean.exp(), torch.tensor([[latency]]).float(), rtol=2e-2, atol=0)  # soft bound
+    var = math.exp(-11 + 12 * 0.5)  # middle of the range, both parts
+    expected = var * (2**2 + 6**2) / 8**2
+    torch.testing.assert_close(log_var[0, 0, 0].exp().item(), expected, rtol=3e-2, atol=0)
+
+
+def test_resources_of_all_users_are_pooled_by_their_mean() -> None:
+    resources = SharedResources(1, 4, 4, num_resources=1, num_common=1, generator=generator())
+    for parameter in resources.parameters():
+        torch.nn.init.zeros_(parameter)
+    for num_users in (2, 7):
+        target = torch.arange(num_users)[None, None]  # each alone on a server of its own
+        description = resources.describe(torch.zeros(1, num_users, 7))
+        mean, _ = resources.combine(description, torch.zeros(1, num_users, 2), target, num_users)
+        torch.testing.assert_close(mean.exp(), torch.full((1, 1, num_users), 3.0))  # 1 + 1·1 + 1·1
+
+
+def test_permuting_users_permutes_what_is_predicted() -> None:
+    model, data = world_model(), transitions()
+    order = torch.randperm(6, generator=generator(1))
+    before = predict(model, data.observation, data.action)
+    head = data.observation.shape[1] - 18
+    observation, action = permuted_users(data.observation, order, head), permuted_users(data.action, order, 0)
+    after = predict(model, observation, action)
+    torch.testing.assert_close(after.mean, before.mean[..., order], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(after.log_var, before.log_var[..., order], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after.reward_mean, before.reward_mean, atol=0, rtol=1e-5)
+
+
+def test_swapping_the_servers_and_the_targets_changes_nothing() -> None:
+    model, data = world_model(), transitions()
+    cache, server, user = data.observation.split([20, 6, 18], dim=1)
+    swapped = [
+        cache.unflatten(1, (2, 10)).flip(1).flatten(1),
+        server.unflatten(1, (3, 2)).flip(2).flatten(1),
+        user,
+    ]
+    action = data.action.clone()
+    action[:, :6] *= -1
+    before = predict(model, data.observation, data.action)
+    after = predict(model, torch.cat(swapped, dim=1), action)
+    torch.testing.assert_close(after.mean, before.mean, atol=1e-5, rtol=1e-5)
+
+
+def test_the_same_weights_act_on_other_numbers_of_users_and_servers() -> None:
+    model = world_model()
+    for servers, users in ((2, 3), (2, 12), (4, 8)):
+        scenario = Scenario(num_servers=servers, num_users=users, cache_bytes=40 * GIB)
+        other = SetWorldModel(servers, 10, SMALL)
+        other.load_state_dict(model.state_dict())
+        data = transitions(scenario)
+        prediction = predict(other, data.observation, data.action)
+        assert prediction.mean.shape == (3, len(data.reward), users)
+        assert all(field.isfinite().all() for field in prediction)
+
+
+# --- learning ------------------------------------------------------------------------------------------------------
+
+
+def test_the_loss_is_the_likelihood_of_what_planning_predicts() -> None:
+    model, data = world_model(settings=replace(SMALL, change_weight=0.0)), transitions()
+    prediction = predict(model, data.observation, data.action)
+    error = prediction.mean - data.latency.log()
+    expected = 0.5 * (error.square() / prediction.log_var.exp() + prediction.log_var)
+    losses = model.loss(data)
+    torch.testing.assert_close(losses.total, expected.mean(dim=(1, 2)).sum(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(losses.latency_error, error.square().mean().sqrt(), rtol=1e-4, atol=1e-4)
+
+
+def test_every_parameter_gets_a_gradient_and_members_learn_apart() -> None:
+    model, data = world_model(), transitions()
+    by_member = OffloadingTransitions(*(field.expand(3, *field.shape) for field in data))
+    torch.testing.assert_close(model.loss(by_member).total, model.loss(data).total)
+    model.loss(data).total.backward()
+    assert all(p.grad is not None and p.grad.flatten(1).norm(dim=1).min() > 0 for p in model.parameters())
+
+
+def test_it_learns_the_network_and_its_plans_beat_random_ones() -> None:
+    draw, data = generator(), transitions(slots=50, envs=8)
+    model = SetWorldModel(2, 10, replace(SMALL, hidden_size=16), generator=draw)
+    model.observe(data)
+    optimiser = model.configure_optimizers()
+    for _ in range(8):
+        for batch in member_batches(data, model.num_members, 16, draw):
+            loss = model.loss(batch)
+            optimiser.zero_grad()
+            loss.total.backward()
+            optimiser.step()
+    held_out = transitions(slots=5, seed=9)
+    assert model.loss(held_out).latency_error < 0.35
+    settings = PlannerSettings(
+        plan_horizon=1, n_candidates=64, top_candidates=8, optimisation_iters=3, proposal="categorical"
+    )
+    planner = CEMPlanner(18, settings, num_users=6, num_targets=2)
+    network = EdgeNetwork(SCENARIO, num_envs=16, generator=generator(3))
+    network.begin_frame(fill_caches(SCENARIO, torch.rand(network.cache.shape, generator=draw)))
+    action = planner.plan(model, network.offloading_observation(), draw).action
+    state = network.state_dict()
+    planned = network.step(decode_offloading(SCENARIO, action)).latency.sum(dim=1).mean()
+    network.load_state_dict(state)
+    random = network.step(decode_offloading(SCENARIO, 2 * torch.rand(16, 18, generator=draw) - 1)).latency
+    assert planned < 0.85 * random.sum(dim=1).mean()
+
+
+class Rows(Dataset[OffloadingTransitions]):
+    def __init__(self, data: OffloadingTransitions) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data.reward)
+
+    def __getitem__(self, index: int) -> OffloadingTransitions:
+        return OffloadingTransitions(*(field[index] for field in self.data))
+
+
+def test_it_trains_alone_with_a_plain_trainer(tmp_path: Path) -> None:
+    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=3, default_root_dir=tmp_path, enable_model_summary=False, **quiet
+    )
+    model, data = SetWorldModel(2, 10, SMALL, generator=generator()), transitions()
+    trainer.fit(model, DataLoader(Rows(data), batch_size=8))
+    assert model.user_normaliser.count == data.latency.numel()
+    assert model.best_reward == data.reward.max()
+    fresh = world_model()
+    assert model.loss(data).latency < fresh.loss(data).latency
+
+
+def test_a_reset_draws_the_same_weights_from_the_same_seed_and_keeps_what_was_seen() -> None:
+    model, seen = world_model(), world_model().latency_normaliser.mean
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    model.reset_parameters(generator(1))
+    assert not torch.equal(model.resources.demand.weight, first["resources.demand.weight"])
+    model.reset_parameters(generator(0))
+    assert all(torch.equal(value, first[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model.latency_normaliser.mean, seen)
+
+
+def test_the_learning_rate_rises_falls_and_starts_anew_with_the_state() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimiser = DecayingAdam([parameter], 0.4, decay_steps=2.0, warmup_steps=2)
+    rates = []
+    for _ in range(6):
+        parameter.grad = torch.ones(1)
+        optimiser.step()
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.2, 0.4, 0.4, 0.4 / 1.5, 0.4 / 2, 0.4 / 2.5])
+    optimiser.state.clear()
+    optimiser.step()
+    assert optimiser.param_groups[0]["lr"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("ensemble_size", 0, "ensemble_size must be at least 1, got 0"),
+        ("num_common_resources", -1, "num_common_resources must be at least 0, got -1"),
+        ("learning_rate", 0.0, "learning_rate must be above 0 and finite, got 0.0"),
+        ("decay_steps", 0.0, "decay_steps must be above 0 and finite, got 0.0"),
+        ("change_weight", -0.1, "change_weight must be at least 0 and finite, got -0.1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(field: str, value: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SetWorldModelSettings(**{field: value})
+
+
+def test_transitions_of_other_sizes_are_refused() -> None:
+    data = transitions()
+    with pytest.raises(ValueError, match=r"action \[18\] for 6 users, got action \[40, 17\]"):
+        world_model().loss(data._replace(action=data.action[:, :-1]))
+
+
+# --- planning ------------------------------------------------------------------------------------------------------
+
+
+def test_candidates_are_paired_with_their_own_network_and_members_with_their_own_weights() -> None:
+    model, data = world_model(), transitions(slots=1, envs=2)
+    assert isinstance(model, PlanningModel)
+    action = 2 * torch.rand(2, 3, 18, generator=generator()) - 1
+    members = torch.tensor([2, 0])
+    together = model.step(model.start(data.observation, 3, members), action.flatten(0, 1), members)[0]
+    for network in range(2):
+        for candidate in range(3):
+            row = slice(network, network + 1)
+            alone = predict(model, data.observation[row], action[row, candidate])
+            torch.testing.assert_close(together.mean[:, 3 * network + candidate], alone.mean[members, 0])
+
+
+def test_the_second_step_starts_from_the_observation_that_each_member_expects() -> None:
+    model, data = world_model(), transitions(slots=1, envs=2)
+    for parameter in model.change.parameters():
+        torch.nn.init.zeros_(parameter)
+    with torch.no_grad():  # a user's service falls by 0.5 standard deviations, more than its mean change
+        model.change.user_head.bias[:, 0, 0] = -0.5
+    action = data.action[:, None, None].expand(-1, 1, 2, -1)
+    first, second = rollout(model, data.observation, action)
+    state = model.step(model.start(data.observation, 1), data.action)[1]
+    after = model._next_observation(state, None)
+    observed, expected = read_observation(data.observation, 2, 10), read_observation(after, 2, 10)
+    scale = model.user_change_normaliser
+    change = scale.mean + scale.std * torch.tensor([-0.5, 0.0, 0.0])
+    torch.testing.assert_close(expected.user[0], observed.user + change.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(after[0, :, :20], data.observation[:, :20])
+    torch.testing.assert_close(second.mean[1], predict(model, after[1], data.action).mean[1])
+    assert not torch.equal(first.mean, second.mean)
+
+
+def test_the_derived_reward_is_that_of_sampled_latencies() -> None:
+    mean, log_var = torch.tensor([[[0.0, 1.0, 0.5]]]), torch.full((1, 1, 3), math.log(0.01))
+    samples = (mean + 0.1 * torch.randn(20_000, 1, 3, generator=generator())).exp()
+    reward = 1e4 / samples.sum(dim=-1)
+    reward_mean, reward_log_var = derived_reward(mean, log_var)
+    assert reward_mean.item() == pytest.approx(reward.mean().item(), rel=0.01)
+    assert reward_log_var.exp().item() == pytest.approx(reward.var().item(), rel=0.05)
+
+
+# --- outcomes ------------------------------------------------------------------------------------------------------
+
+
+def prediction_of(latency: Tensor, var: float = 1e-12) -> Prediction:
+    mean, log_var = latency.log(), torch.full_like(latency, math.log(var))
+    return Prediction(mean, log_var, *derived_reward(mean, log_var))
+
+
+def test_the_pragmatic_value_is_the_expected_log_preference_in_nats() -> None:
+    prediction = prediction_of(torch.tensor([[[1.0, 3.0]], [[2.0, 4.0]]]))  # two members, one row, two users
+    terms = OutcomeForm(latency_scale_s=2.0, expl_scale=0.0).step(prediction, Draws(), 0)
+    assert terms.pragmatic.item() == pytest.approx((4 + 6) / 2 / 2 + 2 * math.log(2))
+    assert terms.total.item() == terms.pragmatic.item()
+    wide = OutcomeForm(expl_scale=0.0).step(prediction_of(torch.ones(1, 1, 1), 0.5), Draws(), 0)
+    assert wide.pragmatic.item() == pytest.approx(math.exp(0.25))  # the mean of a log-normal
+
+
+def test_the_epistemic_value_is_0_where_members_agree_and_ln_members_where_they_do_not() -> None:
+    form = OutcomeForm(expl_scale=0.5)
+    agree = form.step(prediction_of(torch.ones(2, 1, 3), 0.01), Draws(), 0)
+    assert agree.measure.item() == pytest.approx(0, abs=1e-5)
+    apart = form.step(prediction_of(torch.tensor([[[1.0]], [[100.0]]]), 0.01), Draws(), 0)
+    assert apart.measure.item() == pytest.approx(math.log(2), abs=1e-4)
+    assert apart.epistemic.item() == pytest.approx(-0.5 * math.log(2), abs=1e-4)
+    assert apart.total.item() == pytest.approx((apart.pragmatic + apart.epistemic).item())
+
+
+@pytest.mark.parametrize("change", [{"latency_scale_s": 0.0}, {"expl_scale": -1.0}])
+def test_an_outcome_form_out_of_range_is_refused(change: dict[str, float]) -> None:
+    (name,) = change
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        OutcomeForm(**change)
+
+
+# --- start and refinement ------------------------------------------------------------------------------------------
+
+
+class Toy:
+    """Two users, two targets: user 0 is fast at 0, user 1 at 1; two users at one target slow each other down; the best
+    share of user u is 0.3 (u + 1).
+    """
+
+    num_members = 1
+
+    def start(self, observation: Tensor, num_candidates: int, members: Tensor | None) -> None:
+        return None
+
+    def step(self, state: None, action: Tensor, members: Tensor | None) -> tuple[Prediction, None]:
+        target, share = (action[:, :2] > 0).float(), action[:, 2:4]
+        wrong = (target - torch.tensor([0.0, 1.0])).abs()
+        crowded = (target[:, :1] == target[:, 1:]).float()
+        latency = 1 + 4 * wrong + crowded + (share - torch.tensor([0.3, 0.6])).square()
+        return prediction_of(latency[None]), None
+
+
+FORM = OutcomeForm(expl_scale=0.0)
+WORST = torch.tensor([[0.5, -0.5, 0.0, 0.0, 0.0, 0.0]])
+
+
+def test_descent_finds_the_best_shares_and_leaves_the_targets() -> None:
+    settings = RefinementSettings(share_steps=60)
+    action = descend_shares(Toy(), torch.zeros(1, 1), WORST, FORM, settings, 2)
+    torch.testing.assert_close(action[0, :4], torch.tensor([0.5, -0.5, 0.3, 0.6]), atol=0.02, rtol=0)
+
+
+def test_a_sweep_changes_several_targets_at_once_as_far_as_that_helps() -> None:
+    settings = RefinementSettings(target_sweeps=1)
+    action = sweep_targets(Toy(), torch.zeros(1, 1), WORST, FORM, settings, 2, 2)
+    assert action[0, :2].tolist() == [-0.5, 0.5]
+    one = sweep_targets(Toy(), torch.zeros(1, 1), WORST, FORM, replace(settings, joint_changes=1), 2, 2)
+    assert (one[0, :2] != WORST[0, :2]).sum() == 1
+
+
+def test_refinement_never_makes_a_plan_worse_and_may_be_split() -> None:
+    model, data = world_model(), transitions(slots=1, envs=5)
+    settings = RefinementSettings(share_steps=4, target_sweeps=1)
+    whole = refine(model, data.observation, data.action, FORM, settings, 6, 2)
+    split = refine(model, data.observation, data.action, FORM, settings, 6, 2, max_rows=1)
+    torch.testing.assert_close(whole, split)
+    before, after = (FORM.surprise(predict(model, data.observation, a)) for a in (data.action, whole))
+    assert (after <= before).all()
+    assert (after < before).any()
+    assert whole.abs().max() <= 1
+    best = torch.tensor([[-0.5, 0.5, 0.3, 0.6, 0.0, 0.0]])
+    wild = RefinementSettings(share_steps=1, share_step_size=2.0)
+    assert torch.equal(refine(Toy(), torch.zeros(1, 1), best, FORM, wild, 2, 2), best)
+
+
+def test_an_informed_start_prefers_the_target_that_is_faster_for_the_user() -> None:
+    probability = informed_targets(Toy(), torch.zeros(3, 1), 2, 2, generator())
+    assert probability.shape == (3, 1, 2, 2)
+    torch.testing.assert_close(probability.sum(dim=-1), torch.ones(3, 1, 2))
+    assert (probability[:, 0, 0, 0] > 0.9).all()
+    assert (probability[:, 0, 1, 1] > 0.9).all()
+    assert (probability >= 0.01 - 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    "change", [{"share_steps": -1}, {"target_sweeps": -1}, {"joint_changes": 0}, {"share_step_size": 0.0}]
+)
+def test_refinement_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
+    (name,) = change
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        RefinementSettings(**change)
