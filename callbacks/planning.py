@@ -1,28 +1,23 @@
 """`CEMPlanning`: acts on the simulated networks at the start of every training epoch."""
 
 import time
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, distributed
 
-from ..agents import HADRL
+from ..agents import HADRL, CachingObjective, caching_objective
 from ..data import OffloadingTransitions, TransitionDataModule
 from ..planning import CEMPlanner, Plan, PlannerSettings
 from ..simulator import (
     EdgeNetwork,
     Service,
-    caching_reward,
     decode_offloading,
     make_generator,
     offloading_reward,
 )
-
-CachingReward = Literal["published", "hits", "latency"]
-"""What the caching agent is rewarded with."""
 
 _EXPLORATION = 2
 """Use of the data module's seed, beside its own two."""
@@ -46,7 +41,9 @@ class CEMPlanning(Callback):
         offloading_noise_decay: factor on it after every slot.
         offloading_noise_min: what it does not fall below.
         caching_reward: what the caching agent is rewarded with: `published` (hits and switching cost), `hits` (share of
-            requests served from a cache) or `latency` (minus the latency of a user in s, mean over users and slots).
+            requests served from a cache), `latency` (minus the latency of a user in s, mean over users and slots) or
+            `hits_and_latency` (hits less `latency_weight` times that latency).
+        latency_weight: hits that a second of latency is worth, for `hits_and_latency`.
         planner: planner while collecting, such as a cheaper one; the model's own where not given.
 
     Exploration draws by the data module's seed; ranks differ.
@@ -65,7 +62,8 @@ class CEMPlanning(Callback):
         offloading_noise: float = 1.0,
         offloading_noise_decay: float = 0.9995,
         offloading_noise_min: float = 0.0,
-        caching_reward: CachingReward = "published",
+        caching_reward: CachingObjective = "published",
+        latency_weight: float = 0.05,
         planner: PlannerSettings | None = None,
     ) -> None:
         for name, count in (("seed_decisions", seed_decisions), ("decisions_per_epoch", decisions_per_epoch)):
@@ -79,7 +77,10 @@ class CEMPlanning(Callback):
         self.offloading_noise = NoiseSchedule(
             "offloading_noise", offloading_noise, offloading_noise_decay, offloading_noise_min
         )
-        self.caching_reward: CachingReward = caching_reward
+        if not 0 <= latency_weight < float("inf"):
+            raise ValueError(f"latency_weight must be at least 0 and finite, got {latency_weight}")
+        self.caching_reward: CachingObjective = caching_reward
+        self.latency_weight = latency_weight
         self.planner_settings = planner
         self._generator: torch.Generator | None = None
         self._restored: Any = None
@@ -201,13 +202,20 @@ class Collection:
         if network.episode_over:
             network.reset()
         observation = network.caching_observation()
-        decision = self.module.decide_caching(network, noise.level, self.generator)
+        decision = self.module.decide_caching(network, self.generator, noise.level)
         switching = network.begin_frame(decision.cache)
         services = []
         while not network.frame_over:
             services.append(self._slot())
         noise.fade()
-        reward = frame_reward(self.callback.caching_reward, services, switching)
+        reward = caching_objective(
+            self.callback.caching_reward,
+            torch.stack([service.hit.to(switching.dtype) for service in services]).mean(dim=(0, 2)),
+            torch.stack([service.latency for service in services]).mean(dim=(0, 2)),
+            switching,
+            network.scenario.num_users,
+            self.callback.latency_weight,
+        )
         self.data.caching_buffer.add(
             observation=observation,
             action=decision.action,
@@ -265,16 +273,6 @@ class Collection:
         for name, value in values.items():
             total, count = self._sums.get(name, (torch.zeros((), device=value.device), 0))
             self._sums[name] = (total + value.float().sum(), count + value.numel())
-
-
-def frame_reward(kind: CachingReward, services: list[Service], switching: Tensor) -> Float[Tensor, " batch"]:
-    """Reward of a caching decision from the slots it held for and its switching cost in s, [B]."""
-    if kind == "latency":
-        return -torch.stack([service.latency.mean(dim=1) for service in services]).mean(dim=0)
-    hits = torch.stack([service.hit.to(switching.dtype) for service in services])
-    if kind == "hits":
-        return hits.mean(dim=(0, 2))
-    return caching_reward(hits.sum(dim=2).mean(dim=0), switching)
 
 
 def _parts(trainer: Trainer, pl_module: LightningModule) -> tuple[HADRL, TransitionDataModule]:

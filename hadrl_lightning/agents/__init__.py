@@ -1,5 +1,6 @@
 """The agents: LightningModules that learn and decide."""
 
+from .caching_objective import CachingObjective, caching_objective
 from .ddpg import DDPG, DDPGSettings
 from .hadrl import HADRL, CachingDecision
 from .set_ddpg import SetDDPG, SetDDPGSettings
@@ -10,6 +11,7 @@ __all__ = [
     "DDPG",
     "HADRL",
     "CachingDecision",
+    "CachingObjective",
     "DDPGSettings",
     "SetDDPG",
     "SetDDPGSettings",
@@ -17,4 +19,5 @@ __all__ = [
     "SetWorldModelSettings",
     "WorldModel",
     "WorldModelSettings",
+    "caching_objective",
 ]

@@ -124,9 +124,11 @@ class DDPG(LightningModule):
         return self.decide(observation, self.actor, self.critic)
 
     @torch.no_grad()
-    def act(self, observation: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def act(
+        self, observation: Float[Tensor, "..."], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "..."]:
         """The decision without exploration: action `[..., action_size]` in [−1, 1] at observation
-        `[..., observation_size]`.
+        `[..., observation_size]`. Variants that search may draw from the generator.
 
         Raises:
             ValueError: an observation of another size.

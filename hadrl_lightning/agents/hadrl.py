@@ -158,22 +158,22 @@ class HADRL(LightningModule):
         )
 
     def decide_caching(
-        self, network: EdgeNetwork, noise: float = 0.0, generator: torch.Generator | None = None
+        self, network: EdgeNetwork, generator: torch.Generator, noise: float | None = None
     ) -> CachingDecision:
-        """The caching agent's decision for every network; with a generator it explores with noise of the given size."""
+        """The caching agent's decision for every network, with exploration of size `noise` if that is given."""
         observation = network.caching_observation()
-        if generator is None:
-            action = self.ddpg.act(observation).float()
+        if noise is None:
+            action = self.ddpg.act(observation, generator).float()
         else:
             action = self.ddpg.explore(observation, noise, generator).float()
         return CachingDecision(action, decode_caching(self.scenario, action, network.cache, self.physics))
 
     def policies(self, seed: int | None = None) -> tuple[CachingPolicy, OffloadingPolicy]:
-        """The trained agent without exploration as a policy for each level; `seed` is that of the planner's draws."""
+        """The trained agent without exploration as a policy for each level; `seed` is that of its draws."""
         generator = make_generator(self.device, self.seed if seed is None else seed, _PLAY)
 
         def caching(network: EdgeNetwork) -> Tensor:
-            return self.decide_caching(network).cache
+            return self.decide_caching(network, generator).cache
 
         def offloading(network: EdgeNetwork) -> Allocation:
             plan = self.plan(network.offloading_observation(), self.planner, generator)
@@ -185,11 +185,11 @@ class HADRL(LightningModule):
         """Play one episode of the networks without exploration."""
         return run_episode(network, *self.policies())
 
-    def validation_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:
+    def validation_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:  # type: ignore[override]
         """Play the episode of the networks."""
         return self.play(batch)
 
-    def test_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:
+    def test_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:  # type: ignore[override]
         """Play the episode of the networks."""
         return self.play(batch)
 
@@ -237,7 +237,7 @@ class HADRL(LightningModule):
     def _optimizers(self) -> list[LightningOptimizer]:
         optimizers = self.optimizers()
         assert isinstance(optimizers, list)
-        return optimizers  # type: ignore[return-value]
+        return optimizers
 
     # Checkpoints ---------------------------------------------------------------------------------------------------
 

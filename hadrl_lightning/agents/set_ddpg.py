@@ -16,16 +16,15 @@ from ..nn.cache_encoder import SetActor, SetCritic
 from ..nn.normaliser import RunningNormaliser
 from ..scenario import Scenario
 from ..simulator import fill_caches, make_generator
+from .cache_proposals import normal, propose_caches
 from .ddpg import DDPG, DDPGLosses, DDPGSettings
 
 _DECIDE, _LEARN = 0, 1
 """Uses of the seed."""
-MUTATION_RATES = (0.05, 0.1, 0.2, 0.4)
-"""Parts of the (server, service) pairs that a proposal disturbs; proposals take turns."""
-MUTATION_SCALE = 2.5
-"""Standard deviation of the disturbance of a pair, whose wish lies in [−1, 1]."""
-TIE_SCALE = 0.1
-"""Standard deviation of what is added to all pairs, so that the order among equal wishes is free."""
+VALUE_DECIMALS = 5
+"""Values are compared to so many digits, so that the order among equal caches does not hang on rounding."""
+
+_EXPLORATION = ("explore_proposals", "explore_rounds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +32,8 @@ class SetDDPGSettings(DDPGSettings):
     """Settings of the structured caching agent."""
 
     discount: float = 0.0
-    """Weight of the next decision's value; 0 or more and below 1. What a cache earns does not depend on the caches before
-    it, but for the switching cost, so 0 learns fastest."""
+    """Weight of the next decision's value; 0 or more and below 1. What a cache earns does not depend on the caches
+    before it, but for the switching cost, so 0 learns fastest."""
 
     target_rate: float = 0.02
     """Share by which the target networks follow the trained ones each update; above 0, at most 1. Decisions are made by
@@ -46,14 +45,17 @@ class SetDDPGSettings(DDPGSettings):
     actor_width: int = 32
     """Width of the actor's layers; at least 1."""
 
-    num_proposals: int = 64
+    num_proposals: int = 128
     """Caches that are compared in a round of a decision; at least 1 (1: the actor decides alone)."""
 
     proposal_rounds: int = 6
     """Rounds of proposals: first around the actor's action, then each around the best so far; at least 1."""
 
+    explore_proposals: int = 64
+    """`num_proposals` while experience is collected and the actor is taught; at least 1."""
+
     explore_rounds: int = 2
-    """The same while experience is collected; at least 1."""
+    """`proposal_rounds` while experience is collected; at least 1."""
 
     use_actor: bool = True
     """Start from the actor's action; else from nothing."""
@@ -66,7 +68,7 @@ class SetDDPGSettings(DDPGSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("actor_width", "num_proposals", "proposal_rounds", "explore_rounds", "actor_rows"):
+        for name in ("actor_width", "num_proposals", "proposal_rounds", *_EXPLORATION, "actor_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
@@ -76,11 +78,12 @@ class SetDDPGSettings(DDPGSettings):
 class SetDDPG(DDPG):
     """DDPG with the structure of the caching problem in it. It departs from the published one as follows.
 
-    The critic learns from the caches that were executed, not from the raw actions, and sees coverage and copies of each
-    service (`SetCritic`). A decision is the target critic's best of many feasible caches: the actor's, the one held now,
-    and disturbed ones. The actor (`SetActor`) learns by cross-entropy to make the decision that this search ends with,
-    in place of following the critic's slope, which knows nothing of what fits. Rewards are normalised by their running
-    mean and standard deviation, so any caching reward will do.
+    The critic learns from the caches that were executed, not from the raw actions, and sees coverage and copies of
+    each service (`SetCritic`). A decision is the target critic's best of many feasible caches: the actor's, the one
+    held now filled up, and disturbed ones. The actor (`SetActor`) learns by cross-entropy to make the decision that
+    such a search ends with, in place of following the critic's slope, which knows nothing of what fits. Rewards are
+    normalised by their running mean and standard deviation after the rare outliers are cut (latencies have a long
+    tail), so any caching reward will do.
 
     Weights do not depend on the number of users, servers or services: `for_scenario` takes them to another network.
     Everything is deterministic: draws come from the given generator, else from one seeded by `settings.seed`; in the
@@ -119,31 +122,57 @@ class SetDDPG(DDPG):
     def for_scenario(self, scenario: Scenario) -> "SetDDPG":
         """A copy with the same weights for another network; any number of users, servers and services."""
         other = SetDDPG(scenario, self.settings, generator=torch.Generator().manual_seed(0))
-        other.load_state_dict(self.state_dict())
+        weights = self.state_dict()
+        if scenario.num_services != self.scenario.num_services:  # whose usual demand is not known
+            weights = {
+                name: other.state_dict()[name] if name.endswith("usual_demand") else value
+                for name, value in weights.items()
+            }
+        other.load_state_dict(weights)
         return other.to(self.device).train(self.training)
 
     # Deciding ------------------------------------------------------------------------------------------------------
 
     def forward(self, observation: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The decision without exploration, 1 where a service is to be held and −1 elsewhere (see `act`)."""
+        """As `act`; a decision has no gradient."""
+        return self.act(observation)
+
+    @torch.no_grad()
+    def act(
+        self, observation: Float[Tensor, "..."], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "..."]:
+        """The decision without exploration at observation `[..., observation_size]`, 1 where held and −1 elsewhere.
+
+        Args:
+            observation: as `EdgeNetwork.caching_observation` gives it.
+            generator: of the proposals. With one, decisions that follow each other search in new directions, which an
+                episode gains from; without, the decision is a function of the observation.
+
+        Raises:
+            ValueError: an observation of another size.
+        """
+        self._check(observation)
+        return self.decide(observation, self.actor, self.target_critic, generator)
+
+    def _check(self, observation: Tensor) -> None:
         if observation.ndim == 0 or observation.shape[-1] != self.observation_size:
             found = list(observation.shape)
             raise ValueError(f"observation must have shape [..., {self.observation_size}], got {found}")
-        return self.decide(observation, self.actor, self.target_critic)
 
     @torch.no_grad()
     def explore(
         self, observation: Float[Tensor, "batch observation"], noise: float, generator: torch.Generator
     ) -> Float[Tensor, "batch action"]:
-        """The decision with Gaussian noise of the given standard deviation on its ±1, made feasible and filled up again.
+        """The decision with Gaussian noise of the given standard deviation on its ±1, made feasible and filled up.
 
         Returns:
             1 where a service is held and −1 elsewhere: `decode_caching` gives this very cache.
         """
         rounds = self.settings.explore_rounds
-        best = self._search(observation, self.actor, self.target_critic, generator, rounds=rounds)
+        few = self.settings.explore_proposals
+        best = self._search(observation, self.actor, self.target_critic, generator, few, rounds)
         if noise > 0:
-            drawn = _normal(best.shape, generator, observation)
+            drawn = normal(best.shape, generator, observation)
             best = fill_caches(self.scenario, _as_action(best, observation) + noise * drawn)
         return _as_action(best, observation).flatten(-2)
 
@@ -164,23 +193,11 @@ class SetDDPG(DDPG):
         self,
         wish: Float[Tensor, "batch server service"],
         num_proposals: int,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator,
+        shared: bool = False,
     ) -> Bool[Tensor, "batch proposal server service"]:
-        """Feasible caches around a wish in [−1, 1]: the first one follows it exactly, the others disturb some pairs.
-
-        Every cache is filled in falling order of the wish while services fit.
-        """
-        shared = generator is None
-        generator = make_generator(wish.device, self.settings.seed, _DECIDE) if generator is None else generator
-        shape = (1 if shared else len(wish), num_proposals, *wish.shape[1:])
-        drawn = _normal(shape, generator, wish)
-        picked = torch.rand(shape, generator=generator, device=generator.device).to(wish.device)
-        rates = [MUTATION_RATES[index % len(MUTATION_RATES)] for index in range(num_proposals)]
-        disturbed = picked < wish.new_tensor(rates)[:, None, None]
-        noise = drawn * torch.where(disturbed, MUTATION_SCALE, TIE_SCALE)
-        noise[:, 0] = 0
-        priority = wish.unsqueeze(1) + noise
-        return fill_caches(self.scenario, priority.flatten(0, 1)).view(priority.shape)
+        """Feasible caches around a wish (see `propose_caches`)."""
+        return propose_caches(self.scenario, wish, num_proposals, generator, shared)
 
     @torch.no_grad()
     def _search(
@@ -199,12 +216,17 @@ class SetDDPG(DDPG):
             wish = actor(observation).to(observation.dtype).view(shape)
         if num_proposals == 1:
             return fill_caches(self.scenario, wish)
-        best = fill_caches(self.scenario, *_held(observation, shape))
+        shared = generator is None
+        generator = generator or make_generator(observation.device, self.settings.seed, _DECIDE)
+        held = observation[:, : self.action_size].view(shape)
+        best = fill_caches(self.scenario, held)  # full, as all that the critic learns from
         for _ in range(rounds or self.settings.proposal_rounds):
-            caches = torch.cat((self.propose(wish, num_proposals, generator), best.unsqueeze(1)), dim=1)
+            caches = torch.cat(
+                (self.propose(wish, num_proposals, generator, shared), best.unsqueeze(1)), dim=1
+            )
             flat = caches.flatten(2).to(observation.dtype)
             seen = observation.unsqueeze(1).expand(-1, flat.shape[1], -1)
-            value = critic(seen, flat).float().nan_to_num(nan=-inf)
+            value = critic(seen, flat).float().round(decimals=VALUE_DECIMALS).nan_to_num(nan=-inf)
             best = caches[torch.arange(len(caches), device=caches.device), value.argmax(dim=1)]
             wish = _as_action(best, observation)
         return best
@@ -217,12 +239,12 @@ class SetDDPG(DDPG):
 
     @torch.no_grad()
     def target_value(self, batch: CachingTransitions) -> Float[Tensor, " batch"]:
-        """Normalised r + discount·Q′(s′, c′), c′ the best of a few caches around the target actor's, by the target critic."""
+        """Normalised r + discount·Q′(s′, c′); c′ is Q′'s best of a few caches around the target actor's."""
         reward = self.rewards.normalise(batch.reward.unsqueeze(-1)).squeeze(-1)
         discount = self.settings.discount
         if discount == 0:
             return reward
-        few = max(1, self.settings.num_proposals // 8)
+        few = max(1, self.settings.explore_proposals // 8)
         cache = self._search(
             batch.next_observation, self.target_actor, self.target_critic, self._learn_generator(), few, 1
         )
@@ -232,9 +254,8 @@ class SetDDPG(DDPG):
     def actor_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
         """Cross-entropy between the actor's wishes and the caches that a search around them finds."""
         observation = batch.observation[: self.settings.actor_rows]
-        better = self._search(
-            observation, self.actor, self.target_critic, self._learn_generator(), rounds=1
-        )
+        few = self.settings.explore_proposals
+        better = self._search(observation, self.actor, self.target_critic, self._learn_generator(), few, 1)
         return binary_cross_entropy_with_logits(
             2 * self.actor.logits(observation), better.flatten(1).to(observation.dtype)
         )
@@ -247,7 +268,10 @@ class SetDDPG(DDPG):
         backward: Callable[[Tensor], None],
     ) -> DDPGLosses:
         """One gradient update of critic, actor and target networks (see `DDPG.update`)."""
+        batch = batch._replace(reward=without_outliers(batch.reward))
         self.rewards.update(batch.reward.unsqueeze(-1))
+        for network in (self.actor, self.critic):
+            network.watch(batch.observation)
         losses = super().update(batch, actor_optimizer, critic_optimizer, backward)
         self.num_updates += 1
         return losses
@@ -256,16 +280,12 @@ class SetDDPG(DDPG):
         return make_generator(self.device, self.settings.seed, _LEARN, int(self.num_updates))
 
 
-def _normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    drawn = torch.randn(shape, generator=generator, device=generator.device)
-    return drawn.to(like.device, like.dtype)
+def without_outliers(reward: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
+    """Cuts what lies further from the middle 90 % of the rewards than twice their span; all are kept if that is 0."""
+    low, high = torch.quantile(reward, reward.new_tensor([0.05, 0.95]))
+    span = high - low
+    return reward.clamp(low - 2 * span, high + 2 * span) if span > 0 else reward
 
 
 def _as_action(cache: Tensor, like: Tensor) -> Tensor:
     return cache.to(like.dtype) * 2 - 1
-
-
-def _held(observation: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-    """Priority and wish of holding on to what is cached now."""
-    held = observation[:, : shape[1] * shape[2]].view(shape)
-    return held, held > 0.5

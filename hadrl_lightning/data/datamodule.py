@@ -149,7 +149,7 @@ class TransitionDataModule(LightningDataModule):
             self.offloading_buffer,
             self.caching_buffer,
             make_generator("cpu", self.seed, self._rank(), _BATCHES),
-            num_members=self.trainer.lightning_module.num_members,  # type: ignore[union-attr, arg-type]
+            num_members=self.trainer.lightning_module.num_members,  # type: ignore[arg-type]
             passes=self.passes_per_epoch,
             batch_size=self.batch_size,
             samples_per_pass=self.samples_per_pass,

@@ -52,7 +52,10 @@ def read_caching_observation(
 
 
 class _CacheNetwork(nn.Module):
-    """What actor and critic share: the sizes of servers and services, which are no weights and are not saved.
+    """What actor and critic share: sizes of servers and services, and the usual demand.
+
+    The sizes are no weights and are not saved. The usual demand of each service is the mean of all the demand seen in
+    training. It stands in at the start of an episode, when nothing has been asked yet.
 
     Args:
         storage: storage of each service, `[K]`, in any unit.
@@ -61,6 +64,8 @@ class _CacheNetwork(nn.Module):
 
     size: Float[Tensor, " service"]
     fill: Float[Tensor, "server service"]
+    usual_demand: Float[Tensor, " service"]
+    num_seen: Float[Tensor, ""]
 
     def __init__(self, storage: Sequence[float], capacity: Sequence[float]) -> None:
         super().__init__()
@@ -69,18 +74,30 @@ class _CacheNetwork(nn.Module):
         fill = sizes / torch.tensor(capacity, dtype=torch.float64)[:, None]
         self.register_buffer("size", (sizes / sizes.mean() / 2).float(), persistent=False)
         self.register_buffer("fill", fill.clamp(max=2).float(), persistent=False)
+        self.register_buffer("usual_demand", torch.full((self.num_services,), 1 / self.num_services))
+        self.register_buffer("num_seen", torch.zeros(()))
+
+    @torch.no_grad()
+    def watch(self, observation: Float[Tensor, "batch observation"]) -> None:
+        """Takes the demand of the rows into the usual demand; rows at the start of an episode have none."""
+        demand = read_caching_observation(observation, self.num_servers, self.num_services).demand
+        demand = demand[demand.sum(dim=-1) != 0].to(self.usual_demand.dtype)
+        self.num_seen += len(demand)
+        self.usual_demand += (demand - self.usual_demand).sum(dim=0) / self.num_seen.clamp(min=1)
 
     def read(self, observation: Float[Tensor, "*rows observation"]) -> CachingObservation:
-        """The observation with shares scaled to be about ½ where all are equal."""
+        """The observation, the usual demand standing in for none, shares scaled to be about ½ where all are equal."""
         cache, demand, hits, remaining = read_caching_observation(
             observation, self.num_servers, self.num_services
         )
+        none = demand.sum(dim=-1, keepdim=True) == 0
+        demand = torch.where(none, self.usual_demand.to(demand.dtype), demand)
         half = self.num_services / 2
         return CachingObservation(cache, demand * half, hits * half * self.num_servers, remaining)
 
 
 class SetCritic(_CacheNetwork):
-    """Value of a cache = Σ over services of a network of [demand, size, start of episode, coverage, copies, fetched].
+    """Value of a cache = Σ over services of a network of [demand, usual demand, size, coverage, copies, fetched].
 
     Coverage is 1 − Π_s (1 − c_sk), copies Σ_s c_sk (both also as a share of the servers), fetched Σ_s c_sk (1 − held).
     """
@@ -102,11 +119,10 @@ class SetCritic(_CacheNetwork):
         seen = self.read(observation)
         held = action.unflatten(-1, (self.num_servers, self.num_services))
         copies = held.sum(dim=-2)
-        start = (seen.demand.sum(dim=-1, keepdim=True) == 0).to(copies.dtype)
         features = (
             seen.demand,
+            (self.usual_demand * (self.num_services / 2)).to(copies.dtype).expand_as(copies),
             self.size.to(copies.dtype).expand_as(copies),
-            start.expand_as(copies),
             1 - (1 - held).prod(dim=-2),
             copies / COPIES_SCALE,
             copies / self.num_servers,
@@ -116,7 +132,10 @@ class SetCritic(_CacheNetwork):
 
 
 class SetActor(_CacheNetwork):
-    """How much each server should hold each service: pairs are encoded, averaged over servers, services and all, decoded."""
+    """How much each server should hold each service.
+
+    Pairs are encoded, averaged over servers, services and all, and decoded.
+    """
 
     code: Float[Tensor, "server 2"]
 
@@ -137,14 +156,13 @@ class SetActor(_CacheNetwork):
         """Half the log-odds that the pair is held, server-major."""
         seen = self.read(observation)
         like = seen.cache
-        start = (seen.demand.sum(dim=-1) == 0).to(like.dtype)
         features = (
             like,
             seen.demand.unsqueeze(-2),
             seen.hits,
             self.size.to(like.dtype),
             self.fill.to(like.dtype),
-            start[..., None, None],
+            (self.usual_demand * (self.num_services / 2)).to(like.dtype),
             self.code[:, :1].to(like.dtype),
             self.code[:, 1:].to(like.dtype),
         )

@@ -1,0 +1,64 @@
+"""Feasible caches around a wish: what a structured caching agent chooses from."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..scenario import Scenario
+from ..simulator import fill_caches
+
+SCATTERED_RATES = (0.05, 0.1, 0.2, 0.4)
+"""Parts of all (server, service) pairs that a proposal disturbs; proposals take turns."""
+SERVER_RATES = (0.2, 0.4, 0.7, 1.0)
+"""Parts of the services of one server that a proposal of the other kind disturbs: that server is packed anew."""
+MUTATION_SCALE = 2.5
+"""Standard deviation of the disturbance of a pair, whose wish lies in [−1, 1]."""
+TIE_SCALE = 0.1
+"""Standard deviation of what is added to all pairs, so that the order among equal wishes is free."""
+
+
+def propose_caches(
+    scenario: Scenario,
+    wish: Float[Tensor, "batch server service"],
+    num_proposals: int,
+    generator: torch.Generator,
+    shared: bool = False,
+) -> Bool[Tensor, "batch proposal server service"]:
+    """Caches around a wish in [−1, 1]: the first follows it exactly, the others disturb some pairs.
+
+    Every cache is filled in falling order of the wish while services fit.
+
+    Args:
+        scenario: gives storage and usable caches.
+        wish: how much each server should hold each service.
+        num_proposals: P, at least 1.
+        generator: source of the disturbances.
+        shared: disturb all rows alike, so that the proposals of a row don't depend on the rows beside it.
+    """
+    shape = (1 if shared else len(wish), num_proposals, *wish.shape[1:])
+    noise = normal(shape, generator, wish) * torch.where(
+        _uniform(shape, generator, wish) < _rates(shape, generator, wish), MUTATION_SCALE, TIE_SCALE
+    )
+    noise[:, 0] = 0
+    priority = wish.unsqueeze(1) + noise
+    return fill_caches(scenario, priority.flatten(0, 1)).view(priority.shape)
+
+
+def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Standard normal draws on the device and with the dtype of another tensor."""
+    drawn = torch.randn(shape, generator=generator, device=generator.device)
+    return drawn.to(like.device, like.dtype)
+
+
+def _rates(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """How likely each pair of each proposal is disturbed: four scattered rates and four of one server, in turn."""
+    count = shape[1]
+    table = like.new_tensor(SCATTERED_RATES + SERVER_RATES)
+    rate = table.repeat(-(-count // len(table)))[:count, None, None]
+    scattered = torch.arange(count, device=like.device)[:, None, None] % len(table) < len(SCATTERED_RATES)
+    drawn = _uniform((*shape[:3], 1), generator, like)
+    return torch.where(scattered | (drawn == drawn.amax(dim=2, keepdim=True)), rate, 0.0)
+
+
+def _uniform(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    return torch.rand(shape, generator=generator, device=generator.device).to(like.device, like.dtype)

@@ -1,0 +1,352 @@
+import dataclasses
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
+
+from hadrl_lightning.agents.caching_objective import caching_objective
+from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings, without_outliers
+from hadrl_lightning.data.transitions import CachingTransitions
+from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic, read_caching_observation
+from hadrl_lightning.scenario import MIB, Scenario
+from hadrl_lightning.simulator import EdgeNetwork, decode_caching, equal_shares, fill_caches
+
+SMALL = Scenario(
+    num_servers=2,
+    num_users=6,
+    num_services=4,
+    popularity=(0.1, 0.4, 0.2, 0.3),
+    storage_bytes=(2 * MIB, 1 * MIB, 1 * MIB, 2 * MIB),
+    cache_bytes=2 * MIB,
+    usable_cache_fraction=1.0,
+)
+"""Two servers of room 2: the most requests are covered by {1, 2} on one and {3} on the other, 0.9 of all."""
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def agent(scenario: Scenario = SMALL, seed: int = 0, **changes) -> SetDDPG:
+    settings = SetDDPGSettings(**({"hidden_sizes": (16, 16), "actor_width": 8} | changes))
+    return SetDDPG(scenario, settings, generator=generator(seed))
+
+
+def observations(scenario: Scenario, num_rows: int, seed: int = 1) -> torch.Tensor:
+    """As in the middle of an episode: feasible caches, shares that sum to 1, demand about as the popularity."""
+    draws = generator(seed)
+    shape = (num_rows, scenario.num_servers, scenario.num_services)
+    cache = fill_caches(scenario, torch.rand(shape, generator=draws)).flatten(1).float()
+    demand = torch.rand(num_rows, scenario.num_services, generator=draws) + 1
+    demand = demand * torch.tensor(scenario.popularity_vector)
+    demand = demand / demand.sum(dim=1, keepdim=True)
+    hits = torch.rand(num_rows, scenario.caching_action_size, generator=draws).softmax(dim=1)
+    room = torch.tensor(scenario.usable_cache_bits).expand(num_rows, -1) / 1e9
+    return torch.cat((cache, demand, hits, room), dim=1)
+
+
+def transitions(scenario: Scenario, num_rows: int, seed: int = 2) -> CachingTransitions:
+    """Random caches that fit, rewarded with the share of requests covered."""
+    draws = generator(seed)
+    shape = (num_rows, scenario.num_servers, scenario.num_services)
+    cache = fill_caches(scenario, torch.rand(shape, generator=draws))
+    observation = observations(scenario, num_rows, seed)
+    reward = coverage(scenario, cache)
+    flat = cache.flatten(1).float()
+    return CachingTransitions(observation, flat * 2 - 1, reward, observation, flat)
+
+
+def coverage(scenario: Scenario, cache: torch.Tensor) -> torch.Tensor:
+    return cache.any(dim=-2).float() @ torch.tensor(scenario.popularity_vector)
+
+
+def fits(scenario: Scenario, cache: torch.Tensor) -> bool:
+    used = cache.float() @ torch.tensor(scenario.storage_bits)
+    return bool((used <= torch.tensor(scenario.usable_cache_bits) * (1 + 1e-6)).all())
+
+
+def as_cache(scenario: Scenario, action: torch.Tensor) -> torch.Tensor:
+    return action.view(-1, scenario.num_servers, scenario.num_services) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_proposals", 0),
+        ("proposal_rounds", 0),
+        ("explore_proposals", 0),
+        ("explore_rounds", -1),
+        ("actor_rows", 0),
+        ("actor_width", 0),
+        ("seed", -1),
+        ("discount", 1.0),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(name: str, value) -> None:
+    with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
+        SetDDPGSettings(**{name: value})
+
+
+def test_an_observation_is_taken_apart_as_the_network_puts_it_together() -> None:
+    network = EdgeNetwork(SMALL, num_envs=3, generator=generator())
+    cache = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]]).bool().expand(3, -1, -1)
+    network.begin_frame(cache)
+    network.step(equal_shares(SMALL, torch.zeros(3, 6, dtype=torch.long), torch.float32))
+    seen = read_caching_observation(network.caching_observation(), 2, 4)
+    assert torch.equal(seen.cache, cache.float())
+    assert seen.demand.sum(dim=1).tolist() == pytest.approx([1, 1, 1])
+    assert seen.hits.shape == (3, 2, 4)
+    assert float(seen.hits[:, 1].sum()) == 0  # all went to server 0
+    assert seen.remaining.tolist() == [[pytest.approx(2 * MIB * 8 / 1e9)] * 2] * 3
+
+
+def test_the_critic_sees_coverage_copies_and_what_is_new_by_hand() -> None:
+    critic = SetCritic(SMALL.storage_bits, SMALL.usable_cache_bits, (), generator())
+    observation = observations(SMALL, 1)
+    observation[:, :8] = torch.tensor([0.0, 1, 0, 0, 0, 0, 0, 0])
+    held = torch.tensor([[0.0, 1, 1, 0, 0, 1, 0, 0]])
+    with torch.no_grad():
+        critic.layers[0].bias.zero_()
+        for feature, expected in ((3, 2.0), (4, 3 / 4), (5, 3 / 2), (6, 2 / 4)):
+            # services 1 (twice) and 2 are covered; of 3 copies on 2 servers, one was there before
+            critic.layers[0].weight.zero_()
+            critic.layers[0].weight[0, feature] = 1.0
+            assert critic(observation, held).item() == pytest.approx(expected)
+
+
+def permuted(rows: torch.Tensor, servers: list[int], services: list[int]) -> torch.Tensor:
+    """Observations of SMALL with servers and services in another order."""
+    seen = read_caching_observation(rows, 2, 4)
+    cache, hits = (field[:, servers][:, :, services].flatten(1) for field in (seen.cache, seen.hits))
+    return torch.cat((cache, seen.demand[:, services], hits, seen.remaining[:, servers]), dim=1)
+
+
+def test_the_critic_does_not_change_when_servers_and_services_change_places() -> None:
+    order = [2, 0, 3, 1]
+    other = dataclasses.replace(SMALL, storage_bytes=tuple(SMALL.storage_bytes[k] for k in order))
+    one, two = (SetCritic(s.storage_bits, s.usable_cache_bits, (16,), generator()) for s in (SMALL, other))
+    rows = observations(SMALL, 5)
+    held = transitions(SMALL, 5).cache
+    moved = held.view(5, 2, 4)[:, [1, 0]][:, :, order].flatten(1)
+    assert torch.allclose(one(rows, held), two(permuted(rows, [1, 0], order), moved), atol=1e-6)
+
+
+def test_the_actor_follows_services_that_change_places_and_tells_equal_servers_apart() -> None:
+    order = [2, 0, 3, 1]
+    other = dataclasses.replace(SMALL, storage_bytes=tuple(SMALL.storage_bytes[k] for k in order))
+    one, two = (SetActor(s.storage_bits, s.usable_cache_bits, 8, generator()) for s in (SMALL, other))
+    rows = observations(SMALL, 5)
+    action = one(rows).view(5, 2, 4)
+    assert torch.allclose(action[:, :, order], two(permuted(rows, [0, 1], order)).view(5, 2, 4), atol=1e-6)
+    empty = EdgeNetwork(SMALL, generator=generator()).caching_observation()
+    first, second = one(empty).view(2, 4)
+    assert not torch.allclose(first, second)
+
+
+def test_usual_demand_is_the_mean_of_what_was_seen_and_stands_in_at_the_start() -> None:
+    critic = SetCritic(SMALL.storage_bits, SMALL.usable_cache_bits, (8,), generator())
+    rows = observations(SMALL, 3)
+    rows[0, 8:12] = torch.tensor([0.5, 0.5, 0, 0])
+    rows[1, 8:12] = torch.tensor([0, 0.5, 0, 0.5])
+    rows[2, 8:12] = 0  # an episode begins: no demand
+    critic.watch(rows)
+    assert critic.usual_demand.tolist() == pytest.approx([0.25, 0.5, 0, 0.25])
+    critic.watch(rows[:1])  # (0.25 · 2 + 0.5) / 3, (0.5 · 2 + 0.5) / 3, 0, 0.25 · 2 / 3
+    assert critic.usual_demand.tolist() == pytest.approx([1 / 3, 1 / 2, 0, 1 / 6])
+    filled = rows[2:].clone()
+    filled[0, 8:12] = critic.usual_demand
+    held = transitions(SMALL, 1).cache
+    assert torch.allclose(critic(rows[2:], held), critic(filled, held))
+
+
+def test_proposals_fit_and_the_first_follows_the_wish() -> None:
+    ddpg = agent()
+    wish = torch.rand(5, 2, 4, generator=generator(3)) * 2 - 1
+    caches = ddpg.propose(wish, 32, generator(4))
+    assert caches.shape == (5, 32, 2, 4)
+    assert fits(SMALL, caches)
+    assert torch.equal(caches[:, 0], fill_caches(SMALL, wish))
+    assert len(caches[0].flatten(1).unique(dim=0)) > 4
+    again = ddpg.propose(wish, 32, generator(4))
+    assert torch.equal(caches, again)
+
+
+def test_a_decision_is_feasible_and_its_action_decodes_to_itself() -> None:
+    ddpg = agent()
+    rows = observations(SMALL, 7)
+    for action in (ddpg.act(rows), ddpg.act(rows, generator()), ddpg.explore(rows, 1.0, generator())):
+        assert action.shape == (7, 8)
+        assert set(action.unique().tolist()) == {-1.0, 1.0}
+        cache = as_cache(SMALL, action)
+        assert fits(SMALL, cache)
+        assert torch.equal(decode_caching(SMALL, action, torch.zeros_like(cache)), cache)
+    assert ddpg.act(rows[0]).shape == (8,)
+    with pytest.raises(ValueError, match=r"observation must have shape \[\.\.\., 22\], got \[7, 21\]"):
+        ddpg.act(rows[:, 1:])
+
+
+def test_decisions_depend_on_the_generator_and_the_row_alone() -> None:
+    ddpg = agent()
+    rows = observations(SMALL, 6)
+    before = torch.get_rng_state()
+    together = ddpg.act(rows)
+    assert torch.equal(together, torch.stack([ddpg.act(row) for row in rows]))
+    assert torch.equal(together, ddpg.act(rows))
+    noisy = [ddpg.explore(rows, 1.0, generator(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(noisy[0], noisy[1])
+    assert not torch.equal(noisy[0], noisy[2])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_critic_that_is_right_makes_the_decision_right() -> None:
+    class Coverage(torch.nn.Module):
+        def forward(self, observation, action):
+            return coverage(SMALL, action.unflatten(-1, (2, 4)) > 0.5)
+
+    ddpg = agent()
+    action = ddpg.decide(observations(SMALL, 5), ddpg.actor, Coverage())
+    assert coverage(SMALL, as_cache(SMALL, action)).tolist() == pytest.approx([0.9] * 5)
+
+
+def test_where_everything_fits_everything_is_held_from_the_first_decision_on() -> None:
+    wide = dataclasses.replace(SMALL, cache_bytes=6 * MIB)
+    empty = EdgeNetwork(wide, num_envs=3, generator=generator()).caching_observation()
+    for seed in range(5):
+        assert (agent(wide, seed=seed).act(empty) == 1).all()
+
+
+def test_a_critic_that_is_broken_never_wins() -> None:
+    class Broken(torch.nn.Module):
+        def forward(self, observation, action):
+            covered = coverage(SMALL, action.unflatten(-1, (2, 4)) > 0.5)
+            return torch.where(covered > 0.75, torch.nan, covered)
+
+    ddpg = agent()
+    rows = observations(SMALL, 5)
+    rows[:, :8] = 0  # held now and filled up in order: services 0, 0, of which the first server's is 0.1
+    covered = coverage(SMALL, as_cache(SMALL, ddpg.decide(rows, ddpg.actor, Broken())))
+    assert (covered < 0.75).all()
+
+
+def test_the_target_value_is_the_normalised_reward_and_bootstraps_only_with_a_discount() -> None:
+    batch = transitions(SMALL, 4)._replace(reward=torch.tensor([1.0, 3.0, 1.0, 3.0]))
+    ddpg = agent()
+    ddpg.rewards.update(batch.reward[:, None])  # mean 2, standard deviation 1
+    assert ddpg.target_value(batch).tolist() == [-1, 1, -1, 1]
+    ddpg = agent(discount=0.5, explore_proposals=8)
+    with torch.no_grad():
+        ddpg.target_critic.layers[-1].weight.zero_()
+        ddpg.target_critic.layers[-1].bias.fill_(1.0)  # every cache is worth 4 services · 1
+    ddpg.rewards.update(batch.reward[:, None])
+    assert ddpg.target_value(batch).tolist() == [1, 3, 1, 3]
+
+
+def test_a_rare_outlier_among_the_rewards_is_cut() -> None:
+    reward = torch.linspace(0, 1, 257)
+    assert torch.equal(without_outliers(reward), reward)
+    reward[7] = -1e6  # the middle 90 % still reach from about 0.05 to 0.95
+    cut = without_outliers(reward)
+    assert cut[7] == pytest.approx(-1.75, abs=0.1)
+    assert torch.equal(cut[8:], reward[8:])
+    nearly_always_full = torch.ones(257)
+    nearly_always_full[0] = 0.5
+    assert torch.equal(without_outliers(nearly_always_full), nearly_always_full)
+
+
+def test_trained_alone_it_finds_the_caches_that_cover_most(tmp_path) -> None:
+    ddpg = agent(target_rate=0.05)
+    rows = [CachingTransitions(*fields) for fields in zip(*transitions(SMALL, 512), strict=True)]
+    loader = DataLoader(rows, batch_size=128, shuffle=True, generator=generator())
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=30, enable_checkpointing=False, default_root_dir=tmp_path, **quiet
+    )
+    trainer.fit(ddpg, loader)
+    assert int(ddpg.num_updates) == 120
+    rows = observations(SMALL, 20, seed=9)
+    covered = coverage(SMALL, as_cache(SMALL, ddpg.act(rows)))
+    assert covered.mean() > 0.88  # the optimum is 0.9; random caches that fit cover less
+
+    trainer.save_checkpoint(tmp_path / "agent.ckpt")
+    again = SetDDPG.load_from_checkpoint(
+        tmp_path / "agent.ckpt", scenario=SMALL, settings=ddpg.settings, weights_only=True
+    )
+    assert torch.equal(again.act(rows), ddpg.act(rows))
+
+
+def test_the_actor_learns_the_caches_that_the_critic_prefers() -> None:
+    ddpg = agent(actor_learning_rate=1e-2)
+    ddpg.target_critic = PrefersServices(torch.tensor([[0.0, 1, 1, 0], [0.0, 0, 0, 1]]))
+    optimizer, _ = ddpg.configure_optimizers()
+    batch = transitions(SMALL, 16)
+    for _ in range(150):
+        optimizer.zero_grad()
+        ddpg.actor_loss(batch).backward()
+        optimizer.step()
+        ddpg.num_updates += 1
+    cache = fill_caches(SMALL, ddpg.actor(observations(SMALL, 20, seed=9)).detach().view(-1, 2, 4))
+    wanted = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]]).bool()
+    assert (cache == wanted).float().mean() > 0.95
+
+
+class PrefersServices(torch.nn.Module):
+    """Critic by hand: the number of pairs held that are wanted."""
+
+    def __init__(self, wanted: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("wanted", wanted.flatten())
+
+    def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return action @ self.wanted
+
+
+def test_the_same_seed_learns_the_same() -> None:
+    one, two = agent(seed=1), agent(seed=1)
+    for ddpg in (one, two):
+        optimizers = ddpg.configure_optimizers()
+        for seed in (5, 6):
+            ddpg.update(transitions(SMALL, 32, seed), *optimizers, torch.Tensor.backward)
+    for left, right in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_the_same_weights_decide_for_other_numbers_of_users_servers_and_services() -> None:
+    ddpg = agent(Scenario())
+    ddpg.critic.watch(observations(Scenario(), 4))
+    more_users = ddpg.for_scenario(Scenario(num_users=60))
+    rows = observations(Scenario(), 3)
+    assert torch.equal(more_users.act(rows), ddpg.act(rows))
+    for other in (Scenario(num_servers=5), dataclasses.replace(SMALL, num_servers=3)):
+        moved = ddpg.for_scenario(other)
+        action = moved.act(observations(other, 3))
+        assert action.shape == (3, other.caching_action_size)
+        assert fits(other, as_cache(other, action))
+        same_services = other.num_services == 10
+        usual = ddpg.critic.usual_demand if same_services else torch.full((4,), 0.25)
+        assert torch.equal(moved.critic.usual_demand, usual)
+
+
+def test_bf16_mixed_precision_trains(tmp_path) -> None:
+    ddpg = agent()
+    rows = [CachingTransitions(*fields) for fields in zip(*transitions(SMALL, 64), strict=True)]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        precision="bf16-mixed",
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+        **quiet,
+    ).fit(ddpg, DataLoader(rows, batch_size=32))
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in ddpg.parameters())
+
+
+def test_caching_objectives_by_hand() -> None:
+    frame = (torch.tensor([0.5]), torch.tensor([2.0]), torch.tensor([100.0]), 30)
+    expected = {"published": 15 / 100 + 1 / 200, "hits": 0.5, "latency": -2.0, "hits_and_latency": 0.4}
+    for name, value in expected.items():
+        assert caching_objective(name, *frame).tolist() == pytest.approx([value])
+    assert caching_objective("hits_and_latency", *frame, latency_weight=0.2).tolist() == pytest.approx([0.1])
+    with pytest.raises(ValueError, match=r"latency_weight must be at least 0 and finite, got -1"):
+        caching_objective("hits", *frame, latency_weight=-1.0)
