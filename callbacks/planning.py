@@ -34,6 +34,8 @@ class CEMPlanning(Callback):
     Args:
         seed_decisions: caching decisions of the first epoch.
         decisions_per_epoch: caching decisions of every later epoch.
+        caching_warmup_epochs: epochs at first whose caching decisions are explored but not learnt from: what a frame
+            earned that an untrained fast level served says little about its caches.
         caching_noise: standard deviation of the noise on caching actions at first.
         caching_noise_decay: factor on it after every caching decision.
         caching_noise_min: what it does not fall below.
@@ -56,6 +58,7 @@ class CEMPlanning(Callback):
         self,
         seed_decisions: int = 20,
         decisions_per_epoch: int = 5,
+        caching_warmup_epochs: int = 0,
         caching_noise: float = 1.0,
         caching_noise_decay: float = 0.9882,
         caching_noise_min: float = 0.0,
@@ -69,8 +72,11 @@ class CEMPlanning(Callback):
         for name, count in (("seed_decisions", seed_decisions), ("decisions_per_epoch", decisions_per_epoch)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
+        if caching_warmup_epochs < 0:
+            raise ValueError(f"caching_warmup_epochs must be at least 0, got {caching_warmup_epochs}")
         self.seed_decisions = seed_decisions
         self.decisions_per_epoch = decisions_per_epoch
+        self.caching_warmup_epochs = caching_warmup_epochs
         self.caching_noise = NoiseSchedule(
             "caching_noise", caching_noise, caching_noise_decay, caching_noise_min
         )
@@ -102,9 +108,10 @@ class CEMPlanning(Callback):
                 self._generator.set_state(states[trainer.global_rank])
             self._restored = None
         seeding = data.decisions == 0
+        warming_up = trainer.current_epoch < self.caching_warmup_epochs
         decisions = self.seed_decisions if seeding else self.decisions_per_epoch
         started = time.perf_counter()
-        collection = Collection(self, module, data, self._generator, seeding)
+        collection = Collection(self, module, data, self._generator, seeding, warming_up)
         module.eval()
         with torch.no_grad(), trainer.strategy.precision_plugin.forward_context():
             for _ in range(decisions):
@@ -183,6 +190,7 @@ class Collection:
         data: TransitionDataModule,
         generator: torch.Generator,
         seeding: bool,
+        warming_up: bool,
     ) -> None:
         assert data.network is not None
         self.callback = callback
@@ -191,6 +199,7 @@ class Collection:
         self.network: EdgeNetwork = data.network
         self.generator = generator
         self.seeding = seeding
+        self.warming_up = warming_up
         self.planner: CEMPlanner = module.make_planner(callback.planner_settings)
         self.slots = 0
         self._plan: Plan | None = None
@@ -207,7 +216,7 @@ class Collection:
         services = []
         while not network.frame_over:
             services.append(self._slot())
-        noise.fade()
+        self.data.decisions += network.num_envs
         reward = caching_objective(
             self.callback.caching_reward,
             torch.stack([service.hit.to(switching.dtype) for service in services]).mean(dim=(0, 2)),
@@ -216,6 +225,10 @@ class Collection:
             network.scenario.num_users,
             self.callback.latency_weight,
         )
+        self._add(caching_reward=reward, switching=switching)
+        if self.warming_up:
+            return
+        noise.fade()
         self.data.caching_buffer.add(
             observation=observation,
             action=decision.action,
@@ -223,8 +236,6 @@ class Collection:
             next_observation=network.caching_observation(),
             cache=decision.cache.flatten(1),
         )
-        self.data.decisions += network.num_envs
-        self._add(caching_reward=reward, switching=switching)
 
     def means(self) -> dict[str, Tensor]:
         """Mean of everything met, by name."""
