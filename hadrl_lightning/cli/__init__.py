@@ -1,4 +1,4 @@
-"""The command `hadrl`: fit, validate, test and predict, with settings from YAML files and from the command line."""
+"""The command `hadrl`: fit, validate, test, predict, benchmark, plot; settings from YAML files and the command line."""
 
 import difflib
 import os
@@ -9,9 +9,9 @@ from ..errors import HadrlError
 
 __all__ = ["main"]
 
-COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = ("fit", "validate", "test", "predict", "benchmark", "plot")
 
-USAGE = """usage: hadrl [-h] {fit,validate,test,predict} ...
+USAGE = """usage: hadrl [-h] {fit,validate,test,predict,benchmark,plot} ...
 
 Hierarchical reinforcement learning with active inference for service caching and computation offloading.
 
@@ -20,6 +20,8 @@ commands:
   validate   episodes without exploration, on the seeds of validation
   test       episodes without exploration, on the seeds of the test: hadrl test --ckpt_path last
   predict    the decisions themselves, one row a user and slot, to a file: hadrl predict --ckpt_path best
+  benchmark  HADRL beside every baseline and the best known, on the same episodes: hadrl benchmark --quick
+  plot       the figures of a benchmark, or the learning curves of a run: hadrl plot DIR
 
 settings:
   --config NAME      a path, or a shipped file (CONFIGS);
@@ -55,6 +57,10 @@ def main(args: Sequence[str] | None = None) -> int:
             nearest = difflib.get_close_matches(words[0], COMMANDS, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise HadrlError(f"command must be one of {', '.join(COMMANDS)}, got {words[0]!r}{hint}")
+        if words[0] in ("benchmark", "plot"):
+            from .studies import run as run_study
+
+            return run_study(words)
         from .app import run
 
         run(args)

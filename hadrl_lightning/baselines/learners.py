@@ -1,0 +1,291 @@
+"""Learners to compare with: DDPG at both levels, and DDPG on the joint decision."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..agents import DDPG, SetDDPG
+from ..agents.ddpg import DDPGSettings
+from ..data import CachingTransitions, ReplayBuffer
+from ..envs.core import JointCore, Reward
+from ..nn.normaliser import RunningNormaliser
+from ..simulator import (
+    Allocation,
+    CachingPolicy,
+    EdgeNetwork,
+    OffloadingPolicy,
+    caching_reward,
+    decode_caching,
+    decode_offloading,
+    make_generator,
+    offloading_reward,
+)
+
+_INITIAL, _DRAWS = 11, 12
+"""Uses of the seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnerSettings:
+    """Settings of the DDPG learners. Observations and rewards are normalised by their running mean and deviation.
+
+    The defaults are those that did best in ES2 with 40 GiB caches and 3000 slots; the published learning rates (1e-3
+    and 2e-3), discount (0.95) and noise (1.0) drive the actors into the corners of the action space there.
+
+    Raises:
+        ValueError: a field is out of its range.
+    """
+
+    num_envs: int = 8
+    """Networks that collect in parallel (at least 1)."""
+    reward: Reward = "latency"
+    """`latency` (minus the mean latency of a task) or `published`."""
+    actor_learning_rate: float = 3e-5
+    """Adam's learning rate of the actors (above 0)."""
+    critic_learning_rate: float = 1e-3
+    """Adam's learning rate of the critics (above 0)."""
+    discount: float = 0.0
+    """Weight of the next step's value; 0 or more and below 1."""
+    target_rate: float = 0.005
+    """Share by which target networks follow each update; above 0, at most 1."""
+    batch_size: int = 64
+    """Transitions of a gradient update (at least 1)."""
+    memory: int = 500_000
+    """Transitions remembered (at least 1)."""
+    updates_per_transition: float = 1.0
+    """Gradient updates for each transition collected (0 or more)."""
+    random_share: float = 0.1
+    """Share of the training in which actions are drawn uniformly, in [0, 1]."""
+    noise_start: float = 0.5
+    """Standard deviation of the noise on actions at the start (0 or more)."""
+    noise_end: float = 0.1
+    """The same at the end; in between it falls linearly (0 or more)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_envs", "batch_size", "memory"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("updates_per_transition", "noise_start", "noise_end"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 <= self.random_share <= 1:
+            raise ValueError(f"random_share must be from 0 to 1, got {self.random_share}")
+        self.ddpg()
+
+    def ddpg(self) -> DDPGSettings:
+        """The part that DDPG reads."""
+        return DDPGSettings(
+            actor_learning_rate=self.actor_learning_rate,
+            critic_learning_rate=self.critic_learning_rate,
+            discount=self.discount,
+            target_rate=self.target_rate,
+        )
+
+    def noise(self, progress: float) -> float:
+        """Standard deviation of the noise when a share `progress` of the training is over."""
+        return self.noise_start + (self.noise_end - self.noise_start) * min(max(progress, 0.0), 1.0)
+
+
+class DDPGLevel(nn.Module):
+    """One DDPG with its replay, normalisers and optimisers.
+
+    Args:
+        agent: decides and learns.
+        settings: of the learner.
+        generator: of exploration and of the batches, on the CPU.
+        normalise: whether the agent sees normalised observations and rewards (`SetDDPG` takes them as they are).
+    """
+
+    def __init__(
+        self, agent: DDPG, settings: LearnerSettings, generator: torch.Generator, normalise: bool = True
+    ) -> None:
+        super().__init__()
+        self.agent = agent
+        self.settings = settings
+        self.generator = generator
+        self.normalise = normalise
+        self.observations = RunningNormaliser(agent.observation_size)
+        self.rewards = RunningNormaliser(1)
+        sizes = {"observation": agent.observation_size, "action": agent.action_size}
+        shapes: dict[str, tuple[int, ...]] = {name: (size,) for name, size in sizes.items()}
+        shapes |= {"next_observation": shapes["observation"], "cache": shapes["action"], "reward": ()}
+        self.buffer = ReplayBuffer(settings.memory, shapes)
+        self.actor_optimizer, self.critic_optimizer = agent.configure_optimizers()
+        self._owed = 0.0
+
+    def act(self, observation: Float[Tensor, "batch observation"]) -> Float[Tensor, "batch action"]:
+        """The decision without exploration."""
+        return self.agent.act(self._seen(observation))
+
+    def explore(
+        self, observation: Float[Tensor, "batch observation"], progress: float
+    ) -> Float[Tensor, "batch action"]:
+        """The decision with exploration when a share `progress` of the training is over."""
+        if progress < self.settings.random_share and self.normalise:
+            shape = (len(observation), self.agent.action_size)
+            return 2 * torch.rand(shape, generator=self.generator) - 1
+        return self.agent.explore(self._seen(observation), self.settings.noise(progress), self.generator)
+
+    def add(
+        self,
+        observation: Float[Tensor, "batch observation"],
+        action: Float[Tensor, "batch action"],
+        reward: Float[Tensor, " batch"],
+        next_observation: Float[Tensor, "batch observation"],
+        executed: Float[Tensor, "batch action"] | None = None,
+    ) -> None:
+        """Remember transitions, and take note of the updates that are due for them."""
+        cache = action if executed is None else executed
+        self.buffer.add(
+            observation=observation,
+            action=action,
+            reward=reward,
+            next_observation=next_observation,
+            cache=cache,
+        )
+        self.observations.update(observation)
+        self.rewards.update(reward.unsqueeze(1))
+        self._owed += self.settings.updates_per_transition * len(reward)
+
+    def learn(self) -> None:
+        """Make the updates that are due."""
+        while self._owed >= 1:
+            self._owed -= 1
+            batch = CachingTransitions(**self.buffer.sample(self.settings.batch_size, self.generator))
+            if self.normalise:
+                batch = batch._replace(
+                    observation=self._seen(batch.observation),
+                    next_observation=self._seen(batch.next_observation),
+                    reward=self.rewards.normalise(batch.reward.unsqueeze(1)).squeeze(1),
+                )
+            self.agent.update(batch, self.actor_optimizer, self.critic_optimizer, torch.Tensor.backward)
+
+    def _seen(self, observation: Tensor) -> Tensor:
+        """Clipped at 10: a dimension that has hardly varied may jump."""
+        return self.observations.normalise(observation).clamp(-10, 10) if self.normalise else observation
+
+
+class TwinDDPG(nn.Module):
+    """DDPG at both levels: one decides the caches of a frame, the other the offloading of a slot, without planning.
+
+    Args:
+        network: networks to collect on.
+        settings: of both levels.
+        seed: of weights, exploration and batches.
+        slow_agent: the caching agent; plain DDPG by default. `SetDDPG` makes this HADRL without planning.
+    """
+
+    def __init__(
+        self,
+        network: EdgeNetwork,
+        settings: LearnerSettings,
+        seed: int = 0,
+        slow_agent: SetDDPG | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+        scenario, initial = network.scenario, make_generator("cpu", seed, _INITIAL)
+        slow_sizes = (scenario.caching_observation_size, scenario.caching_action_size)
+        slow = slow_agent or DDPG(*slow_sizes, settings.ddpg(), generator=initial)
+        self.slow = DDPGLevel(slow, settings, make_generator("cpu", seed, _DRAWS, 0), slow_agent is None)
+        fast_sizes = (scenario.offloading_observation_size, scenario.offloading_action_size)
+        fast = DDPG(*fast_sizes, settings.ddpg(), generator=initial)
+        self.fast = DDPGLevel(fast, settings, make_generator("cpu", seed, _DRAWS, 1))
+
+    def advance(self, progress: float) -> int:
+        """Play a frame in all networks and learn from it; returns the slots played, over all networks."""
+        network, scenario = self.network, self.network.scenario
+        if network.episode_over:
+            network.reset()
+        before = network.caching_observation()
+        action = self.slow.explore(before, progress)
+        cache = decode_caching(scenario, action, network.cache, network.physics)
+        switching, hits, latency = network.begin_frame(cache), [], []
+        while not network.frame_over:
+            seen = network.offloading_observation()
+            offloading = self.fast.explore(seen, progress)
+            service = network.step(decode_offloading(scenario, offloading, network.physics))
+            latency.append(service.latency.mean(dim=1))
+            hits.append(service.hit.sum(dim=1).to(switching.dtype))
+            published = self.settings.reward == "published"
+            reward = offloading_reward(service.latency) if published else -latency[-1]
+            self.fast.add(seen, offloading, reward, network.offloading_observation())
+            self.fast.learn()
+        reward = -torch.stack(latency).mean(dim=0)
+        if self.settings.reward == "published":
+            reward = caching_reward(torch.stack(hits).mean(dim=0), switching)
+        executed = cache.flatten(1).to(before.dtype)
+        self.slow.add(before, action, reward, network.caching_observation(), executed)
+        self.slow.learn()
+        return network.num_envs * scenario.slots_per_decision
+
+    def policies(self) -> tuple[CachingPolicy, OffloadingPolicy]:
+        """Both levels without exploration."""
+
+        def caching(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
+            action = self.slow.act(network.caching_observation())
+            return decode_caching(network.scenario, action, network.cache, network.physics)
+
+        def offloading(network: EdgeNetwork) -> Allocation:
+            action = self.fast.act(network.offloading_observation())
+            return decode_offloading(network.scenario, action, network.physics)
+
+        return caching, offloading
+
+
+class FlatDDPG(nn.Module):
+    """DDPG on the joint decision of `hadrl/EdgeNetwork-v0`: caches and offloading in one action, every slot.
+
+    Args:
+        network: networks to collect on.
+        settings: of the learner.
+        seed: of weights, exploration and batches.
+    """
+
+    def __init__(self, network: EdgeNetwork, settings: LearnerSettings, seed: int = 0) -> None:
+        super().__init__()
+        self.core = JointCore(network, settings.reward)
+        sizes = (self.core.observe().shape[1], self.core.action_size)
+        agent = DDPG(*sizes, settings.ddpg(), generator=make_generator("cpu", seed, _INITIAL))
+        self.level = DDPGLevel(agent, settings, make_generator("cpu", seed, _DRAWS))
+
+    def advance(self, progress: float) -> int:
+        """Play a slot in all networks and learn from it; returns the slots played, over all networks."""
+        if self.core.over:
+            self.core.reset()
+        observation = self.core.observe()
+        action = self.level.explore(observation, progress)
+        outcome = self.core.step(action)
+        self.level.add(observation, action, outcome.reward, outcome.observation)
+        self.level.learn()
+        return self.core.network.num_envs
+
+    def policies(self) -> tuple[CachingPolicy, OffloadingPolicy]:
+        """The joint decision without exploration, level by level."""
+        return joint_policies(self.level.act)
+
+
+def joint_policies(
+    act: Callable[[Float[Tensor, "batch observation"]], Float[Tensor, "batch action"]],
+) -> tuple[CachingPolicy, OffloadingPolicy]:
+    """Policies for each level out of one on the observation and action of `hadrl/EdgeNetwork-v0`.
+
+    The first decision of a frame is one for both levels, as in the environment.
+    """
+    decided: list[Tensor] = []
+
+    def caching(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
+        decided[:] = [act(JointCore(network).observe())]
+        slow = decided[0][:, : network.scenario.caching_action_size]
+        return decode_caching(network.scenario, slow, network.cache, network.physics)
+
+    def offloading(network: EdgeNetwork) -> Allocation:
+        action = decided.pop() if decided else act(JointCore(network).observe())
+        fast = action[:, network.scenario.caching_action_size :]
+        return decode_offloading(network.scenario, fast, network.physics)
+
+    return caching, offloading

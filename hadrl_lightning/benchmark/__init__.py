@@ -1,0 +1,28 @@
+"""`hadrl benchmark`: policies × scenarios × seeds on the same requests, positions and fading."""
+
+from .cells import Cell, CellResult
+from .compute import compute
+from .plan import Plan, PlanSettings, make_plan
+from .policies import LEARNERS, PairPolicy, default_policies, label_of
+from .report import result_table, write_report
+from .runner import Outcome, run_cells
+from .statistics import Interval, bootstrap
+
+__all__ = [
+    "LEARNERS",
+    "Cell",
+    "CellResult",
+    "Interval",
+    "Outcome",
+    "PairPolicy",
+    "Plan",
+    "PlanSettings",
+    "bootstrap",
+    "compute",
+    "default_policies",
+    "label_of",
+    "make_plan",
+    "result_table",
+    "run_cells",
+    "write_report",
+]

@@ -1,0 +1,77 @@
+"""A cell: one policy in one scenario with one seed. Plain data, known by a hash of everything that determines it."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FORMAT = 1
+"""Raised when cells computed before must not be used any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is to be computed."""
+
+    policy: str
+    """Name of the policy."""
+    settings: dict[str, Any]
+    """All that the policy and its judgement depend on, as plain values (see `plan.cell_settings`)."""
+    seed: int | None
+    """Seed of training and of the policy's draws; None where nothing is drawn: one computation serves all seeds."""
+
+    @property
+    def key(self) -> str:
+        """Hash of the contents: equal for equal cells, in any process."""
+        text = json.dumps([FORMAT, asdict(self)], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def file(self, folder: Path) -> Path:
+        """Where the result of this cell lies in a benchmark folder."""
+        return folder / "cells" / f"{self.policy}-{self.key}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellResult:
+    """What came out. Latencies are summed over users, in s."""
+
+    scores: dict[str, float]
+    """Mean over the test episodes: hit_ratio, latency, latency_p95, on_time, energy (J), switching (s),
+    bandwidth_over_subscription, compute_over_subscription, own_best_known (latency of the best known decisions under
+    this policy's caches); and `optimal_hit_ratio`, what any caches allow. A score that makes no sense is left out."""
+    episodes: dict[str, list[float]]
+    """The scores that exist episode by episode, in the same order for all policies."""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """Validations while training: `slots` trained by then and the scores of the validation episodes."""
+    slots: int = 0
+    """Slots trained on, over all networks that collect."""
+    training_s: float = 0.0
+    """Wall time of training in s, its validations included."""
+    evaluation_s: float = 0.0
+    """Wall time of the test episodes in s."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Of what computed it."""
+
+
+def read_result(cell: Cell, folder: Path) -> CellResult | None:
+    """The result of a cell computed earlier; None where there is none or its file is damaged."""
+    try:
+        stored = json.loads(cell.file(folder).read_text(encoding="utf-8"))
+        return CellResult(**stored["result"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_result(cell: Cell, result: CellResult, folder: Path) -> None:
+    """Store a result under the cell's key. The file is whole or not there, whatever interrupts the writing."""
+    path = cell.file(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    text = json.dumps({"cell": asdict(cell), "result": asdict(result)}, indent=1)
+    try:
+        temporary.write_text(text + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,260 @@
+"""What a benchmark computes: scenarios and sweep values × policies × seeds, as cells."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..baselines.learners import LearnerSettings
+from ..config_files import load_config
+from ..errors import HadrlError
+from ..scenario import GIB, KIB, MIB
+from .cells import Cell
+from .policies import (
+    LEARNERS,
+    LOWER_BOUND,
+    PUBLISHED_SIZES,
+    REFERENCE,
+    default_policies,
+    needs_stable_baselines3,
+    pair_of,
+)
+from .sb3 import stable_baselines3
+from .training import Settings, build, merged, num_slots, resolved, with_slots
+
+UNITS = {"KiB": KIB, "MiB": MIB, "GiB": GIB, "k": 1e3, "M": 1e6, "G": 1e9}
+LEARNING = ("num_envs", "reward")
+"""Settings that Stable-Baselines3's algorithms share with the other learners."""
+
+
+class Sweep(NamedTuple):
+    """One setting at several values, all else as it is."""
+
+    key: str
+    """Dotted name, such as `data.scenario.num_users`."""
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+    """What is asked for.
+
+    Raises:
+        HadrlError: a field is out of its range.
+    """
+
+    scenarios: tuple[str, ...] = ("es2.yaml",)
+    """Settings files, a scenario each."""
+    overlays: tuple[str, ...] = ()
+    """Settings files merged over each of them."""
+    overrides: Settings = field(default_factory=dict)
+    """Settings merged over those."""
+    sweeps: tuple[Sweep, ...] = ()
+    """Each sweep is by itself; the scenarios as they are are then left out."""
+    policies: tuple[str, ...] = ()
+    """Names of policies; all if empty. The yardstick is always among them."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of training and of policies that draw. The test episodes are the same for all."""
+    slots: int | None = None
+    """Slots that each learner trains on; by default what HADRL's settings amount to."""
+    episodes: int | None = None
+    """Test episodes; by default what the settings say."""
+    published_size: str = "small"
+    """Size of `hadrl-published`."""
+
+    def __post_init__(self) -> None:
+        if not self.seeds or min(self.seeds) < 0:
+            raise HadrlError(f"seeds must be one or more numbers of at least 0, got {list(self.seeds)}")
+        if self.published_size not in PUBLISHED_SIZES:
+            allowed = ", ".join(PUBLISHED_SIZES)
+            raise HadrlError(f"published_size must be one of {allowed}, got {self.published_size!r}")
+        for name in ("slots", "episodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise HadrlError(f"{name} must be at least 1, got {value}")
+        if not self.scenarios:
+            raise HadrlError("scenarios must name at least one settings file, got none")
+
+
+class Entry(NamedTuple):
+    """A cell's place in the tables."""
+
+    scenario: str
+    """Names of the settings files, such as `es2-tight`."""
+    sweep_key: str
+    """Empty without a sweep."""
+    sweep_value: Any
+    policy: str
+    seed: int
+    cell: Cell
+
+
+class Plan(NamedTuple):
+    """All entries. Entries of several seeds share a cell where the policy does not draw."""
+
+    settings: PlanSettings
+    entries: list[Entry]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The different cells, cheap ones first."""
+        unique = {entry.cell.key: entry.cell for entry in self.entries}
+        return sorted(unique.values(), key=lambda cell: cell.policy in LEARNERS)
+
+
+def make_plan(settings: PlanSettings) -> Plan:
+    """Turn what is asked for into cells; everything that can be checked without computing is checked here.
+
+    Raises:
+        HadrlError: an unknown policy or setting, a value that is not allowed, or an extra that is missing.
+    """
+    policies = list(dict.fromkeys(settings.policies or default_policies()))
+    for name in policies:
+        pair_of(name)
+    require_extras(policies)
+    if REFERENCE not in policies:
+        policies.append(REFERENCE)
+    entries = []
+    for scenario in settings.scenarios:
+        base = merged(load_config(scenario), *(load_config(name) for name in settings.overlays))
+        base = merged(base, settings.overrides)
+        label = "-".join(dict.fromkeys(Path(name).stem for name in (scenario, *settings.overlays)))
+        variants = [(key, value) for key, values in settings.sweeps for value in values] or [("", None)]
+        for key, value in variants:
+            raw = merged(base, nested(key, value)) if key else base
+            build(raw)  # says what is wrong with a value
+            full = resolved(raw)
+            for policy in policies:
+                contents = cell_settings(policy, full, settings)
+                for seed in settings.seeds:
+                    cell = Cell(policy=policy, settings=contents, seed=seed if draws(policy) else None)
+                    entries.append(Entry(label, key, value, policy, seed, cell))
+    return Plan(settings, entries)
+
+
+def require_extras(policies: Sequence[str]) -> None:
+    """Raise a HadrlError that names the extra if SciPy, or what a policy needs, is not installed."""
+    try:
+        import scipy.optimize  # noqa: F401
+    except ImportError as error:
+        raise HadrlError(
+            "benchmark needs SciPy for the best caches: pip install 'hadrl-lightning[baselines]'"
+        ) from error
+    if any(map(needs_stable_baselines3, policies)):
+        stable_baselines3()
+
+
+def draws(policy: str) -> bool:
+    """Whether the result of the policy depends on the seed."""
+    pair = pair_of(policy)
+    return policy != LOWER_BOUND if pair is None else pair.draws
+
+
+def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
+    """All that a policy and its judgement depend on but the seed, out of the (resolved) settings of a scenario.
+
+    Learners get the same budget of slots and are validated equally often on the same episodes.
+    """
+    data, trainer = base["data"], base["trainer"]
+    contents: Settings = {
+        "scenario": data["scenario"],
+        "physics": data["physics"],
+        "test": {
+            "episodes": plan.episodes or data["test_episodes"],
+            "parallel": data["parallel_episodes"],
+            "seed": data["test_seed"],
+        },
+    }
+    if policy not in LEARNERS:
+        return contents
+    slots = plan.slots or num_slots(base)
+    contents["validation"] = {
+        "episodes": data["validation_episodes"],
+        "parallel": data["parallel_episodes"],
+        "seed": data["validation_seed"],
+        "number": max(1, trainer["max_epochs"] // (trainer["check_val_every_n_epoch"] or 1)),
+    }
+    learner = LEARNERS[policy]
+    if learner.kind == "hadrl":
+        config = with_slots(hadrl_settings(policy, base, plan.published_size), slots)
+        return {**contents, "slots": num_slots(config), "config": config}
+    if learner.kind == "no-planning":
+        contents["config"] = base
+    common = asdict(LearnerSettings(num_envs=data["num_envs"]))
+    if learner.kind == "sb3":
+        common = {name: common[name] for name in LEARNING}
+    return {**contents, "slots": slots, "learner": merged(common, learner.learner)}
+
+
+def hadrl_settings(policy: str, base: Settings, published_size: str) -> Settings:
+    """(Resolved) settings of a variant of HADRL: those of the scenario, then what makes the variant.
+
+    Unless it runs at full size, the published algorithm collects on as many networks and learns as often as the others;
+    its updates of the caching agent for each decision stay the published ones.
+    """
+    learner = LEARNERS[policy]
+    variant = merged(*(load_config(name) for name in learner.overlays), learner.settings)
+    if policy == "hadrl-published":
+        variant = merged(variant, PUBLISHED_SIZES[published_size])
+        if published_size != "full":
+            rhythm = {name: base["planning"][name] for name in ("seed_decisions", "decisions_per_epoch")}
+            num_envs = base["data"]["num_envs"]
+            each = variant["data"]["caching_updates_per_epoch"] / variant["planning"]["decisions_per_epoch"]
+            updates = round(each * rhythm["decisions_per_epoch"] * num_envs)
+            data = {"num_envs": num_envs, "caching_updates_per_epoch": updates}
+            variant = merged(variant, {"data": data, "planning": rhythm})
+    elif base["planning"]["planner"] is None:
+        variant.pop("planning", None)  # it collects with the planner that it is judged with
+    return merged(base, variant)
+
+
+def nested(key: str, value: Any) -> Settings:
+    """`{"a": {"b": value}}` for the key `a.b`.
+
+    An exponent of Zipf's law implies that the popularity follows it; a number of servers, evenly spaced thresholds.
+
+    Raises:
+        HadrlError: the key does not belong to data, model, planning or trainer.
+    """
+    words = key.split(".")
+    if words[0] not in ("data", "model", "planning", "trainer") or len(words) < 2 or not all(words):
+        raise HadrlError(f"settings must begin with data., model., planning. or trainer., got {key!r}")
+    for word in reversed(words):
+        value = {word: value}
+    if key == "data.scenario.zipf_exponent":
+        value["data"]["scenario"]["popularity"] = "zipf"
+    if key == "data.scenario.num_servers":
+        value["data"]["scenario"]["offload_thresholds"] = None
+    return value
+
+
+def parse_sweep(text: str) -> Sweep:
+    """A sweep from `KEY=a,b,c`; sizes may end in KiB, MiB, GiB, other numbers in k, M, G.
+
+    Raises:
+        HadrlError: it has another form.
+    """
+    key, equals, values = text.partition("=")
+    parsed = tuple(parse_value(value) for value in values.split(",") if value.strip())
+    if not equals or not parsed:
+        raise HadrlError(f"sweep must have the form KEY=VALUE,VALUE,…, got {text!r}")
+    nested(key, None)
+    return Sweep(key, parsed)
+
+
+def parse_value(text: str) -> Any:
+    """A number (with a unit), true, false, null, or the text as it is."""
+    text = text.strip()
+    match = re.fullmatch(r"([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(KiB|MiB|GiB|k|M|G)?", text)
+    if match is None:
+        return {"true": True, "false": False, "null": None}.get(text, text)
+    number, unit = match.groups()
+    try:
+        value = int(number) if re.fullmatch(r"[-+]?[0-9]+", number) else float(number)
+    except ValueError:
+        return text
+    if unit is None:
+        return value
+    scaled = value * UNITS[unit]
+    return int(scaled) if scaled == int(scaled) else scaled

@@ -1,0 +1,227 @@
+"""The policies of a benchmark by name, and how each learner differs from HADRL as configured."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..baselines import CACHING_POLICIES, OFFLOADING_POLICIES
+from ..errors import HadrlError
+
+Kind = Literal["hadrl", "twin-ddpg", "flat-ddpg", "no-planning", "sb3"]
+"""How a learner is trained: by a Trainer, by the loops of `baselines.learners`, or by Stable-Baselines3."""
+
+Settings = dict[str, Any]
+
+LOWER_BOUND = "lower-bound"
+REFERENCE = "hit_optimal+best_known"
+"""The yardstick: best known decisions under the caches of greatest coverage."""
+DRAWING = {"random", "random_full", "genetic"}
+"""Heuristics that draw; the others are the same for every seed."""
+
+CACHING_LABELS = {
+    "none": "no caches",
+    "random": "random caches",
+    "random_full": "random full caches",
+    "popularity": "popularity",
+    "density": "density",
+    "lru": "LRU",
+    "lfu": "LFU",
+    "hit_optimal": "hit-optimal caches",
+    "latency_optimal": "latency-optimal caches",
+}
+OFFLOADING_LABELS = {
+    "all_cloud": "all cloud",
+    "random": "random",
+    "home_equal": "home, equal",
+    "least_loaded_equal": "least loaded, equal",
+    "least_loaded_sqrt": "least loaded, sqrt",
+    "genetic": "genetic",
+    "best_known": "best known",
+    "hindsight": "hindsight",
+}
+
+
+@dataclass(frozen=True)
+class PairPolicy:
+    """A heuristic for each level."""
+
+    caching: str
+    offloading: str
+
+    @property
+    def draws(self) -> bool:
+        """Whether it depends on the seed."""
+        return bool({self.caching, self.offloading} & DRAWING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """A policy that is trained."""
+
+    label: str
+    kind: Kind
+    overlays: tuple[str, ...] = ()
+    """Shipped settings files that are merged over the scenario's."""
+    settings: Settings = field(default_factory=dict)
+    """Settings merged over those."""
+    learner: Settings = field(default_factory=dict)
+    """Settings of `LearnerSettings`, or of the Stable-Baselines3 algorithm, and its name as `algorithm`."""
+
+
+def _planner(**values: Any) -> Settings:
+    """The same planner settings where the agent is judged and where it collects."""
+    return {"model": {"planner": values}, "planning": {"planner": values}}
+
+
+LEARNERS: dict[str, Learner] = {
+    "hadrl": Learner(label="HADRL (ours)", kind="hadrl"),
+    "hadrl-no-epistemic": Learner(
+        label="HADRL, no epistemic term", kind="hadrl", settings=_planner(use_exploration=False)
+    ),
+    "hadrl-one-member": Learner(
+        label="HADRL, one member",
+        kind="hadrl",
+        settings={
+            "model": {
+                "world_model": {"ensemble_size": 1},
+                "set_world_model": {"ensemble_size": 1},
+                "planner": {"planning_members": None},
+            },
+            "planning": {"planner": {"planning_members": None}},
+        },
+    ),
+    "hadrl-no-refinement": Learner(
+        label="HADRL, CEM alone", kind="hadrl", settings=_planner(share_steps=0, target_sweeps=0)
+    ),
+    "hadrl-horizon-5": Learner(
+        label="HADRL, CEM alone, horizon 5",
+        kind="hadrl",
+        settings=_planner(
+            share_steps=0, target_sweeps=0, plan_horizon=5
+        ),  # plans of one slot alone are refined
+    ),
+    "hadrl-actor-caching": Learner(
+        label="HADRL, caches by the actor alone",
+        kind="hadrl",
+        settings={"model": {"set_ddpg": {"num_proposals": 1, "proposal_rounds": 1, "explore_rounds": 1}}},
+    ),
+    "hadrl-no-planning": Learner(label="HADRL, no planning (reactive)", kind="no-planning"),
+    "hadrl-published": Learner(
+        label="HADRL as published",
+        kind="hadrl",
+        overlays=("published.yaml",),
+        settings={
+            "data": {"physics": "strict"},
+            "model": {"planner": {"informed_candidates": 0, "share_steps": 0, "target_sweeps": 0}},
+        },
+    ),
+    "twin-ddpg": Learner(label="twin DDPG", kind="twin-ddpg"),
+    "flat-ddpg": Learner(label="flat DDPG", kind="flat-ddpg"),
+    "ppo": Learner(
+        label="PPO (SB3)",
+        kind="sb3",
+        learner={"algorithm": "PPO", "n_steps": 64, "batch_size": 64, "n_epochs": 10, "learning_rate": 3e-4},
+    ),
+    "sac": Learner(
+        label="SAC (SB3)",
+        kind="sb3",
+        learner={"algorithm": "SAC", "learning_starts": 400, "batch_size": 64, "gradient_steps": -1},
+    ),
+    "td3": Learner(
+        label="TD3 (SB3)",
+        kind="sb3",
+        learner={"algorithm": "TD3", "learning_starts": 400, "batch_size": 64, "gradient_steps": -1},
+    ),
+}
+"""Learners by name."""
+
+PUBLISHED_SIZES: dict[str, Settings] = {
+    "tiny": {
+        "model": {
+            "world_model": {"ensemble_size": 3, "hidden_size": 32},
+            "planner": {"plan_horizon": 2, "n_candidates": 32, "top_candidates": 4, "optimisation_iters": 2},
+        },
+        "data": {"passes_per_epoch": 5},
+    },
+    "small": {
+        "model": {
+            "world_model": {"ensemble_size": 3, "hidden_size": 128},
+            "planner": {
+                "plan_horizon": 5,
+                "n_candidates": 100,
+                "top_candidates": 10,
+                "optimisation_iters": 5,
+            },
+        },
+        "data": {"passes_per_epoch": 30},
+    },
+    "medium": {
+        "model": {
+            "world_model": {"ensemble_size": 5, "hidden_size": 200},
+            "planner": {
+                "plan_horizon": 10,
+                "n_candidates": 350,
+                "top_candidates": 35,
+                "optimisation_iters": 7,
+            },
+        },
+    },
+    "full": {},
+}
+"""What of the published sizes is shrunk so that `hadrl-published` ends; `full` is the published table."""
+
+DEFAULT_PAIRS = (
+    "random+random",
+    "none+all_cloud",
+    "popularity+home_equal",
+    "none+least_loaded_equal",
+    "random+least_loaded_equal",
+    "popularity+least_loaded_equal",
+    "density+least_loaded_equal",
+    "lru+least_loaded_equal",
+    "lfu+least_loaded_equal",
+    "density+least_loaded_sqrt",
+    "density+genetic",
+    REFERENCE,
+    "latency_optimal+best_known",
+)
+
+
+def default_policies() -> list[str]:
+    """All of them, in the order of tables: learners of ours, other learners, heuristics, the bound."""
+    return [*LEARNERS, *DEFAULT_PAIRS, LOWER_BOUND]
+
+
+def pair_of(name: str) -> PairPolicy | None:
+    """The pair that a name `caching+offloading` stands for; None for a learner and the bound.
+
+    Raises:
+        HadrlError: there is no such policy.
+    """
+    if name in LEARNERS or name == LOWER_BOUND:
+        return None
+    caching, plus, offloading = name.partition("+")
+    if not plus or caching not in CACHING_POLICIES or offloading not in OFFLOADING_POLICIES:
+        pairs = f"CACHING+OFFLOADING of {{{', '.join(CACHING_POLICIES)}}} and {{{', '.join(OFFLOADING_POLICIES)}}}"
+        raise HadrlError(
+            f"policies must be among {', '.join(LEARNERS)}, {LOWER_BOUND}, or {pairs}, got {name!r}"
+        )
+    return PairPolicy(caching, offloading)
+
+
+def needs_stable_baselines3(name: str) -> bool:
+    """Whether the policy is one of Stable-Baselines3's."""
+    return name in LEARNERS and LEARNERS[name].kind == "sb3"
+
+
+def label_of(name: str, published_size: str = "small") -> str:
+    """What a table or a figure calls the policy; the size of `hadrl-published` is part of it."""
+    if name == "hadrl-published":
+        return LEARNERS[name].label + (f", {published_size} size" if published_size != "full" else "")
+    if name in LEARNERS:
+        return LEARNERS[name].label
+    pair = pair_of(name)
+    if pair is None:
+        return "lower bound (latency-optimal caches)"
+    if pair == PairPolicy("random", "random"):
+        return "random, both levels"
+    return f"{CACHING_LABELS[pair.caching]} + {OFFLOADING_LABELS[pair.offloading]}"

@@ -1,0 +1,201 @@
+"""Build and train HADRL from settings as nested dictionaries, without a command line."""
+
+import copy
+import logging
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from ..agents import HADRL
+from ..callbacks import CEMPlanning
+from ..data import TransitionDataModule
+from ..errors import HadrlError
+from .judge import Judge, Policies
+
+Settings = dict[str, Any]
+
+SHARED = ("scenario", "physics", "seed")
+"""Settings of the data that the model takes over."""
+TRAINER_SETTINGS = ("max_epochs", "check_val_every_n_epoch", "accelerator", "precision")
+"""What of the Trainer's settings matters to a cell; the rest is about files and output."""
+
+
+class Parts(NamedTuple):
+    """What a training is made of."""
+
+    data: TransitionDataModule
+    model: HADRL
+    planning: CEMPlanning
+
+
+def merged(*settings: Mapping[str, Any]) -> Settings:
+    """Nested settings in which the later ones win; dictionaries are merged, everything else is replaced."""
+    result: Settings = {}
+    for one in settings:
+        for name, value in one.items():
+            both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+            result[name] = merged(result[name], value) if both else copy.deepcopy(value)
+    return result
+
+
+@lru_cache(maxsize=1)
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(TransitionDataModule, "data", fail_untyped=False)
+    parser.add_class_arguments(HADRL, "model", fail_untyped=False)
+    parser.add_class_arguments(CEMPlanning, "planning", fail_untyped=False)
+    return parser
+
+
+def resolved(settings: Mapping[str, Any]) -> Settings:
+    """The settings of data, model, planning and Trainer in full, defaults included, as plain values.
+
+    Raises:
+        HadrlError: an unknown setting, or a value that is not allowed.
+    """
+    known, trainer = _with_defaults(settings)
+    trainer = {name: trainer[name] for name in TRAINER_SETTINGS if name in trainer}
+    return {
+        **known,
+        "trainer": {"max_epochs": 1, "check_val_every_n_epoch": 1, "accelerator": "cpu", **trainer},
+    }
+
+
+def build(settings: Mapping[str, Any], seed: int = 0) -> Parts:
+    """Data, model and collection of these settings; `seed` is that of both.
+
+    Raises:
+        HadrlError: an unknown setting, or a value that is not allowed.
+    """
+    known, _ = _with_defaults(settings)
+    known["data"]["seed"] = seed
+    known["model"] |= {name: known["data"][name] for name in SHARED}
+    try:
+        built = _parser().instantiate_classes(_parser().parse_object(known))
+    except HadrlError:
+        raise
+    except ValueError as error:
+        raise HadrlError(_one_line(error)) from error
+    return Parts(built.data, built.model, built.planning)
+
+
+def num_slots(settings: Settings) -> int:
+    """Slots that a training with these (resolved) settings plays, over all networks that collect."""
+    data, planning = settings["data"], settings["planning"]
+    later = (settings["trainer"]["max_epochs"] - 1) * planning["decisions_per_epoch"]
+    per_decision = data["num_envs"] * data["scenario"]["slots_per_decision"]
+    return (planning["seed_decisions"] + later) * per_decision
+
+
+def with_slots(settings: Settings, slots: int) -> Settings:
+    """The (resolved) settings with as many epochs as fit into a budget of slots.
+
+    Raises:
+        HadrlError: the first epoch, and one that plans, do not fit.
+    """
+    one, two = (num_slots(merged(settings, {"trainer": {"max_epochs": n}})) for n in (1, 2))
+    if slots < two:
+        raise HadrlError(
+            f"slots must be at least {two} with these settings ({one} in the first epoch, {two - one} in each other), "
+            f"got {slots}"
+        )
+    return merged(settings, {"trainer": {"max_epochs": 1 + (slots - one) // (two - one)}})
+
+
+class Validation(Callback):
+    """Lets a judge validate the agent about every `num_slots / validations` slots, and at the end."""
+
+    def __init__(self, judge: Judge, num_slots: int, validations: int) -> None:
+        self.judge = judge
+        self.period = num_slots / max(validations, 1)
+        self.due = self.period
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate if it is due."""
+        slots = trainer.datamodule.slots  # type: ignore[attr-defined]
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if slots + 0.5 < self.due and not last:
+            return
+        self.due = slots + self.period
+        assert isinstance(pl_module, HADRL)
+        pl_module.eval()
+        self.judge(slots, pl_module.policies(), pl_module.state_dict)
+        pl_module.train()
+
+
+class Trained(NamedTuple):
+    """A learner after training."""
+
+    policies: Policies
+    slots: int
+    """Slots it was trained on."""
+
+
+def train(settings: Settings, seed: int, judge: Judge, validations: int) -> Trained:
+    """Train HADRL with (resolved) settings, and give it the weights that the judge found best."""
+    parts = build(settings, seed)
+    validation = Validation(judge, num_slots(settings), validations)
+    keys = [
+        name
+        for name in ("max_epochs", "accelerator", "precision")
+        if settings["trainer"].get(name) is not None
+    ]
+    _quieten()
+    trainer = Trainer(
+        **{name: settings["trainer"][name] for name in keys},
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=[parts.planning, validation],
+    )
+    trainer.fit(parts.model, datamodule=parts.data)
+    if judge.best is not None:
+        parts.model.load_state_dict(judge.best)
+    model = parts.model.cpu().eval()
+    return Trained(model.policies(), parts.data.slots)
+
+
+def _quieten() -> None:
+    """Silence what Lightning tells everybody and what it warns of although it is meant."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",
+        ".*isinstance.treespec, LeafSpec.*",
+        ".*GPU available but not used.*",
+    ):
+        warnings.filterwarnings("ignore", r"\s*" + text)
+
+
+def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
+    """Settings of data, model and planning with their defaults, and those of the Trainer as they are."""
+    known = {name: copy.deepcopy(dict(settings.get(name) or {})) for name in ("data", "model", "planning")}
+    for name in SHARED:
+        known["model"].pop(name, None)
+    try:
+        full = _parser().parse_object(known).as_dict()
+    except Exception as error:  # jsonargparse raises several kinds
+        raise HadrlError(_one_line(error)) from error
+    for name in SHARED:
+        full["model"].pop(name, None)
+    full["data"].pop("seed", None)
+    return full, dict(settings.get("trainer") or {})
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def single_thread() -> None:
+    """One thread of torch: cells run side by side."""
+    torch.set_num_threads(1)

@@ -1,0 +1,221 @@
+"""`hadrl benchmark` and `hadrl plot`: all policies on the same episodes, and the figures made of it."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import HadrlError
+
+QUICK_POLICIES = (
+    "hadrl",
+    "twin-ddpg",
+    "random+random",
+    "popularity+home_equal",
+    "density+least_loaded_equal",
+    "density+least_loaded_sqrt",
+)
+"""Policies of `--quick`; the yardstick comes with them."""
+QUICK: dict[str, Any] = {
+    "seeds": [0, 1],
+    "episodes": 5,
+    "slots": 400,
+    "overlays": ["tight.yaml", "quick.yaml"],
+}
+"""Other defaults of `--quick`."""
+CODE_OF_FAILURE = 1
+FULL_WIDTH = 180
+"""Characters that a table with all columns and intervals takes; a narrower terminal gets the means."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises a HadrlError of one line where its base class prints the usage and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise HadrlError(message)
+
+
+def run(words: Sequence[str]) -> int:
+    """Carry out `benchmark …` or `plot …` and return the exit status.
+
+    Raises:
+        HadrlError: a mistake of the user.
+    """
+    if words[0] == "plot":
+        return _plot(_plot_parser().parse_args(list(words[1:])))
+    options, others = _benchmark_parser().parse_known_args(list(words[1:]))
+    return _benchmark(options, _overrides(others), words)
+
+
+def _plot_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="hadrl plot",
+        allow_abbrev=False,
+        description="Redraw the figures of a benchmark folder, or draw the learning curves of a run "
+        "(a folder with metrics.csv), as PDF and PNG. Needs the extra hadrl-lightning[plots].",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what hadrl benchmark or hadrl fit wrote")
+    parser.add_argument("--output", type=Path, help="where the figures go (default: DIR/figures)")
+    return parser
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from ..plots import draw
+
+    for file in draw(options.folder, options.output):
+        print(os.path.relpath(file))
+    return 0
+
+
+def _benchmark_parser() -> argparse.ArgumentParser:
+    from ..benchmark.policies import LEARNERS, LOWER_BOUND, PUBLISHED_SIZES
+
+    parser = _Parser(
+        prog="hadrl benchmark",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Policies x scenarios x seeds on the same requests, positions and fading: a table, CSV files and\n"
+        "figures. It goes on where it was interrupted: finished cells lie in OUTPUT/cells and are used again.",
+        epilog="policies:\n"
+        f"  learners: {', '.join(LEARNERS)}\n"
+        f"  bound: {LOWER_BOUND}\n"
+        "  heuristics: CACHING+OFFLOADING, such as lru+least_loaded_equal (see docs/benchmark.md)\n\n"
+        "Any setting of the scenario or of HADRL can follow, such as --data.scenario.num_users 60.\n\n"
+        "examples:\n"
+        "  hadrl benchmark --quick\n"
+        "  hadrl benchmark --scenarios es2.yaml es5.yaml --config tight.yaml\n"
+        "  hadrl benchmark --sweep data.scenario.cache_bytes=20GiB,40GiB,80GiB,200GiB --workers 4",
+    )
+    add = parser.add_argument
+    add("--scenarios", nargs="+", metavar="NAME", help="settings files, a scenario each (default: es2.yaml)")
+    add("-c", "--config", action="append", metavar="NAME", help="settings merged over each; give several")
+    add("--policies", nargs="+", metavar="POLICY", help="default: all")
+    add("--seeds", nargs="+", type=int, help="of training and of policies that draw (default: 0 1 2 3 4)")
+    add("--slots", type=int, help="slots each learner trains on (default: those of the settings)")
+    add("--episodes", type=int, help="test episodes (default: data.test_episodes)")
+    add("--sweep", action="append", default=[], metavar="KEY=a,b,c", help="one setting at several values")
+    add(
+        "--published_size",
+        default="small",
+        metavar="SIZE",
+        help=f"of hadrl-published: {', '.join(PUBLISHED_SIZES)}",
+    )
+    add("--output", type=Path, default=Path("checkpoints/benchmark"), help="default: %(default)s")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        help="cells computed at once, a process and thread each (default: 1)",
+    )
+    add("--refresh", action="store_true", help="compute again what is computed already")
+    add("--no_figures", action="store_true", help="leave the figures to hadrl plot")
+    add("--quick", action="store_true", help="a few policies, small settings: within a minute")
+    return parser
+
+
+def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Sequence[str]) -> int:
+    from rich.console import Console
+
+    from ..benchmark import PlanSettings, make_plan, result_table, run_cells, write_report
+    from ..benchmark.plan import parse_sweep
+
+    if options.workers < 1:
+        raise HadrlError(f"workers must be at least 1, got {options.workers}")
+    default = QUICK if options.quick else {}
+    settings = PlanSettings(
+        scenarios=tuple(options.scenarios or ["es2.yaml"]),
+        overlays=tuple(options.config or default.get("overlays", [])),
+        overrides=overrides,
+        sweeps=tuple(parse_sweep(text) for text in options.sweep),
+        policies=tuple(options.policies or (QUICK_POLICIES if options.quick else [])),
+        seeds=tuple(dict.fromkeys(options.seeds or default.get("seeds", [0, 1, 2, 3, 4]))),
+        slots=options.slots or default.get("slots"),
+        episodes=options.episodes or default.get("episodes"),
+        published_size=options.published_size,
+    )
+    plan = make_plan(settings)
+    if not options.no_figures:
+        from ..plots.style import pyplot
+
+        pyplot()  # before hours of work, not after
+    _write_command(options.output, words)
+    progress = Progress(len(plan.cells))
+    outcomes = run_cells(plan.cells, options.output, options.workers, progress, options.refresh)
+    write_report(plan, outcomes, options.output)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=240)
+    for table in result_table(plan, outcomes, brief=console.width < FULL_WIDTH):
+        console.print(table)
+    print(f"Outputs: {os.path.relpath(options.output)}{progress.remark}")
+    failed = [outcome for outcome in outcomes.values() if outcome.result is None]
+    for outcome in failed:
+        where = os.path.relpath(outcome.cell.file(options.output).with_suffix(".failed.txt"))
+        print(f"failed: {outcome.cell.policy}: {outcome.error} ({where})", file=sys.stderr)
+    if not options.no_figures and len(failed) < len(outcomes):
+        from ..plots import draw
+
+        draw(options.output)
+    return CODE_OF_FAILURE if failed else 0
+
+
+class Progress:
+    """A line for every cell that is done."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.stale = 0
+
+    def __call__(self, outcome: Any) -> None:
+        """Say what became of a cell."""
+        from ..benchmark.compute import versions
+
+        self.done += 1
+        cell, result = outcome.cell, outcome.result
+        seed = "" if cell.seed is None else f", seed {cell.seed}"
+        text = f"[{self.done}/{self.total}] {cell.policy}{seed}: "
+        if outcome.reused:
+            self.stale += result.versions != versions()
+            return
+        if result is None:
+            print(text + f"failed: {outcome.error}", flush=True)
+            return
+        hits = f"hits {result.scores['hit_ratio']:.3f}, " if "hit_ratio" in result.scores else ""
+        seconds = result.training_s + result.evaluation_s
+        print(text + hits + f"latency {result.scores['latency']:.2f} s ({seconds:.0f} s)", flush=True)
+
+    @property
+    def remark(self) -> str:
+        """What should be known of cells that were used again."""
+        if not self.stale:
+            return ""
+        return f" ({self.stale} cells were computed earlier by other versions; --refresh computes all again)"
+
+
+def _overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Settings out of `--KEY VALUE` and `--KEY=VALUE`."""
+    from ..benchmark.plan import nested, parse_value
+    from ..benchmark.training import merged
+
+    found: dict[str, Any] = {}
+    rest = list(words)
+    while rest:
+        key, equals, value = rest.pop(0).partition("=")
+        if not key.startswith("--") or "." not in key:
+            raise HadrlError(f"unknown argument {key}; hadrl benchmark --help shows what there is")
+        if not equals:
+            if not rest:
+                raise HadrlError(f"{key} needs a value")
+            value = rest.pop(0)
+        found = merged(found, nested(key[2:], parse_value(value)))
+    return found
+
+
+def _write_command(folder: Path, words: Sequence[str]) -> None:
+    """Note how the newest results came about."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "command.txt").write_text(shlex.join(["hadrl", *words]) + "\n", encoding="utf-8")

@@ -1,0 +1,33 @@
+"""Figures made for papers: those of a benchmark, and the learning curves of a run."""
+
+from pathlib import Path
+
+from ..errors import HadrlError
+from .benchmark import draw_benchmark
+from .runs import draw_run
+
+__all__ = ["draw", "draw_benchmark", "draw_run"]
+
+
+def draw(folder: Path, output: Path | None = None) -> list[Path]:
+    """Draw what a folder holds: a benchmark (summary.csv) or a run (metrics.csv), as PDF and PNG.
+
+    Args:
+        folder: what `hadrl benchmark` or `hadrl fit` wrote.
+        output: where the figures go; `folder/figures` by default.
+
+    Raises:
+        HadrlError: the folder holds neither, or matplotlib is missing.
+    """
+    if not folder.is_dir():
+        raise HadrlError(
+            f"plot needs the folder of a benchmark or of a run, got {str(folder)!r} (no such folder)"
+        )
+    output = output or folder / "figures"
+    if (folder / "summary.csv").is_file():
+        return draw_benchmark(folder, output)
+    if (folder / "metrics.csv").is_file():
+        return draw_run(folder, output)
+    raise HadrlError(
+        f"plot needs a folder with summary.csv (of a benchmark) or metrics.csv (of a run), got {str(folder)!r}"
+    )

@@ -1,0 +1,247 @@
+"""Figures of a benchmark: convergence of both levels, bars of all policies, sweeps."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import HadrlError
+from .style import COLOURS, PAGE_IN, band, look, save, style
+from .tables import Row, distinct, number, read_rows
+
+HEAD = ("policy", "label", "scenario", "sweep_key", "sweep_value")
+
+BARS = {
+    "hit_ratio": "hit ratio",
+    "latency_s": "Σ latency (s)",
+    "on_time": "deadlines met",
+    "energy_j": "energy (J)",
+    "switching_s": "switching (s)",
+}
+"""Panels of the bars, and the names of their axes."""
+LEVELS = {
+    "hit_ratio": ("hit ratio", "slow level: caches"),
+    "latency": ("Σ latency per slot (s)", "fast level: offloading"),
+}
+SWEEPS = {
+    "hit_ratio": "hit ratio",
+    "latency_s": "Σ latency per slot (s)",
+    "ratio_to_best_known": "Σ latency ÷ best known",
+}
+YARDSTICK = "hit_optimal+best_known"
+
+FAMILIES: dict[str, tuple[str, Callable[[str], bool]]] = {
+    "HADRL": (COLOURS[0], lambda name: name == "hadrl"),
+    "ablation": (COLOURS[5], lambda name: name.startswith("hadrl-") and name != "hadrl-published"),
+    "learner": (COLOURS[1], lambda name: "+" not in name and name != "lower-bound"),
+    "knows the physics": (
+        COLOURS[2],
+        lambda name: (
+            name.endswith(("+best_known", "+genetic", "_sqrt", "+hindsight")) or name == "lower-bound"
+        ),
+    ),
+    "heuristic": ("#999999", lambda name: True),
+}
+"""Kinds of policies in the order in which they are tried: colour, and whether a name belongs to it."""
+
+CONVERGENCE = {"convergence": ("HADRL", "learner"), "ablations": ("HADRL", "ablation")}
+"""Figures of learning curves, and the families they show."""
+
+AXES = {
+    "data.scenario.cache_bytes": ("cache per server (GiB)", 1024**3),
+    "data.scenario.bandwidth_hz": ("bandwidth per server (MHz)", 1e6),
+    "data.scenario.compute_hz": ("compute per server (GHz)", 1e9),
+    "data.scenario.num_users": ("users", 1),
+    "data.scenario.num_servers": ("servers", 1),
+    "data.scenario.num_services": ("services", 1),
+    "data.scenario.zipf_exponent": ("Zipf exponent", 1),
+}
+"""Name and unit of the axis of a sweep."""
+MAX_LINES = 10
+
+
+class Value(NamedTuple):
+    """A mean with its interval; the bounds are NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def draw_benchmark(folder: Path, output: Path) -> list[Path]:
+    """Draw all figures of a benchmark folder.
+
+    `bars-SCENARIO`, `convergence-SCENARIO` (learners), `ablations-SCENARIO` (convergence of our variants), and
+    `sweep-SCENARIO-SETTING`, each as PDF and PNG.
+
+    Raises:
+        HadrlError: there is nothing to draw, or matplotlib is missing.
+    """
+    summary = read_rows(folder / "summary.csv", (*HEAD, "metric", "mean", "low", "high"))
+    curves = read_rows(folder / "curves.csv", (*HEAD, "metric", "slots", "mean", "low", "high"))
+    if not summary:
+        raise HadrlError(f"plot needs results in {folder / 'summary.csv'}, got none")
+    files = []
+    with style() as plt:
+        for scenario in distinct(summary, "scenario"):
+            rows = [row for row in summary if row["scenario"] == scenario]
+            for key in distinct(rows, "sweep_key"):
+                some = [row for row in rows if row["sweep_key"] == key]
+                if key:
+                    name = f"sweep-{scenario}-{key.rpartition('.')[2]}"
+                    files += save(_sweep(plt, some, key), output / file_name(name))
+                else:
+                    files += save(_bars(plt, some), output / file_name(f"bars-{scenario}"))
+            for key, value in dict.fromkeys((row["sweep_key"], row["sweep_value"]) for row in rows):
+                here = (scenario, key, value)
+                some = [row for row in curves if _place(row) == here]
+                where = scenario + (f"-{key.rpartition('.')[2]}-{_short(key, value)}" if key else "")
+                base = [row for row in rows if _place(row) == here]
+                for name, families in CONVERGENCE.items():
+                    shown = [row for row in some if family(row["policy"]) in families]
+                    if any(family(row["policy"]) == families[1] for row in shown) or (
+                        shown and name == "convergence"
+                    ):
+                        files += save(_convergence(plt, shown, base), output / file_name(f"{name}-{where}"))
+    return files
+
+
+def file_name(text: str) -> str:
+    """`text` with everything that does not belong in a file's name replaced."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text)
+
+
+def family(policy: str) -> str:
+    """The kind of a policy, a key of `FAMILIES`."""
+    return next(name for name, (_, belongs) in FAMILIES.items() if belongs(policy))
+
+
+def _short(key: str, value: str) -> str:
+    """The value of a setting in the unit of its axis."""
+    unit = AXES.get(key, (key, 1))[1]
+    return f"{number(value) / unit:g}" if math.isfinite(number(value)) else value
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    return row["scenario"], row["sweep_key"], row["sweep_value"]
+
+
+def _value(row: Row) -> Value:
+    return Value(number(row["mean"]), number(row["low"]), number(row["high"]))
+
+
+# Bars ----------------------------------------------------------------------------------------------------------------
+
+
+def _bars(plt: Any, rows: list[Row]) -> Any:
+    """One row of bars a policy, one panel a score; whiskers are 95 % intervals."""
+    policies = distinct(rows, "policy")
+    labels = {row["policy"]: row["label"] for row in rows}
+    figure, panels = plt.subplots(1, len(BARS), sharey=True, figsize=(PAGE_IN, 0.9 + 0.155 * len(policies)))
+    for axes, (metric, title) in zip(panels, BARS.items(), strict=True):
+        found = {row["policy"]: _value(row) for row in rows if row["metric"] == metric}
+        for place, policy in enumerate(policies):
+            if policy in found:
+                _bar(axes, place, found[policy], FAMILIES[family(policy)][0])
+        axes.set_xlabel(title)
+        axes.set_xlim(left=0)
+        axes.grid(axis="y", visible=False)
+        axes.locator_params(axis="x", nbins=4)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(policies)), [labels[policy] for policy in policies])
+    panels[0].set_ylim(len(policies) - 0.4, -0.6)
+    present = [name for name in FAMILIES if any(family(policy) == name for policy in policies)]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=FAMILIES[name][0]) for name in present]
+    figure.legend(handles, present, loc="outside upper center", ncols=len(present), handlelength=1)
+    return figure
+
+
+def _bar(axes: Any, place: int, value: Value, colour: str) -> None:
+    axes.barh(place, value.mean, height=0.72, color=colour)
+    if value.high > value.low:
+        whisker = [[max(value.mean - value.low, 0)], [max(value.high - value.mean, 0)]]
+        axes.errorbar(
+            value.mean, place, xerr=whisker, fmt="none", ecolor="black", elinewidth=0.7, capsize=1.5
+        )
+
+
+# Convergence ---------------------------------------------------------------------------------------------------------
+
+
+def _convergence(plt: Any, rows: list[Row], base: list[Row]) -> Any:
+    """Validations while training, both levels; dashed: the best known decisions under the hit-optimal caches."""
+    figure, panels = plt.subplots(1, 2, figsize=(PAGE_IN, 2.6))
+    policies = distinct(rows, "policy")
+    for axes, (metric, (name, title)) in zip(panels, LEVELS.items(), strict=True):
+        for index, policy in enumerate(policies):
+            points = [row for row in rows if row["policy"] == policy and row["metric"] == metric]
+            _line(axes, [number(row["slots"]) for row in points], points, index)
+        column = "latency_s" if metric == "latency" else metric
+        for row in base:
+            if row["policy"] == YARDSTICK and row["metric"] == column:
+                dashed = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 0.8}
+                axes.axhline(number(row["mean"]), label=row["label"], **dashed)
+        axes.set(xlabel="slots trained on", ylabel=name, title=title)
+        axes.set_xlim(left=0)
+    _legend(figure, panels[0])
+    return figure
+
+
+# Sweeps --------------------------------------------------------------------------------------------------------------
+
+
+def _sweep(plt: Any, rows: list[Row], key: str) -> Any:
+    """Scores over the values of a setting, the most telling policies only."""
+    title, unit = AXES.get(key, (key, 1))
+    policies = _chosen(distinct(rows, "policy"))
+    numeric = all(math.isfinite(number(row["sweep_value"])) for row in rows)
+    ticks = distinct(rows, "sweep_value")
+    metrics = {name: axis for name, axis in SWEEPS.items() if any(row["metric"] == name for row in rows)}
+    figure, panels = plt.subplots(1, len(metrics), figsize=(PAGE_IN, 2.6), squeeze=False)
+    for axes, (metric, name) in zip(panels[0], metrics.items(), strict=True):
+        for index, policy in enumerate(policies):
+            points = [row for row in rows if row["policy"] == policy and row["metric"] == metric]
+            if numeric:
+                points.sort(key=lambda row: number(row["sweep_value"]))
+                x = [number(row["sweep_value"]) / unit for row in points]
+            else:
+                x = [float(ticks.index(row["sweep_value"])) for row in points]
+            _line(axes, x, points, index)
+        if numeric:
+            _scale(axes, sorted({number(tick) / unit for tick in ticks}))
+        else:
+            axes.set_xticks(range(len(ticks)), ticks)
+        axes.set(xlabel=title, ylabel=name)
+    _legend(figure, panels[0][0])
+    return figure
+
+
+def _scale(axes: Any, values: list[float]) -> None:
+    """Ticks at the values; a logarithmic axis where they span a decade or so."""
+    if values[0] > 0 and values[-1] / values[0] >= 8:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(values, [f"{value:g}" for value in values])
+
+
+def _chosen(policies: list[str]) -> list[str]:
+    """At most `MAX_LINES` policies: HADRL, the yardstick, learners, then heuristics; ablations last."""
+    ranks = {"HADRL": 0, "learner": 1, "heuristic": 2, "knows the physics": 3, "ablation": 4}
+    order = sorted(policies, key=lambda name: -1 if name == YARDSTICK else ranks[family(name)])
+    kept = set(order[:MAX_LINES])
+    return [policy for policy in policies if policy in kept]
+
+
+def _line(axes: Any, x: list[float], points: list[Row], index: int) -> None:
+    if not points:
+        return
+    values = [_value(row) for row in points]
+    columns = [[getattr(value, name) for value in values] for name in Value._fields]
+    band(axes, x, *columns, label=points[0]["label"], **look(index))
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))

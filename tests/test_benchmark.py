@@ -1,0 +1,412 @@
+import csv
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hadrl_lightning.agents import SetDDPG
+from hadrl_lightning.baselines.learners import LearnerSettings, TwinDDPG, joint_policies
+from hadrl_lightning.benchmark import (
+    LEARNERS,
+    Cell,
+    CellResult,
+    Outcome,
+    Plan,
+    PlanSettings,
+    bootstrap,
+    compute,
+    default_policies,
+    label_of,
+    make_plan,
+    result_table,
+    run_cells,
+    runner,
+    write_report,
+)
+from hadrl_lightning.benchmark.cells import read_result, write_result
+from hadrl_lightning.benchmark.plan import Sweep, nested, parse_sweep, parse_value
+from hadrl_lightning.benchmark.policies import REFERENCE
+from hadrl_lightning.benchmark.report import intervals, result_rows
+from hadrl_lightning.benchmark.training import merged, num_slots, resolved, with_slots
+from hadrl_lightning.cli import main
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.scenario import GIB, Scenario
+from hadrl_lightning.simulator import EdgeNetwork, run_episode
+
+TINY = {
+    "trainer": {"max_epochs": 2, "check_val_every_n_epoch": 1},
+    "data": {
+        "scenario": {
+            "num_users": 4,
+            "decisions_per_episode": 2,
+            "slots_per_decision": 2,
+            "cache_bytes": 20 * GIB,
+        },
+        "num_envs": 2,
+        "passes_per_epoch": 1,
+        "samples_per_pass": 16,
+        "caching_updates_per_epoch": 2,
+        "validation_episodes": 2,
+        "test_episodes": 3,
+    },
+    "planning": {"seed_decisions": 4, "decisions_per_epoch": 4},
+    "model": {"planner": {"n_candidates": 8, "top_candidates": 2, "optimisation_iters": 1}},
+}
+BUDGET = 2 * 2 * (4 + 4)  # networks * slots of a decision * decisions
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def plan_of(*policies: str, **settings: object) -> Plan:
+    options = {"seeds": (0, 1), "overrides": TINY, "published_size": "tiny", **settings}
+    return make_plan(PlanSettings(policies=policies, **options))  # type: ignore[arg-type]
+
+
+def cells_of(plan: Plan, policy: str) -> list[Cell]:
+    return [cell for cell in plan.cells if cell.policy == policy]
+
+
+# Cells ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cell_is_known_by_all_that_determines_it() -> None:
+    cell = Cell(policy="ppo", settings={"a": 1, "b": [2]}, seed=0)
+    assert cell.key == Cell(policy="ppo", settings={"b": [2], "a": 1}, seed=0).key
+    others = [replace(cell, policy="sac"), replace(cell, seed=1), replace(cell, settings={"a": 1, "b": [3]})]
+    assert len({cell.key, *(other.key for other in others)}) == 4
+
+
+def test_a_result_is_read_as_it_was_written_and_a_damaged_file_is_none(tmp_path: Path) -> None:
+    cell = Cell(policy="ppo", settings={}, seed=0)
+    assert read_result(cell, tmp_path) is None
+    result = CellResult(scores={"latency": 1.5}, episodes={"latency": [1.0, 2.0]}, slots=7)
+    write_result(cell, result, tmp_path)
+    assert read_result(cell, tmp_path) == result
+    assert [file.name for file in (tmp_path / "cells").iterdir()] == [cell.file(tmp_path).name]
+    cell.file(tmp_path).write_text(cell.file(tmp_path).read_text()[:-20])
+    assert read_result(cell, tmp_path) is None
+
+
+# Statistics ----------------------------------------------------------------------------------------------------------
+
+
+def test_bootstrap_of_two_seeds_spans_their_values() -> None:
+    # four equally likely resamples of {1, 3}: means 1, 2, 2, 3; so the 2.5 % and 97.5 % quantiles are 1 and 3
+    assert bootstrap([1.0, 3.0]) == (2.0, 1.0, 3.0)
+
+
+def test_bootstrap_resamples_seeds_and_episodes() -> None:
+    only_seeds = bootstrap(np.repeat([[1.0], [3.0]], 50, axis=1))
+    assert only_seeds == pytest.approx((2, 1, 3))
+    only_episodes = bootstrap([[0.0, 1.0] * 50])
+    # standard error of the mean of 100 fair coins: 0.05
+    assert only_episodes.mean == 0.5
+    assert only_episodes.high - 0.5 == pytest.approx(1.96 * 0.05, abs=0.02)
+
+
+def test_a_paired_ratio_that_is_the_same_everywhere_has_no_spread() -> None:
+    values = np.random.default_rng(1).uniform(1, 2, (5, 20))
+    assert bootstrap(2 * values, values) == pytest.approx((2, 2, 2))
+    assert all(map(math.isnan, bootstrap([4.0])[1:]))
+
+
+def test_bootstrap_refuses_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="values must not be empty"):
+        bootstrap([])
+    with pytest.raises(ValueError, match=r"reference must have the shape of values \[2, 1\], got \[3, 1\]"):
+        bootstrap([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+# Plans ---------------------------------------------------------------------------------------------------------------
+
+
+def test_policies_that_do_not_draw_are_computed_once_for_all_seeds() -> None:
+    plan = plan_of("density+home_equal", "random+random", seeds=(0, 1, 2))
+    assert len(plan.entries) == 3 * 3  # the yardstick comes with them
+    assert [len(cells_of(plan, name)) for name in ("density+home_equal", "random+random", REFERENCE)] == [
+        1,
+        3,
+        1,
+    ]
+
+
+def test_every_learner_gets_the_same_slots_and_validations() -> None:
+    plan = plan_of(*LEARNERS, seeds=(0,))
+    for name in LEARNERS:
+        (cell,) = cells_of(plan, name)
+        assert (name, cell.settings["slots"]) == (name, BUDGET)
+        assert cell.settings["validation"]["number"] == 2
+
+
+def test_slots_can_be_given_and_are_never_exceeded() -> None:
+    settings = resolved(TINY)
+    assert num_slots(settings) == BUDGET
+    assert num_slots(with_slots(settings, 79)) == 64  # 16 in the first epoch, then 16 each
+    with pytest.raises(HadrlError, match="slots must be at least 32 with these settings"):
+        with_slots(settings, 31)
+
+
+def test_variants_differ_from_hadrl_in_what_their_names_say() -> None:
+    plan = plan_of(*LEARNERS, seeds=(0,))
+    model = {
+        name: cells_of(plan, name)[0].settings["config"]["model"]
+        for name in LEARNERS
+        if name.startswith("hadrl")
+    }
+    assert not model["hadrl-no-epistemic"]["planner"]["use_exploration"]
+    assert model["hadrl-one-member"]["set_world_model"]["ensemble_size"] == 1
+    assert model["hadrl-horizon-5"]["planner"]["plan_horizon"] == 5
+    assert model["hadrl-no-refinement"]["planner"]["target_sweeps"] == 0
+    published = model["hadrl-published"]
+    assert (published["fast_level"], published["slow_level"]) == ("flat", "flat")
+    assert published["planner"]["n_candidates"] == 32
+    settings = cells_of(plan, "hadrl-published")[0].settings
+    # published: 10 updates every 5 decisions, so 16 for the 4 decisions of 2 networks
+    assert settings["config"]["data"]["caching_updates_per_epoch"] == 16
+    assert settings["physics"] == settings["config"]["data"]["physics"] == "strict"
+    assert "tiny" in label_of("hadrl-published", "tiny")
+    assert "size" not in label_of("hadrl-published", "full")
+
+
+def test_the_published_algorithm_at_full_size_keeps_its_table() -> None:
+    (cell,) = cells_of(
+        plan_of("hadrl-published", published_size="full", seeds=(0,), slots=2000), "hadrl-published"
+    )
+    config = cell.settings["config"]
+    assert config["model"]["world_model"]["ensemble_size"] == 20
+    assert config["model"]["planner"]["n_candidates"] == 700
+    assert config["data"]["num_envs"] == 1
+
+
+def test_a_sweep_has_its_values_in_place_of_the_base() -> None:
+    plan = plan_of("density+home_equal", sweeps=(Sweep("data.scenario.num_users", (3, 5)),), seeds=(0,))
+    assert [(entry.sweep_value, entry.policy) for entry in plan.entries] == [
+        (3, "density+home_equal"),
+        (3, REFERENCE),
+        (5, "density+home_equal"),
+        (5, REFERENCE),
+    ]
+    assert [cell.settings["scenario"]["num_users"] for cell in plan.cells] == [3, 3, 5, 5]
+
+
+def test_values_of_a_sweep_may_have_units() -> None:
+    assert parse_sweep("data.scenario.cache_bytes=20GiB,1.5GiB") == (
+        "data.scenario.cache_bytes",
+        (20 * GIB, int(1.5 * GIB)),
+    )
+    assert [parse_value(text) for text in ("200M", "0.5", "3", "1e3", "true", "zipf")] == [
+        200_000_000,
+        0.5,
+        3,
+        1000.0,
+        True,
+        "zipf",
+    ]
+    assert nested("data.scenario.zipf_exponent", 1.2)["data"]["scenario"]["popularity"] == "zipf"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policies": ("nobody",)}, "policies must be among hadrl"),
+        ({"policies": ("lru+nobody",)}, "got 'lru"),
+        ({"seeds": ()}, "seeds must be one or more"),
+        ({"slots": 0}, "slots must be at least 1, got 0"),
+        ({"published_size": "huge"}, "published_size must be one of tiny, small, medium, full"),
+        ({"scenarios": ("es9.yaml",)}, "config must be a path"),
+        ({"overrides": {"data": {"scenario": {"num_users": 0}}}}, "num_users must be at least 1, got 0"),
+        ({"overrides": {"data": {"wrong": 1}}}, "wrong"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_computed(settings: dict, message: str) -> None:
+    with pytest.raises(HadrlError, match=message) as raised:
+        make_plan(PlanSettings(**{"policies": ("random+random",), **settings}))
+    assert "\n" not in str(raised.value)
+
+
+def test_merging_replaces_values_and_joins_dictionaries() -> None:
+    first = {"a": {"b": 1, "c": [1, 2]}, "d": {"e": 1}}
+    assert merged(first, {"a": {"c": [3]}, "d": None}) == {"a": {"b": 1, "c": [3]}, "d": None}
+    assert first["a"]["c"] == [1, 2]
+
+
+# Computing -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", default_policies())
+def test_every_policy_plays_the_test_episodes(policy: str) -> None:
+    plan = plan_of(policy, seeds=(0,), overrides=merged(TINY, nested("data.scenario.num_users", 3)))
+    (cell,) = cells_of(plan, policy)
+    result = compute(cell)
+    assert len(result.episodes["latency"]) == 3
+    assert all(map(math.isfinite, result.scores.values()))
+    json.dumps(result.scores)
+    if policy in LEARNERS:
+        assert 0 < result.slots <= BUDGET
+        assert [point["slots"] for point in result.curve][-1] == result.slots
+    if policy != "lower-bound":
+        assert result.scores["latency"] >= result.scores["own_best_known"] * 0.95
+
+
+@pytest.mark.parametrize("policy", ["random+random", "flat-ddpg"])
+def test_a_cell_gives_the_same_scores_whenever_it_is_computed(policy: str) -> None:
+    first, second = cells_of(plan_of(policy), policy)
+    assert compute(first).episodes == compute(first).episodes
+    assert compute(first).episodes != compute(second).episodes
+
+
+def test_all_policies_meet_the_same_requests_positions_and_fading() -> None:
+    plan = plan_of("density+home_equal", "density+all_cloud", "density+random")
+    own = [compute(cell).episodes["own_best_known"] for cell in plan.cells if cell.policy != REFERENCE]
+    assert own[0] == own[1] == own[2] == own[3]
+
+
+def test_the_joint_decision_of_a_frames_first_slot_is_one_for_both_levels() -> None:
+    scenario = Scenario(num_users=3, decisions_per_episode=2, slots_per_decision=3)
+    asked = []
+
+    def act(observation: Tensor) -> Tensor:
+        asked.append(observation)
+        return torch.ones(len(observation), scenario.caching_action_size + scenario.offloading_action_size)
+
+    episode = run_episode(EdgeNetwork(scenario, num_envs=2), *joint_policies(act))
+    assert len(asked) == 6
+    assert bool((episode.server == 1).all())
+
+
+def test_hadrl_without_planning_keeps_the_structured_caching_agent() -> None:
+    scenario = Scenario(num_users=3, decisions_per_episode=2, slots_per_decision=2)
+    network = EdgeNetwork(scenario, num_envs=2, generator=torch.Generator().manual_seed(0))
+    agent = SetDDPG(scenario, generator=torch.Generator().manual_seed(0))
+    learner = TwinDDPG(network, LearnerSettings(batch_size=4), slow_agent=agent)
+    before = {name: value.clone() for name, value in agent.state_dict().items()}
+    assert sum(learner.advance(0.5) for _ in range(4)) == 16
+    assert any(not torch.equal(value, before[name]) for name, value in agent.state_dict().items())
+    with pytest.raises(ValueError, match="random_share must be from 0 to 1"):
+        LearnerSettings(random_share=2.0)
+
+
+# Running and reporting -----------------------------------------------------------------------------------------------
+
+
+def test_finished_cells_are_used_again_and_a_failed_one_costs_only_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of("density+home_equal", "random+random")
+    computed = []
+
+    def sometimes(cell: Cell) -> CellResult:
+        computed.append(cell.policy)
+        if cell.policy == "random+random" and cell.seed == 1:
+            raise RuntimeError("out of luck")
+        return compute(cell)
+
+    monkeypatch.setattr(runner, "compute", sometimes)
+    outcomes = run_cells(plan.cells, tmp_path)
+    failed = [outcome for outcome in outcomes.values() if outcome.result is None]
+    assert [outcome.error for outcome in failed] == ["RuntimeError: out of luck"]
+    assert len(computed) == 4
+    computed.clear()
+    again = run_cells(plan.cells, tmp_path)
+    assert computed == ["random+random"]
+    assert sum(outcome.reused for outcome in again.values()) == 3
+    rows = result_rows(plan, again)
+    assert len(rows) == 5  # of 3 policies x 2 seeds
+    assert rows[0]["ratio_to_own_best_known"] >= 1
+    write_report(plan, again, tmp_path)
+    assert len(result_table(plan, again)) == 1
+
+
+def test_worker_processes_compute_the_same_cells(tmp_path: Path) -> None:
+    plan = plan_of("density+home_equal")
+    done: list[Outcome] = []
+    outcomes = run_cells(plan.cells, tmp_path, workers=2, on_done=done.append)
+    assert len(done) == len(outcomes) == 2
+    for cell in plan.cells:
+        result = outcomes[cell.key].result
+        assert result is not None
+        assert result.episodes == compute(cell).episodes
+
+
+def test_intervals_divide_by_the_yardstick_of_the_same_place(tmp_path: Path) -> None:
+    from hadrl_lightning.benchmark.report import groups
+
+    plan = plan_of("density+home_equal", sweeps=(Sweep("data.scenario.num_users", (3, 5)),), seeds=(0,))
+    outcomes = run_cells(plan.cells, tmp_path)
+    for group in groups(plan, outcomes):
+        found = intervals(group)
+        expected = found["latency_s"].mean / group.reference[0].scores["latency"]
+        assert found["ratio_to_best_known"].mean == pytest.approx(expected)
+        assert (group.entry.policy == REFERENCE) == (found["ratio_to_best_known"] == (1, 1, 1))
+
+
+def test_the_command_writes_tables_and_figures_and_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(json.dumps(TINY))
+    words = ["benchmark", "--policies", "twin-ddpg", "lru+home_equal", "--seeds", "0", "1", "--output", "out"]
+    words += ["--config", "tiny.yaml", "--data.scenario.num_users", "3", "--slots=40"]
+    assert main(words) == 0
+    output = capsys.readouterr().out
+    assert "twin DDPG" in output
+    assert "[4/4]" in output
+    with open("out/results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["policy"], row["seed"]) for row in rows[:3]] == [
+        ("twin-ddpg", "0"),
+        ("twin-ddpg", "1"),
+        ("lru+home_equal", "0"),
+    ]
+    assert {row["training_slots"] for row in rows} == {"40", "0"}
+    names = {file.name for file in Path("out/figures").iterdir()}
+    assert {"bars-es2-tiny.pdf", "bars-es2-tiny.png", "convergence-es2-tiny.pdf"} <= names
+    assert Path("out/command.txt").read_text().startswith("hadrl benchmark --policies twin-ddpg")
+    assert main(words) == 0
+    assert "[" not in capsys.readouterr().out.splitlines()[0].split("episodes")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--wrong", "1"], "unknown argument --wrong"),
+        (["--data.wrong", "1"], "wrong"),
+        (["--data.seed"], "--data.seed needs a value"),
+        (["--sweep", "num_users"], "sweep must have the form KEY=VALUE"),
+        (["--sweep", "users=1,2"], "settings must begin with data."),
+        (["--workers", "0"], "workers must be at least 1, got 0"),
+        (["--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
+    ],
+)
+def test_mistakes_on_the_command_line_get_one_line_and_status_2(
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["benchmark", "--policies", "random+random", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    with pytest.raises(HadrlError, match=r"pip install 'hadrl-lightning\[baselines\]'"):
+        plan_of("ppo")
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    with pytest.raises(HadrlError, match=r"SciPy .*pip install 'hadrl-lightning\[baselines\]'"):
+        plan_of("random+random")

@@ -1,0 +1,122 @@
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+from hadrl_lightning.cli import main
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.plots import draw
+from hadrl_lightning.plots.benchmark import family
+from hadrl_lightning.plots.style import look
+
+HEAD = {"label": "a label", "scenario": "es2", "sweep_key": "", "sweep_value": ""}
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def summary(policy: str, metric: str, mean: float, **head: object) -> dict:
+    interval = {"mean": mean, "low": mean * 0.9, "high": mean * 1.1, "seeds": 5}
+    return {"policy": policy, **HEAD, **head, "metric": metric, **interval}
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path) -> Path:
+    policies = ("hadrl", "hadrl-horizon-5", "ppo", "hit_optimal+best_known")
+    metrics = ("hit_ratio", "latency_s", "on_time", "energy_j", "switching_s", "ratio_to_best_known")
+    write(tmp_path / "summary.csv", [summary(policy, name, 0.5) for policy in policies for name in metrics])
+    curves = [
+        {**summary(policy, name, value), "slots": slots}
+        for policy in policies[:3]
+        for name in ("hit_ratio", "latency")
+        for slots, value in ((100, 0.4), (200, 0.6))
+    ]
+    write(tmp_path / "curves.csv", curves)
+    return tmp_path
+
+
+def test_a_benchmark_has_bars_and_convergence_as_pdf_and_png(benchmark: Path) -> None:
+    files = draw(benchmark)
+    names = [f"{name}-es2.{kind}" for name in ("bars", "convergence", "ablations") for kind in ("pdf", "png")]
+    assert [file.name for file in files] == names
+    for file in files:
+        assert file.parent == benchmark / "figures"
+        assert file.read_bytes().startswith(b"%PDF" if file.suffix == ".pdf" else b"\x89PNG")
+
+
+def test_the_same_results_give_the_same_files(benchmark: Path) -> None:
+    (benchmark / "curves.csv").unlink()
+    first = [file.read_bytes() for file in draw(benchmark, benchmark / "one")]
+    assert first == [file.read_bytes() for file in draw(benchmark, benchmark / "two")]
+
+
+@pytest.mark.parametrize(
+    ("key", "values"), [("data.scenario.cache_bytes", [2**34, 2**38]), ("model.fast_level", ["flat", "set"])]
+)
+def test_a_sweep_is_drawn_over_numbers_and_over_words(tmp_path: Path, key: str, values: list) -> None:
+    rows = [
+        summary(policy, metric, 0.5, sweep_key=key, sweep_value=value)
+        for policy in ("hadrl", "ppo")
+        for metric in ("hit_ratio", "latency_s")
+        for value in values
+    ]
+    write(tmp_path / "summary.csv", rows)
+    assert draw(tmp_path)[0].name == f"sweep-es2-{key.rpartition('.')[2]}.pdf"
+
+
+def test_a_run_has_learning_curves_although_rows_have_gaps(tmp_path: Path) -> None:
+    rows = [
+        {"step": 100, "collect/latency": 5.0, "val/latency": "", "train/ddpg/critic": 1.0},
+        {"step": 200, "collect/latency": "", "val/latency": 4.0, "train/ddpg/critic": "nan"},
+    ]
+    write(tmp_path / "metrics.csv", rows)
+    assert [file.name for file in draw(tmp_path)] == ["learning-curves.pdf", "learning-curves.png"]
+
+
+def test_lines_differ_in_colour_marker_or_dashes() -> None:
+    looks = [tuple(sorted(look(index).items())) for index in range(28)]
+    assert len(set(looks)) == 28
+
+
+def test_policies_are_sorted_into_families() -> None:
+    names = {
+        "hadrl": "HADRL",
+        "hadrl-one-member": "ablation",
+        "hadrl-published": "learner",
+        "sac": "learner",
+        "lru+least_loaded_equal": "heuristic",
+        "density+least_loaded_sqrt": "knows the physics",
+        "lower-bound": "knows the physics",
+    }
+    assert {name: family(name) for name in names} == names
+
+
+def test_a_folder_without_results_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plot", str(tmp_path / "none")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "summary.csv (of a benchmark) or metrics.csv (of a run)" in capsys.readouterr().err
+    write(tmp_path / "summary.csv", [{"policy": "hadrl"}])
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "must have a column label" in capsys.readouterr().err
+
+
+def test_the_command_prints_what_it_drew(benchmark: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (benchmark / "curves.csv").unlink()
+    assert main(["plot", str(benchmark), "--output", str(benchmark / "here")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_missing_matplotlib_is_told_with_its_extra(
+    benchmark: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(HadrlError, match=r"pip install 'hadrl-lightning\[plots\]'"):
+        draw(benchmark)
