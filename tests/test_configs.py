@@ -1,15 +1,19 @@
 """The shipped settings: every file builds, every key is explained, and all scenarios share one set of numbers."""
 
+import inspect
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from hadrl_lightning.agents import HADRL
+from hadrl_lightning.agents import HADRL, WorldModelSettings
+from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.cli import main
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
+from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.scenario import GIB, KIB, Scenario
 
 SCENARIOS = ["es2.yaml", "es3.yaml", "es4.yaml", "es5.yaml"]
@@ -20,7 +24,9 @@ def test_the_shipped_files_are_the_documented_ones() -> None:
     assert set(shipped_configs()) == {*SCENARIOS, *OVERLAYS}
 
 
-@pytest.mark.parametrize("configs", [*[[name] for name in SCENARIOS], *[["es2.yaml", name] for name in OVERLAYS]])
+@pytest.mark.parametrize(
+    "configs", [*[[name] for name in SCENARIOS], *[["es2.yaml", name] for name in OVERLAYS]]
+)
 def test_every_config_builds_an_agent_and_its_data(
     in_empty_folder: Path, configs: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -30,10 +36,34 @@ def test_every_config_builds_an_agent_and_its_data(
     assert stop.value.code == 0
     settings = yaml.safe_load(capsys.readouterr().out)
     scenario = Scenario.from_dict(settings["data"]["scenario"])
-    model = {name: value for name, value in settings["model"].items()}
-    agent = HADRL.from_settings({**model, "scenario": scenario.to_dict(), "physics": settings["data"]["physics"]})
+    for group in ("ddpg", "set_ddpg"):  # YAML has lists for tuples
+        settings["model"][group]["hidden_sizes"] = tuple(settings["model"][group]["hidden_sizes"])
+    agent = HADRL.from_settings(
+        {**settings["model"], "scenario": scenario.to_dict(), "physics": settings["data"]["physics"]}
+    )
     assert agent.scenario == scenario
     assert agent.physics == ("published" if "published.yaml" in configs else "strict")
+
+
+def test_published_overrides_whatever_a_scenario_sets_of_the_algorithm(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", "es5.yaml", "--config", "published.yaml", "--print_config"])
+    settings = yaml.safe_load(capsys.readouterr().out)
+    planner = settings["model"]["planner"]
+    assert planner.pop("information_estimator") == "nearest_neighbour"
+    expected = asdict(PlannerSettings())  # constructor defaults are the published table
+    del expected["information_estimator"]
+    del planner["max_rows"], expected["max_rows"]  # bounds the memory of a plan, changes no result
+    assert planner == expected
+    world_model = settings["model"]["world_model"]
+    assert world_model.pop("normalise_reward") is False
+    assert world_model == {
+        key: value for key, value in asdict(WorldModelSettings()).items() if key in world_model
+    }
+    signature = inspect.signature(CEMPlanning.__init__).parameters
+    assert settings["planning"] == {key: signature[key].default for key in settings["planning"]}
 
 
 @pytest.mark.parametrize("name", [*SCENARIOS, *OVERLAYS])
@@ -92,10 +122,18 @@ def test_published_holds_the_published_table_to_the_letter() -> None:
     world_model = model["world_model"]
     assert (world_model["ensemble_size"], world_model["hidden_size"]) == (20, 400)
     assert (world_model["learning_rate"], world_model["adam_epsilon"]) == (1e-3, 1e-8)
-    assert (world_model["grad_clip_norm"], world_model["min_log_var"], world_model["max_log_var"]) == (1000, -5, -1)
+    assert (world_model["grad_clip_norm"], world_model["min_log_var"], world_model["max_log_var"]) == (
+        1000,
+        -5,
+        -1,
+    )
     planner = model["planner"]
     assert (planner["plan_horizon"], planner["n_candidates"], planner["top_candidates"]) == (20, 700, 70)
-    assert (planner["optimisation_iters"], planner["strategy"], planner["form"]) == (7, "information", "tschantz")
+    assert (planner["optimisation_iters"], planner["strategy"], planner["form"]) == (
+        7,
+        "information",
+        "tschantz",
+    )
     assert (planner["use_reward"], planner["use_exploration"]) == (True, True)
     assert (planner["expl_scale"], planner["reward_scale"]) == (0.1, 1.0)
     assert (data["passes_per_epoch"], data["batch_size"], data["caching_memory"]) == (60, 50, 500_000)

@@ -12,6 +12,7 @@ from hadrl_lightning.cli import main
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SHRUNK = [
+    "--data.scenario.decisions_per_episode=2",
     "--data.num_envs=2",
     "--data.passes_per_epoch=2",
     "--data.samples_per_pass=64",
@@ -43,7 +44,11 @@ def shrunk(command: str) -> list[str]:
     if words[0] == "fit":
         epochs = 2 if "--ckpt_path" in words else 1
         return [*words, *SHRUNK, f"--trainer.max_epochs={epochs}"]
-    return [*words, *(flag for flag in SHRUNK if "_episodes" in flag)] if words[0] in ("test", "validate") else words
+    return (
+        [*words, *(flag for flag in SHRUNK if "_episodes" in flag)]
+        if words[0] in ("test", "validate")
+        else words
+    )
 
 
 def test_the_first_two_commands_are_the_promised_ones() -> None:
@@ -59,7 +64,10 @@ def test_every_command_of_the_readme_runs(in_empty_folder: Path) -> None:
         words = shrunk(command.replace("--ckpt_path PATH", "--ckpt_path last"))
         if "--trainer.devices" in words:
             done = subprocess.run(
-                [sys.executable, "-m", "hadrl_lightning.cli", *words], capture_output=True, text=True, check=False
+                [sys.executable, "-m", "hadrl_lightning.cli", *words],
+                capture_output=True,
+                text=True,
+                check=False,
             )
             assert done.returncode == 0, done.stderr
         elif words[0] in ("fit", "test", "validate", "predict"):

@@ -62,7 +62,8 @@ def test_a_restored_stream_goes_on_in_the_middle_of_an_epoch() -> None:
     rest, resumed = list(iterator), list(iter(second))
     assert len(rest) == len(resumed) == 3
     for one, other in zip(rest, resumed, strict=True):
-        assert one.offloading is not None and other.offloading is not None
+        assert one.offloading is not None
+        assert other.offloading is not None
         assert torch.equal(one.offloading.order, other.offloading.order)
         for a, b in zip(one.caching, other.caching, strict=True):
             assert torch.equal(a.reward, b.reward)

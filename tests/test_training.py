@@ -12,6 +12,7 @@ from hadrl_lightning.cli import main
 
 QUICK = ["--config", "es2.yaml", "--config", "quick.yaml"]
 SMALL = [
+    "--data.scenario.decisions_per_episode=3",
     "--data.num_envs=2",
     "--data.passes_per_epoch=2",
     "--data.samples_per_pass=64",
@@ -26,6 +27,29 @@ SMALL = [
 
 def fit(*words: str) -> None:
     assert main(["fit", *QUICK, *SMALL, *words]) == 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of three epochs, never interrupted, as version_0."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["hadrl"])
+        fit("--trainer.max_epochs=3")
+    return folder
+
+
+@pytest.fixture
+def in_run(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in the folder of the finished run."""
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(sys, "argv", ["hadrl"])
+    return finished
+
+
+def last_version() -> int:
+    return max(int(path.name.removeprefix("version_")) for path in Path("checkpoints/es2-quick").iterdir())
 
 
 def checkpoint(name: str = "last.ckpt", version: int = 0) -> dict:
@@ -55,33 +79,29 @@ def assert_same(first: object, second: object, where: str = "") -> None:
         assert first == second or (first != first and second != second), where
 
 
-@pytest.mark.parametrize("stop", [1, 2])
+@pytest.mark.parametrize(("stop", "ckpt_path"), [(1, "PATH"), (2, "last")])
 def test_a_run_stopped_after_any_epoch_and_resumed_equals_the_uninterrupted_one(
-    in_empty_folder: Path, stop: int
+    in_run: Path, stop: int, ckpt_path: str
 ) -> None:
-    fit("--trainer.max_epochs=3")
     fit(f"--trainer.max_epochs={stop}")
-    resumed = "checkpoints/es2-quick/version_1/last.ckpt" if stop == 1 else "last"
-    fit("--trainer.max_epochs=3", "--ckpt_path", resumed)
-    assert not Path("checkpoints/es2-quick/version_2").exists()
-    whole, parts = checkpoint(version=0), checkpoint(version=1)
+    version = last_version()
+    path = f"checkpoints/es2-quick/version_{version}/last.ckpt" if ckpt_path == "PATH" else ckpt_path
+    fit("--trainer.max_epochs=3", "--ckpt_path", path)
+    assert last_version() == version  # it went on in its own folder
+    whole, parts = checkpoint(version=0), checkpoint(version=version)
     for part in ("state_dict", "optimizer_states", "TransitionDataModule"):
         key = next(name for name in whole if name.endswith(part))
         assert_same(whole[key], parts[key], part)
     assert_same(whole["callbacks"]["CEMPlanning"], parts["callbacks"]["CEMPlanning"])
-    assert rows(0) == rows(1)
+    assert rows(0) == rows(version)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(in_empty_folder: Path) -> None:
-    for seed in (5, 5, 6):
-        fit("--trainer.max_epochs=2", f"--data.seed={seed}")
-    assert_same(checkpoint(version=0)["state_dict"], checkpoint(version=1)["state_dict"])
-    assert rows(0) == rows(1)
-    assert rows(0) != rows(2)
+def test_another_seed_gives_another_run(in_run: Path) -> None:
+    fit("--trainer.max_epochs=1", "--data.seed=6")
+    assert rows(0)[0] != rows(last_version())[0]
 
 
-def test_a_checkpoint_holds_the_best_validation_and_the_end(in_empty_folder: Path) -> None:
-    fit("--trainer.max_epochs=3")
+def test_a_checkpoint_holds_the_best_validation_and_the_end(in_run: Path) -> None:
     latencies = [float(row["val/latency"]) for row in rows() if row.get("val/latency")]
     assert len(latencies) == 3
     best = min(range(3), key=latencies.__getitem__)
@@ -89,10 +109,10 @@ def test_a_checkpoint_holds_the_best_validation_and_the_end(in_empty_folder: Pat
     assert checkpoint("last.ckpt")["epoch"] == 2
 
 
-def test_metrics_are_logged_against_environment_slots(in_empty_folder: Path) -> None:
-    fit("--trainer.max_epochs=2")
+def test_metrics_are_logged_against_environment_slots(in_run: Path) -> None:
     steps = [int(row["step"]) for row in rows() if row.get("train/world_model/total")]
-    assert steps == [3 * 5 * 2, 2 * 3 * 5 * 2]  # decisions * slots a decision * networks
+    frame = 5 * 2  # slots of a decision * networks
+    assert steps == [3 * frame, 6 * frame, 9 * frame]
     expected = {
         "collect/free_energy",
         "collect/pragmatic",
@@ -109,19 +129,38 @@ def test_metrics_are_logged_against_environment_slots(in_empty_folder: Path) -> 
     assert expected <= set(rows()[0])
 
 
-def test_training_and_planning_work_in_bf16(in_empty_folder: Path) -> None:
+def test_caching_decisions_of_the_warm_up_are_not_learnt_from(in_run: Path) -> None:
+    (data,) = (value for key, value in checkpoint().items() if key.endswith("TransitionDataModule"))
+    stored = data["ranks"][0]["caching_buffer"]["fields"]["reward"]
+    assert len(stored) == 2 * 3 * 2  # quick.yaml warms up for 1 of 3 epochs; 3 decisions each, 2 networks
+    assert data["ranks"][0]["decisions"] == 3 * 3 * 2
+
+
+def test_training_and_planning_work_in_bf16(in_run: Path) -> None:
     fit("--trainer.max_epochs=2", "--trainer.precision=bf16-mixed")
-    state = checkpoint()["state_dict"]
+    state = checkpoint(version=last_version())["state_dict"]
     assert all(value.isfinite().all() for name, value in state.items() if "best_reward" not in name)
 
 
-def test_predict_writes_a_row_for_every_user_and_slot(in_empty_folder: Path) -> None:
-    fit("--trainer.max_epochs=1")
-    assert main(["predict", *QUICK, "--ckpt_path", "last", "--data.predict_episodes=2"]) == 0
+def test_the_published_models_train_and_plan_too(in_run: Path) -> None:
+    words = ["--config", "es2.yaml", "--config", "published.yaml", "--config", "quick.yaml", *SMALL]
+    tiny = [
+        "--model.world_model.ensemble_size=3",
+        "--model.world_model.hidden_size=16",
+        "--model.planner.plan_horizon=2",
+    ]
+    assert main(["fit", *words, *tiny, "--trainer.max_epochs=2"]) == 0
+    state = torch.load("checkpoints/es2-published-quick/version_0/last.ckpt", weights_only=True)["state_dict"]
+    assert "world_model.dynamics.first.weight" in state
+
+
+def test_predict_writes_a_row_for_every_user_and_slot(in_run: Path) -> None:
+    path = "checkpoints/es2-quick/version_0/last.ckpt"
+    assert main(["predict", "--ckpt_path", path, "--data.predict_episodes=2"]) == 0
     folder = Path("checkpoints/es2-quick/version_0")
     with (folder / "decisions.csv").open(newline="") as file:
         decisions = list(csv.DictReader(file))
-    assert len(decisions) == 2 * 50 * 30
+    assert len(decisions) == 2 * 15 * 30
     assert {row["server"] for row in decisions} <= {"0", "1"}
     shares: dict[tuple[str, str, str], float] = {}
     for row in decisions:
@@ -129,28 +168,33 @@ def test_predict_writes_a_row_for_every_user_and_slot(in_empty_folder: Path) -> 
         shares[key] = shares.get(key, 0.0) + float(row["bandwidth_share"])
     assert all(share == pytest.approx(1, abs=1e-3) for share in shares.values())
     with (folder / "caches.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 2 * 10 * 2
+        assert len(list(csv.DictReader(file))) == 2 * 3 * 2
 
 
 def test_the_test_command_shows_the_agent_beside_the_references(
-    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+    in_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit("--trainer.max_epochs=1")
-    capsys.readouterr()
-    assert main(["test", *QUICK, "--ckpt_path", "last", "--data.test_episodes=2"]) == 0
+    assert main(["test", "--ckpt_path", "checkpoints/es2-quick/version_0/last.ckpt"]) == 0
     shown = capsys.readouterr().out
     for name in ("HADRL", "random", "home server", "best known"):
         assert name in shown
 
 
-@pytest.mark.parametrize("scenario", ["es3.yaml", "es4.yaml", "es5.yaml"])
-def test_a_checkpoint_of_another_scenario_is_refused_in_one_line(
-    in_empty_folder: Path, scenario: str, capsys: pytest.CaptureFixture[str]
+def test_structured_agents_act_for_other_numbers_of_users_without_retraining(
+    in_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fit("--trainer.max_epochs=1", "--data.scenario.num_users=10")
-    capsys.readouterr()
     path = "checkpoints/es2-quick/version_0/last.ckpt"
-    assert main(["fit", "--config", scenario, "--config", "quick.yaml", "--ckpt_path", path]) == 2
+    assert main(["test", "--ckpt_path", path, "--data.scenario.num_users=45"]) == 0
+    assert "HADRL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_a_checkpoint_of_another_scenario_is_refused_in_one_line(
+    in_run: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", "es3.yaml", "--ckpt_path", "checkpoints/es2-quick/version_0/last.ckpt"]
+    flat = ["--model.fast_level=flat"] if command == "test" else []
+    assert main([command, *words, *flat]) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert "scenario" in error
