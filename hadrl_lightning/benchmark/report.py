@@ -33,12 +33,12 @@ CURVES = ("hit_ratio", "latency", "on_time")
 """Scores whose learning curves are kept."""
 TABLE = {
     "hit_ratio": ("hit ratio", "{:.3f}"),
-    "latency_s": ("Σ latency [s]", "{:.2f}"),
+    "latency_s": ("Σ latency (s)", "{:.2f}"),
     "ratio_to_own_best_known": ("÷ best, own caches", "{:.3f}"),
     "ratio_to_best_known": ("÷ best known", "{:.3f}"),
     "on_time": ("on time", "{:.3f}"),
-    "energy_j": ("energy [J]", "{:.2f}"),
-    "switching_s": ("switching [s]", "{:.1f}"),
+    "energy_j": ("energy (J)", "{:.2f}"),
+    "switching_s": ("switching (s)", "{:.1f}"),
 }
 """Columns in the terminal."""
 BRIEF = ("hit_ratio", "latency_s", "ratio_to_best_known", "on_time")
@@ -167,7 +167,7 @@ def _table(plan: Plan, rows: list[tuple[Group, dict[str, Interval]]], brief: boo
         if any(found[name].mean > 0.001 for _, found in rows if name in found)
     }
     table.add_column("policy", no_wrap=True)
-    for title in [title for title, _ in columns.values()] + ([] if brief else ["slots", "training [s]"]):
+    for title in [title for title, _ in columns.values()] + ([] if brief else ["slots", "training (s)"]):
         table.add_column(title, justify="right", no_wrap=True)
     for group, found in rows:
         cells = [_cell(found.get(name), form, brief) for name, (_, form) in columns.items()]
