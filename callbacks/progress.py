@@ -17,7 +17,7 @@ from rich.progress import (
 
 
 class TrainingProgress(ProgressBar):
-    """One Rich bar over all training steps, with the latest hit ratio, latency and speed beside it.
+    """One Rich bar over all training steps, with hit ratio and latency of what was last collected, and the speed.
 
     Nothing is printed per step; where the output is no terminal, nothing but the result is.
     """
@@ -41,12 +41,10 @@ class TrainingProgress(ProgressBar):
         if not self._enabled or not trainer.is_global_zero or not Console().is_terminal:
             return
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=12),
             MofNCompleteColumn(),
             TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
             refresh_per_second=4,
         )
@@ -91,12 +89,11 @@ class TrainingProgress(ProgressBar):
         if self._progress is None:
             return
         metrics, figures = trainer.callback_metrics, []
-        for stage in ("val", "collect"):
-            if f"{stage}/latency" in metrics:
-                hit, latency = float(metrics[f"{stage}/hit_ratio"]), float(metrics[f"{stage}/latency"])
-                figures.append(f"{stage}: hits {hit:.3f}, latency {latency:.1f} s")
+        if "collect/latency" in metrics:
+            hits, latency = float(metrics["collect/hit_ratio"]), float(metrics["collect/latency"])
+            figures.append(f"hits {hits:.3f}, latency {latency:.1f} s")
         elapsed = self._progress.tasks[0].elapsed
         slots = getattr(getattr(trainer, "datamodule", None), "slots", 0)
         if elapsed and slots:
             figures.append(f"{slots * trainer.world_size / elapsed:.0f} slots/s")
-        self._progress.update(self._task, figures=" | ".join(figures))
+        self._progress.update(self._task, figures=", ".join(figures))
