@@ -1,18 +1,14 @@
 """The world model of the offloading level: an ensemble of dynamics networks and a reward network."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import torch.distributed
 from jaxtyping import Float, Int
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.optim import Adam, Optimizer
 
+from hadrl_lightning.agents.transition_model import TransitionModel
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.nn.ensemble import DynamicsEnsemble, RewardNetwork, gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
@@ -87,7 +83,7 @@ class RolloutState(NamedTuple):
     """Rows that share one observation in turn: candidates per network at the start, 1 later."""
 
 
-class WorldModel(LightningModule):
+class WorldModel(TransitionModel):
     """Predicts the next offloading observation, by an ensemble, and the reward of an observation and an action.
 
     Trains alone with a plain `Trainer` on a loader of `OffloadingTransitions`, `[b, …]` for all members or `[members,
@@ -109,7 +105,7 @@ class WorldModel(LightningModule):
         ValueError: a size below 1.
     """
 
-    best_reward: Float[Tensor, ""]
+    settings: WorldModelSettings
 
     def __init__(
         self,
@@ -139,7 +135,6 @@ class WorldModel(LightningModule):
         self.action_normaliser = RunningNormaliser(action_size)
         self.change_normaliser = RunningNormaliser(observation_size)
         self.reward_normaliser = RunningNormaliser(1)
-        self.register_buffer("best_reward", torch.tensor(-torch.inf))
 
     @property
     def num_members(self) -> int:
@@ -169,26 +164,7 @@ class WorldModel(LightningModule):
         self.action_normaliser.update(transitions.action, synchronise)
         self.change_normaliser.update(change, synchronise)
         self.reward_normaliser.update(transitions.reward[..., None], synchronise)
-        if transitions.reward.numel():
-            best = transitions.reward.max().to(self.best_reward)
-            self.best_reward.copy_(torch.maximum(self.best_reward, best))
-        if synchronise:
-            self._share_best_reward()
-
-    def synchronise(self) -> None:
-        """Merges what every rank observed alone (`observe(synchronise=False)` from the start on)."""
-        for normaliser in (
-            self.observation_normaliser,
-            self.action_normaliser,
-            self.change_normaliser,
-            self.reward_normaliser,
-        ):
-            normaliser.synchronise()
-        self._share_best_reward()
-
-    def _share_best_reward(self) -> None:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self.best_reward, torch.distributed.ReduceOp.MAX)
+        self.keep_best_reward(transitions.reward, synchronise)
 
     # --- learning ------------------------------------------------------------------------------------------------
 
@@ -288,43 +264,3 @@ class WorldModel(LightningModule):
         return scale.denormalise(mean[..., None])[..., 0], scale.denormalise_log_var(log_var[..., None])[
             ..., 0
         ]
-
-    # --- training alone ------------------------------------------------------------------------------------------
-
-    def on_train_start(self) -> None:
-        """Fits the normalisers to the train dataloader, if nothing was observed before."""
-        if self.observation_normaliser.count > 0:
-            return
-        loader: Iterable[OffloadingTransitions] = self.trainer.train_dataloader or ()
-        with isolate_rng():
-            for batch in loader:
-                self.observe(batch, synchronise=False)
-        self.synchronise()
-
-    def training_step(self, batch: OffloadingTransitions, batch_idx: int) -> Tensor:
-        """Loss of a batch; for training without `HADRL`."""
-        losses = self.loss(batch)
-        if self.trainer.lightning_module is self:
-            batch_size = batch.reward.shape[-1]
-            terms = {f"world_model/{name}": value.detach() for name, value in losses._asdict().items()}
-            self.log_dict(terms, batch_size=batch_size)
-        return losses.total
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips to `grad_clip_norm`, unless the trainer was given a value of its own."""
-        self.clip_gradients(
-            optimizer,
-            gradient_clip_val=self.settings.grad_clip_norm
-            if gradient_clip_val is None
-            else gradient_clip_val,
-            gradient_clip_algorithm=gradient_clip_algorithm or "norm",
-        )
-
-    def configure_optimizers(self) -> Any:
-        """Adam over all parameters."""
-        return Adam(self.parameters(), lr=self.settings.learning_rate, eps=self.settings.adam_epsilon)
