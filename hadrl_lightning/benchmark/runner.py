@@ -1,12 +1,14 @@
 """Compute cells, here or in worker processes; what is computed already is not computed again."""
 
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 from .cells import Cell, CellResult, read_result, write_result
@@ -107,12 +109,20 @@ def _start(folder: Path) -> tuple[BaseProcess, Connection]:
 
 
 def _serve(pipe: Connection, folder: Path) -> None:
-    """Compute the cells that come, one thread, until the pipe is closed."""
+    """Compute the cells that come, one thread, until the pipe is closed or the parent is gone."""
     single_thread()
+    Thread(target=_end_with_parent, daemon=True).start()
     with suppress(EOFError, KeyboardInterrupt):
         while True:
             _work(pipe.recv(), folder)
             pipe.send(True)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(cell: Cell, folder: Path) -> None:

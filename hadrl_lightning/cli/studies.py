@@ -26,6 +26,8 @@ QUICK: dict[str, Any] = {
     "overlays": ["tight.yaml", "quick.yaml"],
 }
 """Other defaults of `--quick`."""
+QUICK_SETTINGS: dict[str, Any] = {"data": {"scenario": {"decisions_per_episode": 5}}}
+"""Settings of `--quick` over those files: episodes of half the length."""
 CODE_OF_FAILURE = 1
 FULL_WIDTH = 180
 """Characters that a table with all columns and intervals takes; a narrower terminal gets the means."""
@@ -47,7 +49,8 @@ def run(words: Sequence[str]) -> int:
     if words[0] == "plot":
         return _plot(_plot_parser().parse_args(list(words[1:])))
     options, others = _benchmark_parser().parse_known_args(list(words[1:]))
-    return _benchmark(options, _overrides(others), words)
+    overrides = _overrides(others, QUICK_SETTINGS if options.quick else {})
+    return _benchmark(options, overrides, words)
 
 
 def _plot_parser() -> argparse.ArgumentParser:
@@ -196,12 +199,12 @@ class Progress:
         return f" ({self.stale} cells were computed earlier by other versions; --refresh computes all again)"
 
 
-def _overrides(words: Sequence[str]) -> dict[str, Any]:
-    """Settings out of `--KEY VALUE` and `--KEY=VALUE`."""
+def _overrides(words: Sequence[str], default: dict[str, Any]) -> dict[str, Any]:
+    """Settings out of `--KEY VALUE` and `--KEY=VALUE`, over `default`."""
     from ..benchmark.plan import nested, parse_value
     from ..benchmark.training import merged
 
-    found: dict[str, Any] = {}
+    found = default
     rest = list(words)
     while rest:
         key, equals, value = rest.pop(0).partition("=")
