@@ -207,3 +207,12 @@ def test_two_processes_explore_differently_and_agree_on_weights(tmp_path: Path) 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("agrees") == 2, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("key", ["planning.planner", "model.planner"])
+def test_a_value_out_of_range_is_refused_by_its_dotted_name(
+    in_empty_folder: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", "es2.yaml", f"--{key}.optimisation_iters", "0"]) == 2
+    assert capsys.readouterr().err == f"hadrl: error: {key}.optimisation_iters must be at least 1, got 0\n"
+    assert not Path("checkpoints").exists()

@@ -205,7 +205,7 @@ class HadrlCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build data, model, callbacks and Trainer."""
-        with naming_settings(self.classes):
+        with naming_settings(self.classes, dict(self.config[self.config.subcommand].items())):
             super().instantiate_classes()
         if self.checkpoint_file is not None:
             checkpoints.check_weights(self.checkpoint_file, self.checkpoint, self.model)

@@ -13,7 +13,7 @@ from ..errors import HadrlError
 
 
 @contextmanager
-def naming_settings(groups: Mapping[str, type]) -> Iterator[None]:
+def naming_settings(groups: Mapping[str, type], given: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Turn the ValueError by which a settings class refuses a value into a HadrlError with the setting's dotted name.
 
     The user's is a ValueError whose first word is a field or constructor parameter of the settings class, module or
@@ -21,16 +21,18 @@ def naming_settings(groups: Mapping[str, type]) -> Iterator[None]:
 
     Args:
         groups: What is built: the class under every top-level key of the settings.
+        given: The settings by dotted key: tells apart two settings of the same class.
     """
     try:
         yield
     except HadrlError:
         raise
     except ValueError as error:
-        key = _setting(error, {cls: key for key, cls in reversed(list(settings_classes(groups)))})
-        if key is None:
-            raise
-        raise HadrlError(f"{key}{str(error)[len(key.rpartition('.')[2]) :]}") from error
+        for one in _chain(error):
+            key = _setting(one, list(settings_classes(groups)), given or {})
+            if key is not None:
+                raise HadrlError(f"{key}{str(one)[len(key.rpartition('.')[2]) :]}") from error
+        raise
 
 
 @contextmanager
@@ -63,15 +65,24 @@ def settings_classes(groups: Mapping[str, type]) -> Iterator[tuple[str, type]]:
         yield key, cls
 
 
-def _setting(error: ValueError, keys: Mapping[type, str]) -> str | None:
+def _setting(error: BaseException, classes: list[tuple[str, type]], given: Mapping[str, Any]) -> str | None:
     """The dotted name of the setting that `error` begins with, if an object built from settings raised it."""
     word = str(error).partition(" ")[0].partition("[")[0]
     for frame in reversed(list(_frames(error))):
         owner = frame.f_locals.get("self")
-        key = keys.get(type(owner))
-        if key is not None and word in _parameters(type(owner)):
-            return f"{key}.{word}"
+        keys = [f"{key}.{word}" for key, cls in classes if cls is type(owner)]
+        if keys and word in _parameters(type(owner)):
+            value = getattr(owner, word, None)
+            return next((key for key in keys if key in given and given[key] == value), keys[0])
     return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what caused it: a parser wraps the errors of optional settings in one of its own."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__
 
 
 def _parameters(cls: Callable[..., Any]) -> set[str]:
