@@ -12,6 +12,7 @@ from hadrl_lightning.simulator import (
     decode_caching,
     decode_offloading,
     offloading_reward,
+    run_episode,
     serve,
 )
 from hadrl_lightning.simulator import network as network_module
@@ -271,3 +272,16 @@ def test_published_energy_is_twenty_times_the_transmission_time():
     # 100 m: loss 128.1 - 37.6 = 90.5 dB, SNR 10^4.35, log2(1 + 22387.2) = 14.4504
     seconds = 700 * 1024 * 8 / (200e6 * math.log2(1 + 10**4.35))
     assert published.energy.item() == pytest.approx(20 * seconds, rel=1e-5)
+
+
+def test_asking_for_nothing_is_what_the_published_arithmetic_rewards() -> None:
+    """All shares zero: everyone gets the free share, and the latency falls below that of any feasible decision."""
+    scenario = Scenario()
+    network = EdgeNetwork(scenario, "published", num_envs=64, generator=torch.Generator().manual_seed(3))
+    nothing = decode_offloading(scenario, torch.zeros(64, scenario.offloading_action_size), "published")
+    everything = torch.ones(64, scenario.num_servers, scenario.num_services, dtype=torch.bool)
+    episode = run_episode(network, lambda _: everything, lambda _: nothing)
+    assert 7.5 < float(episode.latency.sum(dim=2).mean()) < 8.5
+    assert float(episode.bandwidth_load.max()) == pytest.approx(
+        0.2 * 30
+    )  # six times the capacity of one server
