@@ -431,3 +431,59 @@ def test_refinement_settings_out_of_range_are_refused(change: dict[str, Any]) ->
     (name,) = change
     with pytest.raises(ValueError, match=f"{name} must be"):
         RefinementSettings(**change)
+
+
+OUTCOME: dict[str, Any] = {
+    "plan_horizon": 1,
+    "form": "outcome",
+    "proposal": "categorical",
+    "n_candidates": 16,
+    "top_candidates": 4,
+    "optimisation_iters": 2,
+    "informed_candidates": 8,
+}
+
+
+def planner_of(**changes: Any) -> CEMPlanner:
+    settings = PlannerSettings(**{**OUTCOME, **changes})
+    sizes = {"num_users": SCENARIO.num_users, "num_targets": SCENARIO.num_servers}
+    return CEMPlanner(SCENARIO.offloading_action_size, settings, **sizes)
+
+
+def test_a_refined_plan_is_expected_to_be_no_worse_and_can_be_made_while_gradients_are_off() -> None:
+    model = world_model()
+    observation = EdgeNetwork(SCENARIO, num_envs=3, generator=generator(4)).offloading_observation()
+    plain = planner_of(expl_scale=0.0).plan(model, observation, generator(5)).action
+    with torch.inference_mode():  # as in validation and test
+        refined = planner_of(expl_scale=0.0, share_steps=5, target_sweeps=1).plan(
+            model, observation, generator(5)
+        )
+    surprise = OutcomeForm().surprise
+    before, after = (
+        surprise(predict(model, observation, action)) for action in (plain, refined.action.clone())
+    )
+    assert bool((after <= before + 1e-5).all())
+    assert bool((after < before - 1e-5).any())
+
+
+def test_a_plan_of_several_slots_is_scored_over_the_observations_expected() -> None:
+    model = world_model()
+    observation = EdgeNetwork(SCENARIO, num_envs=2, generator=generator(4)).offloading_observation()
+    plan = planner_of(plan_horizon=3).plan(model, observation, generator(5))
+    assert bool(plan.free_energy.total.isfinite().all())
+    assert plan.proposal.mean().shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"share_steps": 1, "plan_horizon": 2}, "plan_horizon must be 1 where plans are refined, got 2"),
+        ({"proposal": "gaussian"}, "informed_candidates must be 0 unless"),
+        ({"latency_scale_s": 0.0}, "latency_scale_s must be above 0"),
+    ],
+)
+def test_planner_settings_that_contradict_each_other_are_refused(
+    change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        planner_of(**change)
