@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..baselines import best_known_policy
+from ..baselines import best_known_policy, home_equal
 from ..scenario import Physics, Scenario
 from ..simulator import (
     Allocation,
@@ -13,7 +13,6 @@ from ..simulator import (
     OffloadingPolicy,
     decode_caching,
     decode_offloading,
-    equal_shares,
     make_generator,
 )
 
@@ -30,10 +29,6 @@ def reference_policies(
 
     def agent_caches(network: EdgeNetwork) -> Tensor:
         return agent.cache[network.decision].to(network.device)
-
-    def home_equal(network: EdgeNetwork) -> Allocation:
-        home = torch.tensor(scenario.homes(physics), device=network.device)
-        return equal_shares(scenario, home.expand(network.num_envs, -1), network.dtype)
 
     return {
         "random, both levels": random_policies(scenario, physics, agent.cache.device),
