@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ..files import replacing
 
 FORMAT = 1
 """Raised when cells computed before must not be used any more."""
@@ -66,12 +67,6 @@ def read_result(cell: Cell, folder: Path) -> CellResult | None:
 
 def write_result(cell: Cell, result: CellResult, folder: Path) -> None:
     """Store a result under the cell's key. The file is whole or not there, whatever interrupts the writing."""
-    path = cell.file(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     text = json.dumps({"cell": asdict(cell), "result": asdict(result)}, indent=1)
-    try:
+    with replacing(cell.file(folder)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

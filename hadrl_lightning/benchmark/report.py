@@ -1,13 +1,13 @@
 """Tables of a benchmark: one row a cell, means with intervals, learning curves; as CSV and for the terminal."""
 
 import csv
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from ..files import replacing
 from .cells import CellResult
 from .plan import Entry, Plan
 from .policies import REFERENCE, label_of
@@ -226,10 +226,7 @@ def _write(path: Path, rows: list[Row]) -> None:
     if not rows:
         path.unlink(missing_ok=True)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)

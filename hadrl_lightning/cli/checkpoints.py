@@ -1,6 +1,5 @@
 """Checkpoint files: written so that an interruption can't damage them, and checked before anything starts."""
 
-import os
 import pickle
 import shutil
 import zipfile
@@ -14,6 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ..errors import HadrlError
+from ..files import replacing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -30,14 +30,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise TypeError(
                 "storage_options are for remote storage, which AtomicCheckpointIO doesn't write to"
             )
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(path)
-        try:
+        with replacing(path) as temporary:
             torch.save(checkpoint, temporary)
-            _replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, *, to_resume: bool = False) -> dict[str, Any]:
@@ -178,24 +172,13 @@ class Checkpointing(ModelCheckpoint):
         self.last_model_path = str(last)
         trainer.save_checkpoint(last)
         if better and trainer.is_global_zero:
-            temporary = _temporary(best)
-            shutil.copyfile(last, temporary)
-            _replace(temporary, best)
+            with replacing(best) as temporary:
+                shutil.copyfile(last, temporary)
         self._saved_batches = _num_batches(trainer)
 
 
 def _num_batches(trainer: Trainer) -> int:
     return trainer.fit_loop.total_batch_idx
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _lists(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """Loggers that share one folder and continue in it when a run is resumed."""
 
 import csv
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from ..files import replacing
 
 Row = dict[str, str]
 KeepRow = Callable[[int, Row], bool]
@@ -93,12 +94,10 @@ class _MetricsWriter(ExperimentWriter):
         if not kept:
             path.unlink()
             return
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with temporary.open("w", newline="") as file:
+        with replacing(path) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)
-        os.replace(temporary, path)
 
 
 def rows_before(checkpoint: dict[str, Any], num_rows: int) -> KeepRow:
