@@ -400,7 +400,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint() -> None:
         (["extra"], "unrecognized arguments: extra"),
         (
             ["--ckpt_path", "nowhere.ckpt"],
-            "ckpt_path must be an existing checkpoint file, or last or best, got 'nowhere.ckpt'",
+            "got 'nowhere.ckpt' (no such file); last and best stand for those of the newest run",
         ),
         (
             ["--ckpt_path", "last"],
@@ -464,7 +464,7 @@ def test_a_checkpoint_of_another_scenario_gets_one_line(capfd: pytest.CaptureFix
 def test_a_file_that_is_no_checkpoint_of_ours_gets_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     torch.save({"weights": torch.ones(3)}, "other.ckpt")
     line = refused(capfd, "test", "--config", "tiny.yaml", "--ckpt_path", "other.ckpt")
-    assert line == "ckpt_path must be a checkpoint saved by hadrl fit, got other.ckpt without loops"
+    assert line == "ckpt_path must be a checkpoint saved by hadrl fit, got other.ckpt, which holds no agent"
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -12,6 +12,7 @@ import pytest
 PLACES = {
     "hadrl_lightning": "hadrl_lightning",
     "callbacks": "hadrl_lightning.callbacks",
+    "checkpoints": "hadrl_lightning.checkpoints",
     "configs": "hadrl_lightning.configs",
 }
 

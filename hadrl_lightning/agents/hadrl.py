@@ -8,12 +8,15 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
+from lightning.pytorch import __version__ as lightning_version
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from ..agent_files import find_agent
 from ..data import TrainingBatch
 from ..errors import HadrlError
+from ..files import replacing
 from ..planning import CEMPlanner, Plan, PlannerSettings
 from ..scenario import Physics, Scenario
 from ..simulator import (
@@ -274,15 +277,32 @@ class HADRL(LightningModule):
     def from_checkpoint(cls, path: str | Path) -> "HADRL":
         """The trained agent of a checkpoint, on the CPU and in evaluation mode.
 
+        Args:
+            path: the file, or the name of an agent that ships with the package, such as `es2.ckpt`.
+
         Raises:
-            HadrlError: the file is no checkpoint of an agent.
+            HadrlError: there is no such file, or it is no checkpoint of an agent.
         """
+        path = find_agent(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict"} <= set(checkpoint):
             raise HadrlError(f"checkpoint must be one saved by hadrl fit, got {path}")
         agent = cls.from_settings(checkpoint["hyper_parameters"])
         agent.load_state_dict(checkpoint["state_dict"])
         return agent.eval()
+
+    def save_weights(self, path: str | Path) -> None:
+        """Write the agent alone, without what training would need to go on: a small file to use it and to share it.
+
+        `from_checkpoint` and the commands `validate`, `test`, `predict` and `benchmark` read it.
+        """
+        contents = {
+            "state_dict": self.state_dict(),
+            "hyper_parameters": self.settings_dict(),
+            "pytorch-lightning_version": lightning_version,
+        }
+        with replacing(path) as temporary:
+            torch.save(contents, temporary)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the settings as plain values."""

@@ -5,7 +5,7 @@ from .compute import compute
 from .plan import Plan, PlanSettings, make_plan
 from .policies import LEARNERS, PairPolicy, default_policies, label_of
 from .report import result_table, write_report
-from .runner import Outcome, run_cells
+from .runner import Outcome, computed_cells, run_cells
 from .statistics import Interval, bootstrap
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "PlanSettings",
     "bootstrap",
     "compute",
+    "computed_cells",
     "default_policies",
     "label_of",
     "make_plan",

@@ -31,7 +31,7 @@ class Cell:
 
     def file(self, folder: Path) -> Path:
         """Where the result of this cell lies in a benchmark folder."""
-        return folder / "cells" / f"{self.policy}-{self.key}.json"
+        return folder / "cells" / f"{Path(self.policy).stem}-{self.key}.json"
 
 
 @dataclass(frozen=True, kw_only=True)

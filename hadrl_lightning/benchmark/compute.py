@@ -21,6 +21,7 @@ from .cells import Cell, CellResult
 from .judge import Judge, Policies, bounds, by_episode, latency_percentile, own_best_known, play
 from .policies import LEARNERS, LOWER_BOUND, pair_of
 from .sb3 import train_sb3
+from .trained import trained_policies
 from .training import Trained, build, train
 
 _COLLECTING, _CACHING, _OFFLOADING = 20, 21, 22
@@ -88,6 +89,8 @@ def _policies(cell: Cell, scenario: Scenario, physics: Physics, judge: Judge | N
             OFFLOADING_POLICIES[pair.offloading](scenario, draws[1]),
         )
         return Trained(policies, 0)
+    if "agent" in cell.settings:
+        return Trained(trained_policies(cell.settings["agent"], scenario, physics), 0)
     assert judge is not None
     settings, kind = cell.settings, LEARNERS[cell.policy].kind
     slots, validations = settings["slots"], settings["validation"]["number"]

@@ -21,6 +21,7 @@ from .policies import (
     pair_of,
 )
 from .sb3 import stable_baselines3
+from .trained import SEED, agent_contents, is_trained
 from .training import Settings, build, merged, num_slots, resolved, with_slots
 
 UNITS = {"KiB": KIB, "MiB": MIB, "GiB": GIB, "k": 1e3, "M": 1e6, "G": 1e9}
@@ -128,6 +129,8 @@ def make_plan(settings: PlanSettings) -> Plan:
             for policy in policies:
                 contents = cell_settings(policy, full, settings)
                 for seed in settings.seeds:
+                    if is_trained(policy):
+                        contents = {**contents, "agent": agent_contents(policy, seed)}
                     cell = Cell(policy=policy, settings=contents, seed=seed if draws(policy) else None)
                     entries.append(Entry(label, key, value, policy, seed, cell))
     return Plan(settings, entries)
@@ -147,6 +150,8 @@ def require_extras(policies: Sequence[str]) -> None:
 
 def draws(policy: str) -> bool:
     """Whether the result of the policy depends on the seed."""
+    if is_trained(policy):
+        return SEED in policy
     pair = pair_of(policy)
     return policy != LOWER_BOUND if pair is None else pair.draws
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from ..baselines import CACHING_POLICIES, OFFLOADING_POLICIES
 from ..errors import HadrlError
+from .trained import is_trained, label_of_trained
 
 Kind = Literal["hadrl", "twin-ddpg", "flat-ddpg", "no-planning", "sb3"]
 """How a learner is trained: by a Trainer, by the loops of `baselines.learners`, or by Stable-Baselines3."""
@@ -192,18 +193,19 @@ def default_policies() -> list[str]:
 
 
 def pair_of(name: str) -> PairPolicy | None:
-    """The pair that a name `caching+offloading` stands for; None for a learner and the bound.
+    """The pair that a name `caching+offloading` stands for; None for a learner, a trained agent and the bound.
 
     Raises:
         HadrlError: there is no such policy.
     """
-    if name in LEARNERS or name == LOWER_BOUND:
+    if name in LEARNERS or name == LOWER_BOUND or is_trained(name):
         return None
     caching, plus, offloading = name.partition("+")
     if not plus or caching not in CACHING_POLICIES or offloading not in OFFLOADING_POLICIES:
         pairs = f"CACHING+OFFLOADING of {{{', '.join(CACHING_POLICIES)}}} and {{{', '.join(OFFLOADING_POLICIES)}}}"
         raise HadrlError(
-            f"policies must be among {', '.join(LEARNERS)}, {LOWER_BOUND}, or {pairs}, got {name!r}"
+            f"policies must be among {', '.join(LEARNERS)}, {LOWER_BOUND}, or {pairs}, or the file of a trained "
+            f"agent, FILE.ckpt, got {name!r}"
         )
     return PairPolicy(caching, offloading)
 
@@ -219,6 +221,8 @@ def label_of(name: str, published_size: str = "small") -> str:
         return LEARNERS[name].label + (f", {published_size} size" if published_size != "full" else "")
     if name in LEARNERS:
         return LEARNERS[name].label
+    if is_trained(name):
+        return label_of_trained(name)
     pair = pair_of(name)
     if pair is None:
         return "lower bound (latency-optimal caches)"

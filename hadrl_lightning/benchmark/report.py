@@ -156,7 +156,7 @@ def _table(plan: Plan, rows: list[tuple[Group, dict[str, Interval]]], brief: boo
     where = scenario + (f", {key} = {value}" if key else "")
     optimum = first.results[0].scores["optimal_hit_ratio"]
     table = Table(
-        title=f"{where}: {len(first.results[0].episodes['latency'])} test episodes, {first.num_seeds} seeds, "
+        title=f"{where}: {len(first.results[0].episodes['latency'])} test episodes, {_seeds(rows)} seeds, "
         f"mean{'' if brief else ' [95 % interval]'}; hit ratio expected of the best caches {optimum:.3f}",
         title_justify="left",
     )
@@ -167,15 +167,26 @@ def _table(plan: Plan, rows: list[tuple[Group, dict[str, Interval]]], brief: boo
         if any(found[name].mean > 0.001 for _, found in rows if name in found)
     }
     table.add_column("policy", no_wrap=True)
-    for title in [title for title, _ in columns.values()] + ([] if brief else ["slots", "training (s)"]):
+    for title in [title for title, _ in columns.values()] + (
+        [] if brief else ["seeds", "slots", "training (s)"]
+    ):
         table.add_column(title, justify="right", no_wrap=True)
     for group, found in rows:
         cells = [_cell(found.get(name), form, brief) for name, (_, form) in columns.items()]
         slots = max(result.slots for result in group.results)
         if not brief:
-            cells += [f"{slots:,}", f"{group.training_s:.0f}"] if slots else ["–", "–"]
+            cells += [
+                str(group.num_seeds),
+                *([f"{slots:,}", f"{group.training_s:.0f}"] if slots else ["–", "–"]),
+            ]
         table.add_row(label_of(group.entry.policy, plan.settings.published_size), *cells)
     return table
+
+
+def _seeds(rows: list[tuple[Group, dict[str, Interval]]]) -> str:
+    """How many seeds the policies have."""
+    least, most = (choose(group.num_seeds for group, _ in rows) for choose in (min, max))
+    return str(most) if least == most else f"{least} to {most}"
 
 
 def _cell(interval: Interval | None, form: str, brief: bool) -> str:

@@ -72,6 +72,15 @@ def run_cells(
     return done
 
 
+def computed_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Outcome]:
+    """The outcome of every cell by its key, as far as it was computed earlier; nothing is computed."""
+    found = {cell.key: read_result(cell, folder) for cell in cells}
+    return {
+        cell.key: Outcome(cell, found[cell.key], "not computed yet", reused=found[cell.key] is not None)
+        for cell in cells
+    }
+
+
 def _in_processes(pending: Sequence[Cell], folder: Path, workers: int, finish: CheckedIn) -> None:
     """Hand cells to worker processes one at a time; in place of a worker that dies there is a new one."""
     waiting = list(pending)

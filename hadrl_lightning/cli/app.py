@@ -142,15 +142,15 @@ class HadrlCLI(LightningCLI):
             parser.add_lightning_class_args(callback_class, key)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; without a `--config`, go by the settings that the run of the checkpoint saved."""
+        """Parse; without a `--config`, go by the settings that belong to the checkpoint."""
         words = list(self.command_line)
         configs, ckpt_path, root_dir = _given(words)
         if ckpt_path is not None:
             name = runs.run_name(configs) if configs else None
             found = runs.find_checkpoint(ckpt_path, Path(root_dir or ".") / "checkpoints", name)
-            saved = found.parent / runs.CONFIG_FILE
-            if not configs and saved.is_file():
-                words[1:1] = ["--config", str(saved)]
+            saved = runs.settings_of(found)
+            if not configs and saved is not None:
+                words[1:1] = ["--config", saved]
         self.config = parser.parse_args(words)
 
     def _parse_ckpt_path(self) -> None:
@@ -236,7 +236,7 @@ class HadrlCLI(LightningCLI):
         assert self.run_folder is not None
         file = self.checkpoint_file
         if self.subcommand != "fit":
-            folder = file.absolute().parent if file is not None else self.run_folder.absolute() / "untrained"
+            folder = runs.results_folder(file, self.run_folder.absolute())
             name = f"{self.subcommand}-{file.stem}.csv" if file is not None else f"{self.subcommand}.csv"
             return [MetricsLogger(folder, name)]
         keep_row = None

@@ -15,6 +15,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ..errors import HadrlError
 from ..files import replacing
 
+AGENT = {"state_dict", "hyper_parameters", "pytorch-lightning_version"}
+"""What every checkpoint has; that of a trained agent alone has nothing else."""
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary file in the same folder and renames it when it is safely on disk.
@@ -57,11 +60,13 @@ def read_checkpoint(path: Path, *, to_resume: bool = False) -> dict[str, Any]:
     ) as error:
         reason = str(error).strip().partition("\n")[0].partition(". ")[0][:120]
         raise HadrlError(f"ckpt_path must be an undamaged checkpoint, got {path} ({reason})") from error
-    needed = {"state_dict", "loops"} | ({"optimizer_states"} if to_resume else set())
-    missing = sorted(needed - set(checkpoint)) if isinstance(checkpoint, dict) else sorted(needed)
-    if missing:
+    if not isinstance(checkpoint, dict) or not set(checkpoint) >= AGENT:
         raise HadrlError(
-            f"ckpt_path must be a checkpoint saved by hadrl fit, got {path} without {missing[0]}"
+            f"ckpt_path must be a checkpoint saved by hadrl fit, got {path}, which holds no agent"
+        )
+    if to_resume and not {"loops", "optimizer_states"} <= set(checkpoint):
+        raise HadrlError(
+            f"ckpt_path must be a checkpoint that training can go on from, got {path}, which holds weights alone"
         )
     return checkpoint
 

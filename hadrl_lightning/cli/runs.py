@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..agent_files import find_agent, is_shipped
 from ..errors import HadrlError
 
 CONFIG_FILE = "config.yaml"
@@ -53,11 +54,26 @@ def reserve_version(folder: Path, version: int) -> int:
             return version
 
 
+def settings_of(checkpoint: Path) -> str | None:
+    """The settings that a checkpoint was trained with: the file in its run's folder, or the name of a shipped one."""
+    if is_shipped(checkpoint):
+        return f"{checkpoint.stem}.yaml"
+    saved = checkpoint.parent / CONFIG_FILE
+    return str(saved) if saved.is_file() else None
+
+
+def results_folder(checkpoint: Path | None, run_folder: Path) -> Path:
+    """Where validate, test and predict write: beside the checkpoint, and for a shipped one below the working folder."""
+    if checkpoint is None:
+        return run_folder / "untrained"
+    return run_folder / "shipped" if is_shipped(checkpoint) else checkpoint.absolute().parent
+
+
 def find_checkpoint(ckpt_path: str, root: Path, name: str | None) -> Path:
     """The checkpoint file that `ckpt_path` stands for.
 
     Args:
-        ckpt_path: A path, or `last` or `best`: that of the newest run that has one.
+        ckpt_path: A path, or `last` or `best`: that of the newest run that has one; or the name of a shipped agent.
         root: The folder `checkpoints`.
         name: Which runs `last` and `best` look at; all of them if None.
 
@@ -65,13 +81,10 @@ def find_checkpoint(ckpt_path: str, root: Path, name: str | None) -> Path:
         HadrlError: there is no such file.
     """
     if ckpt_path not in ("last", "best"):
-        path = Path(ckpt_path)
-        if not path.is_file():
-            what = "a folder" if path.is_dir() else "no such file"
-            raise HadrlError(
-                f"ckpt_path must be an existing checkpoint file, or last or best, got {ckpt_path!r} ({what})"
-            )
-        return path
+        try:
+            return find_agent(ckpt_path)
+        except HadrlError as error:
+            raise HadrlError(f"{error}; last and best stand for those of the newest run") from error
     folders = [root / name] if name is not None else sorted(root.iterdir()) if root.is_dir() else []
     found = [
         (number, checkpoint)

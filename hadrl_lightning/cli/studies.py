@@ -114,6 +114,7 @@ def _benchmark_parser() -> argparse.ArgumentParser:
         help="cells computed at once, a process and thread each (default: 1)",
     )
     add("--refresh", action="store_true", help="compute again what is computed already")
+    add("--report_only", action="store_true", help="tables and figures of what is computed already")
     add("--no_figures", action="store_true", help="leave the figures to hadrl plot")
     add("--quick", action="store_true", help="a few policies, small settings: within a minute")
     return parser
@@ -122,7 +123,7 @@ def _benchmark_parser() -> argparse.ArgumentParser:
 def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Sequence[str]) -> int:
     from rich.console import Console
 
-    from ..benchmark import PlanSettings, make_plan, result_table, run_cells, write_report
+    from ..benchmark import PlanSettings, computed_cells, make_plan, result_table, run_cells, write_report
     from ..benchmark.plan import parse_sweep
 
     if options.workers < 1:
@@ -146,7 +147,10 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
         pyplot()  # before hours of work, not after
     _write_command(options.output, words)
     progress = Progress(len(plan.cells))
-    outcomes = run_cells(plan.cells, options.output, options.workers, progress, options.refresh)
+    if options.report_only:
+        outcomes = computed_cells(plan.cells, options.output)
+    else:
+        outcomes = run_cells(plan.cells, options.output, options.workers, progress, options.refresh)
     write_report(plan, outcomes, options.output)
     console = Console()
     if not console.is_terminal:
@@ -155,6 +159,9 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
         console.print(table)
     print(f"Outputs: {os.path.relpath(options.output)}{progress.remark}")
     failed = [outcome for outcome in outcomes.values() if outcome.result is None]
+    if options.report_only:
+        print(f"{len(plan.cells) - len(failed)} of {len(plan.cells)} cells are computed")
+        failed = [] if len(failed) < len(plan.cells) else failed[:1]
     for outcome in failed:
         where = os.path.relpath(outcome.cell.file(options.output).with_suffix(".failed.txt"))
         print(f"failed: {outcome.cell.policy}: {outcome.error} ({where})", file=sys.stderr)

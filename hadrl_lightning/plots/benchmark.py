@@ -32,7 +32,7 @@ SWEEPS = {
 YARDSTICK = "hit_optimal+best_known"
 
 FAMILIES: dict[str, tuple[str, Callable[[str], bool]]] = {
-    "HADRL": (COLOURS[0], lambda name: name == "hadrl"),
+    "HADRL": (COLOURS[0], lambda name: name == "hadrl" or name.endswith(".ckpt")),
     "ablation": (COLOURS[5], lambda name: name.startswith("hadrl-") and name != "hadrl-published"),
     "learner": (COLOURS[1], lambda name: "+" not in name and name != "lower-bound"),
     "knows the physics": (
