@@ -19,8 +19,8 @@ SCENARIOS = ["es2.yaml", "es3.yaml", "es4.yaml", "es5.yaml"]
 SCORES = {"test/hit_ratio": "{:.3f}", "test/latency": "{:.2f}", "test/on_time": "{:.3f}"}
 HEAD = """# Trained agents
 
-Weights alone: what `hadrl fit` found best by validation (`best.ckpt`), without optimizers, replay and simulator. Each is used
-by its name from any directory, with the settings of the scenario that it was trained in:
+Weights alone: what `hadrl fit` found best by validation (`best.ckpt`), without optimizers, replay, simulator. Each is
+used by its name from any directory, with the settings of the scenario that it was trained in:
 
 ```
 hadrl test --config {example}.yaml --ckpt_path {example}.ckpt

@@ -20,6 +20,7 @@ from hadrl_lightning.benchmark import (
     PlanSettings,
     bootstrap,
     compute,
+    computed_cells,
     default_policies,
     label_of,
     make_plan,
@@ -410,3 +411,24 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(HadrlError, match=r"SciPy .*pip install 'hadrl-lightning\[baselines\]'"):
         plan_of("random+random")
+
+
+def test_a_report_of_what_is_computed_leaves_the_rest_out(tmp_path: Path) -> None:
+    plan = make_plan(PlanSettings(policies=("random+random",), overrides=TINY, seeds=(0, 1), episodes=2))
+    run_cells([cell for cell in plan.cells if cell.seed != 1], tmp_path)
+    outcomes = computed_cells(plan.cells, tmp_path)
+    assert {outcome.cell.seed for outcome in outcomes.values() if outcome.result is None} == {1}
+    write_report(plan, outcomes, tmp_path)
+    with (tmp_path / "summary.csv").open(newline="") as file:
+        seeds = {row["policy"]: row["seeds"] for row in csv.DictReader(file)}
+    assert seeds == {"random+random": "1", REFERENCE: "2"}
+
+
+def test_the_commands_for_a_folder_are_noted_once_each_and_the_newest_last(
+    in_empty_folder: Path,
+) -> None:
+    words = ["benchmark", "--quick", "--policies", "none+all_cloud", "--no_figures", "--output", "out"]
+    for further in ([], ["--report_only"], []):
+        assert main([*words, *further]) == 0
+    lines = Path("out/command.txt").read_text().splitlines()
+    assert lines == [" ".join(["hadrl", *words, "--report_only"]), " ".join(["hadrl", *words])]

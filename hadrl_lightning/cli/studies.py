@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import HadrlError
+from ..files import replacing
 
 QUICK_POLICIES = (
     "hadrl",
@@ -226,6 +227,10 @@ def _overrides(words: Sequence[str], default: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_command(folder: Path, words: Sequence[str]) -> None:
-    """Note how the newest results came about."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "command.txt").write_text(shlex.join(["hadrl", *words]) + "\n", encoding="utf-8")
+    """Note how the results came about: one line for every command, the newest last."""
+    file = folder / "command.txt"
+    line = shlex.join(["hadrl", *words])
+    earlier = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    with replacing(file) as temporary:
+        lines = [*(one for one in earlier if one != line), line]
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
