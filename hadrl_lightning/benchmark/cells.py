@@ -66,7 +66,19 @@ def read_result(cell: Cell, folder: Path) -> CellResult | None:
 
 
 def write_result(cell: Cell, result: CellResult, folder: Path) -> None:
-    """Store a result under the cell's key. The file is whole or not there, whatever interrupts the writing."""
-    text = json.dumps({"cell": asdict(cell), "result": asdict(result)}, indent=1)
+    """Store a result under the cell's key, with nine significant digits.
+
+    The file is whole or not there, whatever interrupts the writing.
+    """
+    text = json.dumps({"cell": asdict(cell), "result": _rounded(asdict(result))}, separators=(",", ":"))
     with replacing(cell.file(folder)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _rounded(value: Any) -> Any:
+    """The same plain value with nine significant digits, which is all that there is of a 32-bit number."""
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.9g}") if isinstance(value, float) else value

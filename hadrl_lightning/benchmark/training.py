@@ -76,7 +76,7 @@ def build(settings: Mapping[str, Any], seed: int = 0) -> Parts:
     known["data"]["seed"] = seed
     known["model"] |= {name: known["data"][name] for name in SHARED}
     try:
-        built = _parser().instantiate_classes(_parser().parse_object(known))
+        built = _parser().instantiate(_parser().parse_object(known))
     except HadrlError:
         raise
     except ValueError as error:

@@ -147,7 +147,7 @@ def _bars(plt: Any, rows: list[Row]) -> Any:
         axes.set_xlabel(title)
         axes.set_xlim(left=0)
         axes.grid(axis="y", visible=False)
-        axes.locator_params(axis="x", nbins=4)
+        axes.locator_params(axis="x", nbins=3)
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(policies)), [labels[policy] for policy in policies])
     panels[0].set_ylim(len(policies) - 0.4, -0.6)
