@@ -107,7 +107,7 @@ class CEMPlanning(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect what this epoch learns from; a collection that was stopped goes on.
 
-        After every caching decision the hook `on_frame_end(trainer, pl_module)` is called of all callbacks that have it.
+        After every caching decision all callbacks that have a hook `on_frame_end(trainer, pl_module)` are called.
         """
         module, data = _parts(trainer, pl_module)
         assert self._generator is not None
