@@ -56,7 +56,7 @@ class FiniteNumbers(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Keep the loss until its gradient is there too."""
-        self._loss = loss.detach()
+        self._loss = loss
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop, or leave the update out: parameters without a gradient are passed over by the optimizer."""
@@ -162,20 +162,34 @@ class FiniteNumbers(Callback):
 
 
 def _broken_update(kind: str, loss: Tensor, module: LightningModule) -> str:
-    """The loss, or the first parameter whose gradient is not finite; the loss by the part of the model it trains."""
-    names = [
-        name
-        for name, value in module.named_parameters()
-        if value.grad is not None and not bool(value.grad.isfinite().all())
-    ]
+    """The loss by the part of the model that it trains, or the first parameter whose gradient is not finite."""
     if kind == "loss":
-        parts = names[0].split(".") if names else []
-        of = f" of {'.'.join(parts[: 2 if parts[0] == 'ddpg' else 1])}" if len(parts) > 1 else ""
-        return f"loss{of} must be finite, got {float(loss)}"
-    gradient = dict(module.named_parameters())[names[0]].grad
-    assert gradient is not None
-    bad = gradient[~gradient.isfinite()]
-    return f"gradient of {names[0]} must be finite, got {float(bad[0])} ({len(bad)} of {gradient.numel()})"
+        return f"loss{_trained(loss, module)} must be finite, got {float(loss)}"
+    gradients = ((name, value.grad) for name, value in module.named_parameters() if value.grad is not None)
+    for name, gradient in gradients:
+        bad = gradient[~gradient.isfinite()]
+        if len(bad):
+            return (
+                f"gradient of {name} must be finite, got {float(bad[0])} ({len(bad)} of {gradient.numel()})"
+            )
+    raise AssertionError("there is one")
+
+
+def _trained(loss: Tensor, module: LightningModule) -> str:
+    """of world_model, of ddpg.actor, …: the part whose parameters the loss depends on."""
+    names = {value: name for name, value in module.named_parameters()}
+    seen, nodes = set(), [loss.grad_fn]
+    while nodes:
+        node: Any = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        name = names.get(getattr(node, "variable", None))
+        if name is not None:
+            parts = name.split(".")[:-1]
+            return f" of {'.'.join(parts[: 2 if parts[:1] == ['ddpg'] else 1])}" if parts else ""
+        nodes += [function for function, _ in node.next_functions]
+    return ""
 
 
 def _broken_field(rows: Mapping[str, Tensor]) -> str:

@@ -1,5 +1,6 @@
 """Files that are whole or not there, whatever interrupts the writing; and checkpoints that can't run code."""
 
+import errno
 import os
 import pickle
 import re
@@ -10,6 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from .errors import HadrlError, OutputError
+
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
+"""What a disk, or the rights on it, may refuse: a matter of the user's machine."""
+
+
+def unwritable(error: OSError, remark: str = "") -> OutputError:
+    """The error in one line that names the file, if it is known."""
+    return OutputError(f"{error.filename or 'a file'} can't be written: {error.strerror or error}{remark}")
 
 
 @contextmanager

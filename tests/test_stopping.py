@@ -310,7 +310,8 @@ class TwoRanks:
     def __init__(self, zygote: Zygote, folder: Path) -> None:
         self.zygote, self.folder = zygote, folder
 
-    def start(self, *words: str) -> list[int]:
+    def start(self, *words: str, interrupt: Any = None) -> list[int]:
+        """The process ids; `interrupt` hits the second one, which writes nothing."""
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = one.getsockname()[1]
@@ -328,11 +329,8 @@ class TwoRanks:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port),
             }
-            pids.append(
-                self.zygote.start(
-                    self.folder, "fit", *WORDS, *several, *words, env=env, output=f"output-{rank}"
-                )
-            )
+            how = {"env": env, "output": f"output-{rank}", "interrupt": interrupt if rank == "1" else None}
+            pids.append(self.zygote.start(self.folder, "fit", *WORDS, *several, *words, **how))
         return pids
 
     def run(self, *words: str) -> None:
@@ -342,8 +340,14 @@ class TwoRanks:
     def outputs(self) -> str:
         return "".join((self.folder / f"output-{rank}").read_text() for rank in range(2))
 
-    def last_version(self) -> Path:
-        return run_in(self.folder)
+
+POINTS_OF_TWO = [
+    ("Collection", "frame", 1, signal.SIGTERM),
+    ("HADRL", "training_step", 3, signal.SIGTERM),  # the last one of the epoch
+    ("Collection", "frame", 3, signal.SIGTERM),
+    ("HADRL", "training_step", 1, signal.SIGTERM),
+]
+"""Where the second rank is interrupted."""
 
 
 @pytest.fixture(scope="module")
@@ -353,18 +357,16 @@ def finished_by_two(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) ->
     return run_in(folder)
 
 
-def test_two_ranks_stop_at_the_same_batch_whichever_got_the_signal(
+def test_two_ranks_stop_at_the_same_step_when_one_gets_the_signal_and_resume_to_the_same_end(
     finished_by_two: Path, zygote: Zygote, tmp_path: Path
 ) -> None:
     two = TwoRanks(zygote, tmp_path)
-    pids = two.start("--checkpointing.every_n_batches=1")
-    while not list((tmp_path / "checkpoints").glob("*/*/last.ckpt")):
-        time.sleep(0.01)
-    os.kill(pids[1], signal.SIGTERM)  # the rank that writes nothing
-    assert [zygote.wait(pid) for pid in pids] == [143, 0], two.outputs()
-    lines = [line for line in two.outputs().splitlines() if line.startswith("hadrl: stopped by SIGTERM")]
-    assert len(lines) == 1
-    assert "resume with: hadrl fit" in lines[0]
+    for point in POINTS_OF_TWO:
+        pids = two.start(*resume(tmp_path), interrupt=point)
+        assert [zygote.wait(pid) for pid in pids] == [143, 0], two.outputs()
+        lines = [line for line in two.outputs().splitlines() if line.startswith("hadrl: ")]
+        assert len(lines) == 1
+        assert "stopped by SIGTERM; resume with: hadrl fit" in lines[0]
     two.run(*resume(tmp_path))
     assert_same_run(finished_by_two, run_in(tmp_path))
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import HadrlError
+from ..files import DISK_ERRORS, unwritable
 from .signals import Stopped, StopSignals
 
 __all__ = ["main"]
@@ -74,6 +75,11 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         print(f"hadrl: error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.status
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"hadrl: error: {unwritable(error)}", file=sys.stderr)
+        return 2
     except (Stopped, KeyboardInterrupt) as error:  # KeyboardInterrupt: before anything began
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         advice = stopped.advice or f"start again with: {shlex.join(['hadrl', *words])}"

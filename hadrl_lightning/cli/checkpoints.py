@@ -1,5 +1,6 @@
 """Checkpoint files: written so that an interruption can't damage them, and checked before anything starts."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,7 +75,8 @@ def last_good(folder: Path) -> str:
     """Which checkpoint in the folder of a run to go on from, in words."""
     for name in (LAST, BEST):
         try:
-            return f"the last good checkpoint is {folder / name} ({_age(load_tensors(folder / name))})"
+            age = _age(load_tensors(folder / name))
+            return f"the last good checkpoint is {os.path.relpath(folder / name)} ({age})"
         except HadrlError:
             continue
     return "there is no checkpoint yet"
@@ -95,8 +97,13 @@ def _age(checkpoint: Any) -> str:
     loops = checkpoint["loops"]["fit_loop"]
     epochs = loops["epoch_progress"]["current"]
     batches = loops["epoch_loop.batch_progress"]["current"]["processed"]
-    text = f"{epochs['processed']} epochs"
-    return text + (f" and {batches} batches" if epochs["started"] > epochs["processed"] else "")
+    text = "after " + _count(epochs["processed"], "epoch", "epochs")
+    unfinished = epochs["started"] > epochs["processed"]
+    return text + (f" and {_count(batches, 'batch', 'batches')}" if unfinished else "")
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def check_settings(path: Path, checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -1,9 +1,9 @@
 """`GracefulStop`: lets a training stop where it can be resumed from, on all ranks at the same step."""
 
-import errno
 import os
 import shlex
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,21 +16,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
 from ..errors import NonFiniteError, OutputError
+from ..files import DISK_ERRORS
 from .checkpoints import LAST, last_good
 from .signals import Stopped, StopSignals
-
-DISK_ERRORS = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EIO,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ENOTDIR,
-    errno.EISDIR,
-)
-"""What the disk or the rights on it may refuse: a matter of the user's machine."""
 
 
 class GracefulStop(Callback):
@@ -133,6 +121,8 @@ def ending_in_one_line(
         Stopped: a signal came; with the command that goes on.
         OutputError, NonFiniteError: with the last good checkpoint.
     """
+    shown = threading.excepthook
+    threading.excepthook = _unless_of_the_disk
     try:
         yield
     except (Stopped, SIGTERMException) as error:
@@ -151,6 +141,12 @@ def ending_in_one_line(
         raise OutputError(
             f"{error.filename or 'a file'} can't be written: {error.strerror}{where}"
         ) from error
+
+
+def _unless_of_the_disk(problem: threading.ExceptHookArgs) -> None:
+    """Show what a thread died of; what the disk refused, TensorBoard's thread hands over to the main thread."""
+    if not (isinstance(problem.exc_value, OSError) and problem.exc_value.errno in DISK_ERRORS):
+        threading.__excepthook__(problem)
 
 
 def _end_quietly() -> None:
