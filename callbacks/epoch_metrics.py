@@ -23,7 +23,7 @@ class EpochMetrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add what is logged of an unfinished epoch."""
-        epochs = trainer.fit_loop.epoch_progress.current
+        epochs: Any = trainer.fit_loop.epoch_progress.current
         if epochs.started == epochs.processed:  # none is under way
             return
         own = [_state(metric) for metric in trainer.fit_loop.epoch_loop._results.values() if metric.is_tensor]

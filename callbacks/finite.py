@@ -177,7 +177,7 @@ def _broken_update(kind: str, loss: Tensor, module: LightningModule) -> str:
 
 def _trained(loss: Tensor, module: LightningModule) -> str:
     """of world_model, of ddpg.actor, …: the part whose parameters the loss depends on."""
-    names = {value: name for name, value in module.named_parameters()}
+    names: dict[Any, str] = {value: name for name, value in module.named_parameters()}
     seen, nodes = set(), [loss.grad_fn]
     while nodes:
         node: Any = nodes.pop()

@@ -239,9 +239,9 @@ def resume(folder: Path) -> list[str]:
     "die",
     [
         ("in mid-write", 2),
-        ("before the rename", 2),
+        pytest.param(("before the rename", 2), marks=pytest.mark.slow),
         ("after the rename", 2),
-        ("before the row", 1),  # of the validation
+        pytest.param(("before the row", 1), marks=pytest.mark.slow),  # of the validation
         ("before the row", 2),  # of the epoch, right after its checkpoint
     ],
 )
@@ -278,8 +278,14 @@ def kill_at_random(
     return runs
 
 
-@pytest.mark.parametrize("every_n_batches", [[], ["--checkpointing.every_n_batches=1"]])
-@pytest.mark.parametrize("num_kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("num_kills", "every_n_batches"),
+    [
+        (2, ["--checkpointing.every_n_batches=1"]),
+        pytest.param(20, ["--checkpointing.every_n_batches=1"], marks=pytest.mark.slow),
+        pytest.param(20, [], marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(
     finished: Path, zygote: Zygote, tmp_path: Path, num_kills: int, every_n_batches: list[str]
 ) -> None:
@@ -357,6 +363,7 @@ def finished_by_two(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) ->
     return run_in(folder)
 
 
+@pytest.mark.slow
 def test_two_ranks_stop_at_the_same_step_when_one_gets_the_signal_and_resume_to_the_same_end(
     finished_by_two: Path, zygote: Zygote, tmp_path: Path
 ) -> None:

@@ -34,7 +34,8 @@ def row_to_come(trainer: Trainer) -> dict[str, float | int] | None:
     `on_train_epoch_end`; None if there is none. All ranks have to call.
     """
     loop = trainer.fit_loop
-    epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+    epochs: Any = loop.epoch_progress.current
+    batches: Any = loop.epoch_loop.batch_progress.current
     connector = trainer._logger_connector
     at_epoch_end = epochs.processed > epochs.completed
     at_batch_end = batches.processed > batches.completed and connector.should_update_logs

@@ -137,10 +137,9 @@ def ending_in_one_line(
         if error.errno not in DISK_ERRORS:
             raise
         at = folder()
-        where = f"; {last_good(at)}" if at is not None else ""
-        raise OutputError(
-            f"{error.filename or 'a file'} can't be written: {error.strerror}{where}"
-        ) from error
+        raise unwritable(error, f"; {last_good(at)}" if at is not None else "") from error
+    finally:
+        threading.excepthook = shown
 
 
 def _unless_of_the_disk(problem: threading.ExceptHookArgs) -> None:
