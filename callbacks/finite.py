@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
-from torch.nn.utils import get_total_norm
+from torch.nn import Parameter
 
 from ..errors import NonFiniteError
 
@@ -43,6 +43,7 @@ class FiniteNumbers(Callback):
         """Skipped in this epoch, on this rank."""
         self.totals = dict.fromkeys(KINDS, 0)
         """Skipped in the epochs before, on this rank."""
+        self._parameters: list[Parameter] = []
         self._loss: Tensor | None = None
         self._restored: list[dict[str, Any]] = []
 
@@ -62,18 +63,18 @@ class FiniteNumbers(Callback):
         """Stop, or leave the update out: parameters without a gradient are passed over by the optimizer."""
         assert self._loss is not None
         loss, self._loss = self._loss, None
-        gradients = [parameter.grad for parameter in pl_module.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             gradients = []  # scaled: there the scaler looks for what overflows, and skips
-        largest = get_total_norm(gradients, norm_type=torch.inf).to(loss.device)  # NaN if any is
-        own = not bool((loss + largest).isfinite())
+        numbers = torch.cat([loss.detach().view(1), *(gradient.reshape(-1) for gradient in gradients)])
+        own = bool((numbers * 0).sum() != 0)  # 0·∞ and 0·NaN are NaN
         if not _on_any_rank(own, loss.device):
             return
         kind = "gradient" if bool(loss.isfinite()) else "loss"
         when = f"in epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
         self._stop_or_skip(own, lambda: f"{_broken_update(kind, loss, pl_module)} {when}")
         self.counts[kind] += int(trainer.is_global_zero)  # one update of all ranks
-        for parameter in pl_module.parameters():
+        for parameter in self._parameters:
             parameter.grad = None
 
     # Collecting ----------------------------------------------------------------------------------------------------
@@ -150,7 +151,8 @@ class FiniteNumbers(Callback):
         self._restored = state_dict["ranks"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on counting."""
+        """Go on counting; note what is trained."""
+        self._parameters = [one for one in pl_module.parameters() if one.requires_grad]
         ranks, self._restored = self._restored, []
         if trainer.global_rank < len(ranks):
             own = ranks[trainer.global_rank]
@@ -164,7 +166,7 @@ class FiniteNumbers(Callback):
 def _broken_update(kind: str, loss: Tensor, module: LightningModule) -> str:
     """The loss by the part of the model that it trains, or the first parameter whose gradient is not finite."""
     if kind == "loss":
-        return f"loss{_trained(loss, module)} must be finite, got {float(loss)}"
+        return f"loss{_trained(loss, module)} must be finite, got {float(loss.detach())}"
     gradients = ((name, value.grad) for name, value in module.named_parameters() if value.grad is not None)
     for name, gradient in gradients:
         bad = gradient[~gradient.isfinite()]

@@ -68,6 +68,9 @@ def read_checkpoint(path: Path, *, to_resume: bool = False) -> dict[str, Any]:
         raise HadrlError(
             f"ckpt_path must be a checkpoint saved by hadrl fit, got {path} without {missing[0]}"
         )
+    rows = checkpoint.get("callbacks", {}).get("SaveRun", {})
+    if to_resume and "num_rows" in rows:
+        raise HadrlError(f"ckpt_path must be a checkpoint of this version to go on from, got {path} of 0.1.0")
     return checkpoint
 
 
