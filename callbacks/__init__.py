@@ -2,12 +2,22 @@
 
 from lightning.pytorch import Callback
 
+from .epoch_metrics import EpochMetrics
 from .evaluation import EpisodeEvaluation
+from .finite import FiniteNumbers
 from .planning import CEMPlanning
 from .progress import TrainingProgress
 from .random_state import RandomState
 
-__all__ = ["CEMPlanning", "EpisodeEvaluation", "RandomState", "TrainingProgress", "default_callbacks"]
+__all__ = [
+    "CEMPlanning",
+    "EpisodeEvaluation",
+    "EpochMetrics",
+    "FiniteNumbers",
+    "RandomState",
+    "TrainingProgress",
+    "default_callbacks",
+]
 
 
 def default_callbacks() -> dict[str, type[Callback]]:
@@ -17,4 +27,6 @@ def default_callbacks() -> dict[str, type[Callback]]:
         "evaluation": EpisodeEvaluation,
         "progress": TrainingProgress,
         "random_state": RandomState,
+        "epoch_metrics": EpochMetrics,
+        "nonfinite": FiniteNumbers,
     }

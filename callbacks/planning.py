@@ -6,18 +6,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor, distributed
+from torch import distributed
 
-from ..agents import HADRL, CachingObjective, caching_objective
-from ..data import OffloadingTransitions, TransitionDataModule
-from ..planning import CEMPlanner, Plan, PlannerSettings
-from ..simulator import (
-    EdgeNetwork,
-    Service,
-    decode_offloading,
-    make_generator,
-    offloading_reward,
-)
+from ..agents import HADRL, CachingObjective
+from ..data import TransitionDataModule
+from ..planning import PlannerSettings
+from ..simulator import make_generator
+from .collection import Collection
+from .finite import FiniteNumbers
 
 _EXPLORATION = 2
 """Use of the data module's seed, beside its own two."""
@@ -89,7 +85,9 @@ class CEMPlanning(Callback):
         self.latency_weight = latency_weight
         self.planner_settings = planner
         self._generator: torch.Generator | None = None
-        self._restored: Any = None
+        self._collection: Collection | None = None
+        self._unfinished: dict[str, Any] | None = None
+        self._restored: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the generator of exploration on the trainer's device."""
@@ -98,61 +96,83 @@ class CEMPlanning(Callback):
             key = (data.seed, trainer.global_rank, _EXPLORATION)
             self._generator = make_generator(trainer.strategy.root_device, *key)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on from the checkpoint that was loaded."""
+        ranks, self._restored = self._restored, []
+        if trainer.global_rank < len(ranks):
+            assert self._generator is not None
+            self._generator.set_state(ranks[trainer.global_rank]["generator"].cpu())
+            self._unfinished = ranks[trainer.global_rank]["collection"]
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Collect what this epoch learns from."""
+        """Collect what this epoch learns from; a collection that was stopped goes on.
+
+        After every caching decision all callbacks that have a hook `on_frame_end(trainer, pl_module)` are called.
+        """
         module, data = _parts(trainer, pl_module)
         assert self._generator is not None
-        if self._restored is not None:
-            states = self._restored
-            if trainer.global_rank < len(states):
-                self._generator.set_state(states[trainer.global_rank])
-            self._restored = None
         seeding = data.decisions == 0
-        warming_up = trainer.current_epoch < self.caching_warmup_epochs
-        decisions = self.seed_decisions if seeding else self.decisions_per_epoch
-        started = time.perf_counter()
-        collection = Collection(self, module, data, self._generator, seeding, warming_up)
+        epoch = trainer.current_epoch
+        warming_up = epoch < self.caching_warmup_epochs
+        finite = FiniteNumbers.of(trainer)
+        collection = Collection(self, module, data, self._generator, finite, epoch, seeding, warming_up)
+        if self._unfinished is not None:
+            collection.load_state_dict(self._unfinished)
+        self._collection, self._unfinished = collection, None
+        decisions = self.seed_decisions if collection.seeding else self.decisions_per_epoch
+        started, slots = time.perf_counter(), collection.slots
         module.eval()
         with torch.no_grad(), trainer.strategy.precision_plugin.forward_context():
-            for _ in range(decisions):
+            while collection.frames < decisions:
                 collection.frame()
+                self._tell(trainer, module)
         module.train()
-        elapsed = time.perf_counter() - started
-        self._log(trainer, module, data, collection, elapsed)
+        self._collection = None
+        speed = (collection.slots - slots) * trainer.world_size / (time.perf_counter() - started)
+        self._log(trainer, module, data, collection, speed)
+
+    def _tell(self, trainer: Trainer, module: LightningModule) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            hook = getattr(callback, "on_frame_end", None)
+            if hook is not None:
+                hook(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Noise levels, and the generator's state of every rank."""
+        """Noise levels; of every rank the generator's state and the collection that is under way."""
         assert self._generator is not None
-        states: list[Any] = [self._generator.get_state()]
+        own = {
+            "generator": self._generator.get_state(),
+            "collection": self._collection.state_dict() if self._collection is not None else None,
+        }
+        ranks: list[Any] = [own]
         if distributed.is_available() and distributed.is_initialized():
-            states = [None] * distributed.get_world_size()
-            distributed.all_gather_object(states, self._generator.get_state())
+            ranks = [None] * distributed.get_world_size()
+            distributed.all_gather_object(ranks, own)
         return {
             "caching_noise": self.caching_noise.level,
             "offloading_noise": self.offloading_noise.level,
-            "generators": states,
+            "ranks": ranks,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         self.caching_noise.level = state_dict["caching_noise"]
         self.offloading_noise.level = state_dict["offloading_noise"]
-        self._restored = [state.cpu() for state in state_dict["generators"]]
+        self._restored = state_dict["ranks"]
 
     def _log(
         self,
         trainer: Trainer,
         module: HADRL,
         data: TransitionDataModule,
-        collection: "Collection",
-        elapsed: float,
+        collection: Collection,
+        speed: float,
     ) -> None:
         for name, value in collection.means().items():
             module.log(f"collect/{name}", value, batch_size=1, sync_dist=True)
         module.log("collect/caching_noise", self.caching_noise.level, batch_size=1, sync_dist=True)
         module.log("collect/offloading_noise", self.offloading_noise.level, batch_size=1, sync_dist=True)
         module.log("step", float(data.slots * trainer.world_size), batch_size=1, sync_dist=True)
-        speed = collection.slots * trainer.world_size / elapsed
         for logger in trainer.loggers:  # the clock differs between equal runs: it stays out of metrics.csv
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics({"time/slots_per_second": speed}, data.slots * trainer.world_size)
@@ -178,112 +198,6 @@ class NoiseSchedule:
     def fade(self) -> None:
         """One decision later."""
         self.level = max(self.minimum, self.level * self.decay)
-
-
-class Collection:
-    """One epoch's collecting on the networks of a data module, and the means of what was met."""
-
-    def __init__(
-        self,
-        callback: CEMPlanning,
-        module: HADRL,
-        data: TransitionDataModule,
-        generator: torch.Generator,
-        seeding: bool,
-        warming_up: bool,
-    ) -> None:
-        assert data.network is not None
-        self.callback = callback
-        self.module = module
-        self.data = data
-        self.network: EdgeNetwork = data.network
-        self.generator = generator
-        self.seeding = seeding
-        self.warming_up = warming_up
-        self.planner: CEMPlanner = module.make_planner(callback.planner_settings)
-        self.slots = 0
-        self._plan: Plan | None = None
-        self._sums: dict[str, tuple[Tensor, int]] = {}
-
-    def frame(self) -> None:
-        """One caching decision and its slots, in all networks."""
-        network, noise = self.network, self.callback.caching_noise
-        if network.episode_over:
-            network.reset()
-        observation = network.caching_observation()
-        decision = self.module.decide_caching(network, self.generator, noise.level)
-        switching = network.begin_frame(decision.cache)
-        services = []
-        while not network.frame_over:
-            services.append(self._slot())
-        self.data.decisions += network.num_envs
-        reward = caching_objective(
-            self.callback.caching_reward,
-            torch.stack([service.hit.to(switching.dtype) for service in services]).mean(dim=(0, 2)),
-            torch.stack([service.latency for service in services]).mean(dim=(0, 2)),
-            switching,
-            network.scenario.num_users,
-            self.callback.latency_weight,
-        )
-        self._add(caching_reward=reward, switching=switching)
-        if self.warming_up:
-            return
-        noise.fade()
-        self.data.caching_buffer.add(
-            observation=observation,
-            action=decision.action,
-            reward=reward,
-            next_observation=network.caching_observation(),
-            cache=decision.cache.flatten(1),
-        )
-
-    def means(self) -> dict[str, Tensor]:
-        """Mean of everything met, by name."""
-        return {name: total / count for name, (total, count) in self._sums.items()}
-
-    def _slot(self) -> Service:
-        network, noise = self.network, self.callback.offloading_noise
-        observation = network.offloading_observation()
-        action = self._offloading_action(observation, noise.level)
-        service = network.step(decode_offloading(network.scenario, action, network.physics))
-        noise.fade()
-        reward = offloading_reward(service.latency)
-        transitions = OffloadingTransitions(
-            observation, action, reward, network.offloading_observation(), service.latency
-        )
-        self.data.offloading_buffer.add(**transitions._asdict())
-        self.module.world_model.observe(transitions)
-        self.data.slots += network.num_envs
-        self.slots += network.num_envs
-        self._add(
-            latency=service.latency.sum(dim=1),
-            hit_ratio=service.hit.float(),
-            on_time=service.on_time.float(),
-            offloading_reward=reward,
-        )
-        return service
-
-    def _offloading_action(self, observation: Tensor, noise: float) -> Tensor:
-        shape = (self.network.num_envs, self.network.scenario.offloading_action_size)
-        drawn = torch.randn(shape, generator=self.generator, device=self.network.device)
-        if self.seeding:  # an untrained actor decides about 0
-            return (noise * drawn).clamp(-1, 1)
-        plan = self.module.plan(observation, self.planner, self.generator, self._plan)
-        self._plan = plan
-        energy = plan.free_energy
-        self._add(
-            free_energy=energy.total,
-            pragmatic=energy.pragmatic,
-            epistemic=energy.epistemic,
-            elite_spread=plan.elite_spread,
-            nonfinite_candidates=plan.num_nonfinite.float(),
-        )
-        return (plan.action.float() + noise * drawn).clamp(-1, 1)
-
-    def _add(self, **values: Tensor) -> None:
-        for name, value in values.items():
-            total, count = self._sums.get(name, (torch.zeros((), device=value.device), 0))
-            self._sums[name] = (total + value.float().sum(), count + value.numel())
 
 
 def _parts(trainer: Trainer, pl_module: LightningModule) -> tuple[HADRL, TransitionDataModule]:

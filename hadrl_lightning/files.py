@@ -1,9 +1,47 @@
-"""Files that are whole or not there, whatever interrupts the writing."""
+"""Files that are whole or not there, whatever interrupts the writing; and checkpoints that can't run code."""
 
+import errno
 import os
+import pickle
+import re
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+from .errors import HadrlError, OutputError
+
+DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOTDIR,
+    errno.EISDIR,
+)
+"""What a disk, or the rights on it, may refuse: a matter of the user's machine."""
+
+
+def unwritable(error: OSError, remark: str = "") -> OutputError:
+    """The error in one line that names the file, if it is known."""
+    return OutputError(f"{error.filename or 'a file'} can't be written: {error.strerror or error}{remark}")
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn the OSError of a full disk or an unwritable folder into one line that names the file.
+
+    Raises:
+        OutputError: what is done within met an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -15,19 +53,56 @@ def replacing(path: str | Path) -> Iterator[Path]:
     it belongs to is still alive.
 
     Raises:
-        OSError: the folder can't be written to, or the disk is full.
+        OutputError: the folder can't be written to, or the disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):  # no folder, nothing to remove
+                temporary.unlink()
+
+
+def load_tensors(path: str | Path, name: str = "ckpt_path") -> Any:
+    """The contents of a file saved by `torch.save`, on the CPU; tensors and plain values only, never code.
+
+    Args:
+        path: The file.
+        name: What the error calls it.
+
+    Raises:
+        HadrlError: it is damaged, can't be read, or holds anything that could run code when loaded.
+    """
+    import torch  # not needed by those who only write
+
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        TypeError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        code = re.search(r"Unsupported (?:global: GLOBAL|class|operand) (\S+)", str(error))
+        if code:
+            raise HadrlError(
+                f"{name} must hold tensors and plain values only, got {path} with {code.group(1)}, which could run code"
+            ) from error
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0][:120]
+        raise HadrlError(f"{name} must be an undamaged checkpoint, got {path} ({reason})") from error
 
 
 def _remove_abandoned(path: Path) -> None:

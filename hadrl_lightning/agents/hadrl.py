@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from ..agent_files import find_agent
 from ..data import TrainingBatch
 from ..errors import HadrlError
-from ..files import replacing
+from ..files import load_tensors, replacing
 from ..planning import CEMPlanner, Plan, PlannerSettings
 from ..scenario import Physics, Scenario
 from ..simulator import (
@@ -160,15 +160,8 @@ class HADRL(LightningModule):
             self.world_model, observation, generator, warm_start, float(self.world_model.best_reward)
         )
 
-    def decide_caching(
-        self, network: EdgeNetwork, generator: torch.Generator, noise: float | None = None
-    ) -> CachingDecision:
-        """The caching agent's decision for every network, with exploration of size `noise` if that is given."""
-        observation = network.caching_observation()
-        if noise is None:
-            action = self.ddpg.act(observation, generator).float()
-        else:
-            action = self.ddpg.explore(observation, noise, generator).float()
+    def decide_caching(self, network: EdgeNetwork, action: Float[Tensor, "batch action"]) -> CachingDecision:
+        """What an action of the caching agent stands for in every network."""
         return CachingDecision(action, decode_caching(self.scenario, action, network.cache, self.physics))
 
     def policies(self, seed: int | None = None) -> tuple[CachingPolicy, OffloadingPolicy]:
@@ -176,7 +169,8 @@ class HADRL(LightningModule):
         generator = make_generator(self.device, self.seed if seed is None else seed, _PLAY)
 
         def caching(network: EdgeNetwork) -> Tensor:
-            return self.decide_caching(network, generator).cache
+            action = self.ddpg.act(network.caching_observation(), generator).float()
+            return self.decide_caching(network, action).cache
 
         def offloading(network: EdgeNetwork) -> Allocation:
             plan = self.plan(network.offloading_observation(), self.planner, generator)
@@ -226,7 +220,7 @@ class HADRL(LightningModule):
         for name, values in losses.items():
             self.log(
                 f"train/{name}",
-                torch.stack(values).mean(),
+                _finite_mean(torch.stack(values)),
                 on_step=False,
                 on_epoch=True,
                 batch_size=1,
@@ -281,10 +275,10 @@ class HADRL(LightningModule):
             path: the file, or the name of an agent that ships with the package, such as `es2.ckpt`.
 
         Raises:
-            HadrlError: there is no such file, or it is no checkpoint of an agent.
+            HadrlError: there is no such file, it is damaged, holds code, or is no checkpoint of an agent.
         """
         path = find_agent(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = load_tensors(path, "checkpoint")
         if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict"} <= set(checkpoint):
             raise HadrlError(f"checkpoint must be one saved by hadrl fit, got {path}")
         agent = cls.from_settings(checkpoint["hyper_parameters"])
@@ -307,6 +301,12 @@ class HADRL(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the settings as plain values."""
         checkpoint["hyper_parameters"] = self.settings_dict()
+
+
+def _finite_mean(losses: Float[Tensor, " updates"]) -> Float[Tensor, ""]:
+    """Mean over the updates that were made: `FiniteNumbers` may leave some out."""
+    finite = losses.isfinite()
+    return torch.where(finite, losses, 0.0).sum() / finite.sum()
 
 
 def _append(losses: dict[str, list[Tensor]], prefix: str, values: dict[str, Tensor]) -> None:

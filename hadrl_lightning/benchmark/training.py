@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..agents import HADRL
-from ..callbacks import CEMPlanning
+from ..callbacks import CEMPlanning, FiniteNumbers
 from ..data import TransitionDataModule
 from ..errors import HadrlError
 from .judge import Judge, Policies
@@ -156,7 +156,7 @@ def train(settings: Settings, seed: int, judge: Judge, validations: int) -> Trai
         limit_val_batches=0,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        callbacks=[parts.planning, validation],
+        callbacks=[parts.planning, FiniteNumbers(), validation],
     )
     trainer.fit(parts.model, datamodule=parts.data)
     if judge.best is not None:

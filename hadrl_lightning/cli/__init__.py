@@ -2,10 +2,14 @@
 
 import difflib
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
 from ..errors import HadrlError
+from ..files import DISK_ERRORS, unwritable
+from .signals import Stopped, StopSignals
 
 __all__ = ["main"]
 
@@ -37,7 +41,8 @@ settings:
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
-    A mistake of the user gets one line on stderr and status 2; a bug of ours keeps its traceback, and with
+    A mistake of the user gets one line on stderr and status 2, a number that is not finite status 3, SIGINT and SIGTERM
+    one line with the command that goes on and status 130 and 143; a bug of ours keeps its traceback, and with
     `HADRL_DEBUG=1` so does a mistake.
 
     Args:
@@ -58,9 +63,10 @@ def main(args: Sequence[str] | None = None) -> int:
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise HadrlError(f"command must be one of {', '.join(COMMANDS)}, got {words[0]!r}{hint}")
         if words[0] in ("benchmark", "plot"):
-            from .studies import run as run_study
+            with StopSignals(abandonable=True).handled():
+                from .studies import run as run_study
 
-            return run_study(words)
+                return run_study(words)
         from .app import run
 
         run(args)
@@ -68,5 +74,15 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("HADRL_DEBUG", "") not in ("", "0"):
             raise
         print(f"hadrl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.status
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        print(f"hadrl: error: {unwritable(error)}", file=sys.stderr)
         return 2
+    except (Stopped, KeyboardInterrupt) as error:  # KeyboardInterrupt: before anything began
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
+        advice = stopped.advice or f"start again with: {shlex.join(['hadrl', *words])}"
+        print(f"hadrl: {Stopped(stopped.signum, advice)}", file=sys.stderr)
+        return stopped.status
     return 0

@@ -19,9 +19,12 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from . import checkpoints, runs
-from .loggers import EventsLogger, MetricsLogger, rows_before
+from .loggers import EventsLogger, MetricsLogger, Rows
+from .loops import row_to_come
 from .mistakes import naming_settings, trainer_mistakes
 from .parser import ConfigByName, HadrlParser
+from .signals import StopSignals
+from .stopping import GracefulStop, ending_in_one_line
 
 SHARED = ("scenario", "physics", "seed")
 """Settings of the data that the model takes over: the two can't contradict each other."""
@@ -40,9 +43,13 @@ class SaveRun(SaveConfigCallback):
         if stage == "fit" and trainer.loggers:
             super().setup(trainer, pl_module, stage)
 
-    def state_dict(self) -> dict[str, Any]:
-        """How many rows metrics.csv has."""
-        return {"num_rows": self.metrics.num_rows if self.metrics is not None else 0}
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store how many rows metrics.csv has, and the one that comes next."""
+        if self.metrics is not None:
+            rows = Rows(self.metrics.num_rows, row_to_come(trainer))
+            checkpoint["callbacks"][self.state_key] = rows._asdict()
 
     metrics: MetricsLogger | None = None
 
@@ -85,6 +92,7 @@ class HadrlCLI(LightningCLI):
         self.run_folder: Path | None = None
         self.checkpoint_file: Path | None = None
         self.checkpoint: dict[str, Any] = {}
+        self.stop = GracefulStop(StopSignals())
         super().__init__(
             model_class,
             datamodule_class,
@@ -229,6 +237,7 @@ class HadrlCLI(LightningCLI):
             if isinstance(callback, SaveRun):
                 callback.metrics = metrics
                 callback.config = _without_checkpoint(callback.config)
+        _callbacks(trainer).insert(0, self.stop)
         return trainer
 
     def _loggers(self) -> list[Any]:
@@ -239,16 +248,15 @@ class HadrlCLI(LightningCLI):
             folder = runs.results_folder(file, self.run_folder.absolute())
             name = f"{self.subcommand}-{file.stem}.csv" if file is not None else f"{self.subcommand}.csv"
             return [MetricsLogger(folder, name)]
-        keep_row = None
+        kept = Rows()
         if self._resumes_in_place():
             assert file is not None
             folder = file.absolute().parent
-            num_rows = self.checkpoint.get("callbacks", {}).get("SaveRun", {}).get("num_rows", 0)
-            keep_row = rows_before(self.checkpoint, num_rows)
+            kept = Rows(**self.checkpoint.get("callbacks", {}).get("SaveRun", {}))
         else:
             folder = self.run_folder.absolute() / f"version_{runs.next_version(self.run_folder)}"
         events = EventsLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
-        return [events, MetricsLogger(folder, runs.METRICS_FILE, keep_row)]
+        return [events, MetricsLogger(folder, runs.METRICS_FILE, kept)]
 
     def _resumes_in_place(self) -> bool:
         """Whether the checkpoint lies in the folder of a run, which then goes on there."""
@@ -258,6 +266,18 @@ class HadrlCLI(LightningCLI):
         return runs.version_of(folder) is not None and (folder / runs.CONFIG_FILE).is_file()
 
     # --- running
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run, until the end or a signal; what ends a training before that names the checkpoint to go on from."""
+        with self.stop.signals.handled(), ending_in_one_line(self.stop, self.command_line, self._folder):
+            super()._run_subcommand(subcommand)
+
+    def _folder(self) -> Path | None:
+        """Where the training at hand keeps its checkpoints; None if nothing is trained."""
+        if self.subcommand != "fit":
+            return None
+        keeper = next((one for one in _callbacks(self.trainer) if isinstance(one, ModelCheckpoint)), None)
+        return Path(keeper.dirpath) if keeper is not None and keeper.dirpath is not None else None
 
     def before_fit(self) -> None:
         """Reserve the folder of the run, and have checkpoints written into it."""

@@ -1,8 +1,7 @@
 """Checkpoint files: written so that an interruption can't damage them, and checked before anything starts."""
 
-import pickle
+import os
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,9 +10,15 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ..errors import HadrlError
-from ..files import replacing
+from ..errors import HadrlError, OutputError
+from ..files import load_tensors, replacing
+from .loops import make_resumable, validates_next
+from .signals import Stopped
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+"""The checkpoints in the folder of a run."""
 
 AGENT = {"state_dict", "hyper_parameters", "pytorch-lightning_version"}
 """What every checkpoint has; that of a trained agent alone has nothing else."""
@@ -28,13 +33,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Save `checkpoint` at `path`, replacing a file that is there."""
+        """Save `checkpoint` at `path`, replacing a file that is there.
+
+        Raises:
+            OutputError: the folder can't be written to, or the disk is full.
+        """
         if storage_options is not None:
             raise TypeError(
                 "storage_options are for remote storage, which AtomicCheckpointIO doesn't write to"
             )
-        with replacing(path) as temporary:
-            torch.save(checkpoint, temporary)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # torch's own, about the file that its OSError left half written
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
 
 def read_checkpoint(path: Path, *, to_resume: bool = False) -> dict[str, Any]:
@@ -48,18 +62,9 @@ def read_checkpoint(path: Path, *, to_resume: bool = False) -> dict[str, Any]:
         HadrlError: it is damaged, or not a checkpoint of Lightning.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0][:120]
-        raise HadrlError(f"ckpt_path must be an undamaged checkpoint, got {path} ({reason})") from error
+        checkpoint = load_tensors(path)
+    except HadrlError as error:
+        raise HadrlError(f"{error}{_other_checkpoint(path)}") from error
     if not isinstance(checkpoint, dict) or not set(checkpoint) >= AGENT:
         raise HadrlError(
             f"ckpt_path must be a checkpoint saved by hadrl fit, got {path}, which holds no agent"
@@ -69,6 +74,41 @@ def read_checkpoint(path: Path, *, to_resume: bool = False) -> dict[str, Any]:
             f"ckpt_path must be a checkpoint that training can go on from, got {path}, which holds weights alone"
         )
     return checkpoint
+
+
+def last_good(folder: Path) -> str:
+    """Which checkpoint in the folder of a run to go on from, in words."""
+    for name in (LAST, BEST):
+        try:
+            age = _age(load_tensors(folder / name))
+            return f"the last good checkpoint is {os.path.relpath(folder / name)} ({age})"
+        except HadrlError:
+            continue
+    return "there is no checkpoint yet"
+
+
+def _other_checkpoint(path: Path) -> str:
+    """Words about the other checkpoint of the run, if that one is good."""
+    other = path.with_name({LAST: BEST, BEST: LAST}.get(path.name, ""))
+    if other == path or not other.is_file():
+        return ""
+    try:
+        return f"; {other} is good ({_age(load_tensors(other))})"
+    except HadrlError:
+        return ""
+
+
+def _age(checkpoint: Any) -> str:
+    loops = checkpoint["loops"]["fit_loop"]
+    epochs = loops["epoch_progress"]["current"]
+    batches = loops["epoch_loop.batch_progress"]["current"]["processed"]
+    text = "after " + _count(epochs["processed"], "epoch", "epochs")
+    unfinished = epochs["started"] > epochs["processed"]
+    return text + (f" and {_count(batches, 'batch', 'batches')}" if unfinished else "")
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def check_settings(path: Path, checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -96,22 +136,31 @@ def check_weights(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
 class Checkpointing(ModelCheckpoint):
     """Keeps last.ckpt, of the end of the last epoch, and best.ckpt, of the best validation, in the run's folder.
 
-    Unlike its base class it writes last.ckpt after epochs without an optimizer step too, and always at the very end.
+    Unlike its base class it writes last.ckpt after epochs without an optimizer step too, always at the very end, and
+    when a signal ends the training.
 
     Args:
         monitor: The logged metric that decides what is best.
         mode: Whether a small or a large metric is good.
         every_n_epochs: Epochs from one last.ckpt to the next; the very end is always saved.
+        every_n_batches: Batches from one last.ckpt to the next within an epoch, so that a crash costs less; none where
+            not given.
     """
 
     def __init__(
-        self, monitor: str = "val/latency", mode: Literal["min", "max"] = "min", every_n_epochs: int = 1
+        self,
+        monitor: str = "val/latency",
+        mode: Literal["min", "max"] = "min",
+        every_n_epochs: int = 1,
+        every_n_batches: int | None = None,
     ) -> None:
         """See the class."""
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
+        for name, count in (("every_n_epochs", every_n_epochs), ("every_n_batches", every_n_batches)):
+            if count is not None and count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
         super().__init__(monitor=monitor, mode=mode, save_top_k=1, save_last=True)
         self.period = every_n_epochs
+        self.every_n_batches = every_n_batches
         self.best_score: float | None = None
         self._saved_batches = -1
         self._validated = False
@@ -134,12 +183,24 @@ class Checkpointing(ModelCheckpoint):
         """Write where the loggers write."""
         self.dirpath = trainer.log_dir  # the same on all ranks
 
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Have Lightning resume at the step at which it is saved."""
+        make_resumable(trainer, checkpoint["loops"]["fit_loop"])
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that there is a fresh validation; the end of the epoch saves."""
         self._validated = not trainer.sanity_checking
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Save nothing: epochs are the unit."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save every so many batches; the end of the epoch is up to `on_train_epoch_end`."""
+        if self.every_n_batches is None or (batch_idx + 1) % self.every_n_batches:
+            return
+        if batch_idx + 1 < trainer.num_training_batches and not validates_next(trainer):
+            self._save(trainer, better=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what the epoch brought."""
@@ -150,7 +211,13 @@ class Checkpointing(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make sure that last.ckpt is of the very end."""
-        if self._saved_batches != _num_batches(trainer):
+        if self._saved_batches != trainer.fit_loop.total_batch_idx:
+            self._save(trainer, better=False)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save where a signal stopped the training: the step at hand is whole. Any other exception leaves the files."""
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if fitting and isinstance(exception, Stopped | SIGTERMException):
             self._save(trainer, better=False)
 
     def _is_better(self, trainer: Trainer) -> bool:
@@ -168,22 +235,27 @@ class Checkpointing(ModelCheckpoint):
         return False
 
     def _save(self, trainer: Trainer, better: bool) -> None:
+        """Write last.ckpt; the best one first: a run killed in between goes on from before both."""
         if getattr(trainer, "fast_dev_run", False):
             return
         folder = Path(self.dirpath or ".")
-        last, best = folder / "last.ckpt", folder / "best.ckpt"
+        last, best = folder / LAST, folder / BEST
         if better:
             self.best_model_path = str(best)
         self.last_model_path = str(last)
-        trainer.save_checkpoint(last)
-        if better and trainer.is_global_zero:
-            with replacing(best) as temporary:
-                shutil.copyfile(last, temporary)
-        self._saved_batches = _num_batches(trainer)
-
-
-def _num_batches(trainer: Trainer) -> int:
-    return trainer.fit_loop.total_batch_idx
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint()
+        problem = ""
+        try:
+            trainer.strategy.save_checkpoint(checkpoint, best if better else last)
+            if better and trainer.is_global_zero:
+                with replacing(last) as temporary:
+                    shutil.copyfile(best, temporary)
+        except OutputError as error:
+            problem = str(error)
+        problem = trainer.strategy.broadcast(problem)  # all ranks end then
+        if problem:
+            raise OutputError(problem)
+        self._saved_batches = trainer.fit_loop.total_batch_idx
 
 
 def _lists(value: Any) -> Any:

@@ -3,16 +3,25 @@
 import csv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from ..files import replacing
+from ..files import replacing, writing
 
-Row = dict[str, str]
-KeepRow = Callable[[int, Row], bool]
+Row = dict[str, Any]
+
+
+class Rows(NamedTuple):
+    """What a resumed run keeps of the file that is there."""
+
+    number: int = 0
+    """Rows that were written when the checkpoint was saved."""
+
+    pending: Row | None = None
+    """The row that was due right after it; in the file or not, by the moment at which the run ended."""
 
 
 class EventsLogger(TensorBoardLogger):
@@ -20,27 +29,32 @@ class EventsLogger(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what is pending to disk."""
-        self.experiment.flush()
+        """Write what is pending to disk.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        with writing(self.log_dir):
+            self.experiment.flush()
 
 
 class MetricsLogger(CSVLogger):
     """One CSV file of metrics that survives an interruption.
 
-    Every row is on disk as soon as it is logged. If the file exists, its rows are kept as far as `keep_row` says, so
-    that a run which is resumed ends with the file of a run which was never interrupted.
+    Every row is on disk as soon as it is logged. Of a file that is there the first rows are kept, so that a run which
+    is resumed ends with the file of a run which was never interrupted.
 
     Args:
         folder: Where the file lies, all of its own logger's folder.
         file_name: Name of the file.
-        keep_row: Tells, from its number and its cells, whether a row of an existing file stays; none does if None.
+        kept: What stays of a file that is there.
     """
 
-    def __init__(self, folder: Path, file_name: str, keep_row: KeepRow | None = None) -> None:
+    def __init__(self, folder: Path, file_name: str, kept: Rows = Rows()) -> None:  # noqa: B008 (immutable)
         """See the class."""
         super().__init__(save_dir=folder.parent, name="", version=folder.name)
         self.file_name = file_name
-        self.keep_row = keep_row or (lambda number, row: False)
+        self.kept = kept
         self.current_epoch: Callable[[], int] | None = None
 
     @property
@@ -52,12 +66,16 @@ class MetricsLogger(CSVLogger):
     def experiment(self) -> Any:
         """The writer of the file; a dummy on ranks other than 0."""
         if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
-            self._experiment = _MetricsWriter(Path(self.log_dir), self.file_name, self.keep_row)
+            self._experiment = _MetricsWriter(Path(self.log_dir), self.file_name, self.kept)
         return self._experiment if self._experiment is not None else super().experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Append a row, with the epoch it belongs to."""
+        """Append a row, with the epoch it belongs to.
+
+        Raises:
+            OutputError: the disk is full.
+        """
         if self.current_epoch is not None:
             metrics = {"epoch": self.current_epoch(), **metrics}
         super().log_metrics(metrics, step)
@@ -69,51 +87,55 @@ class MetricsLogger(CSVLogger):
 
 
 class _MetricsWriter(ExperimentWriter):
-    """Writes rows; begins with what `keep_row` keeps of an existing file."""
+    """Writes rows; begins with what is kept of an existing file."""
 
-    def __init__(self, folder: Path, file_name: str, keep_row: KeepRow) -> None:
+    def __init__(self, folder: Path, file_name: str, kept: Rows) -> None:
         self.NAME_METRICS_FILE = file_name
-        self._keep_row = keep_row
+        self._kept = kept
         self.num_rows = 0
-        super().__init__(str(folder))
+        with writing(folder / file_name):
+            super().__init__(str(folder))
 
     def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
         super().log_metrics(metrics_dict, step)
         self.num_rows += 1
+
+    def save(self) -> None:
+        """Append the rows that were logged since the last time."""
+        with writing(self.metrics_file_path):
+            super().save()
 
     def _check_log_dir_exists(self) -> None:
         """Called by the base class before its first row: there it deletes the file."""
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        kept = [row for number, row in enumerate(rows) if self._keep_row(number, row)]
-        self.num_rows = len(kept)
-        self.metrics_keys = sorted({key for row in kept for key, cell in row.items() if key and cell})
-        if not kept:
+        rows = _read(path)[: self._kept.number]
+        if self._kept.pending is not None and len(rows) == self._kept.number:
+            rows.append(self._kept.pending)
+        self.num_rows = len(rows)
+        self.metrics_keys = sorted(
+            {key for row in rows for key, cell in row.items() if key and cell not in ("", None)}
+        )
+        if rows:
+            self._replace(rows)
+        else:
             path.unlink()
-            return
-        with replacing(path) as temporary, temporary.open("w", newline="") as file:
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Called by the base class when a row has new columns: there an interruption would cost the file."""
+        self._replace(_read(Path(self.metrics_file_path)))
+
+    def _replace(self, rows: list[Row]) -> None:
+        with (
+            replacing(self.metrics_file_path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, fieldnames=self.metrics_keys, extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(kept)
+            writer.writerows(rows)
 
 
-def rows_before(checkpoint: dict[str, Any], num_rows: int) -> KeepRow:
-    """Which rows of metrics.csv a run resumed from `checkpoint` keeps.
-
-    Kept are the rows that were written when the checkpoint was saved, and the rows of the epochs that had then ended:
-    Lightning logs the last row of an epoch after the checkpoint of its end.
-
-    Args:
-        checkpoint: As loaded from the file.
-        num_rows: Rows that were written when it was saved.
-    """
-    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_progress", {}).get("current", {})
-    num_epochs = progress.get("processed", 0)
-
-    def keep(number: int, row: Row) -> bool:
-        return number < num_rows or float(row.get("epoch") or "inf") < num_epochs
-
-    return keep
+def _read(path: Path) -> list[Row]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

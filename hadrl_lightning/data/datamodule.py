@@ -155,6 +155,7 @@ class TransitionDataModule(LightningDataModule):
             samples_per_pass=self.samples_per_pass,
             caching_updates=self.caching_updates_per_epoch,
             caching_batch_size=self.caching_batch_size,
+            rank=self._rank(),
         )
         if self._restored is not None:
             self._stream.load_state_dict(self._restored)

@@ -40,6 +40,7 @@ class TrainingStream:
         samples_per_pass: int | None,
         caching_updates: int,
         caching_batch_size: int,
+        rank: int = 0,
     ) -> None:
         self.offloading = offloading
         self.caching = caching
@@ -50,6 +51,7 @@ class TrainingStream:
         self.samples_per_pass = samples_per_pass
         self.caching_updates = caching_updates
         self.caching_batch_size = caching_batch_size
+        self.rank = rank
         self.position = 0
 
     def __len__(self) -> int:
@@ -81,11 +83,21 @@ class TrainingStream:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Position within the epoch and the generator's state."""
-        return {"position": self.position % self.passes, "generator": self.generator.get_state()}
+        """Position within the epoch and the generator's state, of this rank."""
+        return {
+            "position": self.position % self.passes,
+            "generator": self.generator.get_state(),
+            "rank": self.rank,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved position."""
+        """Go on from a saved position of the same rank.
+
+        That of another is passed over: resuming in mid-epoch, Lightning hands every rank the state of rank 0, when the
+        data module has restored that of each already.
+        """
+        if state_dict["rank"] != self.rank:
+            return
         self.position = state_dict["position"]
         self.generator.set_state(state_dict["generator"].cpu())
 

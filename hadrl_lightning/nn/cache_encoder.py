@@ -12,6 +12,7 @@ from math import tau
 from typing import NamedTuple
 
 import torch
+import torch.distributed
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -79,11 +80,17 @@ class _CacheNetwork(nn.Module):
 
     @torch.no_grad()
     def watch(self, observation: Float[Tensor, "batch observation"]) -> None:
-        """Takes the demand of the rows into the usual demand; rows at the start of an episode have none."""
+        """Takes the demand of the rows into the usual demand; rows at the start of an episode have none.
+
+        Ranks of `torch.distributed` share what they see, so that they stay equal: every rank has to call.
+        """
         demand = read_caching_observation(observation, self.num_servers, self.num_services).demand
         demand = demand[demand.sum(dim=-1) != 0].to(self.usual_demand.dtype)
-        self.num_seen += len(demand)
-        self.usual_demand += (demand - self.usual_demand).sum(dim=0) / self.num_seen.clamp(min=1)
+        seen = torch.cat((self.num_seen.new_tensor([len(demand)]), (demand - self.usual_demand).sum(dim=0)))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(seen)
+        self.num_seen += seen[0]
+        self.usual_demand += seen[1:] / self.num_seen.clamp(min=1)
 
     def read(self, observation: Float[Tensor, "*rows observation"]) -> CachingObservation:
         """The observation, the usual demand standing in for none, shares scaled to be about ½ where all are equal."""

@@ -13,6 +13,7 @@ from hadrl_lightning.planning.free_energy import (
 from hadrl_lightning.planning.information import information_bounds, information_gain
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.outcome import OutcomeForm
+from hadrl_lightning.planning.plan_state import plan_from_state, plan_state
 from hadrl_lightning.planning.proposal import CategoricalProposal, GaussianProposal
 from hadrl_lightning.planning.refine import RefinementSettings, informed_targets, refine
 from hadrl_lightning.planning.settings import PlannerSettings
@@ -37,6 +38,8 @@ __all__ = [
     "information_bounds",
     "information_gain",
     "informed_targets",
+    "plan_from_state",
+    "plan_state",
     "refine",
     "rollout",
 ]

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..errors import NonFiniteError
 from ..scenario import Physics, Scenario
 from .constants import constants
 
@@ -37,7 +38,8 @@ def decode_offloading(
         physics: `strict` or `published`.
 
     Raises:
-        ValueError: the action has another shape, or a value that is not finite.
+        ValueError: the action has another shape.
+        NonFiniteError: it has a value that is not finite.
     """
     _check_action("offloading action", action, scenario.offloading_action_size)
     target, bandwidth, compute = action.clamp(-1, 1).split(scenario.num_users, dim=1)
@@ -75,7 +77,8 @@ def decode_caching(
         The new cache, bool [B, S, K].
 
     Raises:
-        ValueError: the action has another shape, or a value that is not finite.
+        ValueError: the action has another shape.
+        NonFiniteError: it has a value that is not finite.
     """
     _check_action("caching action", action, scenario.caching_action_size)
     value = action.clamp(-1, 1).view(-1, scenario.num_servers, scenario.num_services)
@@ -153,6 +156,6 @@ def _check_action(name: str, action: Tensor, size: int) -> None:
     if not action.is_floating_point():
         raise ValueError(f"{name} must be of a floating point type, got {action.dtype}")
     if not bool(torch.isfinite(action).all()):
-        raise ValueError(
+        raise NonFiniteError(
             f"{name} must be finite, got {int((~torch.isfinite(action)).sum())} values that are not"
         )

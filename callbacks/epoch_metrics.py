@@ -1,0 +1,81 @@
+"""`EpochMetrics`: what an unfinished epoch has logged so far, so that it ends with the same figures after a resume."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import distributed
+
+_LOGGED_AS = ("prog_bar", "logger", "on_step", "on_epoch", "add_dataloader_idx", "metric_attribute")
+
+
+class EpochMetrics(Callback):
+    """Stores in the checkpoint, of every rank, the means that the epoch has accumulated.
+
+    Lightning doesn't: resumed in mid-epoch, it would log the means of the rest of the epoch only, and nothing of what
+    was logged at its start. Only values are kept, not metric objects that were logged.
+    """
+
+    def __init__(self) -> None:
+        self._restored: list[dict[str, Any]] = []
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what is logged of an unfinished epoch."""
+        epochs: Any = trainer.fit_loop.epoch_progress.current
+        if epochs.started == epochs.processed:  # none is under way
+            return
+        own = [_state(metric) for metric in trainer.fit_loop.epoch_loop._results.values() if metric.is_tensor]
+        ranks: list[Any] = [own]
+        if distributed.is_available() and distributed.is_initialized():
+            ranks = [None] * trainer.world_size
+            distributed.all_gather_object(ranks, own)
+        checkpoint["epoch_metrics"] = ranks
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep it until training starts."""
+        ranks = checkpoint.get("epoch_metrics", [])
+        self._restored = ranks[trainer.global_rank] if trainer.global_rank < len(ranks) else []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on accumulating."""
+        restored, self._restored = self._restored, []
+        if not restored:
+            return
+        for state in restored:
+            _restore(trainer, state)
+        # The batch that comes is not the first one of its epoch, for which Lightning would start anew.
+        trainer._logger_connector._first_loop_iter = True
+
+
+def _state(metric: Any) -> dict[str, Any]:
+    meta = metric.meta
+    return {
+        **{name: getattr(meta, name) for name in ("fx", "name", *_LOGGED_AS)},
+        "reduce_fx": meta.reduce_fx.__name__,
+        "sync_dist": meta.sync.should,
+        "value": metric.value.detach().cpu(),
+        "batches": metric.cumulated_batch_size.cpu() if meta.is_mean_reduction else None,
+    }
+
+
+def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
+    results, device = trainer.fit_loop.epoch_loop._results, trainer.strategy.root_device
+    value = state["value"].to(device)
+    results.log(
+        state["fx"],
+        state["name"],
+        value,
+        **{name: state[name] for name in _LOGGED_AS},
+        reduce_fx=getattr(torch, state["reduce_fx"]),
+        sync_dist=state["sync_dist"],
+        sync_dist_fn=trainer.strategy.reduce,
+        batch_size=1,
+    )
+    metric: Any = results[f"{state['fx']}.{state['name']}"]
+    metric.value = value
+    if state["batches"] is not None:
+        metric.cumulated_batch_size = state["batches"].to(device)

@@ -1,0 +1,398 @@
+"""Stop anywhere: signals, kill -9, full disks; a resumed run equals the uninterrupted one bit for bit."""
+
+import json
+import os
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hadrl_lightning.cli import main
+from hadrl_lightning.cli.signals import Stopped, StopSignals
+from hadrl_lightning.cli.stopping import resuming
+from hadrl_lightning.files import load_tensors
+
+WORDS = [
+    *("--config", "es2.yaml", "--config", "quick.yaml"),
+    "--data.scenario.decisions_per_episode=2",
+    "--data.num_envs=2",
+    "--data.passes_per_epoch=3",
+    "--data.samples_per_pass=32",
+    "--data.caching_updates_per_epoch=3",
+    "--data.caching_batch_size=8",
+    "--data.validation_episodes=2",
+    "--data.parallel_episodes=1",
+    "--data.test_episodes=1",
+    "--planning.seed_decisions=2",
+    "--planning.decisions_per_epoch=2",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.max_epochs=3",
+    "--evaluation.references=false",
+]
+"""A run of three epochs, each of two caching decisions, three batches and two validation batches."""
+WARM = ["--planning.planner.warm_start=true"]
+"""Plans that begin with the plan of the slot before: a state of the collection."""
+
+
+class Zygote:
+    """Starts `hadrl` in processes of their own without the seconds that its imports take."""
+
+    def __init__(self) -> None:
+        script = Path(__file__).with_name("zygote.py")
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen([sys.executable, str(script)], stdin=pipe, stdout=pipe, text=True)
+
+    def ask(self, **request: Any) -> int:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def start(self, folder: Path, *words: str, output: str = "output", **how: Any) -> int:
+        """The process id of `hadrl WORDS`, working in a folder; `how`: env, die, interrupt."""
+        request = {"env": {}, "die": None, "interrupt": None, **how}
+        return self.ask(do="run", folder=str(folder), words=words, output=output, **request)
+
+    def wait(self, pid: int) -> int:
+        return self.ask(do="wait", pid=pid)
+
+    def run(self, folder: Path, *words: str, **how: Any) -> int:
+        """The exit status of `hadrl WORDS`."""
+        return self.wait(self.start(folder, *words, **how))
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    zygote = Zygote()
+    yield zygote
+    assert zygote.process.stdin is not None
+    zygote.process.stdin.close()
+    zygote.process.wait()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Path:
+    """The folder of a run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("finished")
+    assert zygote.run(folder, "fit", *WORDS, *WARM) == 0, (folder / "output").read_text()
+    return run_in(folder)
+
+
+def run_in(folder: Path) -> Path:
+    """The newest run in a folder that has a checkpoint, else the newest one."""
+    runs = sorted((folder / "checkpoints/es2-quick").glob("version_*"))
+    return next((run for run in reversed(runs) if (run / "last.ckpt").exists()), runs[-1])
+
+
+def assert_same(first: Any, second: Any, where: str = "") -> None:
+    """Bit for bit the same nest of tensors and plain values."""
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key, value in first.items():
+            assert_same(value, second[key], f"{where}/{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, value in enumerate(first):
+            assert_same(value, second[index], f"{where}/{index}")
+    else:
+        assert first == second or (first != first and second != second), where
+
+
+def assert_same_run(run: Path, other: Path) -> None:
+    """The same weights, moments, replay, generators and best validation, and the very same metrics.csv."""
+    for name in ("last.ckpt", "best.ckpt"):
+        whole, parts = load_tensors(run / name), load_tensors(other / name)
+        for checkpoint in (whole, parts):
+            checkpoint["callbacks"]["Checkpointing"].pop("best_model_path")
+            for unneeded in ("loops", "hyper_parameters", "hparams_name"):
+                checkpoint.pop(unneeded, None)
+        assert_same(whole, parts, name)
+    assert (run / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
+
+
+# --- signals
+
+
+POINTS = [
+    ("Collection", "frame", 1, signal.SIGTERM),
+    ("HADRL", "training_step", 1, signal.SIGINT),
+    ("HADRL", "training_step", 2, signal.SIGTERM),  # the last one of the epoch: before its validation
+    ("HADRL", "validation_step", 2, signal.SIGINT),
+    ("Collection", "frame", 1, signal.SIGTERM),  # of the second epoch
+    ("HADRL", "training_step", 2, signal.SIGTERM),
+    ("HADRL", "test_step", 1, signal.SIGTERM),
+]
+"""Where one run is interrupted, each time counted from where it goes on."""
+
+
+def test_a_run_interrupted_everywhere_and_resumed_each_time_equals_the_uninterrupted_one(
+    finished: Path, zygote: Zygote, tmp_path: Path
+) -> None:
+    path = "checkpoints/es2-quick/version_0/last.ckpt"
+    checkpoint: list[str] = []
+    for point in POINTS:
+        words = ["fit", *WORDS, *WARM, *checkpoint]
+        assert zygote.run(tmp_path, *words, interrupt=point) == 128 + point[-1]
+        (line,) = (tmp_path / "output").read_text().strip().splitlines()[-1:]
+        checkpoint = ["--ckpt_path", path]
+        command = shlex.join(["hadrl", "fit", *WORDS, *WARM, *checkpoint])
+        assert line == f"hadrl: stopped by {signal.Signals(point[-1]).name}; resume with: {command}"
+        assert load_tensors(tmp_path / path)["state_dict"]
+    assert zygote.run(tmp_path, "fit", *WORDS, *WARM, *checkpoint) == 0
+    assert_same_run(finished, run_in(tmp_path))
+
+
+@pytest.mark.parametrize(("command", "method"), [("test", "test_step"), ("predict", "predict_step")])
+def test_a_test_that_is_interrupted_ends_at_once_and_says_how_to_start_again(
+    finished: Path, zygote: Zygote, tmp_path: Path, command: str, method: str
+) -> None:
+    words = [command, *WORDS, f"--ckpt_path={finished / 'last.ckpt'}", "--evaluation.output_dir=here"]
+    assert zygote.run(tmp_path, *words, interrupt=("HADRL", method, 1, signal.SIGTERM)) == 143
+    (line,) = (tmp_path / "output").read_text().strip().splitlines()
+    assert line == f"hadrl: stopped by SIGTERM; start again with: {shlex.join(['hadrl', *words])}"
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_benchmark_that_is_interrupted_keeps_what_is_finished(
+    in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hadrl_lightning.benchmark import runner
+
+    work, done = runner._work, []
+
+    def interrupted(*args: Any) -> None:
+        if done:
+            os.kill(os.getpid(), signal.SIGTERM)
+        done.append(args)
+        work(*args)
+
+    monkeypatch.setattr(runner, "_work", interrupted)
+    words = ["benchmark", "--quick", "--no_figures", "--policies", "random+random", "lru+home_equal"]
+    words += ["--seeds", "0", "--output", "out"]
+    assert main(words) == 143
+    assert "stopped by SIGTERM; start again with: hadrl benchmark" in capsys.readouterr().err
+    assert len(list(Path("out/cells").glob("*.json"))) == 1
+
+
+def test_a_second_signal_ends_at_once_and_one_that_a_launcher_repeats_does_not() -> None:
+    code = """
+import os, signal
+from hadrl_lightning.cli import signals
+with signals.StopSignals().handled():
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("goes on", flush=True)
+    signals.SAME_REQUEST_S = 0.0
+    os.kill(os.getpid(), signal.SIGINT)
+    print("never", flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "goes on\n"
+    assert done.returncode == -signal.SIGINT
+
+
+def test_work_that_is_abandonable_ends_where_it_stands() -> None:
+    signals = StopSignals()
+    with signals.handled():
+        signals.abandon()
+        with pytest.raises(Stopped, match="SIGINT"):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Stopped, match="SIGINT"):
+            signals.abandon()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_command_that_resumes_is_the_users_own_with_the_checkpoint(tmp_path: Path) -> None:
+    words = ["fit", "--ckpt_path", "a.ckpt", "--data.seed", "3", "--ckpt_path=b.ckpt", "--x=a b"]
+    assert resuming(words, tmp_path).startswith("start again with: hadrl fit --ckpt_path a.ckpt")
+    (tmp_path / "last.ckpt").touch()
+    path = os.path.relpath(tmp_path / "last.ckpt")
+    assert resuming(words, tmp_path) == f"resume with: hadrl fit --data.seed 3 '--x=a b' --ckpt_path {path}"
+
+
+# --- kill -9
+
+
+def resume(folder: Path) -> list[str]:
+    """Words that go on from the checkpoint of the run in a folder, which has to load; none if there is none."""
+    found = sorted((folder / "checkpoints").glob("*/*/last.ckpt"))
+    if not found:
+        return []
+    assert load_tensors(found[-1])["state_dict"]
+    return ["--ckpt_path", str(found[-1])]
+
+
+@pytest.mark.parametrize(
+    "die",
+    [
+        ("in mid-write", 2),
+        pytest.param(("before the rename", 2), marks=pytest.mark.slow),
+        ("after the rename", 2),
+        pytest.param(("before the row", 1), marks=pytest.mark.slow),  # of the validation
+        ("before the row", 2),  # of the epoch, right after its checkpoint
+    ],
+)
+def test_a_run_killed_while_it_writes_goes_on_to_the_same_end(
+    finished: Path, zygote: Zygote, tmp_path: Path, die: tuple[str, int]
+) -> None:
+    assert zygote.run(tmp_path, "fit", *WORDS, *WARM, die=die) == -signal.SIGKILL
+    assert zygote.run(tmp_path, "fit", *WORDS, *WARM, *resume(tmp_path)) == 0, (
+        tmp_path / "output"
+    ).read_text()
+    assert_same_run(finished, run_in(tmp_path))
+    assert not list(run_in(tmp_path).glob(".*"))  # what the killed process left half written is gone
+
+
+def kill_at_random(
+    zygote: Zygote, folder: Path, words: list[str], seed: int, num_kills: int, seconds: float
+) -> int:
+    """Kill runs at random moments and let them go on, each to its end; how many there were, in folder/1, …"""
+    draw, kills, runs = random.Random(seed), 0, 0
+    while kills < num_kills:
+        runs += 1
+        place = folder / str(runs)
+        place.mkdir()
+        while True:
+            pid = zygote.start(place, "fit", *words, *resume(place))
+            if kills < num_kills:
+                time.sleep(draw.uniform(0, seconds))
+                os.kill(pid, signal.SIGKILL)  # a process that has ended is still there to be waited for
+            status = zygote.wait(pid)
+            if status == 0:
+                break
+            assert status == -signal.SIGKILL, (place / "output").read_text()
+            kills += 1
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("num_kills", "every_n_batches"),
+    [
+        (2, ["--checkpointing.every_n_batches=1"]),
+        pytest.param(20, ["--checkpointing.every_n_batches=1"], marks=pytest.mark.slow),
+        pytest.param(20, [], marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(
+    finished: Path, zygote: Zygote, tmp_path: Path, num_kills: int, every_n_batches: list[str]
+) -> None:
+    words = [*WORDS, *WARM, *every_n_batches]
+    runs = kill_at_random(zygote, tmp_path, words, seed=num_kills, num_kills=num_kills, seconds=6.0)
+    for number in range(1, runs + 1):
+        assert_same_run(finished, run_in(tmp_path / str(number)))
+
+
+def test_a_checkpoint_every_few_batches_resumes_in_mid_epoch(
+    finished: Path, zygote: Zygote, tmp_path: Path
+) -> None:
+    words = [*WORDS, *WARM, "--checkpointing.every_n_batches=2"]
+    assert zygote.run(tmp_path, "fit", *words, die=("after the rename", 3)) == -signal.SIGKILL
+    progress = load_tensors(run_in(tmp_path) / "last.ckpt")["loops"]["fit_loop"]
+    assert progress["epoch_progress"]["current"]["processed"] == 1
+    assert progress["epoch_loop.batch_progress"]["current"]["processed"] == 2
+    assert zygote.run(tmp_path, "fit", *words, *resume(tmp_path)) == 0
+    assert_same_run(finished, run_in(tmp_path))
+
+
+# --- two ranks
+
+
+class TwoRanks:
+    """`hadrl fit` on two gloo processes, started as torchrun starts them."""
+
+    def __init__(self, zygote: Zygote, folder: Path) -> None:
+        self.zygote, self.folder = zygote, folder
+
+    def start(self, *words: str, interrupt: Any = None) -> list[int]:
+        """The process ids; `interrupt` hits the second one, which writes nothing."""
+        with socket.socket() as one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+        several = ["--trainer.devices=2", "--trainer.accelerator=cpu"]
+        several += ["--trainer.strategy=ddp_find_unused_parameters_true"]
+        pids = []
+        for rank in map(str, range(2)):
+            env = {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "GROUP_RANK": "0",
+                "TORCHELASTIC_RUN_ID": "test",
+                "WORLD_SIZE": "2",
+                "LOCAL_WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+            how = {"env": env, "output": f"output-{rank}", "interrupt": interrupt if rank == "1" else None}
+            pids.append(self.zygote.start(self.folder, "fit", *WORDS, *several, *words, **how))
+        return pids
+
+    def run(self, *words: str) -> None:
+        pids = self.start(*words)
+        assert [self.zygote.wait(pid) for pid in pids] == [0, 0], self.outputs()
+
+    def outputs(self) -> str:
+        return "".join((self.folder / f"output-{rank}").read_text() for rank in range(2))
+
+
+POINTS_OF_TWO = [
+    ("Collection", "frame", 1, signal.SIGTERM),
+    ("HADRL", "training_step", 3, signal.SIGTERM),  # the last one of the epoch
+    ("Collection", "frame", 3, signal.SIGTERM),
+    ("HADRL", "training_step", 1, signal.SIGTERM),
+]
+"""Where the second rank is interrupted."""
+
+
+@pytest.fixture(scope="module")
+def finished_by_two(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    TwoRanks(zygote, folder).run()
+    return run_in(folder)
+
+
+@pytest.mark.slow
+def test_two_ranks_stop_at_the_same_step_when_one_gets_the_signal_and_resume_to_the_same_end(
+    finished_by_two: Path, zygote: Zygote, tmp_path: Path
+) -> None:
+    two = TwoRanks(zygote, tmp_path)
+    for point in POINTS_OF_TWO:
+        pids = two.start(*resume(tmp_path), interrupt=point)
+        assert [zygote.wait(pid) for pid in pids] == [143, 0], two.outputs()
+        lines = [line for line in two.outputs().splitlines() if line.startswith("hadrl: ")]
+        assert len(lines) == 1
+        assert "stopped by SIGTERM; resume with: hadrl fit" in lines[0]
+    two.run(*resume(tmp_path))
+    assert_same_run(finished_by_two, run_in(tmp_path))
+
+
+@pytest.mark.slow
+def test_two_ranks_killed_at_any_moment_go_on_to_the_same_end(
+    finished_by_two: Path, zygote: Zygote, tmp_path: Path
+) -> None:
+    draw, kills, two = random.Random(0), 0, TwoRanks(zygote, tmp_path)
+    while True:
+        pids = two.start("--checkpointing.every_n_batches=1", *resume(tmp_path))
+        if kills < 10:
+            time.sleep(draw.uniform(0, 8))
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+        statuses = {zygote.wait(pid) for pid in pids}
+        if statuses == {0}:
+            break
+        kills += 1
+        assert kills < 40, two.outputs()
+    assert kills > 0
+    assert_same_run(finished_by_two, run_in(tmp_path))
