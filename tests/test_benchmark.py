@@ -25,7 +25,6 @@ from hadrl_lightning.benchmark import (
     make_plan,
     result_table,
     run_cells,
-    runner,
     write_report,
 )
 from hadrl_lightning.benchmark.cells import read_result, write_result
@@ -298,7 +297,7 @@ def test_hadrl_without_planning_keeps_the_structured_caching_agent() -> None:
 
 
 def test_finished_cells_are_used_again_and_a_failed_one_costs_only_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     plan = plan_of("density+home_equal", "random+random")
     computed = []
@@ -309,13 +308,12 @@ def test_finished_cells_are_used_again_and_a_failed_one_costs_only_itself(
             raise RuntimeError("out of luck")
         return compute(cell)
 
-    monkeypatch.setattr(runner, "compute", sometimes)
-    outcomes = run_cells(plan.cells, tmp_path)
+    outcomes = run_cells(plan.cells, tmp_path, compute=sometimes)
     failed = [outcome for outcome in outcomes.values() if outcome.result is None]
     assert [outcome.error for outcome in failed] == ["RuntimeError: out of luck"]
     assert len(computed) == 4
     computed.clear()
-    again = run_cells(plan.cells, tmp_path)
+    again = run_cells(plan.cells, tmp_path, compute=sometimes)
     assert computed == ["random+random"]
     assert sum(outcome.reused for outcome in again.values()) == 3
     rows = result_rows(plan, again)
