@@ -160,7 +160,11 @@ def judge(columns: dict[str, np.ndarray]) -> Iterator[tuple[str, str, bool]]:
         text = f"{columns[name][-1]:12,.4g} KiB  {halves[0]:.3f} KiB an epoch, then {halves[1]:.3f}"
         yield name, text, bool(halves[1] <= 1.1 * halves[0])
     files = columns["files"][first:]
-    yield "files", f"{files[-1]:12.0f} in the run's folder, {files.min():.0f} to {files.max():.0f}", files[-1] <= files[0] + 1
+    yield (
+        "files",
+        f"{files[-1]:12.0f} in the run's folder, {files.min():.0f} to {files.max():.0f}",
+        files[-1] <= files[0] + 1,
+    )
 
 
 def draw(columns: dict[str, np.ndarray], path: Path) -> None:
@@ -169,7 +173,10 @@ def draw(columns: dict[str, np.ndarray], path: Path) -> None:
         ("resident memory (MiB)", [("rss_mib", "resident memory")]),
         ("time an epoch (s)", [("wall_s", "wall"), ("cpu_s", "CPU")]),
         ("Python's memory blocks (1,000)", [("blocks", "blocks")]),
-        ("files (KiB)", [("last_ckpt_kib", "last.ckpt"), ("events_kib", "events"), ("metrics_kib", "metrics.csv")]),
+        (
+            "files (KiB)",
+            [("last_ckpt_kib", "last.ckpt"), ("events_kib", "events"), ("metrics_kib", "metrics.csv")],
+        ),
     ]
     epoch = columns["epoch"]
     with style() as plt:
@@ -214,7 +221,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--epochs", type=int, default=2000, help="at least 100 (default: %(default)s)")
     parser.add_argument("--judge", type=Path, metavar="CSV", help="measured before: don't train")
-    parser.add_argument("--csv", type=Path, default=Path("docs/results/soak.csv"), help="default: %(default)s")
+    parser.add_argument(
+        "--csv", type=Path, default=Path("docs/results/soak.csv"), help="default: %(default)s"
+    )
     parser.add_argument("--figure", type=Path, default=Path("docs/soak.png"), help="default: %(default)s")
     options = parser.parse_args()
     if options.epochs < 100:

@@ -8,7 +8,7 @@ from hadrl_lightning.benchmark import Cell, CellResult, compute
 
 
 def by_seed(folder: Path, cell: Cell) -> CellResult:
-    """Seed 0 computes at the second trial, its worker is killed before; seed 1 ends its worker always; seed 2 raises."""
+    """Seed 0 computes at the second trial, its worker is killed before; seed 1 always ends it; seed 2 raises."""
     name = f"{cell.policy}-{cell.seed}"
     with (folder / name).open("a") as file:
         file.write("tried\n")

@@ -93,7 +93,9 @@ def _connection(ray: Any, workers: int | None, address: str | None) -> Iterator[
             ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())
-        where = "ray could not start" if address is None else f"ray_address must be of a cluster, got {address!r}"
+        where = (
+            "ray could not start" if address is None else f"ray_address must be of a cluster, got {address!r}"
+        )
         raise HadrlError(f"{where}: {reason}") from error
     try:
         yield

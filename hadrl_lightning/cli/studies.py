@@ -114,7 +114,11 @@ def _benchmark_parser() -> argparse.ArgumentParser:
         help="what computes the cells: processes here, or Ray (needs hadrl-lightning[ray]) (default: %(default)s)",
     )
     add("--workers", type=int, help="cells computed at once, a thread each (default: 1; with ray: all CPUs)")
-    add("--ray_address", metavar="ADDRESS", help="of a running Ray cluster, or auto (default: Ray starts here)")
+    add(
+        "--ray_address",
+        metavar="ADDRESS",
+        help="of a running Ray cluster, or auto (default: Ray starts here)",
+    )
     add("--refresh", action="store_true", help="compute again what is computed already")
     add("--no_figures", action="store_true", help="leave the figures to hadrl plot")
     add("--quick", action="store_true", help="a few policies, small settings: within a minute")
