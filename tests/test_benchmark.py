@@ -223,6 +223,10 @@ def test_values_of_a_sweep_may_have_units() -> None:
         ({"scenarios": ("es9.yaml",)}, "config must be a path"),
         ({"overrides": {"data": {"scenario": {"num_users": 0}}}}, "num_users must be at least 1, got 0"),
         ({"overrides": {"data": {"wrong": 1}}}, "wrong"),
+        ({"overrides": {"data": 5}}, "data must be a group of settings, got 5"),
+        ({"overrides": {"trainer": "fast"}}, "trainer must be a group of settings, got 'fast'"),
+        ({"overrides": {"trainer": {"max_epochs": "x"}}}, "trainer.max_epochs must be a whole number"),
+        ({"overrides": {"trainer": {"accelerator": []}}}, r"trainer.accelerator must be a name, got \[\]"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_computed(settings: dict, message: str) -> None:
@@ -380,6 +384,10 @@ def test_the_command_writes_tables_and_figures_and_goes_on_where_it_was(
         (["--data.seed"], "--data.seed needs a value"),
         (["--sweep", "num_users"], "sweep must have the form KEY=VALUE"),
         (["--sweep", "users=1,2"], "settings must begin with data."),
+        (["--slots", "0"], "slots must be at least 1, got 0"),
+        (["--episodes", "0"], "episodes must be at least 1, got 0"),
+        (["--trainer.max_epochs", "0"], "trainer.max_epochs must be a whole number of at least 1, got 0"),
+        (["--data.scenario.num_users", "1e999k"], "num_users": Expected a <class 'int'>. Got value: 1e999k"),
         (["--workers", "0"], "workers must be at least 1, got 0"),
         (["--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
     ],

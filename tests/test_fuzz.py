@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -39,6 +38,7 @@ from hadrl_lightning.simulator import (
 )
 
 BOTH = ("strict", "published")
+pytestmark = pytest.mark.usefixtures("as_installed")
 IDS = ("hadrl/ServiceCaching-v0", "hadrl/ComputationOffloading-v0", "hadrl/EdgeNetwork-v0")
 
 # What is drawn -------------------------------------------------------------------------------------------------------
@@ -142,15 +142,6 @@ def arrays(draw: Any, shape: list[int]) -> np.ndarray:
 # What must hold ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def _as_installed(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Without the type checker of the tests, which would refuse much before the package does."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)
-
-
 def examples(few: int, many: int) -> Any:
     """Few examples by default, many in the slow tests."""
     return pytest.mark.parametrize("number", [few, pytest.param(many, marks=pytest.mark.slow)])
@@ -229,8 +220,8 @@ def played(make: Callable[[], Scenario]) -> None:
         try:
             play(EdgeNetwork(scenario, physics, 2, generator=torch.Generator().manual_seed(0)))
         except ValueError as error:
-            assert "offload_thresholds must have" in str(error), error  # of `published` alone
-            assert physics == "published"
+            if physics == "strict" or "offload_thresholds must have" not in str(error):
+                raise
     return None
 
 
@@ -317,7 +308,6 @@ def test_any_slot_is_refused_or_served(number: int) -> None:
 @examples(30, 300)
 def test_any_action_in_gymnasium_is_refused_or_gives_an_observation_of_the_space(number: int) -> None:
     @given(networks(), st.sampled_from(IDS), st.data())
-    @pytest.mark.filterwarnings("ignore")
     def check(network: EdgeNetwork, name: str, data: Any) -> None:
         env = gymnasium.make(name, scenario=network.scenario, physics=network.physics).unwrapped
         env.reset(seed=data.draw(st.integers(0, 2**31 - 1)))

@@ -60,6 +60,7 @@ def resolved(settings: Mapping[str, Any]) -> Settings:
     """
     known, trainer = _with_defaults(settings)
     trainer = {name: trainer[name] for name in TRAINER_SETTINGS if name in trainer}
+    _check_trainer(trainer)
     return {
         **known,
         "trainer": {"max_epochs": 1, "check_val_every_n_epoch": 1, "accelerator": "cpu", **trainer},
@@ -179,6 +180,9 @@ def _quieten() -> None:
 
 def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
     """Settings of data, model and planning with their defaults, and those of the Trainer as they are."""
+    for name in ("data", "model", "planning", "trainer"):
+        if not isinstance(settings.get(name) or {}, Mapping):
+            raise HadrlError(f"{name} must be a group of settings, got {settings[name]!r}")
     known = {name: copy.deepcopy(dict(settings.get(name) or {})) for name in ("data", "model", "planning")}
     for name in SHARED:
         known["model"].pop(name, None)
@@ -190,6 +194,20 @@ def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
         full["model"].pop(name, None)
     full["data"].pop("seed", None)
     return full, dict(settings.get("trainer") or {})
+
+
+def _check_trainer(trainer: Settings) -> None:
+    """Lightning would refuse the same, but only where a cell is computed."""
+    for name in ("max_epochs", "check_val_every_n_epoch"):
+        value = trainer.get(name, 1)
+        if value is None and name == "check_val_every_n_epoch":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise HadrlError(f"trainer.{name} must be a whole number of at least 1, got {value!r}")
+    for name in ("accelerator", "precision"):
+        value = trainer.get(name, "")
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            raise HadrlError(f"trainer.{name} must be a name, got {value!r}")
 
 
 def _one_line(error: Exception) -> str:

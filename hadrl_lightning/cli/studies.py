@@ -140,8 +140,8 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
         sweeps=tuple(parse_sweep(text) for text in options.sweep),
         policies=tuple(options.policies or (QUICK_POLICIES if options.quick else [])),
         seeds=tuple(dict.fromkeys(options.seeds or default.get("seeds", [0, 1, 2, 3, 4]))),
-        slots=options.slots or default.get("slots"),
-        episodes=options.episodes or default.get("episodes"),
+        slots=default.get("slots") if options.slots is None else options.slots,
+        episodes=default.get("episodes") if options.episodes is None else options.episodes,
         published_size=options.published_size,
     )
     plan = make_plan(settings)
