@@ -180,9 +180,7 @@ def _quieten() -> None:
 
 def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
     """Settings of data, model and planning with their defaults, and those of the Trainer as they are."""
-    for name in ("data", "model", "planning", "trainer"):
-        if not isinstance(settings.get(name) or {}, Mapping):
-            raise HadrlError(f"{name} must be a group of settings, got {settings[name]!r}")
+    _check_groups(settings, {**_parser().get_defaults().as_dict(), "trainer": {}})
     known = {name: copy.deepcopy(dict(settings.get(name) or {})) for name in ("data", "model", "planning")}
     for name in SHARED:
         known["model"].pop(name, None)
@@ -194,6 +192,17 @@ def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
         full["model"].pop(name, None)
     full["data"].pop("seed", None)
     return full, dict(settings.get("trainer") or {})
+
+
+def _check_groups(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> None:
+    """Whatever is a group of settings by default must be one, or be left out: jsonargparse accepts some others."""
+    for name, value in default.items():
+        found = given.get(name)
+        if not isinstance(value, Mapping) or found is None:
+            continue
+        if not isinstance(found, Mapping):
+            raise HadrlError(f"{prefix}{name} must be a group of settings, got {found!r}")
+        _check_groups(found, value, f"{prefix}{name}.")
 
 
 def _check_trainer(trainer: Settings) -> None:
