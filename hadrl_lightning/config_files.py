@@ -24,8 +24,11 @@ def find_config(name: str | Path) -> Path:
         HadrlError: there is neither; the line names the shipped files and the nearest of them.
     """
     path = Path(name)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError:  # too long for a file's name
+        pass
     shipped = shipped_configs()
     if str(name) in shipped:
         return Path(str(resources.files("hadrl_lightning.configs") / str(name)))
@@ -47,7 +50,12 @@ def load_config(name: str | Path) -> dict[str, Any]:
     path = find_config(name)
     try:
         settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (
+        OSError,
+        ValueError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:  # a date such as 2026-99-99: ValueError
         raise HadrlError(f"config must be a readable YAML file, got {path}: {_one_line(error)}") from error
     if settings is None:
         return {}

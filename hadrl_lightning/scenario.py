@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from .config_files import load_config
+from .limits import COUNTS, LISTS, POSITIVE, as_floats, check_integer, check_number
 
 Physics = Literal["strict", "published"]
 """Which arithmetic the simulator follows: ``strict`` obeys the constraints, ``published`` repeats the paper's code."""
@@ -121,21 +122,19 @@ class Scenario:
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
-            object.__setattr__(self, name, value if name in _COUNTS else _as_floats(value))
-        for name in _COUNTS:
-            _check_integer(name, getattr(self, name), 1)
-        for name in _POSITIVE:
-            _check_number(name, getattr(self, name), above=0.0)
-        for name in ("zipf_exponent", "cloud_delay_s"):
-            _check_number(name, getattr(self, name), least=0.0)
-        for name in ("usable_cache_fraction", "share_floor", "free_share"):
-            _check_number(name, getattr(self, name), above=0.0, most=1.0)
-        for name in ("transmit_power_dbm", "noise_dbm", "path_loss_constant_db", "path_loss_slope_db"):
-            _check_number(name, getattr(self, name), least=-1000.0, most=1000.0)
-        for name in ("compute_hz", "bandwidth_hz", "cache_bytes"):
-            self._check_list(name, self.num_servers, "num_servers")
-        for name in ("input_bytes", "storage_bytes", "workload_cycles", "deadline_s"):
-            self._check_list(name, self.num_services, "num_services")
+            object.__setattr__(self, name, value if name in COUNTS else as_floats(value))
+        for name, most in COUNTS.items():
+            check_integer(name, getattr(self, name), 1, most)
+        for name, (least, most) in POSITIVE.items():
+            if name not in LISTS:
+                check_number(name, getattr(self, name), above=0.0, least=least, most=most)
+        for name, most in (("zipf_exponent", 1e3), ("cloud_delay_s", 1e12)):
+            check_number(name, getattr(self, name), least=0.0, most=most)
+        check_number("transmit_power_dbm", self.transmit_power_dbm, least=-1000.0, most=60.0)
+        for name in ("noise_dbm", "path_loss_constant_db", "path_loss_slope_db"):
+            check_number(name, getattr(self, name), least=-1000.0, most=1000.0)
+        for name, of in LISTS.items():
+            self._check_list(name, getattr(self, of), of)
         self._check_popularity()
         self._check_points("server_positions_m", self.num_servers, "num_servers")
         self._check_points("user_positions_m", self.num_users, "num_users")
@@ -149,7 +148,8 @@ class Scenario:
             ValueError: no such file and no shipped config of that name, or the config has no ``data.scenario``, an
                 unknown field, or a value out of range.
         """
-        fields = (load_config(name).get("data") or {}).get("scenario")
+        data = load_config(name).get("data")
+        fields = data.get("scenario") if isinstance(data, dict) else None
         if not isinstance(fields, dict):
             raise ValueError(f"config {name} has no data.scenario")
         return cls.from_dict(fields)
@@ -161,9 +161,9 @@ class Scenario:
         Raises:
             ValueError: an unknown field, or a value out of range.
         """
-        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
+        unknown = sorted(map(str, set(fields) - set(cls.__dataclass_fields__)))
         if unknown:
-            raise ValueError(f"scenario has no field {unknown[0]}")
+            raise ValueError(f"scenario has no field {unknown[0]!r}")
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
@@ -300,13 +300,11 @@ class Scenario:
             return
         if optional and not isinstance(value, tuple):
             raise ValueError(f"{name} must be a list of one value for each of {of} = {length}, got {value!r}")
-        if isinstance(value, tuple):
-            if len(value) != length:
-                raise ValueError(f"{name} must have one value for each of {of} = {length}, got {len(value)}")
-            for item in value:
-                _check_number(name, item, above=0.0)
-        else:
-            _check_number(name, value, above=0.0)
+        if isinstance(value, tuple) and len(value) != length:
+            raise ValueError(f"{name} must have one value for each of {of} = {length}, got {len(value)}")
+        least, most = POSITIVE[name]
+        for item in value if isinstance(value, tuple) else (value,):
+            check_number(name, item, above=0.0, least=least, most=most)
 
     def _check_popularity(self) -> None:
         value = self.popularity
@@ -322,9 +320,9 @@ class Scenario:
                     f"popularity must have one weight for each of num_services = {self.num_services}, got {len(value)}"
                 )
             for item in value:
-                _check_number("popularity", item, least=0.0)
-            if not 0.0 < math.fsum(value) < math.inf:
-                raise ValueError(f"popularity must have a positive finite sum, got {math.fsum(value)}")
+                check_number("popularity", item, least=0.0, most=1e100)
+            if math.fsum(value) == 0:
+                raise ValueError(f"popularity must have a positive sum, got {value}")
         elif value != "zipf":
             raise ValueError(f"popularity must be published, zipf or a list of weights, got {value!r}")
 
@@ -332,20 +330,23 @@ class Scenario:
         points = getattr(self, name)
         if points is None:
             return
-        if len(points) != length:
-            raise ValueError(f"{name} must have one point for each of {of} = {length}, got {len(points)}")
+        if not isinstance(points, tuple) or len(points) != length:
+            got = len(points) if isinstance(points, tuple) else repr(points)
+            raise ValueError(f"{name} must have one point for each of {of} = {length}, got {got}")
         for point in points:
             if not isinstance(point, tuple) or len(point) != 2:
                 raise ValueError(f"{name} must hold pairs of x and y in metres, got {point!r}")
             for coordinate in point:
-                _check_number(name, coordinate, least=-1e7, most=1e7)
+                check_number(name, coordinate, least=-1e7, most=1e7)
 
     def _check_thresholds(self) -> None:
         thresholds = self.offload_thresholds
         if thresholds is None:
             return
+        if not isinstance(thresholds, tuple):
+            raise ValueError(f"offload_thresholds must be a list of numbers, got {thresholds!r}")
         for threshold in thresholds:
-            _check_number("offload_thresholds", threshold, least=-1.0, most=1.0)
+            check_number("offload_thresholds", threshold, least=-1.0, most=1.0)
         if list(thresholds) != sorted(set(thresholds)):
             raise ValueError(f"offload_thresholds must increase, got {thresholds}")
 
@@ -353,48 +354,3 @@ class Scenario:
 # The class checks its own arguments, with messages for users, and takes what YAML gives (whole numbers, lists):
 # a run-time type checker in front of it would only hide them.
 setattr(Scenario.__init__, "__no_type_check__", True)  # noqa: B010
-
-_COUNTS = (
-    "num_servers",
-    "num_users",
-    "num_services",
-    "cell_radius_m",
-    "decisions_per_episode",
-    "slots_per_decision",
-)
-_POSITIVE = (
-    "input_step_bytes",
-    "storage_step_bytes",
-    "deadline_step_s",
-    "backhaul_bytes_per_s",
-    "cloud_rate_bit_per_s",
-    "cloud_compute_hz",
-    "min_distance_m",
-)
-
-
-def _as_floats(value: Any) -> Any:
-    """Lists become tuples and whole numbers floats, at any depth; all else stays."""
-    if isinstance(value, list | tuple):
-        return tuple(_as_floats(item) for item in value)
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
-def _check_number(
-    name: str, value: Any, least: float | None = None, above: float | None = None, most: float | None = None
-) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least:g}, got {value:g}")
-    if above is not None and value <= above:
-        raise ValueError(f"{name} must be greater than {above:g}, got {value:g}")
-    if most is not None and value > most:
-        raise ValueError(f"{name} must be at most {most:g}, got {value:g}")

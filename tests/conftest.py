@@ -1,8 +1,10 @@
 """What all tests share."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
@@ -29,3 +31,12 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["hadrl"])
     return tmp_path
+
+
+@pytest.fixture
+def as_installed() -> Iterator[None]:
+    """Run the test without the type checker, which would refuse some arguments before the package does."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

@@ -26,7 +26,6 @@ from hadrl_lightning.benchmark import (
     make_plan,
     result_table,
     run_cells,
-    runner,
     write_report,
 )
 from hadrl_lightning.benchmark.cells import read_result, write_result
@@ -225,6 +224,12 @@ def test_values_of_a_sweep_may_have_units() -> None:
         ({"scenarios": ("es9.yaml",)}, "config must be a path"),
         ({"overrides": {"data": {"scenario": {"num_users": 0}}}}, "num_users must be at least 1, got 0"),
         ({"overrides": {"data": {"wrong": 1}}}, "wrong"),
+        ({"overrides": {"data": 5}}, "data must be a group of settings, got 5"),
+        ({"overrides": {"data": {"scenario": 0}}}, "data.scenario must be a group of settings, got 0"),
+        ({"overrides": {"model": {"planner": [1]}}}, r"model.planner must be a group of settings, got \[1\]"),
+        ({"overrides": {"trainer": "fast"}}, "trainer must be a group of settings, got 'fast'"),
+        ({"overrides": {"trainer": {"max_epochs": "x"}}}, "trainer.max_epochs must be a whole number"),
+        ({"overrides": {"trainer": {"accelerator": []}}}, r"trainer.accelerator must be a name, got \[\]"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_computed(settings: dict, message: str) -> None:
@@ -299,7 +304,7 @@ def test_hadrl_without_planning_keeps_the_structured_caching_agent() -> None:
 
 
 def test_finished_cells_are_used_again_and_a_failed_one_costs_only_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     plan = plan_of("density+home_equal", "random+random")
     computed = []
@@ -310,13 +315,12 @@ def test_finished_cells_are_used_again_and_a_failed_one_costs_only_itself(
             raise RuntimeError("out of luck")
         return compute(cell)
 
-    monkeypatch.setattr(runner, "compute", sometimes)
-    outcomes = run_cells(plan.cells, tmp_path)
+    outcomes = run_cells(plan.cells, tmp_path, compute=sometimes)
     failed = [outcome for outcome in outcomes.values() if outcome.result is None]
     assert [outcome.error for outcome in failed] == ["RuntimeError: out of luck"]
     assert len(computed) == 4
     computed.clear()
-    again = run_cells(plan.cells, tmp_path)
+    again = run_cells(plan.cells, tmp_path, compute=sometimes)
     assert computed == ["random+random"]
     assert sum(outcome.reused for outcome in again.values()) == 3
     rows = result_rows(plan, again)
@@ -386,6 +390,10 @@ def test_the_command_writes_tables_and_figures_and_goes_on_where_it_was(
         (["--data.seed"], "--data.seed needs a value"),
         (["--sweep", "num_users"], "sweep must have the form KEY=VALUE"),
         (["--sweep", "users=1,2"], "settings must begin with data."),
+        (["--slots", "0"], "slots must be at least 1, got 0"),
+        (["--episodes", "0"], "episodes must be at least 1, got 0"),
+        (["--trainer.max_epochs", "0"], "trainer.max_epochs must be a whole number of at least 1, got 0"),
+        (["--data.scenario.num_users", "1e999k"], "Expected a <class 'int'>. Got value: 1e999k"),
         (["--workers", "0"], "workers must be at least 1, got 0"),
         (["--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
     ],

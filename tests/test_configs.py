@@ -13,6 +13,7 @@ from hadrl_lightning.agents import HADRL, WorldModelSettings
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.cli import main
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.scenario import GIB, KIB, Scenario
 
@@ -146,3 +147,18 @@ def test_published_holds_the_published_table_to_the_letter() -> None:
     seeds, epochs, decisions = 1, 400, 5
     assert settings["trainer"]["max_epochs"] == seeds + epochs
     assert epochs * decisions == 200 * 10  # 200 episodes of 10 decisions
+
+
+def test_a_name_too_long_for_a_file_is_refused_like_any_other() -> None:
+    with pytest.raises(HadrlError, match=r"config must be a path or one of the shipped files"):
+        find_config("x" * 5000)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: 2026-99-99", "[" * 3000, "a: [", "\x00", "a: !!python/object:os.system {}"]
+)
+def test_text_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(HadrlError, match="config must be a readable YAML file") as refusal:
+        load_config(tmp_path / "mine.yaml")
+    assert "\n" not in str(refusal.value)

@@ -425,3 +425,18 @@ def test_stable_baselines_ppo_trains():
     after = list(model.policy.parameters())
     assert all(torch.isfinite(parameter).all() for parameter in after)
     assert any(not torch.equal(one, other) for one, other in zip(before, after))
+
+
+@each
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("action", [{}, None, "left", [1e300], object(), [[1], [1, 2]], 1j])
+def test_an_action_that_is_no_array_of_numbers_is_refused_in_one_line(env_id, action):
+    env = gymnasium.make(env_id).unwrapped
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=r"^action must") as refusal:
+        env.step(action)
+    assert "\n" not in str(refusal.value)
+    vector = gymnasium.make_vec(env_id, num_envs=2, vectorization_mode="vector_entry_point").unwrapped
+    vector.reset(seed=0)
+    with pytest.raises(ValueError, match=r"^action must"):
+        vector.step(action)

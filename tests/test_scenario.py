@@ -5,9 +5,11 @@ import math
 import pickle
 
 import pytest
+import torch
 import yaml
 
 from hadrl_lightning.scenario import GIB, KIB, MIB, Scenario
+from hadrl_lightning.simulator import Allocation, serve
 from tests.twin import PUBLISHED
 
 
@@ -123,14 +125,14 @@ def test_fewer_users_than_servers_have_a_published_home_too():
         ({"cloud_delay_s": -0.1}, "cloud_delay_s must be at least 0, got -0.1"),
         ({"zipf_exponent": -1}, "zipf_exponent must be at least 0, got -1"),
         ({"backhaul_bytes_per_s": math.inf}, "backhaul_bytes_per_s must be a finite number, got inf"),
-        ({"transmit_power_dbm": 1e6}, "transmit_power_dbm must be at most 1000, got 1e+06"),
+        ({"transmit_power_dbm": 1e6}, "transmit_power_dbm must be at most 60, got 1e+06"),
         ({"input_bytes": [1] * 9}, "input_bytes must have one value for each of num_services = 10, got 9"),
         ({"input_bytes": 5}, "input_bytes must be a list of one value for each of num_services = 10, got 5"),
         ({"deadline_s": [0] * 10}, "deadline_s must be greater than 0, got 0"),
         ({"num_services": 4}, "popularity must be zipf or a list of weights where num_services is not 10"),
         ({"popularity": "uniform"}, "popularity must be published, zipf or a list of weights, got 'uniform'"),
         ({"popularity": [1, 2]}, "popularity must have one weight for each of num_services = 10, got 2"),
-        ({"popularity": [0] * 10}, "popularity must have a positive finite sum, got 0"),
+        ({"popularity": [0] * 10}, "popularity must have a positive sum, got (0.0,"),
         ({"popularity": [-1] + [1] * 9}, "popularity must be at least 0, got -1"),
         (
             {"server_positions_m": [[0, 0]]},
@@ -140,6 +142,15 @@ def test_fewer_users_than_servers_have_a_published_home_too():
         ({"user_positions_m": [[0, math.nan]] * 30}, "user_positions_m must be a finite number, got nan"),
         ({"offload_thresholds": [2]}, "offload_thresholds must be at most 1, got 2"),
         ({"offload_thresholds": [0.5, -0.5]}, "offload_thresholds must increase, got"),
+        ({"offload_thresholds": 0.5}, "offload_thresholds must be a list of numbers, got 0.5"),
+        ({"user_positions_m": 5}, "user_positions_m must have one point for each of num_users = 30, got 5.0"),
+        ({"compute_hz": 10**400}, "compute_hz must be a finite number, got inf"),
+        ({"num_users": 10**400}, "num_users must be at most 100000, got inf"),
+        ({"popularity": [1e308] * 10}, "popularity must be at most 1e+100, got 1e+308"),
+        ({"input_step_bytes": 1e300}, "input_step_bytes must be at most 1e+12, got 1e+300"),
+        ({"storage_bytes": [1e-30] * 10}, "storage_bytes must be at least 1, got 1e-30"),
+        ({"bandwidth_hz": [1e9, 1e-9]}, "bandwidth_hz must be at least 1000, got 1e-09"),
+        ({"share_floor": 1e-300}, "share_floor must be at least 1e-06, got 1e-300"),
     ],
 )
 def test_what_is_out_of_range_is_refused_by_name(fields, message):
@@ -150,8 +161,49 @@ def test_what_is_out_of_range_is_refused_by_name(fields, message):
 
 
 def test_an_unknown_field_is_refused_by_name():
-    with pytest.raises(ValueError, match="scenario has no field num_clouds"):
+    with pytest.raises(ValueError, match="scenario has no field 'num_clouds'"):
         Scenario.from_dict({"num_users": 3, "num_clouds": 1})
+
+
+def test_unknown_fields_of_any_type_are_refused():
+    with pytest.raises(ValueError, match="scenario has no field '3'"):
+        Scenario.from_dict({"num_clouds": 1, 3: 1})
+
+
+@pytest.mark.parametrize("text", ["data: 5", "data: [1, 2]", "data: {scenario: 7}", "{}"])
+def test_a_file_without_a_scenario_is_refused(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"mine.yaml has no data.scenario"):
+        Scenario.from_config(str(tmp_path / "mine.yaml"))
+
+
+def test_the_worst_link_and_share_that_fields_allow_stay_in_single_precision():
+    worst = Scenario(
+        num_servers=1,
+        num_services=1000,
+        popularity="zipf",
+        input_step_bytes=1e12,
+        compute_hz=1,
+        bandwidth_hz=1e3,
+        cloud_rate_bit_per_s=1,
+        cloud_compute_hz=1,
+        transmit_power_dbm=60,
+        cloud_delay_s=1e12,
+    )
+    largest = 3.4e38 / 100_000  # of one user, so that the sum over all is still a number
+    for physics in ("strict", "published"):
+        for cached in (True, False):
+            service = serve(
+                worst,
+                torch.full((1, 1, 1000), cached),
+                torch.full((1, 30), 999),
+                torch.full((1, 30, 2), 1e7),
+                torch.zeros(1, 30),
+                Allocation(torch.zeros(1, 30, dtype=torch.long), torch.zeros(1, 30), torch.zeros(1, 30)),
+                physics,
+            )
+            assert float(service.latency.max()) < largest
+            assert float(service.energy.max()) < largest
 
 
 def test_a_scenario_cannot_be_changed():

@@ -336,6 +336,7 @@ def test_actions_of_a_wrong_shape_are_refused(shape, physics):
         ("server", torch.zeros(1, 29, dtype=torch.long), r"server must have shape \[1, 30\], got \[1, 29\]"),
         ("bandwidth_share", torch.full((1, 30), NAN), "bandwidth_share must be finite, got 30"),
         ("compute_share", torch.full((1, 30), -0.5), "compute_share must not be negative, got -0.5"),
+        ("compute_share", torch.full((1, 30), 3e38), "compute_share must be at most 1, got 3e[+]38"),
     ],
 )
 def test_allocations_that_make_no_sense_are_refused(field, value, message):
@@ -370,6 +371,20 @@ def test_serve_refuses_what_makes_no_sense(place, value, message):
     arguments[place] = value
     with pytest.raises(ValueError, match=message):
         serve(scenario, *arguments, decode_offloading(scenario, torch.zeros(1, 90)))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (0, torch.zeros(1, 2, 10), "cache must be of type torch.bool, got torch.float32"),
+        (1, torch.zeros(1, 30), "requests must be of type torch.int64, got torch.float32"),
+        (2, torch.zeros(1, 30, 2, dtype=torch.long), "positions must be of type float, got torch.int64"),
+        (3, torch.ones(1, 30, dtype=torch.bool), "fading must be of type float, got torch.bool"),
+    ],
+)
+@pytest.mark.usefixtures("as_installed")
+def test_serve_refuses_other_number_formats(place, value, message):
+    test_serve_refuses_what_makes_no_sense(place, value, message)
 
 
 def test_begin_frame_refuses_caches_that_do_not_fit():

@@ -2,16 +2,19 @@
 
 from .cells import Cell, CellResult
 from .compute import compute
+from .outcomes import MAX_RETRIES, Outcome
 from .plan import Plan, PlanSettings, make_plan
 from .policies import LEARNERS, PairPolicy, default_policies, label_of
 from .report import result_table, write_report
-from .runner import Outcome, computed_cells, run_cells
+from .runner import Engine, computed_cells, run_cells
 from .statistics import Interval, bootstrap
 
 __all__ = [
     "LEARNERS",
+    "MAX_RETRIES",
     "Cell",
     "CellResult",
+    "Engine",
     "Interval",
     "Outcome",
     "PairPolicy",

@@ -261,5 +261,8 @@ def parse_value(text: str) -> Any:
         return text
     if unit is None:
         return value
-    scaled = value * UNITS[unit]
-    return int(scaled) if scaled == int(scaled) else scaled
+    try:
+        scaled = value * UNITS[unit]
+        return int(scaled) if scaled == int(scaled) else scaled
+    except OverflowError:  # beyond double precision: no number of ours
+        return text

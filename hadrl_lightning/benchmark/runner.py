@@ -1,53 +1,48 @@
-"""Compute cells, here or in worker processes; what is computed already is not computed again."""
+"""Compute cells, here, in worker processes or with Ray; what is computed already is not computed again."""
 
-import multiprocessing
-import os
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from threading import Thread
-from typing import NamedTuple
+from typing import Literal
 
-from .cells import Cell, CellResult, read_result, write_result
-from .compute import compute
-from .training import single_thread
+from .cells import Cell
+from .compute import compute as compute_cell
+from .outcomes import Attempts, Compute, Outcome, attempt, store, stored
+from .processes import in_processes
+from .ray_engine import in_ray
 
-CheckedIn = Callable[["Outcome"], None]
-
-
-class Outcome(NamedTuple):
-    """What became of a cell."""
-
-    cell: Cell
-    result: CellResult | None
-    """None if it failed."""
-    error: str = ""
-    """The last line of what went wrong; the rest is in the file `.failed.txt` beside the cell's."""
-    reused: bool = False
-    """It was computed earlier."""
+Engine = Literal["processes", "ray"]
+"""What computes: processes of this machine, or Ray, on this machine or a cluster."""
 
 
 def run_cells(
     cells: Sequence[Cell],
     folder: Path,
-    workers: int = 1,
-    on_done: CheckedIn | None = None,
+    workers: int | None = None,
+    on_done: Callable[[Outcome], None] | None = None,
     refresh: bool = False,
+    engine: Engine = "processes",
+    ray_address: str | None = None,
+    compute: Compute = compute_cell,
 ) -> dict[str, Outcome]:
     """The outcome of every cell by its key.
 
-    Results are stored as they come, so an interrupted run goes on where it was. A cell that fails, or whose process
-    dies, costs only itself; it is tried again in the next run.
+    Results are written here as they come, so an interrupted run goes on where it was, with any engine. A cell that
+    raises an exception costs only itself; one whose worker dies is tried again, up to `MAX_RETRIES` times. Those that
+    failed are tried again in the next run.
 
     Args:
         cells: what to compute.
         folder: of the benchmark.
-        workers: processes at once, one thread each; 1: in this process.
+        workers: cells at once, one thread each. `processes`: 1 where not given, which is this process itself. `ray`:
+            as many as there are CPUs where not given.
         on_done: called with every outcome as it comes.
         refresh: compute again what is there.
+        engine: `processes` or `ray`.
+        ray_address: of a running Ray cluster, such as `auto`; Ray starts on this machine where not given.
+        compute: from a cell to its result; can be pickled if it is to run elsewhere.
+
+    Raises:
+        HadrlError: Ray is not installed, or there is no cluster at that address.
     """
     done: dict[str, Outcome] = {}
 
@@ -58,17 +53,19 @@ def run_cells(
 
     pending = []
     for cell in cells:
-        result = None if refresh else read_result(cell, folder)
-        if result is None:
+        outcome = None if refresh else stored(cell, folder)
+        if outcome is None:
             pending.append(cell)
         else:
-            finish(Outcome(cell, result, reused=True))
-    if workers <= 1:
-        for cell in pending:
-            _work(cell, folder)
-            finish(_outcome(cell, folder, "it left no result"))
+            finish(outcome)
+    if engine == "ray":
+        attempts = in_ray(pending, workers, ray_address, compute)
+    elif (workers or 1) > 1:
+        attempts = in_processes(pending, workers or 1, compute)
     else:
-        _in_processes(pending, folder, workers, finish)
+        attempts = _here(pending, compute)
+    for cell, tried in attempts:
+        finish(store(cell, tried, folder))
     return done
 
 
@@ -81,79 +78,6 @@ def computed_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Outcome]:
     }
 
 
-def _in_processes(pending: Sequence[Cell], folder: Path, workers: int, finish: CheckedIn) -> None:
-    """Hand cells to worker processes one at a time; in place of a worker that dies there is a new one."""
-    waiting = list(pending)
-    running: dict[Connection, tuple[BaseProcess, Cell]] = {}
-    idle: list[tuple[BaseProcess, Connection]] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
-                process, pipe = idle.pop() if idle else _start(folder)
-                running[pipe] = (process, waiting.pop(0))
-                with suppress(OSError):  # a worker that is dead already is noticed below
-                    pipe.send(running[pipe][1])
-            for ready in wait(list(running)):
-                assert isinstance(ready, Connection)
-                process, cell = running.pop(ready)
-                try:
-                    ready.recv()
-                    idle.append((process, ready))
-                except (EOFError, OSError):
-                    process.join()
-                finish(_outcome(cell, folder, f"its process ended with exit code {process.exitcode}"))
-    finally:
-        for process, _ in [*running.values(), *idle]:
-            process.terminate()
-            process.join()
-
-
-def _start(folder: Path) -> tuple[BaseProcess, Connection]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, folder), daemon=True)
-    process.start()
-    theirs.close()  # so that the death of the worker is the end of the pipe
-    return process, ours
-
-
-def _serve(pipe: Connection, folder: Path) -> None:
-    """Compute the cells that come, one thread, until the pipe is closed or the parent is gone."""
-    single_thread()
-    Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(EOFError, KeyboardInterrupt):
-        while True:
-            _work(pipe.recv(), folder)
-            pipe.send(True)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _work(cell: Cell, folder: Path) -> None:
-    """Compute a cell and store its result, or what went wrong."""
-    cell.file(folder).unlink(missing_ok=True)
-    failed = _failure_file(cell, folder)
-    failed.unlink(missing_ok=True)
-    try:
-        write_result(cell, compute(cell), folder)
-    except Exception:  # a cell costs only itself
-        failed.parent.mkdir(parents=True, exist_ok=True)
-        failed.write_text(traceback.format_exc(), encoding="utf-8")
-
-
-def _outcome(cell: Cell, folder: Path, otherwise: str) -> Outcome:
-    result = read_result(cell, folder)
-    if result is not None:
-        return Outcome(cell, result)
-    failed = _failure_file(cell, folder)
-    lines = failed.read_text(encoding="utf-8").strip().splitlines() if failed.is_file() else [otherwise]
-    return Outcome(cell, None, error=lines[-1])
-
-
-def _failure_file(cell: Cell, folder: Path) -> Path:
-    return cell.file(folder).with_suffix(".failed.txt")
+def _here(cells: Sequence[Cell], compute: Compute) -> Attempts:
+    for cell in cells:
+        yield cell, attempt(cell, compute)

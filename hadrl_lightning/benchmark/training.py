@@ -60,6 +60,7 @@ def resolved(settings: Mapping[str, Any]) -> Settings:
     """
     known, trainer = _with_defaults(settings)
     trainer = {name: trainer[name] for name in TRAINER_SETTINGS if name in trainer}
+    _check_trainer(trainer)
     return {
         **known,
         "trainer": {"max_epochs": 1, "check_val_every_n_epoch": 1, "accelerator": "cpu", **trainer},
@@ -179,6 +180,7 @@ def _quieten() -> None:
 
 def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
     """Settings of data, model and planning with their defaults, and those of the Trainer as they are."""
+    _check_groups(settings, {**_parser().get_defaults().as_dict(), "trainer": {}})
     known = {name: copy.deepcopy(dict(settings.get(name) or {})) for name in ("data", "model", "planning")}
     for name in SHARED:
         known["model"].pop(name, None)
@@ -190,6 +192,31 @@ def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
         full["model"].pop(name, None)
     full["data"].pop("seed", None)
     return full, dict(settings.get("trainer") or {})
+
+
+def _check_groups(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> None:
+    """Whatever is a group of settings by default must be one, or be left out: jsonargparse accepts some others."""
+    for name, value in default.items():
+        found = given.get(name)
+        if not isinstance(value, Mapping) or found is None:
+            continue
+        if not isinstance(found, Mapping):
+            raise HadrlError(f"{prefix}{name} must be a group of settings, got {found!r}")
+        _check_groups(found, value, f"{prefix}{name}.")
+
+
+def _check_trainer(trainer: Settings) -> None:
+    """Lightning would refuse the same, but only where a cell is computed."""
+    for name in ("max_epochs", "check_val_every_n_epoch"):
+        value = trainer.get(name, 1)
+        if value is None and name == "check_val_every_n_epoch":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise HadrlError(f"trainer.{name} must be a whole number of at least 1, got {value!r}")
+    for name in ("accelerator", "precision"):
+        value = trainer.get(name, "")
+        if isinstance(value, bool) or not isinstance(value, str | int | None):
+            raise HadrlError(f"trainer.{name} must be a name, got {value!r}")
 
 
 def _one_line(error: Exception) -> str:

@@ -109,10 +109,16 @@ def _benchmark_parser() -> argparse.ArgumentParser:
     )
     add("--output", type=Path, default=Path("checkpoints/benchmark"), help="default: %(default)s")
     add(
-        "--workers",
-        type=int,
-        default=1,
-        help="cells computed at once, a process and thread each (default: 1)",
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="what computes the cells: processes here, or Ray (needs hadrl-lightning[ray]) (default: %(default)s)",
+    )
+    add("--workers", type=int, help="cells computed at once, a thread each (default: 1; with ray: all CPUs)")
+    add(
+        "--ray_address",
+        metavar="ADDRESS",
+        help="of a running Ray cluster, or auto (default: Ray starts here)",
     )
     add("--refresh", action="store_true", help="compute again what is computed already")
     add("--report_only", action="store_true", help="tables and figures of what is computed already")
@@ -127,8 +133,7 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
     from ..benchmark import PlanSettings, computed_cells, make_plan, result_table, run_cells, write_report
     from ..benchmark.plan import parse_sweep
 
-    if options.workers < 1:
-        raise HadrlError(f"workers must be at least 1, got {options.workers}")
+    _check_engine(options)
     default = QUICK if options.quick else {}
     settings = PlanSettings(
         scenarios=tuple(options.scenarios or ["es2.yaml"]),
@@ -137,8 +142,8 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
         sweeps=tuple(parse_sweep(text) for text in options.sweep),
         policies=tuple(options.policies or (QUICK_POLICIES if options.quick else [])),
         seeds=tuple(dict.fromkeys(options.seeds or default.get("seeds", [0, 1, 2, 3, 4]))),
-        slots=options.slots or default.get("slots"),
-        episodes=options.episodes or default.get("episodes"),
+        slots=default.get("slots") if options.slots is None else options.slots,
+        episodes=default.get("episodes") if options.episodes is None else options.episodes,
         published_size=options.published_size,
     )
     plan = make_plan(settings)
@@ -151,7 +156,15 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
     if options.report_only:
         outcomes = computed_cells(plan.cells, options.output)
     else:
-        outcomes = run_cells(plan.cells, options.output, options.workers, progress, options.refresh)
+        outcomes = run_cells(
+            plan.cells,
+            options.output,
+            options.workers,
+            progress,
+            options.refresh,
+            options.engine,
+            options.ray_address,
+        )
     write_report(plan, outcomes, options.output)
     console = Console()
     if not console.is_terminal:
@@ -171,6 +184,17 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
 
         draw(options.output)
     return CODE_OF_FAILURE if failed else 0
+
+
+def _check_engine(options: argparse.Namespace) -> None:
+    from ..benchmark.ray_engine import require_ray
+
+    if options.workers is not None and options.workers < 1:
+        raise HadrlError(f"workers must be at least 1, got {options.workers}")
+    if options.ray_address is not None and options.engine != "ray":
+        raise HadrlError(f"ray_address must come with --engine ray, got --engine {options.engine}")
+    if options.engine == "ray":
+        require_ray()
 
 
 class Progress:

@@ -25,6 +25,19 @@ def spaces(core: Core) -> tuple[gymnasium.Space[Array], gymnasium.Space[Array]]:
     )
 
 
+def as_action(action: ArrayLike) -> Array:
+    """An action in single precision, copied.
+
+    Raises:
+        ValueError: it does not consist of numbers.
+    """
+    try:
+        with np.errstate(over="ignore"):  # too large a number becomes infinite, and is refused as such
+            return np.array(action, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"action must be an array of numbers, got {action!r}") from error
+
+
 class _SingleEnv(gymnasium.Env[Array, Array]):
     """One network as a Gymnasium environment. Episodes are truncated at their end, never terminated."""
 
@@ -55,7 +68,7 @@ class _SingleEnv(gymnasium.Env[Array, Array]):
         """
         if self.core.over:
             raise RuntimeError("step must follow reset: the episode is over")
-        batch = torch.as_tensor(np.array(action, np.float32), device=self.core.network.device)[None]
+        batch = torch.as_tensor(as_action(action), device=self.core.network.device)[None]
         observation, reward, info = self.core.step(batch)
         return (
             observation[0].cpu().numpy(),

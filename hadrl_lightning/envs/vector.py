@@ -13,7 +13,7 @@ from ..scenario import Physics, Scenario
 from ..simulator import CachingPolicy, OffloadingPolicy
 from .core import CachingCore, Core, JointCore, OffloadingCore, Reward, build_network
 from .policies import home_with_equal_shares, most_requested
-from .single import Array, spaces
+from .single import Array, as_action, spaces
 
 Bools = NDArray[np.bool_]
 
@@ -72,7 +72,7 @@ class _BatchedEnv(VectorEnv[Array, ArrayLike, Any]):
                 raise RuntimeError("step must follow reset: the episode is over")
             observation = self.core.reset().cpu().numpy()
             return observation, np.zeros(self.num_envs, np.float32), never, never.copy(), {}
-        batch = torch.as_tensor(np.array(actions, np.float32), device=self.core.network.device)
+        batch = torch.as_tensor(as_action(actions), device=self.core.network.device)
         outcome = self.core.step(batch)
         observation = outcome.observation.cpu().numpy()
         info = self._masked({name: value.cpu().numpy() for name, value in outcome.info.items()})

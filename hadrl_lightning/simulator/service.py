@@ -13,6 +13,8 @@ from .radio import spectral_efficiency
 
 MIN_SHARE = 1e-9
 """A share of 0 counts as this much, so that every latency is finite."""
+MAX_SHARE = 1 + 1e-3
+"""No user can have more than a server has; what is beyond 1 is rounding."""
 
 
 class Service(NamedTuple):
@@ -57,7 +59,8 @@ def serve(
         physics: decides the home servers and the unit of the energy.
 
     Raises:
-        ValueError: a wrong shape, an index out of range, or a value that is not finite or negative.
+        ValueError: a wrong shape or type, an index out of range, a value that is not finite or negative, or a share
+            above 1.
     """
     _check_inputs(scenario, cache, requests, positions, fading, allocation)
     table = constants(scenario, physics, positions.device, positions.dtype)
@@ -131,6 +134,9 @@ def _check_inputs(
     for name, (value, shape) in expected.items():
         if list(value.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}, got {list(value.shape)}")
+        kind = {"cache": torch.bool, "requests": torch.long, "server": torch.long}.get(name)
+        if value.dtype != kind and not (kind is None and value.is_floating_point()):
+            raise ValueError(f"{name} must be of type {kind or 'float'}, got {value.dtype}")
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
             raise ValueError(
                 f"{name} must be finite, got {int((~torch.isfinite(value)).sum())} values that are not"
@@ -147,3 +153,5 @@ def _check_inputs(
         value = expected[name][0]
         if value.numel() and float(value.min()) < 0:
             raise ValueError(f"{name} must not be negative, got {float(value.min()):g}")
+        if name != "fading" and value.numel() and float(value.max()) > MAX_SHARE:
+            raise ValueError(f"{name} must be at most 1, got {float(value.max()):g}")

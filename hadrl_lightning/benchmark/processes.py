@@ -1,0 +1,75 @@
+"""Compute cells in processes of this machine."""
+
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from threading import Thread
+
+from .cells import Cell
+from .outcomes import MAX_RETRIES, Attempt, Attempts, Compute, attempt_in_worker
+
+
+def in_processes(cells: Sequence[Cell], workers: int, compute: Compute) -> Attempts:
+    """Hand cells to worker processes one at a time; in place of a worker that dies there is a new one.
+
+    A cell whose worker died comes again when all others have had their turn, up to `MAX_RETRIES` times.
+    """
+    waiting = list(cells)
+    deaths: Counter[str] = Counter()
+    running: dict[Connection, tuple[BaseProcess, Cell]] = {}
+    idle: list[tuple[BaseProcess, Connection]] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                process, pipe = idle.pop() if idle else _start(compute)
+                running[pipe] = (process, waiting.pop(0))
+                with suppress(OSError):  # a worker that is dead already is noticed below
+                    pipe.send(running[pipe][1])
+            for ready in wait(list(running)):
+                assert isinstance(ready, Connection)
+                process, cell = running.pop(ready)
+                try:
+                    tried: Attempt = ready.recv()
+                except (EOFError, OSError):
+                    process.join()
+                    deaths[cell.key] += 1
+                    if deaths[cell.key] <= MAX_RETRIES:
+                        waiting.append(cell)
+                        continue
+                    times = f"{deaths[cell.key]} times, at last with exit code {process.exitcode}"
+                    yield cell, Attempt(None, f"its process died {times}")
+                    continue
+                idle.append((process, ready))
+                yield cell, tried
+    finally:
+        for process, _ in [*running.values(), *idle]:
+            process.terminate()
+            process.join()
+
+
+def _start(compute: Compute) -> tuple[BaseProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, compute), daemon=True)
+    process.start()
+    theirs.close()  # so that the death of the worker is the end of the pipe
+    return process, ours
+
+
+def _serve(pipe: Connection, compute: Compute) -> None:
+    """Compute the cells that come, until the pipe is closed or the parent is gone."""
+    Thread(target=_end_with_parent, daemon=True).start()
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
+            pipe.send(attempt_in_worker(pipe.recv(), compute))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,81 @@
+"""What the fields of a scenario may hold: ranges, and the checks that say what is wrong."""
+
+import math
+from typing import Any
+
+COUNTS = {
+    "num_servers": 1000,
+    "num_users": 100_000,
+    "num_services": 1000,
+    "cell_radius_m": 10_000_000,
+    "decisions_per_episode": 1_000_000,
+    "slots_per_decision": 1_000_000,
+}
+"""Whole numbers from 1 on, and the largest that is allowed."""
+POSITIVE = {
+    "input_step_bytes": (1.0, 1e12),
+    "input_bytes": (1.0, 1e12),
+    "storage_step_bytes": (1.0, 1e15),
+    "storage_bytes": (1.0, 1e15),
+    "workload_cycles": (1.0, 1e20),
+    "deadline_step_s": (1e-9, 1e12),
+    "deadline_s": (1e-9, 1e12),
+    "compute_hz": (1.0, 1e18),
+    "bandwidth_hz": (1e3, 1e18),
+    "cache_bytes": (1.0, 1e18),
+    "backhaul_bytes_per_s": (1.0, 1e18),
+    "cloud_rate_bit_per_s": (1.0, 1e18),
+    "cloud_compute_hz": (1.0, 1e18),
+    "min_distance_m": (1e-3, 1e7),
+    "usable_cache_fraction": (1e-6, 1.0),
+    "share_floor": (1e-6, 1.0),
+    "free_share": (1e-6, 1.0),
+}
+"""Positive numbers: the least and the largest that are allowed, far beyond any network. Within these limits no latency,
+energy, reward or observation leaves single precision, not even the sum over all users at the worst link and share."""
+LISTS = {
+    "compute_hz": "num_servers",
+    "bandwidth_hz": "num_servers",
+    "cache_bytes": "num_servers",
+    "input_bytes": "num_services",
+    "storage_bytes": "num_services",
+    "workload_cycles": "num_services",
+    "deadline_s": "num_services",
+}
+"""Fields that can be a list, and what their length is."""
+
+
+def as_floats(value: Any) -> Any:
+    """Lists become tuples and whole numbers floats, at any depth; all else stays."""
+    if isinstance(value, list | tuple):
+        return tuple(as_floats(item) for item in value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def check_integer(name: str, value: Any, least: int, most: int) -> None:
+    """Raise a ValueError that names the field if the value is no whole number in this range."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {as_floats(value):g}")
+
+
+def check_number(
+    name: str, value: Any, least: float | None = None, above: float | None = None, most: float | None = None
+) -> None:
+    """Raise a ValueError that names the field if the value is no finite number in this range."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+    if above is not None and value <= above:
+        raise ValueError(f"{name} must be greater than {above:g}, got {value:g}")
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least:g}, got {value:g}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most:g}, got {value:g}")
