@@ -95,7 +95,7 @@ class CEMPlanning(Callback):
         """Make the generator of exploration on the trainer's device."""
         if stage == "fit" and self._generator is None:
             _, data = _parts(trainer, pl_module)
-            key = (data.seed, trainer.global_rank, _EXPLORATION)
+            key = (data.seed, data.collector, _EXPLORATION)
             self._generator = make_generator(trainer.strategy.root_device, *key)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,8 +104,8 @@ class CEMPlanning(Callback):
         assert self._generator is not None
         if self._restored is not None:
             states = self._restored
-            if trainer.global_rank < len(states):
-                self._generator.set_state(states[trainer.global_rank])
+            if data.collector < len(states):
+                self._generator.set_state(states[data.collector])
             self._restored = None
         seeding = data.decisions == 0
         warming_up = trainer.current_epoch < self.caching_warmup_epochs
@@ -151,11 +151,11 @@ class CEMPlanning(Callback):
             module.log(f"collect/{name}", value, batch_size=1, sync_dist=True)
         module.log("collect/caching_noise", self.caching_noise.level, batch_size=1, sync_dist=True)
         module.log("collect/offloading_noise", self.offloading_noise.level, batch_size=1, sync_dist=True)
-        module.log("step", float(data.slots * trainer.world_size), batch_size=1, sync_dist=True)
-        speed = collection.slots * trainer.world_size / elapsed
+        module.log("step", float(data.slots * data.num_collectors), batch_size=1, sync_dist=True)
+        speed = collection.slots * data.num_collectors / elapsed
         for logger in trainer.loggers:  # the clock differs between equal runs: it stays out of metrics.csv
             if isinstance(logger, TensorBoardLogger):
-                logger.log_metrics({"time/slots_per_second": speed}, data.slots * trainer.world_size)
+                logger.log_metrics({"time/slots_per_second": speed}, data.slots * data.num_collectors)
 
 
 class NoiseSchedule:

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from ..data import TrainingBatch
 from ..errors import HadrlError
-from ..planning import CEMPlanner, Plan, PlannerSettings
+from ..parallel import ALONE, DataShare, Share, summed, this_rank
+from ..planning import CEMPlanner, Plan, PlannerSettings, plan_on_ranks
 from ..scenario import Physics, Scenario
 from ..simulator import (
     Allocation,
@@ -128,8 +128,18 @@ class HADRL(LightningModule):
 
     @property
     def num_members(self) -> int:
-        """Members of the world model's ensemble."""
-        return self.world_model.num_members
+        """Members of the world model's ensemble, wherever they are held."""
+        return self.world_model.held.total
+
+    @property
+    def held(self) -> Share:
+        """The members held here: all, but with the strategy `ensemble_parallel` on several ranks."""
+        return self.world_model.held
+
+    @property
+    def data_share(self) -> DataShare:
+        """The part of each of the caching agent's batches that this rank takes the gradient of."""
+        return ALONE if self.held.is_whole else this_rank()
 
     # Acting --------------------------------------------------------------------------------------------------------
 
@@ -153,8 +163,11 @@ class HADRL(LightningModule):
         warm_start: Plan | None = None,
     ) -> Plan:
         """Plan the coming slot of every network with the present world model."""
-        return planner.plan(
-            self.world_model, observation, generator, warm_start, float(self.world_model.best_reward)
+        best_reward = float(self.world_model.best_reward)
+        if self.held.is_whole:
+            return planner.plan(self.world_model, observation, generator, warm_start, best_reward)
+        return plan_on_ranks(
+            planner, self.world_model, self.held, observation, generator, warm_start, best_reward
         )
 
     def decide_caching(
@@ -214,21 +227,29 @@ class HADRL(LightningModule):
             loss = self.world_model.loss(transitions)
             world_model_optimizer.zero_grad()
             self.manual_backward(loss.total)
-            clip_grad_norm_(self.world_model.parameters(), self.world_model.settings.grad_clip_norm)
+            self.world_model.clip_gradients_of_all()
             world_model_optimizer.step()
             _append(losses, "world_model", loss._asdict())
         for caching in batch.caching:
-            update = self.ddpg.update(caching, actor_optimizer, critic_optimizer, self.manual_backward)
+            optimizers = (actor_optimizer, critic_optimizer)
+            update = self.ddpg.update(caching, *optimizers, self.manual_backward, self.data_share)
             _append(losses, "ddpg", update._asdict())
         for name, values in losses.items():
             self.log(
                 f"train/{name}",
-                torch.stack(values).mean(),
+                self._of_all_ranks(name, torch.stack(values)).mean(),
                 on_step=False,
                 on_epoch=True,
                 batch_size=1,
                 sync_dist=True,
             )
+
+    def _of_all_ranks(self, name: str, losses: Float[Tensor, " updates"]) -> Float[Tensor, " updates"]:
+        """Losses of all members and whole batches, from the parts of this rank."""
+        level, _, field = name.partition("/")
+        if level == "world_model":
+            return self.world_model.of_all_members(field, losses)
+        return losses if self.held.is_whole else summed(losses)
 
     def configure_optimizers(self) -> Any:
         """World model, actor, critic, in this order."""

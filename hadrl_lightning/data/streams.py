@@ -25,7 +25,8 @@ class TrainingStream:
     """Yields `passes` batches an epoch, drawn when asked for, so that each sees what was collected until then.
 
     The updates of the slow level are spread evenly over the passes. The position and the generator are its state: an
-    iteration after `load_state_dict` goes on where the saved one stood.
+    iteration after `load_state_dict` goes on where the saved one stood. Where ranks share the members, `held` are those
+    of this rank; draws are made for all `num_members`.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class TrainingStream:
         samples_per_pass: int | None,
         caching_updates: int,
         caching_batch_size: int,
+        held: slice = slice(None),
     ) -> None:
         self.offloading = offloading
         self.caching = caching
@@ -50,6 +52,7 @@ class TrainingStream:
         self.samples_per_pass = samples_per_pass
         self.caching_updates = caching_updates
         self.caching_batch_size = caching_batch_size
+        self.held = held
         self.position = 0
 
     def __len__(self) -> int:
@@ -66,7 +69,7 @@ class TrainingStream:
             return None
         index = torch.randperm(len(self.offloading), generator=self.generator)[: self.samples_per_pass]
         data = OffloadingTransitions(**self.offloading.gather(index))
-        return member_batches(data, self.num_members, self.batch_size, self.generator)
+        return member_batches(data, self.num_members, self.batch_size, self.generator, held=self.held)
 
     def _caching_batches(self, position: int) -> list[CachingTransitions]:
         if len(self.caching) == 0:
