@@ -4,5 +4,7 @@
 class HadrlError(ValueError):
     """A request that can't be carried out: one line that names what is wrong, the value and what is allowed.
 
-    The command line prints it without a traceback and ends with exit status 2.
+    The command line prints it without a traceback and ends with `exit_status`.
     """
+
+    exit_status = 2

@@ -3,6 +3,7 @@
 torchrun --standalone --nproc_per_node 2 tests/ensemble_ranks.py KIND MAX_EPOCHS SAVE_TO [RESUME_FROM]
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,9 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
         fast_level=kind,  # type: ignore[arg-type]
         slow_level=kind,  # type: ignore[arg-type]
         world_model=WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16, grad_clip_norm=1.0),
-        set_world_model=SetWorldModelSettings(ensemble_size=MEMBERS, hidden_size=8, grad_clip_norm=1.0),
+        set_world_model=SetWorldModelSettings(
+            ensemble_size=MEMBERS, hidden_size=8, grad_clip_norm=1.0, learning_rate=2e-3
+        ),
         ddpg=DDPGSettings(hidden_sizes=(16,)),
         set_ddpg=SetDDPGSettings(
             discount=0.5,
@@ -98,44 +101,42 @@ class GivenData(Callback):
             given_data(data, pl_module)  # type: ignore[arg-type]
 
 
-class OwnMembers(Callback):
-    """Checks that no rank holds weights or moments of other members than its own."""
+class Record(Callback):
+    """Writes what this rank holds and plans at the end, beside the checkpoint."""
+
+    def __init__(self, save_to: Path) -> None:
+        self.save_to = save_to
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        held: Any = pl_module.held
-        assert held.total == MEMBERS
-        assert held.count <= -(-MEMBERS // trainer.world_size)
+        module: Any = pl_module
+        own = dict(member_parameters(module))
         states = trainer.optimizers[0].state
-        seen = 0
-        for name, parameter in member_parameters(pl_module):
-            assert len(parameter) == held.count, name
-            for moment in ("exp_avg", "exp_avg_sq"):
-                assert states[parameter][moment].shape == parameter.shape, name
-            seen += 1
-        assert seen > 0
-        for optimizer in trainer.optimizers:
-            for parameter, state in optimizer.state.items():
-                assert state["exp_avg"].shape == parameter.shape
+        losses = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+        record = {
+            "weights": {name: list(value.shape) for name, value in own.items()},
+            "moments": {name: list(states[value]["exp_avg"].shape) for name, value in own.items()},
+            "plan": plan(module),
+            "losses": losses,
+        }
+        torch.save(record, f"{self.save_to}.rank{trainer.global_rank}")
 
 
-class Losses(Callback):
-    """Keeps the losses of the last epoch."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, float] = {}
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+def plan(module: HADRL) -> dict[str, torch.Tensor]:
+    """Action and free energy for seven networks."""
+    draw = make_generator("cpu", 5)
+    size = SCENARIO.offloading_observation_size
+    result = module.plan(torch.rand(7, size, generator=draw) + 0.1, module.planner, draw)
+    energy = result.free_energy.total
+    return {"action": result.action, "free_energy": energy, "after": torch.rand(3, generator=draw)}
 
 
 def train(
     kind: str, max_epochs: int, save_to: Path, resume_from: Path | None = None, **trainer_settings: Any
 ) -> HADRL:
-    """Trains and saves a checkpoint, with the losses logged beside it."""
+    """Trains and saves a checkpoint; with `KIND-collecting` on what it collects itself, else on given data."""
     torch.manual_seed(0)
     collects = kind.endswith("-collecting")
     module, data = build(kind.removesuffix("-collecting"))
-    losses = Losses()
     acting = CEMPlanning(seed_decisions=1, decisions_per_epoch=1) if collects else GivenData()
     trainer = Trainer(
         accelerator="cpu",
@@ -146,20 +147,18 @@ def train(
         enable_model_summary=False,
         use_distributed_sampler=False,
         limit_val_batches=0,
-        callbacks=[acting, OwnMembers(), losses],
+        callbacks=[acting, Record(save_to)],
         **trainer_settings,
     )
     trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
     trainer.save_checkpoint(save_to)
-    if trainer.is_global_zero:
-        torch.save(losses.values, f"{save_to}.losses")
     return module
 
 
 def main() -> None:
     torch.set_num_threads(1)
     words = sys.argv[1:]
-    world = int(__import__("os").environ["WORLD_SIZE"])
+    world = int(os.environ["WORLD_SIZE"])
     for kind in words[0].split(","):
         save_to = Path(words[2].replace("KIND", kind))
         resume_from = Path(words[3].replace("KIND", kind)) if len(words) > 3 else None

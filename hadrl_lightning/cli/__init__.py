@@ -68,5 +68,5 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get("HADRL_DEBUG", "") not in ("", "0"):
             raise
         print(f"hadrl: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return error.exit_status
     return 0

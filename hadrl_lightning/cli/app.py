@@ -18,7 +18,8 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_c
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from . import checkpoints, runs
+from ..parallel import EnsembleParallelStrategy, require_members
+from . import checkpoints, ranks, runs
 from .loggers import EventsLogger, MetricsLogger, rows_before
 from .mistakes import naming_settings, trainer_mistakes
 from .parser import ConfigByName, HadrlParser
@@ -259,8 +260,14 @@ class HadrlCLI(LightningCLI):
 
     # --- running
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        with ranks.naming_lost_ranks(lambda: checkpoints.last_checkpoint(self.trainer)):
+            super()._run_subcommand(subcommand)
+
     def before_fit(self) -> None:
-        """Reserve the folder of the run, and have checkpoints written into it."""
+        """Check what the strategy asks for, reserve the run's folder, and have checkpoints written into it."""
+        if isinstance(self.trainer.strategy, EnsembleParallelStrategy):
+            require_members(self.model, self.trainer.world_size)
         ours = [logger for logger in self.trainer.loggers if isinstance(logger, EventsLogger | MetricsLogger)]
         if not ours or getattr(self.trainer, "fast_dev_run", False):
             return

@@ -1,5 +1,6 @@
 """Checkpoint files: written so that an interruption can't damage them, and checked before anything starts."""
 
+import os
 import pickle
 import shutil
 import zipfile
@@ -45,7 +46,7 @@ def read_checkpoint(path: Path, *, to_resume: bool = False) -> dict[str, Any]:
         HadrlError: it is damaged, or not a checkpoint of Lightning.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (
         OSError,
         RuntimeError,
@@ -175,6 +176,13 @@ class Checkpointing(ModelCheckpoint):
             with replacing(best) as temporary:
                 shutil.copyfile(last, temporary)
         self._saved_batches = _num_batches(trainer)
+
+
+def last_checkpoint(trainer: Trainer) -> str:
+    """Path of the last checkpoint that this training wrote or began with; empty if there is none."""
+    callback = trainer.checkpoint_callback
+    written = callback.last_model_path if isinstance(callback, Checkpointing) else ""
+    return os.path.relpath(written) if written else str(trainer.ckpt_path or "")
 
 
 def _num_batches(trainer: Trainer) -> int:

@@ -4,7 +4,7 @@ from .collectives import summed, this_rank
 from .members import MemberWise, MergedOverRanks, clip_gradients, member_parameters, members_held
 from .networks import SharedNetworks
 from .shares import ALONE, DataShare, Share
-from .strategy import EnsembleParallelStrategy
+from .strategy import EnsembleParallelStrategy, require_members
 
 __all__ = [
     "ALONE",
@@ -17,6 +17,7 @@ __all__ = [
     "clip_gradients",
     "member_parameters",
     "members_held",
+    "require_members",
     "summed",
     "this_rank",
 ]

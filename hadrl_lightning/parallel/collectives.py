@@ -37,8 +37,7 @@ def whole_rows(rows: Sequence[Tensor], total: int) -> list[Tensor]:
     # detached, and as bytes, so that tensors of all types travel together
     pieces = [row.detach().contiguous().reshape(count, -1).view(torch.uint8) for row in rows]
     own = torch.cat(pieces, dim=1)
-    every = own.new_empty(ranks * count, own.shape[1])
-    distributed.all_gather_into_tensor(every, own)
+    every = _gathered(own)
     row = torch.arange(total, device=own.device)
     rank = row // count
     start = torch.clamp(rank * count, max=total - count)
@@ -49,14 +48,19 @@ def whole_rows(rows: Sequence[Tensor], total: int) -> list[Tensor]:
     ]
 
 
+def _gathered(rows: Tensor) -> Tensor:
+    ranks = this_rank().ranks
+    every = rows.new_empty(ranks * len(rows), *rows.shape[1:])
+    distributed.all_gather(list(every.chunk(ranks)), rows.contiguous())
+    return every
+
+
 class _GatherRows(torch.autograd.Function):
-    """[rows, ...] of every rank, one after the other; its gradient is the sum of what all ranks made of a rank's rows."""
+    """The rows of every rank, one after the other; the gradient is the sum of what all ranks made of them."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
-        every = rows.new_empty(this_rank().ranks * len(rows), *rows.shape[1:])
-        distributed.all_gather_into_tensor(every, rows.contiguous())
-        return every
+        return _gathered(rows)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -67,7 +71,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 class _Exchange(torch.autograd.Function):
-    """Sends `sent[r]` consecutive items to rank r and receives `received[r]` from it; the gradient takes the way back."""
+    """Sends `sent[r]` items to each rank r and receives `received[r]` from it; the gradient takes the way back."""
 
     @staticmethod
     def forward(ctx: Any, items: Tensor, sent: list[int], received: list[int]) -> Tensor:

@@ -153,13 +153,13 @@ class EnsembleParallelStrategy(DDPStrategy):
         return {index: one.shape for index, one in enumerate(parameters) if id(one) in own}
 
 
-def spread_members(module: nn.Module) -> None:
-    """Keeps this rank's share of the members of a module's ensemble, and merges nothing that all ranks see alike.
+def require_members(module: nn.Module, ranks: int) -> Share:
+    """The members that a module holds.
 
     Raises:
-        HadrlError: more ranks than members, a module without an ensemble, or one spread over other ranks.
+        HadrlError: more ranks than members, or a module without an ensemble.
     """
-    held, (rank, ranks) = members_held(module), this_rank()
+    held = members_held(module)
     if held is None:
         raise HadrlError(
             f"trainer.strategy {NAME} needs a model with an ensemble, got {type(module).__name__}"
@@ -169,6 +169,17 @@ def spread_members(module: nn.Module) -> None:
             f"trainer.devices x trainer.num_nodes must be at most the members of the ensemble ({held.total}) for "
             f"trainer.strategy {NAME}, got {ranks}"
         )
+    return held
+
+
+def spread_members(module: nn.Module) -> None:
+    """Keeps this rank's share of the members of a module's ensemble, and merges nothing that all ranks see alike.
+
+    Raises:
+        HadrlError: more ranks than members, a module without an ensemble, or one spread over other ranks.
+    """
+    rank, ranks = this_rank()
+    held = require_members(module, ranks)
     share = Share.fair(held.total, rank, ranks)
     if not held.is_whole and held != share:
         raise HadrlError(f"the model must hold all {held.total} members to be spread anew, got {held.count}")
