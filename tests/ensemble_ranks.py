@@ -50,9 +50,7 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
         fast_level=kind,  # type: ignore[arg-type]
         slow_level=kind,  # type: ignore[arg-type]
         world_model=WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16, grad_clip_norm=1.0),
-        set_world_model=SetWorldModelSettings(
-            ensemble_size=MEMBERS, hidden_size=8, grad_clip_norm=1.0, learning_rate=2e-3
-        ),
+        set_world_model=SetWorldModelSettings(ensemble_size=MEMBERS, hidden_size=8, grad_clip_norm=1.0),
         ddpg=DDPGSettings(hidden_sizes=(16,)),
         set_ddpg=SetDDPGSettings(
             discount=0.5,
@@ -78,7 +76,10 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
 
 
 def given_data(data: TransitionDataModule, module: HADRL) -> None:
-    """Fills both replay buffers with the same random transitions on whatever rank."""
+    """Fills both replay buffers with the same random transitions on whatever rank, in double precision."""
+    for buffer in (data.offloading_buffer, data.caching_buffer):
+        buffer.dtype = torch.float64
+        buffer.clear()
     draw = make_generator("cpu", 11)
 
     def fields(kind: Any, buffer: Any, num_rows: int) -> Any:
@@ -125,7 +126,8 @@ def plan(module: HADRL) -> dict[str, torch.Tensor]:
     """Action and free energy for seven networks."""
     draw = make_generator("cpu", 5)
     size = SCENARIO.offloading_observation_size
-    result = module.plan(torch.rand(7, size, generator=draw) + 0.1, module.planner, draw)
+    observation = torch.rand(7, size, generator=draw).to(module.dtype) + 0.1
+    result = module.plan(observation, module.planner, draw)
     energy = result.free_energy.total
     return {"action": result.action, "free_energy": energy, "after": torch.rand(3, generator=draw)}
 
@@ -137,6 +139,8 @@ def train(
     torch.manual_seed(0)
     collects = kind.endswith("-collecting")
     module, data = build(kind.removesuffix("-collecting"))
+    if not collects:  # so that a difference is a mistake and not rounding
+        module.double()
     acting = CEMPlanning(seed_decisions=1, decisions_per_epoch=1) if collects else GivenData()
     trainer = Trainer(
         accelerator="cpu",

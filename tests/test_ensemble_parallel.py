@@ -49,7 +49,7 @@ def record(folder: Path, kind: str, name: str, rank: int = 0) -> dict[str, Any]:
     return torch.load(folder / f"{kind}-{name}.ckpt.rank{rank}", weights_only=True)
 
 
-def assert_same_learning(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-6) -> None:
+def assert_same_learning(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-8) -> None:
     """The same weights, statistics and Adam moments; numbers above 1 relative to their size."""
     close = {"rtol": tolerance, "atol": tolerance}
     assert one["state_dict"].keys() == other["state_dict"].keys()
@@ -98,13 +98,13 @@ def test_no_rank_holds_weights_or_moments_of_the_members_of_another(runs: Path, 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_plan_what_the_whole_ensemble_plans(runs: Path, kind: str) -> None:
-    module, _ = build(kind)
+    module = build(kind)[0].double()
     module.load_state_dict(checkpoint(runs, kind, "two")["state_dict"])
     whole = plan(module)
     for rank in (0, 1):
         spread = record(runs, kind, "two", rank)["plan"]
         for name, value in whole.items():
-            torch.testing.assert_close(spread[name], value, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(spread[name], value, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,7 +174,7 @@ def test_a_run_that_goes_from_1_to_2_to_3_to_1_ranks_equals_the_uninterrupted_on
     launch(3, tmp_path, kind, 3, "3", resume_from="2")
     train(kind, 4, tmp_path / f"{kind}-4.ckpt", tmp_path / f"{kind}-3.ckpt")
     whole, parts = checkpoint(tmp_path, kind, "whole"), checkpoint(tmp_path, kind, "4")
-    assert_same_learning(whole, parts, 5e-6)
+    assert_same_learning(whole, parts)
     assert (
         parts["optimizer_states"][0]["state"][0]["step"] == whole["optimizer_states"][0]["state"][0]["step"]
     )

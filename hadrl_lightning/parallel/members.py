@@ -55,6 +55,6 @@ def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:
     for parameter in graded:
         assert parameter.grad is not None
         squares[int(id(parameter) in of_members)] += parameter.grad.double().square().sum()
-    norm = (squares[0] + summed(squares[1:])[0]).sqrt().float()
+    norm = (squares[0] + summed(squares[1:])[0]).sqrt().to(graded[0].dtype)
     clip_grads_with_norm_(graded, max_norm, norm)
     return norm
