@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,7 +38,13 @@ def free_port() -> int:
 
 def environment(**variables: object) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
-    return {**kept, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in variables.items()}}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {
+        **kept,
+        "PATH": path,
+        "OMP_NUM_THREADS": "1",
+        **{name: str(value) for name, value in variables.items()},
+    }
 
 
 def descendants(pid: int) -> list[int]:

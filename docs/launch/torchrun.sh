@@ -12,7 +12,7 @@ set -euo pipefail
 : "${STRATEGY:=ensemble_parallel}"  # or ddp_find_unused_parameters_true
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec torchrun --nnodes "$NODES" --node_rank "$NODE" --nproc_per_node "$DEVICES" \
+exec python -m torch.distributed.run --nnodes "$NODES" --node_rank "$NODE" --nproc_per_node "$DEVICES" \
     --master_addr "$MASTER" --master_port "$PORT" \
     -m hadrl_lightning.cli fit "$@" \
     --trainer.num_nodes "$NODES" --trainer.devices "$DEVICES" \

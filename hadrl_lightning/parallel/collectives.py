@@ -43,9 +43,8 @@ def whole_rows(rows: Sequence[Tensor], total: int) -> list[Tensor]:
     start = torch.clamp(rank * count, max=total - count)
     every = every[rank * count + row - start]
     parts = every.split([piece.shape[1] for piece in pieces], dim=1)
-    return [
-        part.contiguous().view(like.dtype).reshape(total, *like.shape[1:]) for part, like in zip(parts, rows)
-    ]
+    aligned = (part.clone(memory_format=torch.contiguous_format) for part in parts)
+    return [part.view(like.dtype).reshape(total, *like.shape[1:]) for part, like in zip(aligned, rows)]
 
 
 def _gathered(rows: Tensor) -> Tensor:
