@@ -144,24 +144,23 @@ class TransitionDataModule(LightningDataModule):
         device = self._device()
         generator = make_generator(device, self.seed, self.collector, _NETWORK)
         networks = SharedNetworks if self._as_one else EdgeNetwork
-        self.network = networks(
-            self.scenario, self.physics, num_envs=self.num_envs, device=device, generator=generator
-        )
+        self.network = networks(self.scenario, self.physics, self.num_envs, device, generator)
 
     def train_dataloader(self) -> TrainingStream:
         """Batches drawn from the buffers; the ensemble's size is read from the module that is trained."""
         assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
         self._stream = TrainingStream(
             self.offloading_buffer,
             self.caching_buffer,
             make_generator("cpu", self.seed, self.collector, _BATCHES),
-            num_members=self.trainer.lightning_module.num_members,  # type: ignore[arg-type]
+            num_members=module.num_members,
             passes=self.passes_per_epoch,
             batch_size=self.batch_size,
             samples_per_pass=self.samples_per_pass,
             caching_updates=self.caching_updates_per_epoch,
             caching_batch_size=self.caching_batch_size,
-            held=self.trainer.lightning_module.held.items,  # type: ignore[union-attr]
+            held=module.held.items,
         )
         if self._restored is not None:
             self._stream.load_state_dict(self._restored)

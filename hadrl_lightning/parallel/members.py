@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_
+from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
 from .collectives import summed
 from .shares import Share
@@ -51,10 +50,12 @@ def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:
         return clip_grad_norm_(module.parameters(), max_norm)
     of_members = {id(parameter) for _, parameter in member_parameters(module)}
     graded = [parameter for parameter in module.parameters() if parameter.grad is not None]
-    squares = torch.zeros(2, dtype=torch.float64, device=graded[0].device)
-    for parameter in graded:
-        assert parameter.grad is not None
-        squares[int(id(parameter) in of_members)] += parameter.grad.double().square().sum()
-    norm = (squares[0] + summed(squares[1:])[0]).sqrt().to(graded[0].dtype)
+    norms = []
+    for members in (False, True):
+        gradients = [
+            one.grad for one in graded if (id(one) in of_members) is members and one.grad is not None
+        ]
+        norms.append(get_total_norm(gradients).to(graded[0]))
+    norm = (norms[0].square() + summed(norms[1].square())).sqrt()
     clip_grads_with_norm_(graded, max_norm, norm)
     return norm

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..scenario import Physics, Scenario
 from ..simulator import Allocation, EdgeNetwork, Service
 from .collectives import this_rank, whole_rows
 from .shares import Share
@@ -18,9 +20,16 @@ class SharedNetworks(EdgeNetwork):
     rank draws for all of them, from equally seeded generators, and keeps its own. Arguments as of `EdgeNetwork`.
     """
 
-    def __init__(self, *args: Any, num_envs: int, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        physics: Physics = "strict",
+        num_envs: int = 1,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
         self.share = Share.equal(num_envs, *this_rank())
-        super().__init__(*args, num_envs=num_envs, **kwargs)
+        super().__init__(scenario, physics, num_envs, device, generator)
 
     @property
     def cache(self) -> Bool[Tensor, "batch server service"]:

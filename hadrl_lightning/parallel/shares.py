@@ -11,7 +11,7 @@ class Share(NamedTuple):
     """`count` items from `first` on, of `total`."""
 
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # of items: a share is no sequence to count in
     total: int
 
     @staticmethod

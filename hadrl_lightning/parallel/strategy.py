@@ -107,6 +107,8 @@ class EnsembleParallelStrategy(DDPStrategy):
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """The checkpoint, mapped from its file: a rank reads no more of it than it keeps."""
+        if not Path(checkpoint_path).is_file():  # remote storage
+            return super().load_checkpoint(checkpoint_path, weights_only)
         return torch.load(
             str(checkpoint_path), map_location="cpu", mmap=True, weights_only=weights_only is not False
         )

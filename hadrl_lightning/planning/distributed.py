@@ -124,14 +124,15 @@ def plan_on_ranks(
 
 
 def _whole_plan(plan: Plan, total: int) -> Plan:
-    categorical = plan.proposal if isinstance(plan.proposal, CategoricalProposal) else None
-    normal = plan.proposal if categorical is None else categorical.shares
+    proposal = plan.proposal
+    normal = proposal.shares if isinstance(proposal, CategoricalProposal) else proposal
     rows = [plan.action, normal.centre, normal.std, plan.elite_spread, plan.num_nonfinite, *plan.free_energy]
-    if categorical is not None:
-        rows.append(categorical.probability)
+    if isinstance(proposal, CategoricalProposal):
+        rows.append(proposal.probability)
     whole = whole_rows(rows, total)
     action, centre, std, elite_spread, num_nonfinite = whole[:5]
-    proposal: AnyProposal = normal._replace(centre=centre, std=std)
-    if categorical is not None:
-        proposal = CategoricalProposal(whole[-1], proposal)
-    return Plan(action, proposal, FreeEnergy(*whole[5:10]), elite_spread, num_nonfinite)
+    normal = normal._replace(centre=centre, std=std)
+    joined: AnyProposal = normal
+    if isinstance(proposal, CategoricalProposal):
+        joined = CategoricalProposal(whole[-1], normal)
+    return Plan(action, joined, FreeEnergy(*whole[5:10]), elite_spread, num_nonfinite)
