@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from torch import distributed
 
 from hadrl_lightning.cli.ranks import RankLost, naming_lost_ranks
 
@@ -164,3 +165,37 @@ def test_an_error_that_has_nothing_to_do_with_ranks_passes_as_it_is() -> None:
     with pytest.raises(RuntimeError, match="connection closed") as caught, naming_lost_ranks(lambda: "x"):
         raise RuntimeError("connection closed")  # of one process: a bug of ours
     assert not isinstance(caught.value, RankLost)
+
+
+def test_ranks_that_never_meet_are_told_apart_from_a_bug() -> None:
+    error = distributed.DistStoreError("Timed out after 16 seconds waiting for clients. 1/2 clients joined.")
+    said = r"there is no checkpoint yet \(the ranks had not all met; this one saw: Timed out after 16 seconds"
+    with pytest.raises(RankLost, match=said) as caught, naming_lost_ranks(lambda: ""):
+        raise error
+    assert caught.value.exit_status == 1
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_is_given_up_on_after_the_timeout(in_empty_folder: Path) -> None:
+    Path("impatient.yaml").write_text(
+        "trainer: {strategy: {class_path: hadrl_lightning.parallel.EnsembleParallelStrategy, "
+        "init_args: {timeout_s: 40}}}"
+    )
+    words = ["hadrl", "fit", *SMALL, "--config", "impatient.yaml", "--trainer.max_epochs=500"]
+    words += ["--trainer.accelerator=cpu", "--trainer.devices=2"]
+    with Path("first.log").open("w") as log:
+        first = subprocess.Popen(words, env=environment(), stdout=log, stderr=log)
+    try:
+        last, until = Path("checkpoints/es2-quick-impatient/version_0/last.ckpt"), time.monotonic() + 200
+        while not last.is_file():
+            assert time.monotonic() < until, Path("first.log").read_text()
+            assert first.poll() is None, Path("first.log").read_text()
+            time.sleep(0.2)
+        (other,) = descendants(first.pid)[1:]
+        os.kill(other, signal.SIGSTOP)
+        assert first.wait(timeout=200) == 1
+    finally:
+        kill_machine(first)
+    said = Path("first.log").read_text().splitlines()
+    assert [line for line in said if line.startswith("hadrl: error: another rank ended or does not answer")]
+    assert not [line for line in said if line.startswith("Traceback")]

@@ -32,16 +32,26 @@ def naming_lost_ranks(last_checkpoint: Callable[[], str]) -> Iterator[None]:
             raise
         path = last_checkpoint()
         again = f"resume with: hadrl fit ... --ckpt_path {path}" if path else "there is no checkpoint yet"
-        rank, ranks = distributed.get_rank(), distributed.get_world_size()
         raise RankLost(
-            f"another rank ended or does not answer; {again} (rank {rank} of {ranks} saw: {_reason(error)})"
+            f"another rank ended or does not answer; {again} ({_who()} saw: {_reason(error)})"
         ) from error
 
 
+def _met() -> bool:
+    """Whether the ranks have found each other."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _who() -> str:
+    if not _met():
+        return "the ranks had not all met; this one"
+    return f"rank {distributed.get_rank()} of {distributed.get_world_size()}"
+
+
 def _is_of_exchange(error: RuntimeError) -> bool:
-    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-        return False
-    return isinstance(error, distributed.DistError) or _LOST.search(str(error)) is not None
+    if distributed.is_available() and isinstance(error, distributed.DistError):
+        return True
+    return _met() and distributed.get_world_size() > 1 and _LOST.search(str(error)) is not None
 
 
 def _reason(error: RuntimeError) -> str:
