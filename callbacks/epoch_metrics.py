@@ -38,7 +38,7 @@ class EpochMetrics(Callback):
     ) -> None:
         """Keep it until training starts."""
         ranks = checkpoint.get("epoch_metrics", [])
-        self._restored = ranks[trainer.global_rank] if trainer.global_rank < len(ranks) else []
+        self._restored = ranks[min(trainer.global_rank, len(ranks) - 1)] if ranks else []  # ranks log alike
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on accumulating."""

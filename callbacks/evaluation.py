@@ -114,7 +114,8 @@ class EpisodeEvaluation(Callback):
         for name, value in self._agent.values().items():
             module.log(f"{stage}/{name}", value, batch_size=1, sync_dist=True)
         if trainer.state.fn == "fit":
-            module.log("step", float(_data(trainer).slots * trainer.world_size), batch_size=1, sync_dist=True)
+            data = _data(trainer)
+            module.log("step", float(data.slots * data.num_collectors), batch_size=1, sync_dist=True)
 
     def _show(self, trainer: Trainer, what: str) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:

@@ -44,6 +44,8 @@ class FiniteNumbers(Callback):
         self.totals = dict.fromkeys(KINDS, 0)
         """Skipped in the epochs before, on this rank."""
         self._parameters: list[Parameter] = []
+        self.counts_networks = True
+        """Whether this rank counts what is broken in networks: one of all ranks that collect as one does."""
         self._loss: Tensor | None = None
         self._restored: list[dict[str, Any]] = []
 
@@ -102,7 +104,7 @@ class FiniteNumbers(Callback):
         if not own:
             return None
         if kind is not None:
-            self.counts[kind] += int((~finite).sum())
+            self.counts[kind] += int((~finite).sum()) * self.counts_networks
         return ~finite
 
     # Results -------------------------------------------------------------------------------------------------------

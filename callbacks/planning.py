@@ -93,16 +93,17 @@ class CEMPlanning(Callback):
         """Make the generator of exploration on the trainer's device."""
         if stage == "fit" and self._generator is None:
             _, data = _parts(trainer, pl_module)
-            key = (data.seed, trainer.global_rank, _EXPLORATION)
+            key = (data.seed, data.collector, _EXPLORATION)
             self._generator = make_generator(trainer.strategy.root_device, *key)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from the checkpoint that was loaded."""
         ranks, self._restored = self._restored, []
-        if trainer.global_rank < len(ranks):
+        _, data = _parts(trainer, pl_module)
+        if data.collector < len(ranks):
             assert self._generator is not None
-            self._generator.set_state(ranks[trainer.global_rank]["generator"].cpu())
-            self._unfinished = ranks[trainer.global_rank]["collection"]
+            self._generator.set_state(ranks[data.collector]["generator"].cpu())
+            self._unfinished = ranks[data.collector]["collection"]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect what this epoch learns from; a collection that was stopped goes on.
@@ -115,6 +116,7 @@ class CEMPlanning(Callback):
         epoch = trainer.current_epoch
         warming_up = epoch < self.caching_warmup_epochs
         finite = FiniteNumbers.of(trainer)
+        finite.counts_networks = trainer.global_rank < data.num_collectors
         collection = Collection(self, module, data, self._generator, finite, epoch, seeding, warming_up)
         if self._unfinished is not None:
             collection.load_state_dict(self._unfinished)
@@ -128,7 +130,7 @@ class CEMPlanning(Callback):
                 self._tell(trainer, module)
         module.train()
         self._collection = None
-        speed = (collection.slots - slots) * trainer.world_size / (time.perf_counter() - started)
+        speed = (collection.slots - slots) * data.num_collectors / (time.perf_counter() - started)
         self._log(trainer, module, data, collection, speed)
 
     def _tell(self, trainer: Trainer, module: LightningModule) -> None:
@@ -172,10 +174,10 @@ class CEMPlanning(Callback):
             module.log(f"collect/{name}", value, batch_size=1, sync_dist=True)
         module.log("collect/caching_noise", self.caching_noise.level, batch_size=1, sync_dist=True)
         module.log("collect/offloading_noise", self.offloading_noise.level, batch_size=1, sync_dist=True)
-        module.log("step", float(data.slots * trainer.world_size), batch_size=1, sync_dist=True)
+        module.log("step", float(data.slots * data.num_collectors), batch_size=1, sync_dist=True)
         for logger in trainer.loggers:  # the clock differs between equal runs: it stays out of metrics.csv
             if isinstance(logger, TensorBoardLogger):
-                logger.log_metrics({"time/slots_per_second": speed}, data.slots * trainer.world_size)
+                logger.log_metrics({"time/slots_per_second": speed}, data.slots * data.num_collectors)
 
 
 class NoiseSchedule:

@@ -93,7 +93,8 @@ class TrainingProgress(ProgressBar):
             hits, latency = float(metrics["collect/hit_ratio"]), float(metrics["collect/latency"])
             figures.append(f"hits {hits:.3f}, latency {latency:.1f} s")
         elapsed = self._progress.tasks[0].elapsed
-        slots = getattr(getattr(trainer, "datamodule", None), "slots", 0)
+        data = getattr(trainer, "datamodule", None)
+        slots = getattr(data, "slots", 0) * getattr(data, "num_collectors", 1)
         if elapsed and slots:
-            figures.append(f"{slots * trainer.world_size / elapsed:.0f} slots/s")
+            figures.append(f"{slots / elapsed:.0f} slots/s")
         self._progress.update(self._task, figures=", ".join(figures))

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..parallel import Share
 from ..scenario import Scenario
 from ..simulator import fill_caches
 
@@ -23,6 +24,7 @@ def propose_caches(
     num_proposals: int,
     generator: torch.Generator,
     shared: bool = False,
+    among: Share | None = None,
 ) -> Bool[Tensor, "batch proposal server service"]:
     """Caches around a wish in [−1, 1]: the first follows it exactly, the others disturb some pairs.
 
@@ -34,11 +36,15 @@ def propose_caches(
         num_proposals: P, at least 1.
         generator: source of the disturbances.
         shared: disturb all rows alike, so that the proposals of a row don't depend on the rows beside it.
+        among: these rows among all that draws are made for; None: these are all.
     """
-    shape = (1 if shared else len(wish), num_proposals, *wish.shape[1:])
+    num_rows = len(wish) if among is None else among.total
+    shape = (1 if shared else num_rows, num_proposals, *wish.shape[1:])
     noise = normal(shape, generator, wish) * torch.where(
         _uniform(shape, generator, wish) < _rates(shape, generator, wish), MUTATION_SCALE, TIE_SCALE
     )
+    if among is not None and not shared:
+        noise = noise[among.items]
     noise[:, 0] = 0
     priority = wish.unsqueeze(1) + noise
     return fill_caches(scenario, priority.flatten(0, 1)).view(priority.shape)

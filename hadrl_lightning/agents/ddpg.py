@@ -17,6 +17,7 @@ from torch.optim import Adam, Optimizer
 
 from hadrl_lightning.data.transitions import CachingTransitions
 from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES, Actor, Critic
+from hadrl_lightning.parallel.shares import ALONE, DataShare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class DDPGSettings:
 
 
 class DDPGLosses(NamedTuple):
-    """Losses of one update, detached."""
+    """Losses of one update, detached; where ranks share the batch, parts that add up."""
 
     critic: Float[Tensor, ""]
     """Mean squared error of the value."""
@@ -155,19 +156,22 @@ class DDPG(LightningModule):
         return batch.action
 
     @torch.no_grad()
-    def target_value(self, batch: CachingTransitions) -> Float[Tensor, " batch"]:
-        """r + discount·Q′(s′, μ′(s′)) by the target networks, bootstrapped at every transition."""
-        next_action = self.decide(batch.next_observation, self.target_actor, self.target_critic)
-        return batch.reward + self.settings.discount * self.target_critic(batch.next_observation, next_action)
+    def target_value(self, batch: CachingTransitions, share: DataShare = ALONE) -> Float[Tensor, " own"]:
+        """r + discount·Q′(s′, μ′(s′)) by the target networks, bootstrapped at every transition of the share."""
+        own = share.rows(batch)
+        next_action = self.decide(own.next_observation, self.target_actor, self.target_critic)
+        return own.reward + self.settings.discount * self.target_critic(own.next_observation, next_action)
 
-    def critic_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
-        """Mean squared difference between the critic's value and the target value."""
-        target = self.target_value(batch)
-        return mse_loss(self.critic(batch.observation, self.executed(batch)), target)
+    def critic_loss(self, batch: CachingTransitions, share: DataShare = ALONE) -> Float[Tensor, ""]:
+        """Mean squared difference between the critic's value and the target value: the share's part of it."""
+        target, own = self.target_value(batch, share), share.rows(batch)
+        weight = share.weight(len(batch.reward))
+        return weight * mse_loss(self.critic(own.observation, self.executed(own)), target)
 
-    def actor_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
-        """Minus the critic's mean value of the actor's action."""
-        return -self.critic(batch.observation, self.actor(batch.observation)).mean()
+    def actor_loss(self, batch: CachingTransitions, share: DataShare = ALONE) -> Float[Tensor, ""]:
+        """Minus the critic's mean value of the actor's action: the share's part of it."""
+        own, weight = share.rows(batch), share.weight(len(batch.reward))
+        return -weight * self.critic(own.observation, self.actor(own.observation)).mean()
 
     @torch.no_grad()
     def update_targets(self) -> None:
@@ -184,6 +188,7 @@ class DDPG(LightningModule):
         actor_optimizer: Optimizer | LightningOptimizer,
         critic_optimizer: Optimizer | LightningOptimizer,
         backward: Callable[[Tensor], None],
+        share: DataShare = ALONE,
     ) -> DDPGLosses:
         """One gradient update in the paper's order: critic, actor at the new critic, target networks.
 
@@ -192,11 +197,13 @@ class DDPG(LightningModule):
             actor_optimizer: holds the actor's parameters.
             critic_optimizer: holds the critic's parameters.
             backward: the root module's `manual_backward`, or `Tensor.backward`.
+            share: the part of the batch that this rank takes the gradient of, if ranks share it; `backward` has to add
+                the gradients of all ranks up.
         """
-        critic_loss = self.critic_loss(batch)
+        critic_loss = self.critic_loss(batch, share)
         _descend(critic_loss, critic_optimizer, backward)
         with _frozen(self.critic):  # the actor's gradient passes through the critic and leaves none there
-            actor_loss = self.actor_loss(batch)
+            actor_loss = self.actor_loss(batch, share)
             _descend(actor_loss, actor_optimizer, backward)
         self.update_targets()
         return DDPGLosses(critic_loss.detach(), actor_loss.detach())

@@ -11,13 +11,13 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch import __version__ as lightning_version
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from ..agent_files import find_agent
 from ..data import TrainingBatch
 from ..errors import HadrlError
 from ..files import load_tensors, replacing
-from ..planning import CEMPlanner, Plan, PlannerSettings
+from ..parallel import ALONE, DataShare, Share, summed, this_rank
+from ..planning import CEMPlanner, Plan, PlannerSettings, plan_on_ranks
 from ..scenario import Physics, Scenario
 from ..simulator import (
     Allocation,
@@ -131,8 +131,18 @@ class HADRL(LightningModule):
 
     @property
     def num_members(self) -> int:
-        """Members of the world model's ensemble."""
-        return self.world_model.num_members
+        """Members of the world model's ensemble, wherever they are held."""
+        return self.world_model.held.total
+
+    @property
+    def held(self) -> Share:
+        """The members held here: all, but with the strategy `ensemble_parallel` on several ranks."""
+        return self.world_model.held
+
+    @property
+    def data_share(self) -> DataShare:
+        """The part of each of the caching agent's batches that this rank takes the gradient of."""
+        return ALONE if self.held.is_whole else this_rank()
 
     # Acting --------------------------------------------------------------------------------------------------------
 
@@ -156,8 +166,11 @@ class HADRL(LightningModule):
         warm_start: Plan | None = None,
     ) -> Plan:
         """Plan the coming slot of every network with the present world model."""
-        return planner.plan(
-            self.world_model, observation, generator, warm_start, float(self.world_model.best_reward)
+        best_reward = float(self.world_model.best_reward)
+        if self.held.is_whole:
+            return planner.plan(self.world_model, observation, generator, warm_start, best_reward)
+        return plan_on_ranks(
+            planner, self.world_model, self.held, observation, generator, warm_start, best_reward
         )
 
     def decide_caching(self, network: EdgeNetwork, action: Float[Tensor, "batch action"]) -> CachingDecision:
@@ -211,21 +224,29 @@ class HADRL(LightningModule):
             loss = self.world_model.loss(transitions)
             world_model_optimizer.zero_grad()
             self.manual_backward(loss.total)
-            clip_grad_norm_(self.world_model.parameters(), self.world_model.settings.grad_clip_norm)
+            self.world_model.clip_gradients_of_all()
             world_model_optimizer.step()
             _append(losses, "world_model", loss._asdict())
         for caching in batch.caching:
-            update = self.ddpg.update(caching, actor_optimizer, critic_optimizer, self.manual_backward)
+            optimizers = (actor_optimizer, critic_optimizer)
+            update = self.ddpg.update(caching, *optimizers, self.manual_backward, self.data_share)
             _append(losses, "ddpg", update._asdict())
         for name, values in losses.items():
             self.log(
                 f"train/{name}",
-                _finite_mean(torch.stack(values)),
+                _finite_mean(self._of_all_ranks(name, torch.stack(values))),
                 on_step=False,
                 on_epoch=True,
                 batch_size=1,
                 sync_dist=True,
             )
+
+    def _of_all_ranks(self, name: str, losses: Float[Tensor, " updates"]) -> Float[Tensor, " updates"]:
+        """Losses of all members and whole batches, from the parts of this rank."""
+        level, _, field = name.partition("/")
+        if level == "world_model":
+            return self.world_model.of_all_members(field, losses)
+        return losses if self.held.is_whole else summed(losses)
 
     def configure_optimizers(self) -> Any:
         """World model, actor, critic, in this order."""

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from ..data.transitions import CachingTransitions
 from ..nn.cache_encoder import SetActor, SetCritic
 from ..nn.normaliser import RunningNormaliser
+from ..parallel import ALONE, DataShare, Share
 from ..scenario import Scenario
 from ..simulator import fill_caches, make_generator
 from .cache_proposals import normal, propose_caches
@@ -195,9 +196,10 @@ class SetDDPG(DDPG):
         num_proposals: int,
         generator: torch.Generator,
         shared: bool = False,
+        among: Share | None = None,
     ) -> Bool[Tensor, "batch proposal server service"]:
         """Feasible caches around a wish (see `propose_caches`)."""
-        return propose_caches(self.scenario, wish, num_proposals, generator, shared)
+        return propose_caches(self.scenario, wish, num_proposals, generator, shared, among)
 
     @torch.no_grad()
     def _search(
@@ -208,6 +210,7 @@ class SetDDPG(DDPG):
         generator: torch.Generator | None,
         num_proposals: int | None = None,
         rounds: int | None = None,
+        among: Share | None = None,
     ) -> Bool[Tensor, "batch server service"]:
         num_proposals = num_proposals or self.settings.num_proposals
         shape = (len(observation), self.scenario.num_servers, self.scenario.num_services)
@@ -221,9 +224,8 @@ class SetDDPG(DDPG):
         held = observation[:, : self.action_size].view(shape)
         best = fill_caches(self.scenario, held)  # full, as all that the critic learns from
         for _ in range(rounds or self.settings.proposal_rounds):
-            caches = torch.cat(
-                (self.propose(wish, num_proposals, generator, shared), best.unsqueeze(1)), dim=1
-            )
+            proposed = self.propose(wish, num_proposals, generator, shared, among)
+            caches = torch.cat((proposed, best.unsqueeze(1)), dim=1)
             flat = caches.flatten(2).to(observation.dtype)
             seen = observation.unsqueeze(1).expand(-1, flat.shape[1], -1)
             value = critic(seen, flat).float().round(decimals=VALUE_DECIMALS).nan_to_num(nan=-inf)
@@ -238,25 +240,29 @@ class SetDDPG(DDPG):
         return batch.cache
 
     @torch.no_grad()
-    def target_value(self, batch: CachingTransitions) -> Float[Tensor, " batch"]:
+    def target_value(self, batch: CachingTransitions, share: DataShare = ALONE) -> Float[Tensor, " own"]:
         """Normalised r + discount·Q′(s′, c′); c′ is Q′'s best of a few caches around the target actor's."""
-        reward = self.rewards.normalise(batch.reward.unsqueeze(-1)).squeeze(-1)
+        own = share.rows(batch)
+        reward = self.rewards.normalise(own.reward.unsqueeze(-1)).squeeze(-1)
         discount = self.settings.discount
         if discount == 0:
             return reward
         few = max(1, self.settings.explore_proposals // 8)
-        cache = self._search(
-            batch.next_observation, self.target_actor, self.target_critic, self._learn_generator(), few, 1
-        )
-        following = self.target_critic(batch.next_observation, cache.flatten(1).to(reward.dtype))
+        networks = (self.target_actor, self.target_critic)
+        among = share.of(len(batch.reward))
+        cache = self._search(own.next_observation, *networks, self._learn_generator(), few, 1, among)
+        following = self.target_critic(own.next_observation, cache.flatten(1).to(reward.dtype))
         return reward + discount * following
 
-    def actor_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
+    def actor_loss(self, batch: CachingTransitions, share: DataShare = ALONE) -> Float[Tensor, ""]:
         """Cross-entropy between the actor's wishes and the caches that a search around them finds."""
         observation = batch.observation[: self.settings.actor_rows]
+        among, weight = share.of(len(observation)), share.weight(len(observation))
+        observation = observation[among.items]
         few = self.settings.explore_proposals
-        better = self._search(observation, self.actor, self.target_critic, self._learn_generator(), few, 1)
-        return binary_cross_entropy_with_logits(
+        networks = (self.actor, self.target_critic)
+        better = self._search(observation, *networks, self._learn_generator(), few, 1, among)
+        return weight * binary_cross_entropy_with_logits(
             2 * self.actor.logits(observation), better.flatten(1).to(observation.dtype)
         )
 
@@ -266,13 +272,14 @@ class SetDDPG(DDPG):
         actor_optimizer: Optimizer | LightningOptimizer,
         critic_optimizer: Optimizer | LightningOptimizer,
         backward: Callable[[Tensor], None],
+        share: DataShare = ALONE,
     ) -> DDPGLosses:
         """One gradient update of critic, actor and target networks (see `DDPG.update`)."""
         batch = batch._replace(reward=without_outliers(batch.reward))
         self.rewards.update(batch.reward.unsqueeze(-1))
         for network in (self.actor, self.critic):
             network.watch(batch.observation)
-        losses = super().update(batch, actor_optimizer, critic_optimizer, backward)
+        losses = super().update(batch, actor_optimizer, critic_optimizer, backward, share)
         self.num_updates += 1
         return losses
 

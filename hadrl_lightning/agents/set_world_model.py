@@ -220,7 +220,7 @@ class SetWorldModel(TransitionModel):
         if self.settings.change_weight > 0:
             change = self._change_loss(batch, before, token, share, target)
         with torch.no_grad():
-            error = (mean - measured).square().mean().sqrt()
+            error = (self.held.fraction * (mean - measured).square().mean()).sqrt()
         total = latency + self.settings.change_weight * change
         return SetWorldModelLoss(total, latency.detach(), change.detach(), error)
 

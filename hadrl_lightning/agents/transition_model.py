@@ -14,6 +14,9 @@ from torch.optim import Adam, Optimizer
 
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.nn.normaliser import RunningNormaliser
+from hadrl_lightning.parallel.collectives import summed
+from hadrl_lightning.parallel.members import clip_gradients, members_held
+from hadrl_lightning.parallel.shares import Share
 
 
 class LearningSettings(Protocol):
@@ -81,6 +84,9 @@ class TransitionModel(LightningModule):
 
     A subclass has the attribute `settings` and the methods `loss`, `observe` and `reset_parameters`. Every
     `RunningNormaliser` among its modules is merged over ranks. Only the root module logs.
+
+    Where ranks share the members of the ensemble, losses are *parts*: of the members held here, to be added up over
+    ranks; errors are roots of parts of a mean square (`of_all_members`).
     """
 
     settings: LearningSettings
@@ -97,6 +103,23 @@ class TransitionModel(LightningModule):
     @abstractmethod
     def observe(self, transitions: OffloadingTransitions, synchronise: bool = True) -> None:
         """Takes transitions into the normalisers."""
+
+    @property
+    def held(self) -> Share:
+        """The members of the ensemble held here."""
+        held = members_held(self)
+        assert held is not None, "a world model is an ensemble"
+        return held
+
+    def of_all_members(self, name: str, parts: Float[Tensor, "*batches"]) -> Float[Tensor, "*batches"]:
+        """A field of the losses for all members, from the parts of those held here; every rank has to call it."""
+        if self.held.is_whole:
+            return parts
+        return summed(parts.square()).sqrt() if name.endswith("_error") else summed(parts)
+
+    def clip_gradients_of_all(self) -> Tensor:
+        """Clips the gradient of all members, wherever they are, to `grad_clip_norm`; returns its norm before."""
+        return clip_gradients(self, self.settings.grad_clip_norm)
 
     @property
     def normalisers(self) -> list[RunningNormaliser]:
@@ -136,7 +159,10 @@ class TransitionModel(LightningModule):
         """Loss of a batch; for training without `HADRL`."""
         losses: Any = self.loss(batch)
         if self.trainer.lightning_module is self:
-            terms = {f"world_model/{name}": value.detach() for name, value in losses._asdict().items()}
+            terms = {
+                f"world_model/{name}": self.of_all_members(name, value.detach())
+                for name, value in losses._asdict().items()
+            }
             self.log_dict(terms, batch_size=batch.reward.shape[-1])
         return losses.total
 
@@ -147,6 +173,9 @@ class TransitionModel(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips to `grad_clip_norm`, unless the trainer was given a value of its own."""
+        if gradient_clip_val is None and not self.held.is_whole:
+            self.clip_gradients_of_all()
+            return
         value = self.settings.grad_clip_norm if gradient_clip_val is None else gradient_clip_val
         self.clip_gradients(optimizer, value, gradient_clip_algorithm or "norm")
 

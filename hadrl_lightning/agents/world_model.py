@@ -186,12 +186,13 @@ class WorldModel(TransitionModel):
         mean, log_var = self.dynamics(observation, action)
         dynamics = gaussian_nll(mean, log_var, change).mean(dim=(1, 2)).sum()
         reward_mean, reward_log_var = self.reward(observation, action)
-        reward_loss = gaussian_nll(reward_mean, reward_log_var, reward).mean()
+        part = self.held.fraction
+        reward_loss = part * gaussian_nll(reward_mean, reward_log_var, reward).mean()
 
         with torch.no_grad():
-            dynamics_error = (mean - change).square().mean().sqrt()
+            dynamics_error = (part * (mean - change).square().mean()).sqrt()
             scale = self.reward_normaliser.std[0].to(reward) if self.settings.normalise_reward else 1.0
-            reward_error = (reward_mean - reward).square().mean().sqrt() * scale
+            reward_error = (part * (reward_mean - reward).square().mean()).sqrt() * scale
         return WorldModelLoss(
             dynamics + reward_loss, dynamics.detach(), reward_loss.detach(), dynamics_error, reward_error
         )

@@ -18,13 +18,14 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_c
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from . import checkpoints, runs
+from ..parallel import EnsembleParallelStrategy, require_members
+from . import checkpoints, ranks, runs
 from .loggers import EventsLogger, MetricsLogger, Rows
 from .loops import row_to_come
 from .mistakes import naming_settings, trainer_mistakes
 from .parser import ConfigByName, HadrlParser
 from .signals import StopSignals
-from .stopping import GracefulStop, ending_in_one_line
+from .stopping import GracefulStop, ending_in_one_line, resuming
 
 SHARED = ("scenario", "physics", "seed")
 """Settings of the data that the model takes over: the two can't contradict each other."""
@@ -268,8 +269,12 @@ class HadrlCLI(LightningCLI):
     # --- running
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run, until the end or a signal; what ends a training before that names the checkpoint to go on from."""
-        with self.stop.signals.handled(), ending_in_one_line(self.stop, self.command_line, self._folder):
+        """Run, until the end, a signal or the loss of a rank; what ends it early says how to go on."""
+        with (
+            self.stop.signals.handled(),
+            ending_in_one_line(self.stop, self.command_line, self._folder),
+            ranks.naming_lost_ranks(lambda: resuming(self.command_line, self._folder())),
+        ):
             super()._run_subcommand(subcommand)
 
     def _folder(self) -> Path | None:
@@ -280,7 +285,9 @@ class HadrlCLI(LightningCLI):
         return Path(keeper.dirpath) if keeper is not None and keeper.dirpath is not None else None
 
     def before_fit(self) -> None:
-        """Reserve the folder of the run, and have checkpoints written into it."""
+        """Check what the strategy asks for, reserve the run's folder, and have checkpoints written into it."""
+        if isinstance(self.trainer.strategy, EnsembleParallelStrategy):
+            require_members(self.model, self.trainer.world_size)
         ours = [logger for logger in self.trainer.loggers if isinstance(logger, EventsLogger | MetricsLogger)]
         if not ours or getattr(self.trainer, "fast_dev_run", False):
             return

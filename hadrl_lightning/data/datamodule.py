@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule
 from torch import distributed
 
 from ..errors import HadrlError
+from ..parallel import EnsembleParallelStrategy, SharedNetworks
 from ..scenario import Physics, Scenario
 from ..simulator import EdgeNetwork, make_generator
 from .replay import ReplayBuffer
@@ -26,8 +27,10 @@ class TransitionDataModule(LightningDataModule):
     Args:
         scenario: constants of the network.
         physics: `strict` obeys capacity, `published` repeats the published arithmetic.
-        num_envs: networks that collect in parallel, on each device.
-        seed: of everything that training draws here; ranks draw differently.
+        num_envs: networks that collect in parallel, on each device; with the strategy `ensemble_parallel` on all
+            devices together.
+        seed: of everything that training draws here; ranks draw differently, but with `ensemble_parallel`, where they
+            act as one.
         offloading_memory: transitions of the fast level remembered, first in first out.
         caching_memory: transitions of the slow level remembered, first in first out (published `memory`).
         passes_per_epoch: passes over the fast level's transitions an epoch (published `n_train_epoch_large`).
@@ -106,9 +109,9 @@ class TransitionDataModule(LightningDataModule):
         self.validation_seed = validation_seed
         self.test_seed = test_seed
         self.slots = 0
-        """Slots collected so far by all networks of this rank."""
+        """Slots collected so far by all networks of this rank; of all ranks where they act as one."""
         self.decisions = 0
-        """Caching decisions collected so far by all networks of this rank."""
+        """Caching decisions collected so far by all networks of this rank; of all ranks where they act as one."""
         self.network: EdgeNetwork | None = None
         """The networks that collect; made by `setup("fit")`."""
         self.offloading_buffer = ReplayBuffer(
@@ -138,24 +141,27 @@ class TransitionDataModule(LightningDataModule):
         """Make the networks that collect, on the trainer's device."""
         if stage != "fit" or self.network is not None:
             return
-        device, rank = self._device(), self._rank()
-        generator = make_generator(device, self.seed, rank, _NETWORK)
-        self.network = EdgeNetwork(self.scenario, self.physics, self.num_envs, device, generator)
+        device = self._device()
+        generator = make_generator(device, self.seed, self.collector, _NETWORK)
+        networks = SharedNetworks if self._as_one else EdgeNetwork
+        self.network = networks(self.scenario, self.physics, self.num_envs, device, generator)
 
     def train_dataloader(self) -> TrainingStream:
         """Batches drawn from the buffers; the ensemble's size is read from the module that is trained."""
         assert self.trainer is not None
+        module: Any = self.trainer.lightning_module
         self._stream = TrainingStream(
             self.offloading_buffer,
             self.caching_buffer,
-            make_generator("cpu", self.seed, self._rank(), _BATCHES),
-            num_members=self.trainer.lightning_module.num_members,  # type: ignore[arg-type]
+            make_generator("cpu", self.seed, self.collector, _BATCHES),
+            num_members=module.num_members,
             passes=self.passes_per_epoch,
             batch_size=self.batch_size,
             samples_per_pass=self.samples_per_pass,
             caching_updates=self.caching_updates_per_epoch,
             caching_batch_size=self.caching_batch_size,
-            rank=self._rank(),
+            collector=self.collector,
+            held=module.held.items,
         )
         if self._restored is not None:
             self._stream.load_state_dict(self._restored)
@@ -180,7 +186,7 @@ class TransitionDataModule(LightningDataModule):
         return EpisodeStream(self.scenario, self.physics, num_episodes, parallel, seed, self._device())
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, buffers, counters and generators of every rank, as a list by rank."""
+        """Networks, buffers, counters and generators of every rank, as a list by rank; one item if they act as one."""
         if self.network is None or self._stream is None:
             return {}
         own = {
@@ -191,7 +197,7 @@ class TransitionDataModule(LightningDataModule):
             "slots": self.slots,
             "decisions": self.decisions,
         }
-        return {"ranks": _gather(own)}
+        return {"ranks": [own] if self._as_one else _gather(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint. Where it has fewer ranks than there are now, the new ones start afresh.
@@ -200,9 +206,9 @@ class TransitionDataModule(LightningDataModule):
             HadrlError: the checkpoint belongs to networks of another size.
         """
         ranks = state_dict.get("ranks", [])
-        if self.network is None or self._rank() >= len(ranks):
+        if self.network is None or self.collector >= len(ranks):
             return
-        own = ranks[self._rank()]
+        own = ranks[self.collector]
         try:
             self.network.load_state_dict(own["network"])
             self.offloading_buffer.load_state_dict(own["offloading_buffer"])
@@ -215,8 +221,20 @@ class TransitionDataModule(LightningDataModule):
     def _device(self) -> torch.device:
         return self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
 
-    def _rank(self) -> int:
-        return self.trainer.global_rank if self.trainer is not None else 0
+    @property
+    def collector(self) -> int:
+        """Which of the collectors, that draw differently, this rank is: its number, or 0 where all ranks act as one."""
+        return 0 if self.trainer is None or self._as_one else self.trainer.global_rank
+
+    @property
+    def num_collectors(self) -> int:
+        """Ranks that collect for themselves; 1 where all ranks act as one."""
+        return 1 if self.trainer is None or self._as_one else self.trainer.world_size
+
+    @property
+    def _as_one(self) -> bool:
+        """Whether the ranks share the networks, and each remembers what all collect."""
+        return self.trainer is not None and isinstance(self.trainer.strategy, EnsembleParallelStrategy)
 
 
 def _gather(own: Any) -> list[Any]:

@@ -18,7 +18,7 @@ class MemberBatches:
     """Fields of shape `[n, …]`."""
 
     order: Int64[Tensor, "member sample"]
-    """The order in which each member sees the samples: a permutation of 0 … n − 1 per row."""
+    """The order in which each member held here sees the samples: a permutation of 0 … n − 1 per row."""
 
     batch_size: int
     """Samples per batch and member; the last batch holds the rest."""
@@ -43,6 +43,7 @@ def member_batches(
     batch_size: int,
     generator: torch.Generator,
     max_samples: int | None = None,
+    held: slice = slice(None),
 ) -> MemberBatches:
     """Draws one pass: an independent permutation of the samples for every member.
 
@@ -54,6 +55,7 @@ def member_batches(
         batch_size: samples per batch and member.
         generator: the only source of randomness.
         max_samples: samples a pass at most; the same random distinct ones for all members. None: all.
+        held: the members that batches are made for; orders are drawn for all.
 
     Raises:
         ValueError: no samples, or a count below 1.
@@ -77,5 +79,5 @@ def member_batches(
         subset = permutation()[:max_samples]
         data = OffloadingTransitions(*(field[subset] for field in data))
         num_samples = max_samples
-    order = torch.stack([permutation() for _ in range(num_members)])
+    order = torch.stack([permutation() for _ in range(num_members)])[held]
     return MemberBatches(data, order, batch_size)

@@ -25,7 +25,8 @@ class TrainingStream:
     """Yields `passes` batches an epoch, drawn when asked for, so that each sees what was collected until then.
 
     The updates of the slow level are spread evenly over the passes. The position and the generator are its state: an
-    iteration after `load_state_dict` goes on where the saved one stood.
+    iteration after `load_state_dict` goes on where the saved one stood. Where ranks share the members, `held` are those
+    of this rank; draws are made for all `num_members`.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class TrainingStream:
         samples_per_pass: int | None,
         caching_updates: int,
         caching_batch_size: int,
-        rank: int = 0,
+        collector: int = 0,
+        held: slice = slice(None),
     ) -> None:
         self.offloading = offloading
         self.caching = caching
@@ -51,7 +53,8 @@ class TrainingStream:
         self.samples_per_pass = samples_per_pass
         self.caching_updates = caching_updates
         self.caching_batch_size = caching_batch_size
-        self.rank = rank
+        self.collector = collector
+        self.held = held
         self.position = 0
 
     def __len__(self) -> int:
@@ -68,7 +71,7 @@ class TrainingStream:
             return None
         index = torch.randperm(len(self.offloading), generator=self.generator)[: self.samples_per_pass]
         data = OffloadingTransitions(**self.offloading.gather(index))
-        return member_batches(data, self.num_members, self.batch_size, self.generator)
+        return member_batches(data, self.num_members, self.batch_size, self.generator, held=self.held)
 
     def _caching_batches(self, position: int) -> list[CachingTransitions]:
         if len(self.caching) == 0:
@@ -83,20 +86,20 @@ class TrainingStream:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Position within the epoch and the generator's state, of this rank."""
+        """Position within the epoch and the generator's state, of this collector."""
         return {
             "position": self.position % self.passes,
             "generator": self.generator.get_state(),
-            "rank": self.rank,
+            "collector": self.collector,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved position of the same rank.
+        """Go on from a saved position of the same collector.
 
         That of another is passed over: resuming in mid-epoch, Lightning hands every rank the state of rank 0, when the
         data module has restored that of each already.
         """
-        if state_dict["rank"] != self.rank:
+        if state_dict["collector"] != self.collector:
             return
         self.position = state_dict["position"]
         self.generator.set_state(state_dict["generator"].cpu())

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import relu, silu
 from torch.nn.utils import skip_init
 
+from hadrl_lightning.parallel.members import MemberWise
+from hadrl_lightning.parallel.shares import Share
+
 Members = Int[Tensor, " member"] | None
 """Indices of the members to evaluate, in this order; None: all."""
 
@@ -31,8 +34,10 @@ def gaussian_nll(
     return 0.5 * (log_var + (target - mean).square() * (-log_var).exp())
 
 
-class EnsembleLinear(nn.Module):
+class EnsembleLinear(MemberWise):
     """One linear layer per member, weights `[member, in, out]`, applied by one batched product.
+
+    Where ranks share the members, those held here are all there is; only draws are made for all.
 
     Args:
         num_members: networks in the ensemble.
@@ -45,6 +50,7 @@ class EnsembleLinear(nn.Module):
         self, num_members: int, in_features: int, out_features: int, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
+        self.held = Share.whole(num_members)
         self.weight = nn.Parameter(torch.empty(num_members, in_features, out_features))
         self.bias = nn.Parameter(torch.empty(num_members, 1, out_features))
         self.reset_parameters(generator)
@@ -55,8 +61,9 @@ class EnsembleLinear(nn.Module):
         in_features, out_features = self.weight.shape[1:]
         limit = (6 / (in_features + out_features)) ** 0.5
         device = self.weight.device if generator is None else generator.device
-        drawn = torch.empty(self.weight.shape, dtype=self.weight.dtype, device=device)
-        self.weight.copy_(drawn.uniform_(-limit, limit, generator=generator))
+        shape = (self.held.total, in_features, out_features)
+        drawn = torch.empty(shape, dtype=self.weight.dtype, device=device)
+        self.weight.copy_(drawn.uniform_(-limit, limit, generator=generator)[self.held.items])
         self.bias.zero_()
 
     def select(self, members: Members) -> tuple[Float[Tensor, "m in out"], Float[Tensor, "m 1 out"]]:

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 import torch.distributed
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
+
+from hadrl_lightning.parallel.members import MergedOverRanks
 
 RELATIVE_FLOOR = 1e-7
 """A dimension whose standard deviation is below this part of its mean is constant: float32 can't tell it apart."""
@@ -56,7 +58,7 @@ def over_ranks(moments: Moments) -> Moments:
     return Moments(number, mean, squares)
 
 
-class RunningNormaliser(nn.Module):
+class RunningNormaliser(MergedOverRanks):
     """Scales vectors to mean 0 and standard deviation 1 by the statistics of all vectors seen so far.
 
     A constant dimension gets standard deviation 1, so it becomes 0 and never divides by 0; so does every dimension
@@ -112,12 +114,14 @@ class RunningNormaliser(nn.Module):
         if not values.isfinite().all():
             raise ValueError(f"values must be finite, got {int((~values.isfinite()).sum())} that are not")
         moments = batch_moments(values.reshape(-1, self.size).to(self.running_mean.device))
-        self._store(merge(self._moments(), over_ranks(moments) if synchronise else moments))
+        apart = synchronise and not self.same_on_all_ranks
+        self._store(merge(self._moments(), over_ranks(moments) if apart else moments))
 
     @torch.no_grad()
     def synchronise(self) -> None:
         """Merges statistics that every rank gathered alone (`update(synchronise=False)` from the start on)."""
-        self._store(over_ranks(self._moments()))
+        if not self.same_on_all_ranks:
+            self._store(over_ranks(self._moments()))
 
     def normalise(self, values: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
         """(x − mean) / std."""

@@ -16,7 +16,7 @@ from hadrl_lightning.planning.proposal import (
     average,
     join,
 )
-from hadrl_lightning.planning.refine import informed_targets, refine
+from hadrl_lightning.planning.refine import preferred_targets, random_targets, refine
 from hadrl_lightning.planning.settings import PlannerSettings
 
 
@@ -92,6 +92,7 @@ class CEMPlanner:
         generator: torch.Generator,
         warm_start: Plan | None = None,
         best_reward: float | Tensor | None = None,
+        networks: slice | None = None,
     ) -> Plan:
         """Plans for every network.
 
@@ -101,6 +102,8 @@ class CEMPlanner:
             generator: the only source of randomness.
             warm_start: the plan of the previous slot of the same networks; used if the setting `warm_start` is on.
             best_reward: best reward seen so far; the form `gould` needs it.
+            networks: those to plan for, one at least, where the others are planned for elsewhere; None: all. Draws are
+                made for all, so that a plan does not depend on who else is planned for.
 
         Raises:
             ValueError: an observation of another number of dimensions, a warm start of other sizes, more members or
@@ -112,9 +115,12 @@ class CEMPlanner:
             )
         num_members = self._num_members(model)
         form = self.settings.make_form(None if best_reward is None else float(best_reward))
-        proposal = self._start(observation, warm_start)
+        first, end, _ = (networks or slice(None)).indices(len(observation))
+        before, after = first, len(observation) - end
+        proposal = self._start(observation, warm_start).group(slice(first, end))
         if self.settings.informed_candidates and isinstance(proposal, CategoricalProposal):
-            proposal = self._inform(model, observation, proposal, generator)
+            proposal = self._inform(model, observation, proposal, generator, slice(first, end))
+        observation = observation[first:end]
         num_nonfinite = torch.zeros(len(observation), dtype=torch.int64, device=observation.device)
         for _ in range(self.settings.optimisation_iters):
             round_ = _Round(
@@ -125,10 +131,12 @@ class CEMPlanner:
                 seed=int(torch.randint(2**62, (1,), generator=generator, device=generator.device)),
                 generator=generator,
             )
+            self._skip(proposal, before, generator)
             parts = [
-                self._improve(round_, observation[networks], proposal.group(networks))
-                for networks in self._groups(len(observation), num_members)
+                self._improve(round_, observation[group], proposal.group(group))
+                for group in self._groups(len(observation), num_members)
             ]
+            self._skip(proposal, after, generator)
             plan = _join_plans(parts)
             proposal = plan.proposal
             num_nonfinite += plan.num_nonfinite
@@ -185,24 +193,20 @@ class CEMPlanner:
         observation: Tensor,
         proposal: CategoricalProposal,
         generator: torch.Generator,
+        networks: slice,
     ) -> CategoricalProposal:
-        """The proposal with each user's own preference among targets at the first step."""
+        """The proposal of some networks with each user's own preference among targets at the first step."""
         num_members = self._num_members(model)
         members = _draw_members(model.num_members, num_members, generator, observation.device)
         settings = self.settings
         size = max(1, settings.max_rows // (num_members * settings.informed_candidates))
+        target = random_targets(
+            (len(observation), settings.informed_candidates, self.num_users), self.num_targets, generator
+        )
+        target = target[networks].to(observation.device)
         parts = [
-            informed_targets(
-                model,
-                part,
-                self.num_users,
-                self.num_targets,
-                generator,
-                settings.informed_candidates,
-                settings.latency_scale_s,
-                members,
-            )
-            for part in observation.split(size)
+            preferred_targets(model, part, drawn, self.num_targets, settings.latency_scale_s, members)
+            for part, drawn in zip(observation[networks].split(size), target.split(size))
         ]
         first = torch.cat(parts).to(proposal.probability)
         return proposal._replace(probability=torch.cat((first, proposal.probability[:, 1:]), dim=1))
@@ -262,6 +266,11 @@ class CEMPlanner:
                 size = (1, settings.n_candidates, settings.plan_horizon)
                 uniform.append(torch.rand(size, generator=generator, device=generator.device))
         return torch.cat(candidates), torch.cat(uniform) if uniform else None
+
+    def _skip(self, proposal: AnyProposal, num_networks: int, generator: torch.Generator) -> None:
+        """Makes the draws of networks that are planned for elsewhere: as many numbers for whatever proposal."""
+        for _ in range(num_networks):
+            self._draw(proposal.group(slice(0, 1)), generator)
 
     def _score(
         self, round_: "_Round", observation: Tensor, candidates: Tensor, uniform: Tensor | None

@@ -81,17 +81,36 @@ def informed_targets(
         ValueError: the model's outcomes are not one per user.
     """
     size = (len(observation), num_candidates, num_users)
-    target = torch.randint(num_targets, size, generator=generator, device=generator.device).to(
-        observation.device
-    )
-    shares = observation.new_zeros(*size[:2], 2 * num_users)
+    target = random_targets(size, num_targets, generator).to(observation.device)
+    return preferred_targets(model, observation, target, num_targets, latency_scale_s, members)
+
+
+def random_targets(
+    size: tuple[int, int, int], num_targets: int, generator: torch.Generator
+) -> Int[Tensor, "networks candidates user"]:
+    """Uniform targets for (networks, candidates, users)."""
+    return torch.randint(num_targets, size, generator=generator, device=generator.device)
+
+
+@torch.no_grad()
+def preferred_targets(
+    model: PlanningModel,
+    observation: Float[Tensor, "networks observation"],
+    target: Int[Tensor, "networks candidates user"],
+    num_targets: int,
+    latency_scale_s: float = 1.0,
+    members: Members = None,
+) -> Float[Tensor, "networks 1 user target"]:
+    """What `informed_targets` reads from given random targets."""
+    num_users = target.shape[-1]
+    shares = observation.new_zeros(*target.shape[:2], 2 * num_users)
     action = torch.cat((bin_centre(target, num_targets).to(shares), shares), dim=-1)
     prediction = next(iter(rollout(model, observation, action[:, :, None], members)))
     if prediction.mean.shape[-1] != num_users:
         raise ValueError(
             f"the model must predict one outcome for each of {num_users} users, got {prediction.mean.shape[-1]}"
         )
-    latency = (prediction.mean + 0.5 * prediction.log_var.exp()).exp().mean(dim=0).view(size)
+    latency = (prediction.mean + 0.5 * prediction.log_var.exp()).exp().mean(dim=0).view(target.shape)
     chosen = target[..., None] == torch.arange(num_targets, device=target.device)
     count = chosen.sum(dim=1)
     total = torch.where(chosen, latency[..., None], 0.0).sum(dim=1)

@@ -123,8 +123,7 @@ class EdgeNetwork:
         if self.frame_over:
             raise RuntimeError("step must follow begin_frame: a caching decision is due")
         state = self.state
-        shape = (self.num_envs, self.scenario.num_users)
-        fading = rayleigh(shape, self.generator, self.device, self.dtype)
+        fading = self._draw_fading()
         service = serve(
             self.scenario, state.cache, state.requests, state.positions, fading, allocation, self.physics
         )
@@ -180,6 +179,10 @@ class EdgeNetwork:
         shape = (self.num_envs, self.scenario.num_users, 2)
         offset = torch.randint(-radius, radius, shape, generator=self.generator, device=self.device)
         return self._constants.servers_m[self._constants.cells] + offset
+
+    def _draw_fading(self) -> Tensor:
+        shape = (self.num_envs, self.scenario.num_users)
+        return rayleigh(shape, self.generator, self.device, self.dtype)
 
     def _check_cache(self, cache: Tensor) -> None:
         shape = list(self.state.cache.shape)

@@ -1,0 +1,23 @@
+"""One ensemble on several ranks: each holds and trains its members, simulates its networks, and plans with all."""
+
+from .collectives import summed, this_rank
+from .members import MemberWise, MergedOverRanks, clip_gradients, member_parameters, members_held
+from .networks import SharedNetworks
+from .shares import ALONE, DataShare, Share
+from .strategy import EnsembleParallelStrategy, require_members
+
+__all__ = [
+    "ALONE",
+    "DataShare",
+    "EnsembleParallelStrategy",
+    "MemberWise",
+    "MergedOverRanks",
+    "Share",
+    "SharedNetworks",
+    "clip_gradients",
+    "member_parameters",
+    "members_held",
+    "require_members",
+    "summed",
+    "this_rank",
+]

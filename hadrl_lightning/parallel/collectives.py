@@ -1,0 +1,126 @@
+"""Exchanges between ranks: rows that each rank has a part of, and predictions of members that each rank holds some of.
+
+Every rank has to call these, in the same order and with the same sizes. Without `torch.distributed` there is one rank.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+from .shares import DataShare, Share
+
+
+def this_rank() -> DataShare:
+    """Number of this rank, and of all."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return DataShare()
+    return DataShare(distributed.get_rank(), distributed.get_world_size())
+
+
+def summed(value: Tensor) -> Tensor:
+    """The sum over ranks."""
+    total = value.detach().clone().contiguous()
+    if this_rank().ranks > 1:
+        distributed.all_reduce(total)
+    return total
+
+
+def whole_rows(rows: Sequence[Tensor], total: int) -> list[Tensor]:
+    """All `total` rows of some tensors, of which each rank has its `Share.equal`; exact, in one exchange."""
+    ranks = this_rank().ranks
+    if ranks == 1:
+        return list(rows)
+    count = len(rows[0])
+    # detached, and as bytes, so that tensors of all types travel together
+    pieces = [row.detach().contiguous().reshape(count, -1).view(torch.uint8) for row in rows]
+    own = torch.cat(pieces, dim=1)
+    every = _gathered(own)
+    row = torch.arange(total, device=own.device)
+    rank = row // count
+    start = torch.clamp(rank * count, max=total - count)
+    every = every[rank * count + row - start]
+    parts = every.split([piece.shape[1] for piece in pieces], dim=1)
+    aligned = (part.clone(memory_format=torch.contiguous_format) for part in parts)
+    return [part.view(like.dtype).reshape(total, *like.shape[1:]) for part, like in zip(aligned, rows)]
+
+
+def _gathered(rows: Tensor) -> Tensor:
+    ranks = this_rank().ranks
+    every = rows.new_empty(ranks * len(rows), *rows.shape[1:])
+    distributed.all_gather(list(every.chunk(ranks)), rows.contiguous())
+    return every
+
+
+class _GatherRows(torch.autograd.Function):
+    """The rows of every rank, one after the other; the gradient is the sum of what all ranks made of them."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        return _gathered(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        rank, ranks = this_rank()
+        total = summed(gradients[0])
+        count = len(total) // ranks
+        return total[rank * count : (rank + 1) * count]
+
+
+class _Exchange(torch.autograd.Function):
+    """Sends `sent[r]` items to each rank r and receives `received[r]` from it; the gradient takes the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, items: Tensor, sent: list[int], received: list[int]) -> Tensor:
+        ctx.sizes = (received, sent)
+        return _exchange(items, sent, received)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return _exchange(gradients[0], *ctx.sizes), None, None
+
+
+def _exchange(items: Tensor, sent: list[int], received: list[int]) -> Tensor:
+    result = items.new_empty(sum(received), *items.shape[1:])
+    distributed.all_to_all_single(result, items.contiguous(), received, sent)
+    return result
+
+
+def rows_of_every_rank(rows: Tensor) -> Tensor:
+    """The rows of rank 0, then those of rank 1, ...: as many each; differentiable."""
+    return _GatherRows.apply(rows)
+
+
+def predictions_of_every_member(own: Tensor, counts: list[int]) -> Tensor:
+    """What all members say of this rank's rows; differentiable.
+
+    Args:
+        own: `[members here, ranks * rows, numbers]`, what this rank's members say of the rows of every rank.
+        counts: members at each rank.
+
+    Returns:
+        `[members, rows, numbers]`, the members of rank 0 first.
+    """
+    ranks = len(counts)
+    members, num_rows, numbers = own.shape[0], own.shape[1] // ranks, own.shape[2]
+    by_rank = own.reshape(members, ranks, num_rows, numbers).transpose(0, 1)
+    items = by_rank.reshape(ranks * members, num_rows, numbers)
+    return _Exchange.apply(items, [members] * ranks, counts)
+
+
+def gathered_on_root(own: Tensor, shares: Sequence[Share]) -> Tensor | None:
+    """The whole of a tensor whose first dimension the ranks share: on the CPU of rank 0, None elsewhere."""
+    rank, ranks = this_rank()
+    if rank > 0:
+        distributed.send(own.detach().contiguous(), 0)
+        return None
+    whole = torch.empty(shares[0].total, *own.shape[1:], dtype=own.dtype)
+    whole[shares[0].items] = own.detach().cpu()
+    for other in range(1, ranks):
+        part = own.new_empty(shares[other].count, *own.shape[1:])
+        if prod(part.shape):
+            distributed.recv(part, other)
+        whole[shares[other].items] = part.cpu()
+    return whole

@@ -1,0 +1,61 @@
+"""Modules that hold one set of parameters per member of an ensemble, and may hold those of some members only."""
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
+
+from .collectives import summed
+from .shares import Share
+
+
+class MemberWise(nn.Module):
+    """A module each of whose own parameters has the members as its first dimension."""
+
+    held: Share
+    """The members held here. The constructor of a subclass sets it."""
+
+    def hold(self, share: Share) -> None:
+        """Keeps the parameters of some members, and gives the memory of the others back."""
+        for name, parameter in self.named_parameters(recurse=False):
+            kept = parameter.detach()[share.items].clone()
+            setattr(self, name, nn.Parameter(kept, requires_grad=parameter.requires_grad))
+        self.held = share
+
+
+class MergedOverRanks(nn.Module):
+    """A module with statistics of what it sees, merged over the ranks of `torch.distributed`."""
+
+    same_on_all_ranks: bool = False
+    """Whether all ranks see the same, so that there is nothing to merge."""
+
+
+def members_held(module: nn.Module) -> Share | None:
+    """The members that a model holds here; None of a model without an ensemble."""
+    return next((part.held for part in module.modules() if isinstance(part, MemberWise)), None)
+
+
+def member_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters whose first dimension is the members, by their names in the state dict."""
+    for prefix, part in module.named_modules():
+        if isinstance(part, MemberWise):
+            for name, parameter in part.named_parameters(recurse=False):
+                yield f"{prefix}.{name}" if prefix else name, parameter
+
+
+def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:
+    """Clips the gradient of all members together, wherever they are held, and returns its norm before."""
+    held = members_held(module)
+    if held is None or held.is_whole:
+        return clip_grad_norm_(module.parameters(), max_norm)
+    of_members = {id(parameter) for _, parameter in member_parameters(module)}
+    graded = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    norms = []
+    for members in (False, True):
+        gradients = [
+            one.grad for one in graded if (id(one) in of_members) is members and one.grad is not None
+        ]
+        norms.append(get_total_norm(gradients).to(graded[0]))
+    norm = (norms[0].square() + summed(norms[1].square())).sqrt()
+    clip_grads_with_norm_(graded, max_norm, norm)
+    return norm

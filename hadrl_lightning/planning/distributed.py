@@ -1,0 +1,138 @@
+"""Planning with an ensemble whose members are spread over ranks.
+
+Each rank plans for its share of the networks. Candidates, which are small, go to all ranks; each rank predicts with its
+members for everyone; the predictions go back to where they are scored.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hadrl_lightning.parallel.collectives import (
+    predictions_of_every_member,
+    rows_of_every_rank,
+    this_rank,
+    whole_rows,
+)
+from hadrl_lightning.parallel.shares import Share
+from hadrl_lightning.planning.cem import CEMPlanner, Plan
+from hadrl_lightning.planning.free_energy import FreeEnergy
+from hadrl_lightning.planning.model import PlanningModel, Prediction
+from hadrl_lightning.planning.proposal import AnyProposal, CategoricalProposal
+
+
+class _Wanted(NamedTuple):
+    """Which of some members of the ensemble are where."""
+
+    local: Int[Tensor, " m"] | None
+    """Indices among those held here, at least one; None: all."""
+    num_local: int
+    """How many of them count: 0 where none was asked for and one stands in."""
+    counts: list[int]
+    """Members at each rank."""
+    order: Int[Tensor, " m"] | None
+    """Where each member asked for is among those that come back, rank by rank; None: in order."""
+
+
+class DistributedEnsemble:
+    """A `PlanningModel` of all members, of which this rank's model holds some.
+
+    Every rank has to make the same calls, with as many rows and the same members. Gradients pass through.
+
+    Args:
+        model: the model of the members held here.
+        held: which they are.
+    """
+
+    def __init__(self, model: PlanningModel, held: Share) -> None:
+        self.model = model
+        self.held = held
+        self.shares = [Share.fair(held.total, rank, this_rank().ranks) for rank in range(this_rank().ranks)]
+
+    @property
+    def num_members(self) -> int:
+        """Members of the whole ensemble."""
+        return self.held.total
+
+    def start(
+        self,
+        observation: Float[Tensor, "networks observation"],
+        num_candidates: int,
+        members: Int[Tensor, " m"] | None,
+    ) -> Any:
+        """The state of the rows of all ranks, as the members held here see it."""
+        return self.model.start(rows_of_every_rank(observation), num_candidates, self._wanted(members).local)
+
+    def step(
+        self, state: Any, action: Float[Tensor, "rows action"], members: Int[Tensor, " m"] | None
+    ) -> tuple[Prediction, Any]:
+        """What all the members (None: of all ranks) predict of this rank's rows."""
+        wanted = self._wanted(members)
+        own, state = self.model.step(state, rows_of_every_rank(action), wanted.local)
+        own = Prediction(*(field[: wanted.num_local] for field in own))
+        packed = torch.cat(
+            (own.mean, own.log_var, own.reward_mean[..., None], own.reward_log_var[..., None]), -1
+        )
+        every = predictions_of_every_member(packed, wanted.counts)
+        if wanted.order is not None:
+            every = every[wanted.order]
+        dims = own.mean.shape[-1]
+        mean, log_var, reward_mean, reward_log_var = every.split([dims, dims, 1, 1], dim=-1)
+        return Prediction(mean, log_var, reward_mean[..., 0], reward_log_var[..., 0]), state
+
+    def _wanted(self, members: Int[Tensor, " m"] | None) -> _Wanted:
+        if members is None:
+            return _Wanted(None, self.held.count, [share.count for share in self.shares], None)
+        rank = torch.zeros_like(members)
+        for share in self.shares[1:]:
+            rank += members >= share.first
+        counts = [int((rank == r).sum()) for r in range(len(self.shares))]
+        local = members[rank == this_rank().rank] - self.held.first
+        stand_in = local if len(local) else local.new_zeros(1)
+        return _Wanted(stand_in, len(local), counts, rank.argsort(stable=True).argsort())
+
+
+def plan_on_ranks(
+    planner: CEMPlanner,
+    model: PlanningModel,
+    held: Share,
+    observation: Float[Tensor, "networks observation"],
+    generator: torch.Generator,
+    warm_start: Plan | None = None,
+    best_reward: float | None = None,
+) -> Plan:
+    """The plan of `CEMPlanner.plan` with the whole ensemble, each rank planning for its share of the networks.
+
+    Args:
+        planner: the same on all ranks.
+        model: the members held here.
+        held: which they are.
+        observation: present state of every network, the same on all ranks.
+        generator: in the same state on all ranks.
+        warm_start: the previous plan of all networks.
+        best_reward: as in `CEMPlanner.plan`.
+
+    Returns:
+        The plan of all networks, the same on all ranks.
+    """
+    share = Share.equal(len(observation), *this_rank())
+    everyone = DistributedEnsemble(model, held)
+    plan = planner.plan(everyone, observation, generator, warm_start, best_reward, networks=share.items)
+    return _whole_plan(plan, share.total)
+
+
+def _whole_plan(plan: Plan, total: int) -> Plan:
+    proposal = plan.proposal
+    normal = proposal.shares if isinstance(proposal, CategoricalProposal) else proposal
+    rows = [plan.action, normal.centre, normal.std, plan.elite_spread, plan.num_nonfinite, *plan.free_energy]
+    if isinstance(proposal, CategoricalProposal):
+        rows.append(proposal.probability)
+    whole = whole_rows(rows, total)
+    action, centre, std, elite_spread, num_nonfinite = whole[:5]
+    normal = normal._replace(centre=centre, std=std)
+    joined: AnyProposal = normal
+    if isinstance(proposal, CategoricalProposal):
+        joined = CategoricalProposal(whole[-1], normal)
+    return Plan(action, joined, FreeEnergy(*whole[5:10]), elite_spread, num_nonfinite)

@@ -1,0 +1,173 @@
+"""A small training on given data, alone or as one of several ranks: shared by test_ensemble_parallel.py.
+
+torchrun --standalone --nproc_per_node 2 tests/ensemble_ranks.py KIND MAX_EPOCHS SAVE_TO [RESUME_FROM]
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from hadrl_lightning.agents import (
+    HADRL,
+    DDPGSettings,
+    SetDDPGSettings,
+    SetWorldModelSettings,
+    WorldModelSettings,
+)
+from hadrl_lightning.callbacks import CEMPlanning
+from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
+from hadrl_lightning.parallel import member_parameters
+from hadrl_lightning.planning import PlannerSettings
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import make_generator
+
+SCENARIO = Scenario(num_users=6, decisions_per_episode=3)
+MEMBERS = 5
+
+
+def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
+    """An agent of one kind and its data: five members, five networks, batches that 2, 3 and 4 do not divide."""
+    set_planner = PlannerSettings(
+        plan_horizon=1,
+        n_candidates=16,
+        top_candidates=4,
+        optimisation_iters=2,
+        form="outcome",
+        proposal="categorical",
+        informed_candidates=8,
+        planning_members=3,
+        share_steps=3,
+        target_sweeps=1,
+        max_rows=128,
+    )
+    flat_planner = PlannerSettings(plan_horizon=3, n_candidates=16, top_candidates=4, optimisation_iters=2)
+    module = HADRL(
+        SCENARIO,
+        fast_level=kind,  # type: ignore[arg-type]
+        slow_level=kind,  # type: ignore[arg-type]
+        world_model=WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16, grad_clip_norm=1.0),
+        set_world_model=SetWorldModelSettings(ensemble_size=MEMBERS, hidden_size=8, grad_clip_norm=1.0),
+        ddpg=DDPGSettings(hidden_sizes=(16,)),
+        set_ddpg=SetDDPGSettings(
+            discount=0.5,
+            hidden_sizes=(16,),
+            actor_width=8,
+            num_proposals=8,
+            explore_proposals=8,
+            actor_rows=5,
+        ),
+        planner=set_planner if kind == "set" else flat_planner,
+        reset_world_model=kind == "flat",
+    )
+    data = TransitionDataModule(
+        SCENARIO,
+        num_envs=5,
+        passes_per_epoch=2,
+        batch_size=8,
+        samples_per_pass=40,
+        caching_updates_per_epoch=4,
+        caching_batch_size=7,
+    )
+    return module, data
+
+
+def given_data(data: TransitionDataModule, module: HADRL) -> None:
+    """Fills both replay buffers with the same random transitions on whatever rank, in double precision."""
+    for buffer in (data.offloading_buffer, data.caching_buffer):
+        buffer.dtype = torch.float64
+        buffer.clear()
+    draw = make_generator("cpu", 11)
+
+    def fields(kind: Any, buffer: Any, num_rows: int) -> Any:
+        return kind(**{n: torch.rand(num_rows, *s, generator=draw) + 0.1 for n, s in buffer.shapes.items()})
+
+    offloading = fields(OffloadingTransitions, data.offloading_buffer, 60)
+    caching = fields(CachingTransitions, data.caching_buffer, 20)
+    caching = caching._replace(cache=caching.cache.round().clamp(max=1))
+    data.offloading_buffer.add(**offloading._asdict())
+    data.caching_buffer.add(**caching._asdict())
+    module.world_model.observe(offloading)
+
+
+class GivenData(Callback):
+    """Stands in for collecting: the first epoch gets all the data."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule
+        if len(data.offloading_buffer) == 0:
+            given_data(data, pl_module)  # type: ignore[arg-type]
+
+
+class Record(Callback):
+    """Writes what this rank holds and plans at the end, beside the checkpoint."""
+
+    def __init__(self, save_to: Path) -> None:
+        self.save_to = save_to
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module: Any = pl_module
+        own = dict(member_parameters(module))
+        states = trainer.optimizers[0].state
+        losses = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+        record = {
+            "weights": {name: list(value.shape) for name, value in own.items()},
+            "moments": {name: list(states[value]["exp_avg"].shape) for name, value in own.items()},
+            "plan": plan(module),
+            "losses": losses,
+        }
+        torch.save(record, f"{self.save_to}.rank{trainer.global_rank}")
+
+
+def plan(module: HADRL) -> dict[str, torch.Tensor]:
+    """Action and free energy for seven networks."""
+    draw = make_generator("cpu", 5)
+    size = SCENARIO.offloading_observation_size
+    observation = torch.rand(7, size, generator=draw).to(module.dtype) + 0.1
+    result = module.plan(observation, module.planner, draw)
+    energy = result.free_energy.total
+    return {"action": result.action, "free_energy": energy, "after": torch.rand(3, generator=draw)}
+
+
+def train(
+    kind: str, max_epochs: int, save_to: Path, resume_from: Path | None = None, **trainer_settings: Any
+) -> HADRL:
+    """Trains and saves a checkpoint; with `KIND-collecting` on what it collects itself, else on given data."""
+    torch.manual_seed(0)
+    collects = kind.endswith("-collecting")
+    module, data = build(kind.removesuffix("-collecting"))
+    if not collects:  # so that a difference is a mistake and not rounding
+        module.double()
+    acting = CEMPlanning(seed_decisions=1, decisions_per_epoch=1) if collects else GivenData()
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        limit_val_batches=0,
+        callbacks=[acting, Record(save_to)],
+        **trainer_settings,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=resume_from, weights_only=True)
+    trainer.save_checkpoint(save_to)
+    return module
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    words = sys.argv[1:]
+    world = int(os.environ["WORLD_SIZE"])
+    for kind in words[0].split(","):
+        save_to = Path(words[2].replace("KIND", kind))
+        resume_from = Path(words[3].replace("KIND", kind)) if len(words) > 3 else None
+        train(kind, int(words[1]), save_to, resume_from, strategy="ensemble_parallel", devices=world)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""The strategy `ensemble_parallel`: several ranks give what one process gives, and each holds its members only."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning.pytorch import Trainer
+
+from hadrl_lightning.agents import DDPG
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.parallel import DataShare, EnsembleParallelStrategy, Share, require_members
+from hadrl_lightning.planning import GaussianProposal
+from hadrl_lightning.simulator import make_generator
+from tests.ensemble_ranks import MEMBERS, SCENARIO, build, plan, train
+
+KINDS = ("flat", "set")
+
+
+def launch(ranks: int, folder: Path, kinds: str, max_epochs: int, name: str, resume_from: str = "") -> None:
+    """Trains each of the kinds on several gloo ranks; the checkpoints are `folder/KIND-name.ckpt`."""
+    words = [kinds, str(max_epochs), str(folder / f"KIND-{name}.ckpt")]
+    if resume_from:
+        words.append(str(folder / f"KIND-{resume_from}.ckpt"))
+    script = Path(__file__).with_name("ensemble_ranks.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    done = subprocess.run(
+        [*command, str(script), *words],
+        cwd=script.parent.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def checkpoint(folder: Path, kind: str, name: str) -> dict[str, Any]:
+    return torch.load(folder / f"{kind}-{name}.ckpt", weights_only=True)
+
+
+def record(folder: Path, kind: str, name: str, rank: int = 0) -> dict[str, Any]:
+    return torch.load(folder / f"{kind}-{name}.ckpt.rank{rank}", weights_only=True)
+
+
+def assert_same_learning(one: dict[str, Any], other: dict[str, Any], tolerance: float = 1e-8) -> None:
+    """The same weights, statistics and Adam moments; numbers above 1 relative to their size."""
+    close = {"rtol": tolerance, "atol": tolerance}
+    assert one["state_dict"].keys() == other["state_dict"].keys()
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(
+            other["state_dict"][name], value, **close, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    for saved, found in zip(one["optimizer_states"], other["optimizer_states"], strict=True):
+        assert saved["state"].keys() == found["state"].keys()
+        for index, entry in saved["state"].items():
+            for name, value in entry.items():
+                torch.testing.assert_close(found["state"][index][name], value, **close)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both kinds trained for two epochs on given data: by one process (`one`) and by two ranks (`two`)."""
+    folder = tmp_path_factory.mktemp("runs")
+    launch(2, folder, ",".join(KINDS), 2, "two")
+    for kind in KINDS:
+        train(kind, 2, folder / f"{kind}-one.ckpt")
+    return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_ranks_learn_the_weights_and_adam_moments_of_one_process(runs: Path, kind: str) -> None:
+    assert_same_learning(checkpoint(runs, kind, "one"), checkpoint(runs, kind, "two"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_losses_are_logged_as_of_all_members(runs: Path, kind: str) -> None:
+    one, two = (record(runs, kind, name)["losses"] for name in ("one", "two"))
+    assert len(one) >= 6
+    assert two == pytest.approx(one, rel=1e-5)
+    assert record(runs, kind, "two", rank=1)["losses"] == two
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rank_holds_weights_or_moments_of_the_members_of_another(runs: Path, kind: str) -> None:
+    ranks = [record(runs, kind, "two", rank) for rank in (0, 1)]
+    for held, count in zip(ranks, (2, 3), strict=True):  # of five members
+        assert len(held["weights"]) >= 8
+        for shapes in (held["weights"], held["moments"]):
+            assert {shape[0] for shape in shapes.values()} == {count}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_plan_what_the_whole_ensemble_plans(runs: Path, kind: str) -> None:
+    module = build(kind)[0].double()
+    module.load_state_dict(checkpoint(runs, kind, "two")["state_dict"])
+    whole = plan(module)
+    for rank in (0, 1):
+        spread = record(runs, kind, "two", rank)["plan"]
+        for name, value in whole.items():
+            torch.testing.assert_close(spread[name], value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_for_some_networks_is_their_part_of_the_plan_for_all(kind: str) -> None:
+    module, _ = build(kind)
+    observation = torch.rand(5, SCENARIO.offloading_observation_size)
+    model, planner = module.world_model, module.planner
+    whole = planner.plan(model, observation, make_generator("cpu", 3))
+    draw = make_generator("cpu", 3)
+    some = planner.plan(model, observation, draw, networks=slice(1, 3))
+    assert some.action.shape[0] == 2
+    torch.testing.assert_close(some.action, whole.action[1:3], rtol=1e-4, atol=1e-4)
+    after = make_generator("cpu", 3)
+    planner.plan(model, observation, after)
+    assert torch.equal(draw.get_state(), after.get_state())
+    shares = some.proposal if isinstance(some.proposal, GaussianProposal) else some.proposal.shares
+    assert len(shares.centre) == 2
+
+
+def test_more_ranks_than_members_are_refused_with_both_numbers() -> None:
+    module, _ = build("flat")
+    assert require_members(module, MEMBERS) == Share.whole(MEMBERS)
+    with pytest.raises(HadrlError, match=r"at most the members of the ensemble \(5\).*got 6"):
+        require_members(module, 6)
+
+
+def test_a_module_without_an_ensemble_is_refused_by_its_name() -> None:
+    with pytest.raises(HadrlError, match="needs a model with an ensemble, got DDPG"):
+        require_members(DDPG(3, 2), 1)
+
+
+def test_the_strategy_has_a_name_and_a_timeout_of_half_an_hour() -> None:
+    trainer = Trainer(strategy="ensemble_parallel", devices=2, accelerator="cpu", logger=False)
+    assert isinstance(trainer.strategy, EnsembleParallelStrategy)
+    assert trainer.strategy.timeout_s == 1800
+    with pytest.raises(ValueError, match="timeout_s must be above 0 and finite, got -1"):
+        EnsembleParallelStrategy(timeout_s=-1.0)
+
+
+@given(total=st.integers(1, 40), ranks=st.integers(1, 12))
+def test_fair_shares_hold_every_item_once_and_equal_shares_every_item(total: int, ranks: int) -> None:
+    items = list(range(total))
+    fair = [Share.fair(total, rank, ranks) for rank in range(ranks)]
+    assert [item for share in fair for item in items[share.items]] == items
+    assert max(share.count for share in fair) - min(share.count for share in fair) <= 1
+    equal = [Share.equal(total, rank, ranks) for rank in range(ranks)]
+    assert {share.count for share in equal} == {-(-total // ranks)}
+    assert {item for share in equal for item in items[share.items]} == set(items)
+
+
+@given(num_rows=st.integers(1, 30), ranks=st.integers(1, 8))
+def test_parts_of_a_mean_add_up_to_it(num_rows: int, ranks: int) -> None:
+    values = torch.arange(num_rows, dtype=torch.float64)
+    shares = [DataShare(rank, ranks) for rank in range(ranks)]
+    parts = [share.weight(num_rows) * values[share.of(num_rows).items].mean() for share in shares]
+    assert float(sum(parts)) == pytest.approx(float(values.mean()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_that_goes_from_1_to_2_to_3_to_1_ranks_equals_the_uninterrupted_one(
+    tmp_path: Path, kind: str
+) -> None:
+    train(kind, 4, tmp_path / f"{kind}-whole.ckpt")
+    train(kind, 1, tmp_path / f"{kind}-1.ckpt")
+    launch(2, tmp_path, kind, 2, "2", resume_from="1")
+    launch(3, tmp_path, kind, 3, "3", resume_from="2")
+    train(kind, 4, tmp_path / f"{kind}-4.ckpt", tmp_path / f"{kind}-3.ckpt")
+    whole, parts = checkpoint(tmp_path, kind, "whole"), checkpoint(tmp_path, kind, "4")
+    assert_same_learning(whole, parts)
+    assert (
+        parts["optimizer_states"][0]["state"][0]["step"] == whole["optimizer_states"][0]["state"][0]["step"]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_ranks_collect_with_their_networks_what_one_process_collects_with_all(
+    tmp_path: Path, kind: str
+) -> None:
+    """Seeding is exact; what is planned follows up to rounding, which the first planned epoch does not magnify."""
+    kind = f"{kind}-collecting"
+    train(kind, 2, tmp_path / f"{kind}-one.ckpt")
+    launch(3, tmp_path, kind, 1, "first")
+    launch(2, tmp_path, kind, 2, "two", resume_from="first")
+    one, two = (checkpoint(tmp_path, kind, name) for name in ("one", "two"))
+    key = next(name for name in one if name.endswith("TransitionDataModule"))
+    (own,), (found,) = one[key]["ranks"], two[key]["ranks"]
+    assert found["slots"] == own["slots"] == 2 * SCENARIO.slots_per_decision * 5
+    for name, value in own["network"]["state"].items():
+        torch.testing.assert_close(found["network"]["state"][name], value, msg=name)
+    assert torch.equal(found["network"]["generator"], own["network"]["generator"])
+    for buffer in ("offloading_buffer", "caching_buffer"):
+        for name, value in own[buffer]["fields"].items():
+            if name == "action" and kind.startswith("set"):
+                continue  # a share that changes nothing goes where rounding sends it
+            torch.testing.assert_close(found[buffer]["fields"][name], value, rtol=1e-3, atol=1e-3, msg=name)
+    acting = [saved["callbacks"]["CEMPlanning"] for saved in (one, two)]
+    assert torch.equal(acting[0]["generators"][0], acting[1]["generators"][0])
+
+
+@pytest.mark.slow
+def test_the_strategy_works_on_one_device_too(tmp_path: Path) -> None:
+    launch(1, tmp_path, "set", 1, "alone")
+    train("set", 1, tmp_path / "set-one.ckpt")
+    assert_same_learning(checkpoint(tmp_path, "set", "one"), checkpoint(tmp_path, "set", "alone"))
