@@ -77,9 +77,6 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
 
 def given_data(data: TransitionDataModule, module: HADRL) -> None:
     """Fills both replay buffers with the same random transitions on whatever rank, in double precision."""
-    for buffer in (data.offloading_buffer, data.caching_buffer):
-        buffer.dtype = torch.float64
-        buffer.clear()
     draw = make_generator("cpu", 11)
 
     def fields(kind: Any, buffer: Any, num_rows: int) -> Any:
@@ -141,6 +138,9 @@ def train(
     module, data = build(kind.removesuffix("-collecting"))
     if not collects:  # so that a difference is a mistake and not rounding
         module.double()
+        for buffer in (data.offloading_buffer, data.caching_buffer):
+            buffer.dtype = torch.float64
+            buffer.clear()
     acting = CEMPlanning(seed_decisions=1, decisions_per_epoch=1) if collects else GivenData()
     trainer = Trainer(
         accelerator="cpu",

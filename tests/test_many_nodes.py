@@ -184,6 +184,7 @@ def test_a_rank_that_hangs_is_given_up_on_after_the_timeout(in_empty_folder: Pat
     words = ["hadrl", "fit", *SMALL, "--config", "impatient.yaml", "--trainer.max_epochs=500"]
     words += ["--trainer.accelerator=cpu", "--trainer.devices=2"]
     with Path("first.log").open("w") as log:
+        stopped: list[int] = []
         first = subprocess.Popen(words, env=environment(), stdout=log, stderr=log)
     try:
         last, until = Path("checkpoints/es2-quick-impatient/version_0/last.ckpt"), time.monotonic() + 200
@@ -191,11 +192,14 @@ def test_a_rank_that_hangs_is_given_up_on_after_the_timeout(in_empty_folder: Pat
             assert time.monotonic() < until, Path("first.log").read_text()
             assert first.poll() is None, Path("first.log").read_text()
             time.sleep(0.2)
-        (other,) = descendants(first.pid)[1:]
-        os.kill(other, signal.SIGSTOP)
+        stopped = descendants(first.pid)[1:]
+        assert len(stopped) == 1
+        os.kill(stopped[0], signal.SIGSTOP)
         assert first.wait(timeout=200) == 1
     finally:
         kill_machine(first)
+        for pid in stopped:  # no longer a child of one that has ended
+            os.kill(pid, signal.SIGKILL)
     said = Path("first.log").read_text().splitlines()
     assert [line for line in said if line.startswith("hadrl: error: another rank ended or does not answer")]
     assert not [line for line in said if line.startswith("Traceback")]
