@@ -171,15 +171,15 @@ def test_a_benchmark_that_is_interrupted_keeps_what_is_finished(
 ) -> None:
     from hadrl_lightning.benchmark import runner
 
-    work, done = runner._work, []
+    attempt, done = runner.attempt, []
 
-    def interrupted(*args: Any) -> None:
+    def interrupted(cell: Any, compute: Any) -> Any:
         if done:
             os.kill(os.getpid(), signal.SIGTERM)
-        done.append(args)
-        work(*args)
+        done.append(cell)
+        return attempt(cell, compute)
 
-    monkeypatch.setattr(runner, "_work", interrupted)
+    monkeypatch.setattr(runner, "attempt", interrupted)
     words = ["benchmark", "--quick", "--no_figures", "--policies", "random+random", "lru+home_equal"]
     words += ["--seeds", "0", "--output", "out"]
     assert main(words) == 143

@@ -71,11 +71,7 @@ def run_cells(
 
 def computed_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Outcome]:
     """The outcome of every cell by its key, as far as it was computed earlier; nothing is computed."""
-    found = {cell.key: read_result(cell, folder) for cell in cells}
-    return {
-        cell.key: Outcome(cell, found[cell.key], "not computed yet", reused=found[cell.key] is not None)
-        for cell in cells
-    }
+    return {cell.key: stored(cell, folder) or Outcome(cell, None, "not computed yet") for cell in cells}
 
 
 def _here(cells: Sequence[Cell], compute: Compute) -> Attempts:

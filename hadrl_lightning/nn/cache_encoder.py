@@ -12,11 +12,12 @@ from math import tau
 from typing import NamedTuple
 
 import torch
-import torch.distributed
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from hadrl_lightning.nn.actor_critic import multilayer_perceptron
+from hadrl_lightning.parallel.collectives import summed
+from hadrl_lightning.parallel.members import MergedOverRanks
 
 SERVICE_FEATURES = 7
 """Numbers of a service that the critic sees."""
@@ -52,7 +53,7 @@ def read_caching_observation(
     return CachingObservation(cache.unflatten(-1, shape), demand, hits.unflatten(-1, shape), remaining)
 
 
-class _CacheNetwork(nn.Module):
+class _CacheNetwork(MergedOverRanks):
     """What actor and critic share: sizes of servers and services, and the usual demand.
 
     The sizes are no weights and are not saved. The usual demand of each service is the mean of all the demand seen in
@@ -87,8 +88,8 @@ class _CacheNetwork(nn.Module):
         demand = read_caching_observation(observation, self.num_servers, self.num_services).demand
         demand = demand[demand.sum(dim=-1) != 0].to(self.usual_demand.dtype)
         seen = torch.cat((self.num_seen.new_tensor([len(demand)]), (demand - self.usual_demand).sum(dim=0)))
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(seen)
+        if not self.same_on_all_ranks:
+            seen = summed(seen)
         self.num_seen += seen[0]
         self.usual_demand += seen[1:] / self.num_seen.clamp(min=1)
 
