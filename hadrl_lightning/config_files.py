@@ -2,9 +2,10 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -62,6 +63,28 @@ def load_config(name: str | Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise HadrlError(f"config must be a YAML mapping, got a {type(settings).__name__} in {path}")
     return settings
+
+
+def refuse_nulls(parser: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse a null for a setting whose type has none: jsonargparse passes any null of a file through.
+
+    Args:
+        parser: of these settings.
+        settings: nested, as parsed.
+
+    Raises:
+        HadrlError: there is such a null; the line names the setting.
+    """
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        if hint in (None, Any) or action.default is None or type(None) in get_args(hint):
+            continue
+        *groups, name = action.dest.split(".")
+        place: Any = settings
+        for group in groups:
+            place = place.get(group) if hasattr(place, "get") else None
+        if place is not None and name in place and place[name] is None:
+            raise HadrlError(f"{action.dest} must not be null")
 
 
 def _one_line(error: Exception) -> str:

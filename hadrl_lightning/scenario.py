@@ -123,8 +123,8 @@ class Scenario:
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
             object.__setattr__(self, name, value if name in COUNTS else as_floats(value))
-        for name, most in COUNTS.items():
-            check_integer(name, getattr(self, name), 1, most)
+        for name, largest in COUNTS.items():
+            check_integer(name, getattr(self, name), 1, largest)
         for name, (least, most) in POSITIVE.items():
             if name not in LISTS:
                 check_number(name, getattr(self, name), above=0.0, least=least, most=most)

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from ..agents import HADRL
 from ..callbacks import CEMPlanning
 from ..data import TransitionDataModule
+from ..config_files import refuse_nulls
 from ..errors import HadrlError
 from .judge import Judge, Policies
 
@@ -188,6 +189,7 @@ def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
         full = _parser().parse_object(known).as_dict()
     except Exception as error:  # jsonargparse raises several kinds
         raise HadrlError(_one_line(error)) from error
+    refuse_nulls(_parser(), full)
     for name in SHARED:
         full["model"].pop(name, None)
     full["data"].pop("seed", None)

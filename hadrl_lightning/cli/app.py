@@ -18,6 +18,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_c
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from ..config_files import refuse_nulls
 from . import checkpoints, runs
 from .loggers import EventsLogger, MetricsLogger, rows_before
 from .mistakes import naming_settings, trainer_mistakes
@@ -152,6 +153,8 @@ class HadrlCLI(LightningCLI):
             if not configs and saved.is_file():
                 words[1:1] = ["--config", str(saved)]
         self.config = parser.parse_args(words)
+        subcommand = self.config.subcommand
+        refuse_nulls(self._subcommand_parsers[subcommand], self.config[subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Find checkpoint and folder of the run. The base class would let the checkpoint's settings win here."""
