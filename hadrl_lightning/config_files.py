@@ -2,7 +2,6 @@
 
 import difflib
 import re
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -65,12 +64,12 @@ def load_config(name: str | Path) -> dict[str, Any]:
     return settings
 
 
-def refuse_nulls(parser: Any, settings: Mapping[str, Any]) -> None:
+def refuse_nulls(parser: Any, settings: Any) -> None:
     """Refuse a null for a setting whose type has none: jsonargparse passes any null of a file through.
 
     Args:
         parser: of these settings.
-        settings: nested, as parsed.
+        settings: as parsed, a jsonargparse Namespace or nested dictionaries.
 
     Raises:
         HadrlError: there is such a null; the line names the setting.

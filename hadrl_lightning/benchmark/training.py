@@ -13,8 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..agents import HADRL
 from ..callbacks import CEMPlanning
-from ..data import TransitionDataModule
 from ..config_files import refuse_nulls
+from ..data import TransitionDataModule
 from ..errors import HadrlError
 from .judge import Judge, Policies
 
