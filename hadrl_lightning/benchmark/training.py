@@ -200,7 +200,8 @@ def _check_groups(given: Mapping[str, Any], default: Mapping[str, Any], prefix: 
     """Whatever is a group of settings by default must be one, or be left out: jsonargparse accepts some others."""
     for name, value in default.items():
         found = given.get(name)
-        if not isinstance(value, Mapping) or found is None:
+        left_out = name not in given or (found is None and not prefix)
+        if not isinstance(value, Mapping) or left_out:
             continue
         if not isinstance(found, Mapping):
             raise HadrlError(f"{prefix}{name} must be a group of settings, got {found!r}")
