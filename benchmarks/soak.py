@@ -191,7 +191,8 @@ def draw(columns: dict[str, np.ndarray], path: Path) -> None:
                     values = running_median(values)
                 axes.plot(epoch, values, **look)
             axes.set_ylabel(label)
-            axes.set_ylim(bottom=0)
+            if lines[0][0] != "rss_mib":  # its little rises and falls would not be seen
+                axes.set_ylim(bottom=0)
             if len(lines) > 1:
                 axes.legend()
         top = np.quantile(columns["wall_s"], 0.99) * 1.3

@@ -2,9 +2,10 @@
 
 import difflib
 import re
+from dataclasses import is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import yaml
 
@@ -62,6 +63,46 @@ def load_config(name: str | Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise HadrlError(f"config must be a YAML mapping, got a {type(settings).__name__} in {path}")
     return settings
+
+
+def refuse_nulls(parser: Any, settings: Any) -> None:
+    """Refuse a null for a setting whose type has none: jsonargparse passes any null of a file through.
+
+    Settings of the Trainer are left to Lightning.
+
+    Args:
+        parser: of these settings.
+        settings: as parsed, a jsonargparse Namespace or nested dictionaries.
+
+    Raises:
+        HadrlError: there is such a null; the line names the setting.
+    """
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        lightnings = action.dest.startswith("trainer.")  # where null stands for a default
+        if hint in (None, Any) or lightnings:
+            continue
+        place, path = settings, ""
+        for word in action.dest.split("."):
+            if not hasattr(place, "get") or word not in place:
+                break
+            place, path = place.get(word), f"{path}.{word}".lstrip(".")
+            if place is None and (path != action.dest or not (action.default is None or _allows_null(hint))):
+                raise HadrlError(f"{path} must not be null")
+        else:
+            for name, part in _dataclasses(hint).items():
+                if place is not None and place.get(name, 0) is None and not _allows_null(part):
+                    raise HadrlError(f"{action.dest}.{name} must not be null")
+
+
+def _allows_null(hint: Any) -> bool:
+    return hint is Any or type(None) in get_args(hint)
+
+
+def _dataclasses(hint: Any) -> dict[str, Any]:
+    """Types of the fields of a setting that is a dataclass or null."""
+    kinds = [part for part in (hint, *get_args(hint)) if isinstance(part, type) and is_dataclass(part)]
+    return {name: found for kind in kinds for name, found in get_type_hints(kind).items()}
 
 
 def _one_line(error: Exception) -> str:

@@ -225,6 +225,12 @@ def test_values_of_a_sweep_may_have_units() -> None:
         ({"overrides": {"data": {"scenario": {"num_users": 0}}}}, "num_users must be at least 1, got 0"),
         ({"overrides": {"data": {"wrong": 1}}}, "wrong"),
         ({"overrides": {"data": 5}}, "data must be a group of settings, got 5"),
+        ({"overrides": {"data": {"num_envs": None}}}, "data.num_envs must not be null"),
+        (
+            {"overrides": {"model": {"set_ddpg": {"actor_learning_rate": None}}}},
+            "model.set_ddpg.actor_learning_rate must not be null",
+        ),
+        ({"overrides": {"data": {"scenario": None}}}, "data.scenario must be a group of settings, got None"),
         ({"overrides": {"data": {"scenario": 0}}}, "data.scenario must be a group of settings, got 0"),
         ({"overrides": {"model": {"planner": [1]}}}, r"model.planner must be a group of settings, got \[1\]"),
         ({"overrides": {"trainer": "fast"}}, "trainer must be a group of settings, got 'fast'"),

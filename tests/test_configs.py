@@ -162,3 +162,34 @@ def test_text_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path, text: str) 
     with pytest.raises(HadrlError, match="config must be a readable YAML file") as refusal:
         load_config(tmp_path / "mine.yaml")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        ("data: {num_envs: null}", "data.num_envs"),
+        ("data: {scenario: {num_users: null}}", "data.scenario.num_users"),
+        ("model: {set_ddpg: {actor_learning_rate: null}}", "model.set_ddpg.actor_learning_rate"),
+        ("planning: {caching_noise: null}", "planning.caching_noise"),
+        ("data: null", "data"),
+        ("data: {scenario: null}", "data.scenario"),
+        ("model: {planner: null}", "model.planner"),
+        ("planning: {planner: {n_candidates: null}}", "planning.planner.n_candidates"),
+    ],
+)
+def test_a_null_in_a_file_is_refused_where_the_setting_has_none(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str], text: str, setting: str
+) -> None:
+    Path("mine.yaml").write_text(text)
+    assert main(["fit", "--config", "es2.yaml", "--config", "mine.yaml"]) == 2
+    assert capsys.readouterr().err == f"hadrl: error: {setting} must not be null\n"
+
+
+@pytest.mark.parametrize("given", ["1" + "0" * 400, "-1" + "0" * 400])
+def test_a_whole_number_beyond_double_precision_is_refused_in_one_line(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    assert main(["fit", "--config", "es2.yaml", f"--data.scenario.cloud_compute_hz={given}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("hadrl: error: settings must be numbers of at most 1.8e308")
+    assert error.count("\n") == 1

@@ -399,7 +399,7 @@ changes = st.dictionaries(
 )
 
 
-@examples(30, 400)
+@examples(20, 400)
 def test_any_settings_are_refused_or_can_be_built(number: int) -> None:
     @given(changes)
     def check(drawn: dict[str, Any]) -> None:
@@ -418,7 +418,7 @@ def test_any_settings_are_refused_or_can_be_built(number: int) -> None:
     explore(number, check)
 
 
-@examples(15, 150)
+@examples(10, 80)
 def test_any_benchmark_is_refused_or_planned(number: int) -> None:
     policies = (
         "random+random",

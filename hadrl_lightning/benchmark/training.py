@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..agents import HADRL
 from ..callbacks import CEMPlanning, FiniteNumbers
+from ..config_files import refuse_nulls
 from ..data import TransitionDataModule
 from ..errors import HadrlError
 from .judge import Judge, Policies
@@ -188,6 +189,7 @@ def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
         full = _parser().parse_object(known).as_dict()
     except Exception as error:  # jsonargparse raises several kinds
         raise HadrlError(_one_line(error)) from error
+    refuse_nulls(_parser(), full)
     for name in SHARED:
         full["model"].pop(name, None)
     full["data"].pop("seed", None)
@@ -198,7 +200,8 @@ def _check_groups(given: Mapping[str, Any], default: Mapping[str, Any], prefix: 
     """Whatever is a group of settings by default must be one, or be left out: jsonargparse accepts some others."""
     for name, value in default.items():
         found = given.get(name)
-        if not isinstance(value, Mapping) or found is None:
+        left_out = name not in given or (found is None and not prefix)
+        if not isinstance(value, Mapping) or left_out:
             continue
         if not isinstance(found, Mapping):
             raise HadrlError(f"{prefix}{name} must be a group of settings, got {found!r}")

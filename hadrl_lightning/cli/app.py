@@ -18,6 +18,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_c
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from ..config_files import refuse_nulls
 from ..parallel import EnsembleParallelStrategy, require_members
 from . import checkpoints, ranks, runs
 from .loggers import EventsLogger, MetricsLogger, Rows
@@ -161,6 +162,8 @@ class HadrlCLI(LightningCLI):
             if not configs and saved is not None:
                 words[1:1] = ["--config", saved]
         self.config = parser.parse_args(words)
+        subcommand = self.config.subcommand
+        refuse_nulls(self._subcommand_parsers[subcommand], self.config[subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Find checkpoint and folder of the run. The base class would let the checkpoint's settings win here."""

@@ -27,6 +27,13 @@ class HadrlParser(LightningArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse; a whole number beyond double precision is a mistake like any other."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except OverflowError as error:
+            raise HadrlError(f"settings must be numbers of at most 1.8e308: {error}") from error
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the essence of `message`."""
         parser = getattr(ex, "subcommand_parser", None) or self
