@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from argparse import SUPPRESS
 from dataclasses import is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -80,7 +81,7 @@ def refuse_nulls(parser: Any, settings: Any) -> None:
     for action in parser._actions:
         hint = getattr(action, "_typehint", None)
         lightnings = action.dest.startswith("trainer.")  # where null stands for a default
-        if hint in (None, Any) or lightnings:
+        if hint in (None, Any) or lightnings or action.default == SUPPRESS:  # the last: --KEY.help
             continue
         place, path = settings, ""
         for word in action.dest.split("."):

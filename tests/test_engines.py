@@ -35,6 +35,7 @@ def results(folder: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_ray_writes_the_same_files_as_processes_and_either_goes_on_where_the_other_was(
     in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
