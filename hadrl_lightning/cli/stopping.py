@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
 from ..errors import NonFiniteError, OutputError
-from ..files import DISK_ERRORS
+from ..files import DISK_ERRORS, unwritable
 from .checkpoints import LAST, last_good
 from .signals import Stopped, StopSignals
 

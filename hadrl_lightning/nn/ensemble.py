@@ -66,7 +66,7 @@ class EnsembleLinear(MemberWise):
         self.weight.copy_(drawn.uniform_(-limit, limit, generator=generator)[self.held.items])
         self.bias.zero_()
 
-    def select(self, members: Members) -> tuple[Float[Tensor, "m in out"], Float[Tensor, "m 1 out"]]:
+    def select(self, members: Members) -> tuple[Float[Tensor, "m in out"], Float[Tensor, "m 1 out"]]:  # noqa: F821 (a shape)
         """Weights and biases of the members."""
         if members is None:
             return self.weight, self.bias

@@ -153,7 +153,7 @@ def join(groups: Sequence[AnyProposal]) -> AnyProposal:
 
 def average(
     values: Float[Tensor, "networks elites *rest"], usable: Bool[Tensor, "networks elites"]
-) -> Float[Tensor, "networks *rest"]:
+) -> Float[Tensor, "networks *rest"]:  # noqa: F821 (a shape)
     """Mean over the usable elites; whatever the others hold, NaN included, has no say. 0 where none is usable."""
     mask = usable.reshape(*usable.shape, *([1] * (values.ndim - 2)))
     total = torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device)).sum(dim=1)
