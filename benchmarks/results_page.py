@@ -1,13 +1,12 @@
-"""Turn the output of `hadrl benchmark` into a page of docs/results: commands, versions, tables, figures, CSV files.
+"""Turn the output of `hadrl benchmark` into a page beside its folder: commands, versions, tables, figures, CSV files.
 
-python benchmarks/results_page.py checkpoints/results/capacity --title "HADRL and heuristics, by capacity"
-python benchmarks/results_page.py checkpoints/results/capacity --readme            # the table of README.md
+python benchmarks/results_page.py docs/results/capacity --title "HADRL and heuristics, by capacity"
+python benchmarks/results_page.py docs/results/capacity --readme            # the table of README.md
 """
 
 import argparse
 import csv
 import json
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -71,7 +70,8 @@ def summaries(folder: Path) -> dict[Place, dict[str, Cells]]:
 def place_name(place: Place) -> str:
     """Heading of a table: `ES2, caches of 40 GiB`."""
     scenario, key, value = place
-    name = scenario.upper() if scenario.startswith("es") else scenario
+    name, *overlays = scenario.split("-")
+    name = ", ".join([name.upper() if name.startswith("es") else name, *overlays])
     if key == "data.scenario.cache_bytes":
         return f"{name}, {float(value) / GIB:g} GiB"
     return f"{name}, {key.rpartition('.')[2]} = {value}" if key else name
@@ -127,34 +127,26 @@ def page(folder: Path, title: str, figures: list[str]) -> str:
     )
     links = [f"[{file}]({name}/{file})" for file in CSV_FILES if (folder / file).is_file()]
     parts.append(f"Every cell and every mean with its interval: {', '.join(links)}.")
-    parts += [f"![{figure}]({name}/{figure})" for figure in figures]
+    parts += [f"![{figure}]({name}/figures/{figure})" for figure in figures]
     parts += [f"## {place_name(place)}\n\n{table(policies)}" for place, policies in summaries(folder).items()]
     return "\n\n".join(parts) + "\n"
 
 
 def main() -> None:
-    """Write the page and what it links to, or print the table of README.md."""
+    """Write the page, or print the table of README.md."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="output of hadrl benchmark")
     parser.add_argument("--title", default="Results")
     parser.add_argument("--figures", nargs="*", default=[], help="names in DIR/figures, such as bars-es3.png")
-    parser.add_argument("--output", type=Path, default=Path("docs/results"))
     parser.add_argument("--readme", action="store_true", help="print the table of README.md, write nothing")
     options = parser.parse_args()
     if options.readme:
         print(readme_table(options.folder))
         return
-    beside = options.output / options.folder.name
-    beside.mkdir(parents=True, exist_ok=True)
-    for file in CSV_FILES:
-        if (options.folder / file).is_file():
-            shutil.copyfile(options.folder / file, beside / file)
-    for figure in options.figures:
-        shutil.copyfile(options.folder / "figures" / figure, beside / figure)
     text = page(options.folder, options.title, options.figures)
-    (options.output / f"{options.folder.name}.md").write_text(text, encoding="utf-8")
+    options.folder.with_suffix(".md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

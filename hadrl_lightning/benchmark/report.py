@@ -156,7 +156,7 @@ def _table(plan: Plan, rows: list[tuple[Group, dict[str, Interval]]], brief: boo
     where = scenario + (f", {key} = {value}" if key else "")
     optimum = first.results[0].scores["optimal_hit_ratio"]
     table = Table(
-        title=f"{where}: {len(first.results[0].episodes['latency'])} test episodes, {_seeds(rows)} seeds, "
+        title=f"{where}: {len(first.results[0].episodes['latency'])} test episodes, {_seeds(rows)}, "
         f"mean{'' if brief else ' [95 % interval]'}; hit ratio expected of the best caches {optimum:.3f}",
         title_justify="left",
     )
@@ -186,7 +186,7 @@ def _table(plan: Plan, rows: list[tuple[Group, dict[str, Interval]]], brief: boo
 def _seeds(rows: list[tuple[Group, dict[str, Interval]]]) -> str:
     """How many seeds the policies have."""
     least, most = (choose(group.num_seeds for group, _ in rows) for choose in (min, max))
-    return str(most) if least == most else f"{least} to {most}"
+    return f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
 
 
 def _cell(interval: Interval | None, form: str, brief: bool) -> str:

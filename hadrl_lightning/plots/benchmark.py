@@ -45,6 +45,9 @@ FAMILIES: dict[str, tuple[str, Callable[[str], bool]]] = {
 }
 """Kinds of policies in the order in which they are tried: colour, and whether a name belongs to it."""
 
+LEGEND_CHARACTERS = 130
+"""Characters of a legend that fit beside each other on the width of a page, of which a line and its gap take eight."""
+
 CONVERGENCE = {"convergence": ("HADRL", "learner"), "ablations": ("HADRL", "ablation")}
 """Figures of learning curves, and the families they show."""
 
@@ -242,6 +245,8 @@ def _line(axes: Any, x: list[float], points: list[Row], index: int) -> None:
 
 
 def _legend(figure: Any, axes: Any) -> None:
+    """Below the panels, in as many columns as the longest label leaves room for."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)))
+        columns = max(1, LEGEND_CHARACTERS // (max(map(len, labels)) + 8))
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
