@@ -218,6 +218,7 @@ def test_settings_with_code_in_them_are_refused(
     assert not Path("owned").exists()
 
 
+@pytest.mark.slow
 def test_training_testing_and_predicting_need_no_network(in_empty_folder: Path) -> None:
     code = f"""
 import ipaddress, socket, sys
