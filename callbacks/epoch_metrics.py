@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import distributed
+
+from ..parallel import of_each_rank
 
 _LOGGED_AS = ("prog_bar", "logger", "on_step", "on_epoch", "add_dataloader_idx", "metric_attribute")
 
@@ -27,11 +28,7 @@ class EpochMetrics(Callback):
         if epochs.started == epochs.processed:  # none is under way
             return
         own = [_state(metric) for metric in trainer.fit_loop.epoch_loop._results.values() if metric.is_tensor]
-        ranks: list[Any] = [own]
-        if distributed.is_available() and distributed.is_initialized():
-            ranks = [None] * trainer.world_size
-            distributed.all_gather_object(ranks, own)
-        checkpoint["epoch_metrics"] = ranks
+        checkpoint["epoch_metrics"] = of_each_rank(own)
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]

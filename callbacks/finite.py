@@ -10,6 +10,7 @@ from torch import Tensor, distributed
 from torch.nn import Parameter
 
 from ..errors import NonFiniteError
+from ..parallel import of_each_rank
 
 KINDS = ("loss", "gradient", "plan", "transition")
 """What is counted."""
@@ -146,7 +147,7 @@ class FiniteNumbers(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """What was skipped, by rank."""
-        return {"ranks": _gather({"counts": self.counts, "totals": self.totals})}
+        return {"ranks": of_each_rank({"counts": self.counts, "totals": self.totals})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the counts until training starts."""
@@ -214,16 +215,8 @@ def _on_any_rank(own: bool, device: torch.device) -> bool:
     return bool(flag)
 
 
-def _gather(own: Any) -> list[Any]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [own]
-    ranks: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(ranks, own)
-    return ranks
-
-
 def _of_first_rank(text: str) -> str:
     """The text of the first rank that has one."""
-    texts = _gather(text)
+    texts = of_each_rank(text)
     rank = next(rank for rank, one in enumerate(texts) if one)
     return texts[rank] + (f", on rank {rank}" if len(texts) > 1 else "")

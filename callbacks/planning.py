@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import distributed
 
 from ..agents import HADRL, CachingObjective
 from ..data import TransitionDataModule
+from ..parallel import of_each_rank
 from ..planning import PlannerSettings
 from ..simulator import make_generator
 from .collection import Collection
@@ -146,14 +146,10 @@ class CEMPlanning(Callback):
             "generator": self._generator.get_state(),
             "collection": self._collection.state_dict() if self._collection is not None else None,
         }
-        ranks: list[Any] = [own]
-        if distributed.is_available() and distributed.is_initialized():
-            ranks = [None] * distributed.get_world_size()
-            distributed.all_gather_object(ranks, own)
         return {
             "caching_noise": self.caching_noise.level,
             "offloading_noise": self.offloading_noise.level,
-            "ranks": ranks,
+            "ranks": of_each_rank(own),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

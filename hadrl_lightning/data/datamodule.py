@@ -4,10 +4,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import distributed
 
 from ..errors import HadrlError
-from ..parallel import EnsembleParallelStrategy, SharedNetworks
+from ..parallel import EnsembleParallelStrategy, SharedNetworks, of_each_rank
 from ..scenario import Physics, Scenario
 from ..simulator import EdgeNetwork, make_generator
 from .replay import ReplayBuffer
@@ -197,7 +196,7 @@ class TransitionDataModule(LightningDataModule):
             "slots": self.slots,
             "decisions": self.decisions,
         }
-        return {"ranks": [own] if self._as_one else _gather(own)}
+        return {"ranks": [own] if self._as_one else of_each_rank(own)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint. Where it has fewer ranks than there are now, the new ones start afresh.
@@ -235,11 +234,3 @@ class TransitionDataModule(LightningDataModule):
     def _as_one(self) -> bool:
         """Whether the ranks share the networks, and each remembers what all collect."""
         return self.trainer is not None and isinstance(self.trainer.strategy, EnsembleParallelStrategy)
-
-
-def _gather(own: Any) -> list[Any]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [own]
-    ranks: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(ranks, own)
-    return ranks

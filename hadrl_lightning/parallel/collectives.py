@@ -20,6 +20,14 @@ def this_rank() -> DataShare:
     return DataShare(distributed.get_rank(), distributed.get_world_size())
 
 
+def of_each_rank(own: Any) -> list[Any]:
+    """What every rank brings, by rank; anything that can be pickled."""
+    ranks: list[Any] = [own] * this_rank().ranks
+    if len(ranks) > 1:
+        distributed.all_gather_object(ranks, own)
+    return ranks
+
+
 def summed(value: Tensor) -> Tensor:
     """The sum over ranks."""
     total = value.detach().clone().contiguous()
