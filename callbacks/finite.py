@@ -70,12 +70,15 @@ class FiniteNumbers(Callback):
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             gradients = []  # scaled: there the scaler looks for what overflows, and skips
         numbers = torch.cat([loss.detach().view(1), *(gradient.reshape(-1) for gradient in gradients)])
-        own = bool((numbers * 0).sum() != 0)  # 0·∞ and 0·NaN are NaN
-        if not _on_any_rank(own, loss.device):
+        own = 0
+        if bool((numbers * 0).sum() != 0):  # 0·∞ and 0·NaN are NaN
+            own = 1 if bool(loss.isfinite()) else 2
+        worst = _most_of_ranks(own, loss.device)
+        if worst == 0:
             return
-        kind = "gradient" if bool(loss.isfinite()) else "loss"
+        kind = ("gradient", "loss")[worst - 1]  # the loss of one rank spoils the gradient of all
         when = f"in epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
-        self._stop_or_skip(own, lambda: f"{_broken_update(kind, loss, pl_module)} {when}")
+        self._stop_or_skip(own == worst, lambda: f"{_broken_update(kind, loss, pl_module)} {when}")
         self.counts[kind] += int(trainer.is_global_zero)  # one update of all ranks
         for parameter in self._parameters:
             parameter.grad = None
@@ -100,7 +103,7 @@ class FiniteNumbers(Callback):
         }
         finite = torch.cat(list(rows.values()), dim=1).isfinite().all(dim=1)
         own = not bool(finite.all())
-        if self.action == "stop" and _on_any_rank(own, finite.device):
+        if self.action == "stop" and _most_of_ranks(own, finite.device):
             self._stop_or_skip(own, lambda: f"{_broken_field(rows)}, {when}")
         if not own:
             return None
@@ -139,7 +142,7 @@ class FiniteNumbers(Callback):
             NonFiniteError: there is one, on any rank.
         """
         names = [name for name, value in pl_module.named_parameters() if not bool(value.isfinite().all())]
-        if _on_any_rank(bool(names), trainer.strategy.root_device):
+        if _most_of_ranks(bool(names), trainer.strategy.root_device):
             text = _of_first_rank(f"parameter {names[0]} must be finite" if names else "")
             raise NonFiniteError(
                 f"{text}, after epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
@@ -206,13 +209,13 @@ def _broken_field(rows: Mapping[str, Tensor]) -> str:
     raise AssertionError("there is one")
 
 
-def _on_any_rank(own: bool, device: torch.device) -> bool:
-    """Whether it holds on any rank; all ranks have to call."""
+def _most_of_ranks(own: int, device: torch.device) -> int:
+    """The largest number that a rank brings; all ranks have to call."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return own
-    flag = torch.tensor(int(own), device=device)
-    distributed.all_reduce(flag, distributed.ReduceOp.MAX)
-    return bool(flag)
+    most = torch.tensor(int(own), device=device)
+    distributed.all_reduce(most, distributed.ReduceOp.MAX)
+    return int(most)
 
 
 def _of_first_rank(text: str) -> str:

@@ -1,8 +1,5 @@
 """The strategy `ensemble_parallel`: several ranks give what one process gives, and each holds its members only."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from hadrl_lightning.parallel import DataShare, EnsembleParallelStrategy, Share,
 from hadrl_lightning.planning import GaussianProposal
 from hadrl_lightning.simulator import make_generator
 from tests.ensemble_ranks import MEMBERS, SCENARIO, build, plan, train
+from tests.launching import torchrun
 
 KINDS = ("flat", "set")
 
@@ -27,18 +25,7 @@ def launch(ranks: int, folder: Path, kinds: str, max_epochs: int, name: str, res
     words = [kinds, str(max_epochs), str(folder / f"KIND-{name}.ckpt")]
     if resume_from:
         words.append(str(folder / f"KIND-{resume_from}.ckpt"))
-    script = Path(__file__).with_name("ensemble_ranks.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    done = subprocess.run(
-        [*command, str(script), *words],
-        cwd=script.parent.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    torchrun(ranks, "ensemble_ranks.py", *words)
 
 
 def checkpoint(folder: Path, kind: str, name: str) -> dict[str, Any]:

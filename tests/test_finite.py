@@ -19,6 +19,7 @@ from hadrl_lightning.files import load_tensors
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork
+from tests.launching import torchrun
 
 NAN, INF = float("nan"), float("inf")
 SCENARIO = Scenario(num_users=4, decisions_per_episode=2)
@@ -226,6 +227,18 @@ def test_a_broken_plan_becomes_the_middle_of_the_action_space(monkeypatch: pytes
     noise = 0.9995 ** (2 * SCENARIO.slots_per_decision + 3)
     assert planned[3 * NUM_ENVS + 1].abs().mean() < noise  # only exploration
     assert bool(planned.isfinite().all())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "stored"),
+    [
+        ("ensemble_parallel", [(99, 19), (99, 19)]),  # the ranks remember the same
+        ("ddp_find_unused_parameters_true", [(100, 20), (99, 19)]),
+    ],
+)
+def test_ranks_skip_together_what_breaks_on_one_of_them(strategy: str, stored: list[tuple[int, int]]) -> None:
+    counts = {"loss": 2, "gradient": 0, "plan": 1, "transition": 2}
+    assert torchrun(2, "broken_ranks.py", strategy).splitlines()[-1] == f"{counts} {stored}"
 
 
 def test_a_broken_parameter_never_enters_a_checkpoint_whatever_was_chosen(

@@ -1,13 +1,10 @@
 """Build and train HADRL from settings as nested dictionaries, without a command line."""
 
 import copy
-import logging
-import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import torch
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -16,6 +13,7 @@ from ..callbacks import CEMPlanning, FiniteNumbers
 from ..config_files import refuse_nulls
 from ..data import TransitionDataModule
 from ..errors import HadrlError
+from ..process import quieten
 from .judge import Judge, Policies
 
 Settings = dict[str, Any]
@@ -147,7 +145,7 @@ def train(settings: Settings, seed: int, judge: Judge, validations: int) -> Trai
         for name in ("max_epochs", "accelerator", "precision")
         if settings["trainer"].get(name) is not None
     ]
-    _quieten()
+    quieten()
     trainer = Trainer(
         **{name: settings["trainer"][name] for name in keys},
         devices=1,
@@ -165,18 +163,6 @@ def train(settings: Settings, seed: int, judge: Judge, validations: int) -> Trai
         parts.model.load_state_dict(judge.best)
     model = parts.model.cpu().eval()
     return Trained(model.policies(), parts.data.slots)
-
-
-def _quieten() -> None:
-    """Silence what Lightning tells everybody and what it warns of although it is meant."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for text in (
-        ".*does not have many workers.*",
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*GPU available but not used.*",
-    ):
-        warnings.filterwarnings("ignore", r"\s*" + text)
 
 
 def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
@@ -224,8 +210,3 @@ def _check_trainer(trainer: Settings) -> None:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def single_thread() -> None:
-    """One thread of torch: cells run side by side."""
-    torch.set_num_threads(1)

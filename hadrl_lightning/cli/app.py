@@ -2,10 +2,8 @@
 
 import argparse
 import inspect
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..config_files import refuse_nulls
 from ..parallel import EnsembleParallelStrategy, require_members
+from ..process import quieten, spare_the_collector
 from . import checkpoints, ranks, runs
 from .loggers import EventsLogger, MetricsLogger, Rows
 from .loops import row_to_come
@@ -81,7 +80,7 @@ class HadrlCLI(LightningCLI):
     ) -> None:
         """Parse and run."""
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
-        _quieten()
+        quieten()
         self.command_line = list(sys.argv[1:] if args is None else args)
         self.callback_classes = callbacks or {}
         self.classes: dict[str, type] = {
@@ -291,6 +290,7 @@ class HadrlCLI(LightningCLI):
         """Check what the strategy asks for, reserve the run's folder, and have checkpoints written into it."""
         if isinstance(self.trainer.strategy, EnsembleParallelStrategy):
             require_members(self.model, self.trainer.world_size)
+        spare_the_collector()
         ours = [logger for logger in self.trainer.loggers if isinstance(logger, EventsLogger | MetricsLogger)]
         if not ours or getattr(self.trainer, "fast_dev_run", False):
             return
@@ -326,20 +326,6 @@ def run(args: Sequence[str] | None = None) -> None:
 
     callbacks: dict[str, type[Callback]] = {"checkpointing": checkpoints.Checkpointing, **default_callbacks()}
     HadrlCLI(HADRL, TransitionDataModule, callbacks=callbacks, args=args)
-
-
-def _quieten() -> None:
-    """Silence what Lightning tells everybody and what it warns of although it is meant."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for text in (
-        ".*does not have many workers.*",
-        ".*is smaller than the logging interval.*",
-        ".*isinstance.treespec, LeafSpec.*",
-        ".*add_instantiator.*deprecated.*",
-        ".*JsonargparseDeprecationWarning.*",
-    ):
-        warnings.filterwarnings("ignore", r"\s*" + text)
 
 
 def _given(words: Sequence[str]) -> tuple[list[str], str | None, str | None]:

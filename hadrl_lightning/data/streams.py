@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..parallel import of_each_rank
 from ..scenario import Physics, Scenario
 from ..simulator import EdgeNetwork, make_generator
 from .passes import MemberBatches, member_batches
@@ -26,7 +27,9 @@ class TrainingStream:
 
     The updates of the slow level are spread evenly over the passes. The position and the generator are its state: an
     iteration after `load_state_dict` goes on where the saved one stood. Where ranks share the members, `held` are those
-    of this rank; draws are made for all `num_members`.
+    of this rank; draws are made for all `num_members`. Ranks that collect for themselves may hold different numbers of
+    transitions (some were skipped, or a rank joined later): each takes as many as the rank that has the fewest, so that
+    all make the same number of updates.
     """
 
     def __init__(
@@ -67,14 +70,16 @@ class TrainingStream:
             yield TrainingBatch(self._offloading_pass(), self._caching_batches(self.position))
 
     def _offloading_pass(self) -> MemberBatches | None:
-        if len(self.offloading) == 0:
+        every_rank_has = min(of_each_rank(len(self.offloading)))
+        if every_rank_has == 0:
             return None
-        index = torch.randperm(len(self.offloading), generator=self.generator)[: self.samples_per_pass]
+        samples = min(every_rank_has, self.samples_per_pass or every_rank_has)
+        index = torch.randperm(len(self.offloading), generator=self.generator)[:samples]
         data = OffloadingTransitions(**self.offloading.gather(index))
         return member_batches(data, self.num_members, self.batch_size, self.generator, held=self.held)
 
     def _caching_batches(self, position: int) -> list[CachingTransitions]:
-        if len(self.caching) == 0:
+        if min(of_each_rank(len(self.caching))) == 0:
             return []
         due = (
             self.caching_updates * position // self.passes

@@ -55,7 +55,7 @@ def clip_gradients(module: nn.Module, max_norm: float) -> Tensor:
         gradients = [
             one.grad for one in graded if (id(one) in of_members) is members and one.grad is not None
         ]
-        norms.append(get_total_norm(gradients).to(graded[0]))
+        norms.append(get_total_norm(gradients).to(next(module.parameters())))  # 0 without gradients
     norm = (norms[0].square() + summed(norms[1].square())).sqrt()
     clip_grads_with_norm_(graded, max_norm, norm)
     return norm
