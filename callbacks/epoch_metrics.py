@@ -14,7 +14,8 @@ class EpochMetrics(Callback):
     """Stores in the checkpoint, of every rank, the means that the epoch has accumulated.
 
     Lightning doesn't: resumed in mid-epoch, it would log the means of the rest of the epoch only, and nothing of what
-    was logged at its start. Only values are kept, not metric objects that were logged.
+    was logged at its start. Only values are kept, not metric objects that were logged. One rank does not tell what
+    several would reduce: resumed on several, all of it is.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,9 @@ class EpochMetrics(Callback):
         epochs: Any = trainer.fit_loop.epoch_progress.current
         if epochs.started == epochs.processed:  # none is under way
             return
-        own = [_state(metric) for metric in trainer.fit_loop.epoch_loop._results.values() if metric.is_tensor]
+        distributed = trainer._accelerator_connector.is_distributed
+        metrics = trainer.fit_loop.epoch_loop._results.values()
+        own = [{**_state(metric), "distributed": distributed} for metric in metrics if metric.is_tensor]
         checkpoint["epoch_metrics"] = of_each_rank(own)
 
     def on_load_checkpoint(
@@ -61,6 +64,7 @@ def _state(metric: Any) -> dict[str, Any]:
 
 def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     results, device = trainer.fit_loop.epoch_loop._results, trainer.strategy.root_device
+    distributed = trainer._accelerator_connector.is_distributed
     value = state["value"].to(device)
     results.log(
         state["fx"],
@@ -68,7 +72,7 @@ def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
         value,
         **{name: state[name] for name in _LOGGED_AS},
         reduce_fx=getattr(torch, state["reduce_fx"]),
-        sync_dist=state["sync_dist"],
+        sync_dist=distributed and (state["sync_dist"] or not state["distributed"]),
         sync_dist_fn=trainer.strategy.reduce,
         batch_size=1,
     )

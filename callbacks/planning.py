@@ -104,6 +104,8 @@ class CEMPlanning(Callback):
             assert self._generator is not None
             self._generator.set_state(ranks[data.collector]["generator"].cpu())
             self._unfinished = ranks[data.collector]["collection"]
+        elif ranks and ranks[0]["collection"] is not None:  # a rank that joins keeps in step with the others
+            self._unfinished = {**ranks[0]["collection"], "plan": None, "sums": {}}
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collect what this epoch learns from; a collection that was stopped goes on.
@@ -112,7 +114,7 @@ class CEMPlanning(Callback):
         """
         module, data = _parts(trainer, pl_module)
         assert self._generator is not None
-        seeding = data.decisions == 0
+        seeding = not any(of_each_rank(data.decisions))
         epoch = trainer.current_epoch
         warming_up = epoch < self.caching_warmup_epochs
         finite = FiniteNumbers.of(trainer)

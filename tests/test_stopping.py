@@ -313,16 +313,17 @@ def test_a_checkpoint_every_few_batches_resumes_in_mid_epoch(
 class TwoRanks:
     """`hadrl fit` on two gloo processes, started as torchrun starts them."""
 
-    def __init__(self, zygote: Zygote, folder: Path) -> None:
-        self.zygote, self.folder = zygote, folder
+    def __init__(
+        self, zygote: Zygote, folder: Path, strategy: str = "ddp_find_unused_parameters_true"
+    ) -> None:
+        self.zygote, self.folder, self.strategy = zygote, folder, strategy
 
     def start(self, *words: str, interrupt: Any = None) -> list[int]:
         """The process ids; `interrupt` hits the second one, which writes nothing."""
         with socket.socket() as one:
             one.bind(("127.0.0.1", 0))
             port = one.getsockname()[1]
-        several = ["--trainer.devices=2", "--trainer.accelerator=cpu"]
-        several += ["--trainer.strategy=ddp_find_unused_parameters_true"]
+        several = ["--trainer.devices=2", "--trainer.accelerator=cpu", f"--trainer.strategy={self.strategy}"]
         pids = []
         for rank in map(str, range(2)):
             env = {
@@ -396,3 +397,21 @@ def test_two_ranks_killed_at_any_moment_go_on_to_the_same_end(
         assert kills < 40, two.outputs()
     assert kills > 0
     assert_same_run(finished_by_two, run_in(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp_find_unused_parameters_true", "ensemble_parallel"])
+@pytest.mark.parametrize("point", [POINTS[0], POINTS[1], None])
+def test_a_rank_that_joins_keeps_in_step_wherever_the_run_stood(
+    zygote: Zygote, tmp_path: Path, point: tuple[str, str, int, signal.Signals] | None, strategy: str
+) -> None:
+    """With ddp it begins with an empty replay, so that passes over all transitions would differ in length."""
+    every = ["--data.samples_per_pass=320", "--data.batch_size=4"]
+    alone = ["fit", *WORDS, *WARM, *every]
+    if point is None:
+        assert zygote.run(tmp_path, *alone, "--trainer.max_epochs=1") == 0
+    else:
+        assert zygote.run(tmp_path, *alone, interrupt=point) == 128 + point[-1]
+    TwoRanks(zygote, tmp_path, strategy).run(*WARM, *every, "--trainer.max_epochs=2", *resume(tmp_path))
+    assert zygote.run(tmp_path, *alone, *resume(tmp_path)) == 0, (tmp_path / "output").read_text()
+    assert load_tensors(run_in(tmp_path) / "last.ckpt")["epoch"] == 2

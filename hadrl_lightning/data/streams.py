@@ -99,15 +99,14 @@ class TrainingStream:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved position of the same collector.
+        """Go on from a saved position.
 
-        That of another is passed over: resuming in mid-epoch, Lightning hands every rank the state of rank 0, when the
-        data module has restored that of each already.
+        The generator of another collector is passed over: resuming in mid-epoch, Lightning hands every rank the state
+        of rank 0, when the data module has restored that of each already. The position is the same on all.
         """
-        if state_dict["collector"] != self.collector:
-            return
         self.position = state_dict["position"]
-        self.generator.set_state(state_dict["generator"].cpu())
+        if state_dict["collector"] == self.collector:
+            self.generator.set_state(state_dict["generator"].cpu())
 
 
 class EpisodeStream:
