@@ -95,7 +95,7 @@ def judged(target: Target, scores: Scores) -> tuple[str, bool]:
     score, place = (min if target.at_least else max)(found)
     met = score.mean >= target.bound if target.at_least else score.mean <= target.bound
     seeds = sorted({one.seeds for one, _ in found})
-    return f"{score.mean:.3f} in {place_name(place)}; {len(found)} places, {_of(seeds)} seeds", met
+    return f"{score.mean:.3f} in {place_name(place)}; {len(found)} places, {_of(seeds)}", met
 
 
 def against_learners(scores: Scores) -> Iterator[tuple[str, str, bool]]:
@@ -118,7 +118,7 @@ def against_learners(scores: Scores) -> Iterator[tuple[str, str, bool]]:
         theirs, ours, place = min(found, key=lambda one: one[0].low / one[1].high)
         seeds = sorted({one.seeds for one, _, _ in found})
         text = f"closest in {place_name(place)}: {_interval(ours)} against {_interval(theirs)} s"
-        text += f"; {len(found)} of {len(places)} places, {_of(seeds)} seeds"
+        text += f"; {len(found)} of {len(places)} places, {_of(seeds)}"
         yield name, text, theirs.low > ours.high and len(found) == len(places)
 
 
@@ -127,7 +127,9 @@ def _interval(score: Score) -> str:
 
 
 def _of(seeds: list[int]) -> str:
-    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+    if seeds == [1]:
+        return "1 seed"
+    return f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seeds"
 
 
 def main() -> int:
