@@ -23,6 +23,7 @@ from hadrl_lightning.agents import HADRL, DDPGSettings, WorldModelSettings
 from hadrl_lightning.data import OffloadingTransitions, TransitionDataModule
 from hadrl_lightning.parallel import member_parameters
 from hadrl_lightning.planning import PlannerSettings
+from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import make_generator
 
@@ -147,17 +148,11 @@ def measure(words: argparse.Namespace) -> None:
     )
     data = TransitionDataModule(scenario, num_envs=words.networks, passes_per_epoch=words.passes)
     measuring = Measure(words.samples)
-    trainer = Trainer(
+    trainer = quiet_trainer(
         accelerator="cpu",
         strategy="ensemble_parallel",
         devices=int(os.environ["WORLD_SIZE"]),
         max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
         default_root_dir=Path.cwd(),
         callbacks=[measuring],
     )

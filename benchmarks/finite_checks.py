@@ -15,6 +15,7 @@ from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
 from hadrl_lightning.config_files import load_config
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.planning import PlannerSettings
+from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 
 
@@ -58,15 +59,10 @@ def seconds_a_batch(checks: bool, accelerator: str, batches: int) -> float:
     )
     clock = Clock()
     callbacks = [CEMPlanning(seed_decisions=5), *([FiniteNumbers()] if checks else []), clock]
-    trainer = Trainer(
+    trainer = quiet_trainer(
         accelerator=accelerator,
         devices=1,
         max_epochs=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
         callbacks=callbacks,
     )
     trainer.fit(module, datamodule=data)

@@ -10,6 +10,8 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from hadrl_lightning.scenario import GIB
+
 Cells = dict[str, str]
 """What a table shows of a policy, by score."""
 Place = tuple[str, str, str]
@@ -35,7 +37,7 @@ README_POLICIES = {
     "hit_optimal+best_known": "best known¹",
 }
 """Policies whose latency stands beside HADRL's in README.md."""
-GIB = 2**30
+CAPACITY = "data.scenario.cache_bytes"
 CSV_FILES = ("results.csv", "summary.csv", "curves.csv")
 
 
@@ -72,7 +74,7 @@ def place_name(place: Place) -> str:
     scenario, key, value = place
     name, *overlays = scenario.split("-")
     name = ", ".join([name.upper() if name.startswith("es") else name, *overlays])
-    if key == "data.scenario.cache_bytes":
+    if key == CAPACITY:
         return f"{name}, {float(value) / GIB:g} GiB"
     return f"{name}, {key.rpartition('.')[2]} = {value}" if key else name
 

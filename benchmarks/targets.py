@@ -14,9 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from results_page import Place, place_name, rows_of
+from results_page import CAPACITY, Place, place_name, rows_of
 
 from hadrl_lightning.benchmark.policies import LEARNERS
+from hadrl_lightning.benchmark.report import seeds_text
+from hadrl_lightning.plots.benchmark import family
 from hadrl_lightning.scenario import GIB
 
 
@@ -64,7 +66,8 @@ TARGETS = (
 )
 OWN = "hadrl"
 """The policy that is judged, or else a trained agent of it (its name ends in .ckpt)."""
-CAPACITY, USERS = "data.scenario.cache_bytes", "data.scenario.num_users"
+USERS = "data.scenario.num_users"
+"""The setting that is swept, as `CAPACITY` is, where agents are used without retraining."""
 
 Scores = dict[Place, dict[str, dict[str, Score]]]
 """By place, policy and score."""
@@ -94,42 +97,31 @@ def judged(target: Target, scores: Scores) -> tuple[str, bool]:
         return "not measured", False
     score, place = (min if target.at_least else max)(found)
     met = score.mean >= target.bound if target.at_least else score.mean <= target.bound
-    seeds = sorted({one.seeds for one, _ in found})
-    return f"{score.mean:.3f} in {place_name(place)}; {len(found)} places, {_of(seeds)}", met
+    seeds = seeds_text(one.seeds for one, _ in found)
+    return f"{score.mean:.3f} in {place_name(place)}; {len(found)} places, {seeds}", met
 
 
 def against_learners(scores: Scores) -> Iterator[tuple[str, str, bool]]:
     """For every learner: the place where it comes closest, and whether HADRL is ahead everywhere."""
     places = {place: policies for place, policies in scores.items() if place[1] == CAPACITY}
-    for learner in LEARNERS:
+    for learner in (name for name in LEARNERS if family(name) == "learner"):
         found = [
             (policies[learner]["latency_s"], policies[OWN]["latency_s"], place)
             for place, policies in places.items()
             if learner in policies
         ]
-        if learner.startswith(f"{OWN}-") and learner != "hadrl-published":
-            continue  # an ablation
         name = f"ahead of {LEARNERS[learner].label}"
-        if learner == OWN or not places:
-            continue
         if not found:
             yield name, "not measured", False
             continue
         theirs, ours, place = min(found, key=lambda one: one[0].low / one[1].high)
-        seeds = sorted({one.seeds for one, _, _ in found})
         text = f"closest in {place_name(place)}: {_interval(ours)} against {_interval(theirs)} s"
-        text += f"; {len(found)} of {len(places)} places, {_of(seeds)}"
+        text += f"; {len(found)} of {len(places)} places, {seeds_text(one.seeds for one, _, _ in found)}"
         yield name, text, theirs.low > ours.high and len(found) == len(places)
 
 
 def _interval(score: Score) -> str:
     return f"{score.mean:.2f} [{score.low:.2f}, {score.high:.2f}]"
-
-
-def _of(seeds: list[int]) -> str:
-    if seeds == [1]:
-        return "1 seed"
-    return f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seeds"
 
 
 def main() -> int:

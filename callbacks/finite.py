@@ -6,11 +6,11 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import Parameter
 
 from ..errors import NonFiniteError
-from ..parallel import of_each_rank
+from ..parallel import largest_of_ranks, of_each_rank
 
 KINDS = ("loss", "gradient", "plan", "transition")
 """What is counted."""
@@ -73,7 +73,7 @@ class FiniteNumbers(Callback):
         own = 0
         if bool((numbers * 0).sum() != 0):  # 0·∞ and 0·NaN are NaN
             own = 1 if bool(loss.isfinite()) else 2
-        worst = _most_of_ranks(own, loss.device)
+        worst = largest_of_ranks(own, loss.device)
         if worst == 0:
             return
         kind = ("gradient", "loss")[worst - 1]  # the loss of one rank spoils the gradient of all
@@ -103,7 +103,7 @@ class FiniteNumbers(Callback):
         }
         finite = torch.cat(list(rows.values()), dim=1).isfinite().all(dim=1)
         own = not bool(finite.all())
-        if self.action == "stop" and _most_of_ranks(own, finite.device):
+        if self.action == "stop" and largest_of_ranks(own, finite.device):
             self._stop_or_skip(own, lambda: f"{_broken_field(rows)}, {when}")
         if not own:
             return None
@@ -142,7 +142,7 @@ class FiniteNumbers(Callback):
             NonFiniteError: there is one, on any rank.
         """
         names = [name for name, value in pl_module.named_parameters() if not bool(value.isfinite().all())]
-        if _most_of_ranks(bool(names), trainer.strategy.root_device):
+        if largest_of_ranks(bool(names), trainer.strategy.root_device):
             text = _of_first_rank(f"parameter {names[0]} must be finite" if names else "")
             raise NonFiniteError(
                 f"{text}, after epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
@@ -207,15 +207,6 @@ def _broken_field(rows: Mapping[str, Tensor]) -> str:
             network = int(bad.any(dim=1).nonzero()[0])
             return f"{name} must be finite, got {float(value[bad][0])} in network {network}"
     raise AssertionError("there is one")
-
-
-def _most_of_ranks(own: int, device: torch.device) -> int:
-    """The largest number that a rank brings; all ranks have to call."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return own
-    most = torch.tensor(int(own), device=device)
-    distributed.all_reduce(most, distributed.ReduceOp.MAX)
-    return int(most)
 
 
 def _of_first_rank(text: str) -> str:

@@ -3,8 +3,10 @@
 import gc
 import logging
 import warnings
+from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
 
 
 def quieten() -> None:
@@ -20,6 +22,25 @@ def quieten() -> None:
         ".*JsonargparseDeprecationWarning.*",
     ):
         warnings.filterwarnings("ignore", r"\s*" + text)
+
+
+def quiet_trainer(**settings: Any) -> Trainer:
+    """A Trainer for networks that collect as they train: it shows and writes nothing, and validates nothing.
+
+    Args:
+        settings: of the Trainer, and in place of these.
+    """
+    quiet = dict.fromkeys(
+        (
+            "logger",
+            "enable_checkpointing",
+            "enable_progress_bar",
+            "enable_model_summary",
+            "use_distributed_sampler",
+        ),
+        False,
+    )
+    return Trainer(**{"limit_val_batches": 0, **quiet, **settings})
 
 
 def single_thread() -> None:

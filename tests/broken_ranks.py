@@ -15,6 +15,7 @@ from torch import distributed
 
 from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
 from hadrl_lightning.parallel import of_each_rank
+from hadrl_lightning.process import quiet_trainer
 from tests.ensemble_ranks import SCENARIO, build
 from tests.test_finite import CRITIC_LOSS, LATENCY, LOSS, PLAN, SWITCHING
 
@@ -43,17 +44,11 @@ def train(strategy: str) -> None:
     torch.manual_seed(0)
     module, data = build("set")
     data.samples_per_pass, data.batch_size = None, 2 * SCENARIO.slots_per_decision * data.num_envs - 1
-    trainer = Trainer(
+    trainer = quiet_trainer(
         accelerator="cpu",
         devices=2,
         strategy=strategy,
         max_epochs=2,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
         callbacks=[CEMPlanning(seed_decisions=2, decisions_per_epoch=2), FiniteNumbers("skip"), Compare()],
     )
     with pytest.MonkeyPatch.context() as patch:

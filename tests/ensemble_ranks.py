@@ -22,6 +22,7 @@ from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
 from hadrl_lightning.parallel import member_parameters
 from hadrl_lightning.planning import PlannerSettings
+from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import make_generator
 
@@ -142,15 +143,9 @@ def train(
             buffer.dtype = torch.float64
             buffer.clear()
     acting = CEMPlanning(seed_decisions=1, decisions_per_epoch=1) if collects else GivenData()
-    trainer = Trainer(
+    trainer = quiet_trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
         callbacks=[acting, Record(save_to)],
         **trainer_settings,
     )

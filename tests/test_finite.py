@@ -17,6 +17,7 @@ from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import NonFiniteError
 from hadrl_lightning.files import load_tensors
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings
+from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork
 from tests.launching import torchrun
@@ -106,14 +107,9 @@ def train(
         caching_batch_size=4,
         caching_updates_per_epoch=4,
     )
-    trainer = Trainer(
+    trainer = quiet_trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
         callbacks=[CEMPlanning(seed_decisions=2, decisions_per_epoch=2), finite],
     )
     trainer.fit(module, datamodule=data)

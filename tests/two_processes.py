@@ -11,6 +11,7 @@ from hadrl_lightning.agents import HADRL, DDPGSettings, WorldModelSettings
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.planning import PlannerSettings
+from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 
 
@@ -43,17 +44,11 @@ def main() -> None:
     data = TransitionDataModule(
         scenario, passes_per_epoch=2, num_envs=2, caching_batch_size=4, caching_updates_per_epoch=2
     )
-    trainer = Trainer(
+    trainer = quiet_trainer(
         accelerator="cpu",
         devices=2,
         strategy="ddp_find_unused_parameters_true",
         max_epochs=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        limit_val_batches=0,
         callbacks=[CEMPlanning(seed_decisions=2, decisions_per_epoch=1), Compare()],
     )
     trainer.fit(module, datamodule=data)

@@ -155,8 +155,9 @@ def _table(plan: Plan, rows: list[tuple[Group, dict[str, Interval]]], brief: boo
     scenario, key, value = _place(first.entry)
     where = scenario + (f", {key} = {value}" if key else "")
     optimum = first.results[0].scores["optimal_hit_ratio"]
+    seeds = seeds_text(group.num_seeds for group, _ in rows)
     table = Table(
-        title=f"{where}: {len(first.results[0].episodes['latency'])} test episodes, {_seeds(rows)}, "
+        title=f"{where}: {len(first.results[0].episodes['latency'])} test episodes, {seeds}, "
         f"mean{'' if brief else ' [95 % interval]'}; hit ratio expected of the best caches {optimum:.3f}",
         title_justify="left",
     )
@@ -183,9 +184,10 @@ def _table(plan: Plan, rows: list[tuple[Group, dict[str, Interval]]], brief: boo
     return table
 
 
-def _seeds(rows: list[tuple[Group, dict[str, Interval]]]) -> str:
-    """How many seeds the policies have."""
-    least, most = (choose(group.num_seeds for group, _ in rows) for choose in (min, max))
+def seeds_text(counts: Iterable[int]) -> str:
+    """How many seeds there are, from the numbers of each: `1 seed`, `2 to 5 seeds`."""
+    different = set(counts)
+    least, most = min(different), max(different)
     return f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
 
 

@@ -13,7 +13,7 @@ from ..callbacks import CEMPlanning, FiniteNumbers
 from ..config_files import refuse_nulls
 from ..data import TransitionDataModule
 from ..errors import HadrlError
-from ..process import quieten
+from ..process import quiet_trainer, quieten
 from .judge import Judge, Policies
 
 Settings = dict[str, Any]
@@ -146,16 +146,9 @@ def train(settings: Settings, seed: int, judge: Judge, validations: int) -> Trai
         if settings["trainer"].get(name) is not None
     ]
     quieten()
-    trainer = Trainer(
+    trainer = quiet_trainer(
         **{name: settings["trainer"][name] for name in keys},
         devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
         callbacks=[parts.planning, FiniteNumbers(), validation],
     )
     trainer.fit(parts.model, datamodule=parts.data)

@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import distributed
 
 from ..errors import NonFiniteError, OutputError
 from ..files import DISK_ERRORS, unwritable
+from ..parallel import largest_of_ranks
 from .checkpoints import LAST, last_good
 from .signals import Stopped, StopSignals
 
@@ -94,13 +93,8 @@ class GracefulStop(Callback):
 
     def _agreed(self, trainer: Trainer) -> bool:
         """Whether any rank was asked to stop; all ranks have to call."""
-        signum = self.signals.requested
-        if trainer.world_size > 1 and distributed.is_initialized():
-            asked = torch.tensor(signum, device=trainer.strategy.root_device)
-            distributed.all_reduce(asked, distributed.ReduceOp.MAX)
-            signum = int(asked)
-        self.signum = signum
-        return signum != 0
+        self.signum = largest_of_ranks(self.signals.requested, trainer.strategy.root_device)
+        return self.signum != 0
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """One ensemble on several ranks: each holds and trains its members, simulates its networks, and plans with all."""
 
-from .collectives import of_each_rank, summed, this_rank
+from .collectives import largest_of_ranks, of_each_rank, summed, this_rank
 from .members import MemberWise, MergedOverRanks, clip_gradients, member_parameters, members_held
 from .networks import SharedNetworks
 from .shares import ALONE, DataShare, Share
@@ -15,6 +15,7 @@ __all__ = [
     "Share",
     "SharedNetworks",
     "clip_gradients",
+    "largest_of_ranks",
     "member_parameters",
     "members_held",
     "of_each_rank",

@@ -28,6 +28,15 @@ def of_each_rank(own: Any) -> list[Any]:
     return ranks
 
 
+def largest_of_ranks(own: int, device: torch.device) -> int:
+    """The largest number that a rank brings; `device` is that of this rank."""
+    if this_rank().ranks == 1:
+        return own
+    largest = torch.tensor(int(own), device=device)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return int(largest)
+
+
 def summed(value: Tensor) -> Tensor:
     """The sum over ranks."""
     total = value.detach().clone().contiguous()
