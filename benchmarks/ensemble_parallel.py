@@ -21,7 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from hadrl_lightning.agents import HADRL, DDPGSettings, WorldModelSettings
 from hadrl_lightning.data import OffloadingTransitions, TransitionDataModule
-from hadrl_lightning.parallel import member_parameters
+from hadrl_lightning.parallel import member_parameters, of_each_rank
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
@@ -127,7 +127,10 @@ class Measure(Callback):
             "plan_cpu_s": plan[0],
             "plan_wall_s": plan[1],
         }
-        print(json.dumps(self.row), flush=True)
+        rows = of_each_rank(self.row)
+        if trainer.is_global_zero:  # alone: lines of several processes get mixed
+            for row in rows:
+                print(json.dumps(row), flush=True)
 
 
 def peak_kb() -> int:
