@@ -80,6 +80,9 @@ def as_cache(scenario: Scenario, action: torch.Tensor) -> torch.Tensor:
         ("actor_rows", 0),
         ("actor_width", 0),
         ("seed", -1),
+        ("hysteresis", -0.1),
+        ("hysteresis", float("inf")),
+        ("hysteresis", float("nan")),
         ("discount", 1.0),
     ],
 )
@@ -102,7 +105,7 @@ def test_an_observation_is_taken_apart_as_the_network_puts_it_together() -> None
 
 
 def test_the_critic_sees_coverage_copies_and_what_is_new_by_hand() -> None:
-    critic = SetCritic(SMALL.storage_bits, SMALL.usable_cache_bits, (), generator())
+    critic = SetCritic(SMALL.storage_bits, SMALL.usable_cache_bits, (), True, generator())
     observation = observations(SMALL, 1)
     observation[:, :8] = torch.tensor([0.0, 1, 0, 0, 0, 0, 0, 0])
     held = torch.tensor([[0.0, 1, 1, 0, 0, 1, 0, 0]])
@@ -115,6 +118,17 @@ def test_the_critic_sees_coverage_copies_and_what_is_new_by_hand() -> None:
             assert critic(observation, held).item() == pytest.approx(expected)
 
 
+def test_the_critic_values_a_cache_alike_whatever_is_held_unless_it_sees_switching() -> None:
+    rows = observations(SMALL, 5)
+    others = rows.clone()
+    others[:, :8] = 1 - rows[:, :8]
+    cache = transitions(SMALL, 5).cache
+    for sees_switching in (False, True):
+        ddpg = agent(sees_switching=sees_switching)
+        alike = torch.isclose(ddpg.critic(rows, cache), ddpg.critic(others, cache))
+        assert bool(alike.all()) is not sees_switching
+
+
 def permuted(rows: torch.Tensor, servers: list[int], services: list[int]) -> torch.Tensor:
     """Observations of SMALL with servers and services in another order."""
     seen = read_caching_observation(rows, 2, 4)
@@ -125,7 +139,9 @@ def permuted(rows: torch.Tensor, servers: list[int], services: list[int]) -> tor
 def test_the_critic_does_not_change_when_servers_and_services_change_places() -> None:
     order = [2, 0, 3, 1]
     other = dataclasses.replace(SMALL, storage_bytes=tuple(SMALL.storage_bytes[k] for k in order))
-    one, two = (SetCritic(s.storage_bits, s.usable_cache_bits, (16,), generator()) for s in (SMALL, other))
+    one, two = (
+        SetCritic(s.storage_bits, s.usable_cache_bits, (16,), True, generator()) for s in (SMALL, other)
+    )
     rows = observations(SMALL, 5)
     held = transitions(SMALL, 5).cache
     moved = held.view(5, 2, 4)[:, [1, 0]][:, :, order].flatten(1)
@@ -145,7 +161,7 @@ def test_the_actor_follows_services_that_change_places_and_tells_equal_servers_a
 
 
 def test_usual_demand_is_the_mean_of_what_was_seen_and_stands_in_at_the_start() -> None:
-    critic = SetCritic(SMALL.storage_bits, SMALL.usable_cache_bits, (8,), generator())
+    critic = SetCritic(SMALL.storage_bits, SMALL.usable_cache_bits, (8,), generator=generator())
     rows = observations(SMALL, 3)
     rows[0, 8:12] = torch.tensor([0.5, 0.5, 0, 0])
     rows[1, 8:12] = torch.tensor([0, 0.5, 0, 0.5])
@@ -199,14 +215,48 @@ def test_decisions_depend_on_the_generator_and_the_row_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_critic_that_is_right_makes_the_decision_right() -> None:
-    class Coverage(torch.nn.Module):
-        def forward(self, observation, action):
-            return coverage(SMALL, action.unflatten(-1, (2, 4)) > 0.5)
+class Coverage(torch.nn.Module):
+    """The critic that is right where covered requests alone count."""
 
-    ddpg = agent()
+    def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return coverage(SMALL, action.unflatten(-1, (2, 4)) > 0.5)
+
+
+def test_a_critic_that_is_right_makes_the_decision_right() -> None:
+    ddpg = agent(hysteresis=0.0)
     action = ddpg.decide(observations(SMALL, 5), ddpg.actor, Coverage())
     assert coverage(SMALL, as_cache(SMALL, action)).tolist() == pytest.approx([0.9] * 5)
+
+
+def test_what_is_held_stays_unless_another_cache_is_worth_more_by_the_margin() -> None:
+    rows = observations(SMALL, 2)
+    rows[0, :8] = torch.tensor([0, 1, 0, 0, 0, 0, 0, 1.0])  # 0.7 of the requests; filled up with 1 MiB: 0.9
+    rows[1, :8] = torch.tensor(
+        [0, 0, 0, 1, 1, 0, 0, 0.0]
+    )  # full, 0.4 of the requests: 0.5 less than the best
+    for hysteresis, stays in ((0.0, [True, False]), (0.49, [True, False]), (0.51, [True, True])):
+        ddpg = agent(hysteresis=hysteresis)
+        cache = as_cache(SMALL, ddpg.decide(rows, ddpg.actor, Coverage()))
+        kept = fill_caches(SMALL, rows[:, :8].view(2, 2, 4))
+        assert (cache == kept).flatten(1).all(dim=1).tolist() == stays
+        assert coverage(SMALL, cache)[~torch.tensor(stays)].tolist() == pytest.approx(
+            [0.9] * stays.count(False)
+        )
+
+
+def test_where_nothing_is_held_the_best_is_cached_whatever_the_margin() -> None:
+    ddpg = agent(hysteresis=10.0)
+    rows = observations(SMALL, 3)
+    rows[:, :8] = 0
+    action = ddpg.decide(rows, ddpg.actor, Coverage())
+    assert coverage(SMALL, as_cache(SMALL, action)).tolist() == pytest.approx([0.9] * 3)
+
+
+def test_an_actor_that_decides_alone_has_no_margin() -> None:
+    alone = agent(hysteresis=10.0, num_proposals=1)
+    rows = observations(SMALL, 5)
+    decided = as_cache(SMALL, alone.decide(rows, alone.actor, Coverage()))
+    assert torch.equal(decided, fill_caches(SMALL, alone.actor(rows).view(-1, 2, 4)))
 
 
 def test_where_everything_fits_everything_is_held_from_the_first_decision_on() -> None:

@@ -58,6 +58,14 @@ class SetDDPGSettings(DDPGSettings):
     explore_rounds: int = 2
     """`proposal_rounds` while experience is collected; at least 1."""
 
+    hysteresis: float = 0.1
+    """By how much a decision must be worth more than the caches held now, filled up, to replace them, in standard
+    deviations of the reward; at least 0. Without it decisions follow the noise of requests, and switch for nothing."""
+
+    sees_switching: bool = False
+    """Whether the critic sees which services a decision fetches: for a caching reward that counts the switching cost
+    (`published`). Of the others it can only learn an accident from it."""
+
     use_actor: bool = True
     """Start from the actor's action; else from nothing."""
 
@@ -74,6 +82,8 @@ class SetDDPGSettings(DDPGSettings):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0, got {self.seed}")
+        if not 0 <= self.hysteresis < inf:
+            raise ValueError(f"hysteresis must be at least 0 and finite, got {self.hysteresis}")
 
 
 class SetDDPG(DDPG):
@@ -81,10 +91,10 @@ class SetDDPG(DDPG):
 
     The critic learns from the caches that were executed, not from the raw actions, and sees coverage and copies of
     each service (`SetCritic`). A decision is the target critic's best of many feasible caches: the actor's, the one
-    held now filled up, and disturbed ones. The actor (`SetActor`) learns by cross-entropy to make the decision that
-    such a search ends with, in place of following the critic's slope, which knows nothing of what fits. Rewards are
-    normalised by their running mean and standard deviation after the rare outliers are cut (latencies have a long
-    tail), so any caching reward will do.
+    held now filled up, and disturbed ones; what is held stays unless the best is worth more by a margin. The actor
+    (`SetActor`) learns by cross-entropy to make the decision that such a search ends with, in place of following the
+    critic's slope, which knows nothing of what fits. Rewards are normalised by their running mean and standard
+    deviation after the rare outliers are cut (latencies have a long tail), so any caching reward will do.
 
     Weights do not depend on the number of users, servers or services: `for_scenario` takes them to another network.
     Everything is deterministic: draws come from the given generator, else from one seeded by `settings.seed`; in the
@@ -114,7 +124,7 @@ class SetDDPG(DDPG):
             scenario.caching_action_size,
             settings,
             actor=SetActor(*sizes, settings.actor_width, generator),
-            critic=SetCritic(*sizes, settings.hidden_sizes, generator),
+            critic=SetCritic(*sizes, settings.hidden_sizes, settings.sees_switching, generator),
         )
         self.scenario = scenario
         self.rewards = RunningNormaliser(1)
@@ -185,9 +195,15 @@ class SetDDPG(DDPG):
         critic: nn.Module,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "*rows action"]:
-        """The best cache found by the critic around the actor's action, 1 where held and −1 elsewhere."""
+        """The best cache found by the critic around the actor's action, 1 where held and −1 elsewhere.
+
+        What is held now stays, filled up, where that is worth nearly as much (`hysteresis`).
+        """
         rows = observation.reshape(-1, self.observation_size)
-        action = _as_action(self._search(rows, actor, critic, generator), observation)
+        cache = self._search(rows, actor, critic, generator)
+        if self.settings.num_proposals > 1:
+            cache = self._worth_switching(rows, cache, critic)
+        action = _as_action(cache, observation)
         return action.reshape(*observation.shape[:-1], self.action_size)
 
     def propose(
@@ -221,8 +237,7 @@ class SetDDPG(DDPG):
             return fill_caches(self.scenario, wish)
         shared = generator is None
         generator = generator or make_generator(observation.device, self.settings.seed, _DECIDE)
-        held = observation[:, : self.action_size].view(shape)
-        best = fill_caches(self.scenario, held)  # full, as all that the critic learns from
+        best = fill_caches(self.scenario, self._held(observation))  # full, as all that the critic learns from
         for _ in range(rounds or self.settings.proposal_rounds):
             proposed = self.propose(wish, num_proposals, generator, shared, among)
             caches = torch.cat((proposed, best.unsqueeze(1)), dim=1)
@@ -232,6 +247,23 @@ class SetDDPG(DDPG):
             best = caches[torch.arange(len(caches), device=caches.device), value.argmax(dim=1)]
             wish = _as_action(best, observation)
         return best
+
+    def _held(self, observation: Float[Tensor, "batch observation"]) -> Float[Tensor, "batch server service"]:
+        return observation[:, : self.action_size].unflatten(-1, (self.scenario.num_servers, -1))
+
+    def _worth_switching(
+        self,
+        observation: Float[Tensor, "batch observation"],
+        best: Bool[Tensor, "batch server service"],
+        critic: nn.Module,
+    ) -> Bool[Tensor, "batch server service"]:
+        """The best caches where they are worth more than those held now by more than `hysteresis`."""
+        held = self._held(observation)
+        kept = fill_caches(self.scenario, held)
+        caches = torch.stack((best, kept), dim=1).flatten(2).to(observation.dtype)
+        value = critic(observation.unsqueeze(1).expand(-1, 2, -1), caches).float()
+        stays = (value[:, 0] - value[:, 1] <= self.settings.hysteresis) & (held > 0).any(dim=(1, 2))
+        return torch.where(stays[:, None, None], kept, best)
 
     # Learning ------------------------------------------------------------------------------------------------------
 

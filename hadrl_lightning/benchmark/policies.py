@@ -100,6 +100,9 @@ LEARNERS: dict[str, Learner] = {
             share_steps=0, target_sweeps=0, plan_horizon=5
         ),  # plans of one slot alone are refined
     ),
+    "hadrl-no-hysteresis": Learner(
+        label="HADRL, no hysteresis", kind="hadrl", settings={"model": {"set_ddpg": {"hysteresis": 0.0}}}
+    ),
     "hadrl-actor-caching": Learner(
         label="HADRL, caches by the actor alone",
         kind="hadrl",

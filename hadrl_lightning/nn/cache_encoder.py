@@ -19,8 +19,8 @@ from hadrl_lightning.nn.actor_critic import multilayer_perceptron
 from hadrl_lightning.parallel.collectives import summed
 from hadrl_lightning.parallel.members import MergedOverRanks
 
-SERVICE_FEATURES = 7
-"""Numbers of a service that the critic sees."""
+SERVICE_FEATURES = 6
+"""Numbers of a service that the critic sees; one more where it sees switching."""
 PAIR_FEATURES = 8
 """Numbers of a (server, service) pair that the actor sees."""
 GOLDEN_RATIO = (5**0.5 - 1) / 2
@@ -108,6 +108,13 @@ class SetCritic(_CacheNetwork):
     """Value of a cache = Σ over services of a network of [demand, usual demand, size, coverage, copies, fetched].
 
     Coverage is 1 − Π_s (1 − c_sk), copies Σ_s c_sk (both also as a share of the servers), fetched Σ_s c_sk (1 − held).
+
+    Args:
+        storage: storage of each service, `[K]`, in any unit.
+        capacity: usable cache of each server, `[S]`, in the same unit.
+        hidden_sizes: widths of the hidden layers.
+        sees_switching: whether the network sees what is fetched; it otherwise values a cache whatever is held now.
+        generator: source of the initial parameters; None: the global one.
     """
 
     def __init__(
@@ -115,10 +122,13 @@ class SetCritic(_CacheNetwork):
         storage: Sequence[float],
         capacity: Sequence[float],
         hidden_sizes: Sequence[int] = (64, 64),
+        sees_switching: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(storage, capacity)
-        self.layers = multilayer_perceptron((SERVICE_FEATURES, *hidden_sizes, 1), generator)
+        self.sees_switching = sees_switching
+        num_features = SERVICE_FEATURES + sees_switching
+        self.layers = multilayer_perceptron((num_features, *hidden_sizes, 1), generator)
 
     def forward(
         self, observation: Float[Tensor, "*rows observation"], action: Float[Tensor, "*rows action"]
@@ -127,15 +137,16 @@ class SetCritic(_CacheNetwork):
         seen = self.read(observation)
         held = action.unflatten(-1, (self.num_servers, self.num_services))
         copies = held.sum(dim=-2)
-        features = (
+        features = [
             seen.demand,
             (self.usual_demand * (self.num_services / 2)).to(copies.dtype).expand_as(copies),
             self.size.to(copies.dtype).expand_as(copies),
             1 - (1 - held).prod(dim=-2),
             copies / COPIES_SCALE,
             copies / self.num_servers,
-            (held * (1 - seen.cache)).sum(dim=-2) / COPIES_SCALE,
-        )
+        ]
+        if self.sees_switching:
+            features.append((held * (1 - seen.cache)).sum(dim=-2) / COPIES_SCALE)
         return self.layers(torch.stack(features, dim=-1)).sum(dim=(-2, -1))
 
 
