@@ -38,9 +38,10 @@ class CEMPlanning(Callback):
         offloading_noise: standard deviation of the noise on offloading actions at first.
         offloading_noise_decay: factor on it after every slot.
         offloading_noise_min: what it does not fall below.
-        caching_reward: what the caching agent is rewarded with: `published` (hits and switching cost), `hits` (share of
-            requests served from a cache), `latency` (minus the latency of a user in s, mean over users and slots) or
-            `hits_and_latency` (hits less `latency_weight` times that latency).
+        caching_reward: what the caching agent is rewarded with: `published` (hits and switching cost, which a `SetDDPG`
+            learns only with `sees_switching`), `hits` (share of requests served from a cache), `latency` (minus the
+            latency of a user in s, mean over users and slots) or `hits_and_latency` (hits less `latency_weight` times
+            that latency).
         latency_weight: hits that a second of latency is worth, for `hits_and_latency`.
         planner: planner while collecting, such as a cheaper one; the model's own where not given.
 

@@ -107,7 +107,8 @@ class _CacheNetwork(MergedOverRanks):
 class SetCritic(_CacheNetwork):
     """Value of a cache = Σ over services of a network of [demand, usual demand, size, coverage, copies, fetched].
 
-    Coverage is 1 − Π_s (1 − c_sk), copies Σ_s c_sk (both also as a share of the servers), fetched Σ_s c_sk (1 − held).
+    Coverage is 1 − Π_s (1 − c_sk), copies Σ_s c_sk (both also as a share of the servers), fetched Σ_s c_sk (1 − held),
+    which it sees on request alone.
 
     Args:
         storage: storage of each service, `[K]`, in any unit.
