@@ -1,6 +1,6 @@
 """Say which of the project's targets the results meet, from the tables of `hadrl benchmark`.
 
-    python benchmarks/targets.py docs/results/capacity docs/results/transfer
+    python benchmarks/targets.py docs/results/capacity docs/results/transfer docs/results/transfer-tight
 
 Each target is judged in every place (scenario and value of a sweep) by the mean over seeds; the worst place is shown.
 "Ahead of a learner" compares the 95 % intervals of the latency: HADRL's must end below the learner's. The status is 1
