@@ -105,7 +105,9 @@ def test_an_observation_is_taken_apart_as_the_network_puts_it_together() -> None
 
 
 def test_the_critic_sees_coverage_copies_and_what_is_new_by_hand() -> None:
-    critic = SetCritic(SMALL.storage_bits, SMALL.usable_cache_bits, (), True, generator())
+    critic = SetCritic(
+        SMALL.storage_bits, SMALL.usable_cache_bits, (), sees_switching=True, generator=generator()
+    )
     observation = observations(SMALL, 1)
     observation[:, :8] = torch.tensor([0.0, 1, 0, 0, 0, 0, 0, 0])
     held = torch.tensor([[0.0, 1, 1, 0, 0, 1, 0, 0]])
@@ -140,7 +142,8 @@ def test_the_critic_does_not_change_when_servers_and_services_change_places() ->
     order = [2, 0, 3, 1]
     other = dataclasses.replace(SMALL, storage_bytes=tuple(SMALL.storage_bytes[k] for k in order))
     one, two = (
-        SetCritic(s.storage_bits, s.usable_cache_bits, (16,), True, generator()) for s in (SMALL, other)
+        SetCritic(s.storage_bits, s.usable_cache_bits, (16,), sees_switching=True, generator=generator())
+        for s in (SMALL, other)
     )
     rows = observations(SMALL, 5)
     held = transitions(SMALL, 5).cache
@@ -230,18 +233,16 @@ def test_a_critic_that_is_right_makes_the_decision_right() -> None:
 
 def test_what_is_held_stays_unless_another_cache_is_worth_more_by_the_margin() -> None:
     rows = observations(SMALL, 2)
-    rows[0, :8] = torch.tensor([0, 1, 0, 0, 0, 0, 0, 1.0])  # 0.7 of the requests; filled up with 1 MiB: 0.9
-    rows[1, :8] = torch.tensor(
-        [0, 0, 0, 1, 1, 0, 0, 0.0]
-    )  # full, 0.4 of the requests: 0.5 less than the best
+    # The first covers 0.7 of the requests, and 0.9 when filled up; the second is full with 0.4, 0.5 less than the best.
+    rows[0, :8] = torch.tensor([0.0, 1, 0, 0, 0, 0, 0, 1])
+    rows[1, :8] = torch.tensor([0.0, 0, 0, 1, 1, 0, 0, 0])
     for hysteresis, stays in ((0.0, [True, False]), (0.49, [True, False]), (0.51, [True, True])):
         ddpg = agent(hysteresis=hysteresis)
         cache = as_cache(SMALL, ddpg.decide(rows, ddpg.actor, Coverage()))
         kept = fill_caches(SMALL, rows[:, :8].view(2, 2, 4))
         assert (cache == kept).flatten(1).all(dim=1).tolist() == stays
-        assert coverage(SMALL, cache)[~torch.tensor(stays)].tolist() == pytest.approx(
-            [0.9] * stays.count(False)
-        )
+        switched = coverage(SMALL, cache)[~torch.tensor(stays)]
+        assert switched.tolist() == pytest.approx([0.9] * stays.count(False))
 
 
 def test_where_nothing_is_held_the_best_is_cached_whatever_the_margin() -> None:

@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Optimizer
 
 from ..data.transitions import CachingTransitions
-from ..nn.cache_encoder import SetActor, SetCritic
+from ..nn.cache_encoder import SetActor, SetCritic, read_caching_observation
 from ..nn.normaliser import RunningNormaliser
 from ..parallel import ALONE, DataShare, Share
 from ..scenario import Scenario
@@ -249,7 +249,9 @@ class SetDDPG(DDPG):
         return best
 
     def _held(self, observation: Float[Tensor, "batch observation"]) -> Float[Tensor, "batch server service"]:
-        return observation[:, : self.action_size].unflatten(-1, (self.scenario.num_servers, -1))
+        return read_caching_observation(
+            observation, self.scenario.num_servers, self.scenario.num_services
+        ).cache
 
     def _worth_switching(
         self,
