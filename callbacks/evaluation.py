@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ..console import show
 from ..data import EpisodeStream, TransitionDataModule
 from ..metrics import SwitchingCost, slot_metrics
 from ..simulator import Episode, EpisodeScores, Service, episode_scores, run_episode
@@ -120,9 +120,7 @@ class EpisodeEvaluation(Callback):
     def _show(self, trainer: Trainer, what: str) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        Console().print(
-            result_table(f"{what}, mean ± 95 % confidence", [self._agent, *self._others.values()])
-        )
+        show(result_table(f"{what}, mean ± 95 % confidence", [self._agent, *self._others.values()]))
 
 
 class Scoreboard:

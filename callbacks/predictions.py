@@ -30,12 +30,12 @@ def write_decisions(folder: str | Path, episode: Episode, first_episode: int = 0
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     mode = "a" if first_episode else "w"
-    with (folder / "decisions.csv").open(mode, newline="") as file:
+    with (folder / "decisions.csv").open(mode, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if not first_episode:
             writer.writerow(DECISION_COLUMNS)
         writer.writerows(_decision_rows(episode, first_episode))
-    with (folder / "caches.csv").open(mode, newline="") as file:
+    with (folder / "caches.csv").open(mode, newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         if not first_episode:
             writer.writerow(CACHE_COLUMNS)

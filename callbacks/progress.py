@@ -4,7 +4,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,6 +13,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from ..console import make_console
 
 
 class TrainingProgress(ProgressBar):
@@ -38,7 +39,7 @@ class TrainingProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the bar where training stands."""
-        if not self._enabled or not trainer.is_global_zero or not Console().is_terminal:
+        if not self._enabled or not trainer.is_global_zero or not (console := make_console()).is_terminal:
             return
         self._progress = Progress(
             BarColumn(bar_width=12),
@@ -46,6 +47,7 @@ class TrainingProgress(ProgressBar):
             TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            console=console,
             refresh_per_second=4,
         )
         self._progress.start()

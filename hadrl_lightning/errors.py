@@ -15,6 +15,10 @@ class OutputError(HadrlError):
     """A file that can't be written: a full disk, a folder that is not writable."""
 
 
+class HadrlWarning(UserWarning):
+    """Something that the user should know and that stops nothing; the command line shows it in one line, once."""
+
+
 class NonFiniteError(HadrlError):
     """A number of the training that is infinite or not a number."""
 

@@ -9,6 +9,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from threading import Thread
 
+from ..characters import use_plain_characters
+from ..messages import warnings_in_one_line
 from .cells import Cell
 from .outcomes import MAX_RETRIES, Attempt, Attempts, Compute, attempt_in_worker
 
@@ -63,7 +65,8 @@ def _start(compute: Compute) -> tuple[BaseProcess, Connection]:
 def _serve(pipe: Connection, compute: Compute) -> None:
     """Compute the cells that come, until the pipe is closed or the parent is gone."""
     Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(EOFError, KeyboardInterrupt):
+    use_plain_characters()
+    with warnings_in_one_line(), suppress(EOFError, KeyboardInterrupt):
         while True:
             pipe.send(attempt_in_worker(pipe.recv(), compute))
 

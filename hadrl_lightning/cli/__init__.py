@@ -7,8 +7,10 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from ..characters import use_plain_characters
 from ..errors import HadrlError
 from ..files import DISK_ERRORS, unwritable
+from ..messages import tell, warnings_in_one_line
 from .signals import Stopped, StopSignals
 
 __all__ = ["main"]
@@ -49,6 +51,12 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The words after `hadrl`; the ones the process was started with if None.
     """
     words = list(sys.argv[1:] if args is None else args)
+    use_plain_characters()
+    with warnings_in_one_line():
+        return _main(words, args)
+
+
+def _main(words: list[str], args: Sequence[str] | None) -> int:
     try:
         if not words or words[0] in (
             "-h",
@@ -73,12 +81,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except HadrlError as error:
         if os.environ.get("HADRL_DEBUG", "") not in ("", "0"):
             raise
-        print(f"hadrl: error: {' '.join(str(error).split())}", file=sys.stderr)
+        tell("error", error)
         return error.status
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        print(f"hadrl: error: {unwritable(error)}", file=sys.stderr)
+        tell("error", unwritable(error))
         return 2
     except (Stopped, KeyboardInterrupt) as error:  # KeyboardInterrupt: before anything began
         stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)

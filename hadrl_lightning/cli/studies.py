@@ -128,10 +128,9 @@ def _benchmark_parser() -> argparse.ArgumentParser:
 
 
 def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Sequence[str]) -> int:
-    from rich.console import Console
-
     from ..benchmark import PlanSettings, computed_cells, make_plan, result_table, run_cells, write_report
     from ..benchmark.plan import parse_sweep
+    from ..console import make_console, show
 
     _check_engine(options)
     default = QUICK if options.quick else {}
@@ -166,11 +165,7 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
             options.ray_address,
         )
     write_report(plan, outcomes, options.output)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=240)
-    for table in result_table(plan, outcomes, brief=console.width < FULL_WIDTH):
-        console.print(table)
+    show(*result_table(plan, outcomes, brief=make_console().width < FULL_WIDTH))
     print(f"Outputs: {os.path.relpath(options.output)}{progress.remark}")
     failed = [outcome for outcome in outcomes.values() if outcome.result is None]
     if options.report_only:

@@ -1,0 +1,169 @@
+"""Consoles and files that lack characters or columns lose nothing; warnings and errors are one line each."""
+
+import io
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import pytest
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from hadrl_lightning import cli
+from hadrl_lightning.characters import plain, use_plain_characters
+from hadrl_lightning.console import make_console, show
+from hadrl_lightning.errors import HadrlError, HadrlWarning
+from hadrl_lightning.messages import warnings_in_one_line
+
+
+def results(num_policies: int = 2) -> Table:
+    table = Table(title="100 test episodes, mean ± 95 % confidence", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for index in range(num_policies):
+        table.add_column(f"policy {index}, same caches", justify="right")
+    table.add_row("Σ latency (s)", *(f"{3589.45 + index:.2f}±48.73" for index in range(num_policies)))
+    table.add_row("÷ best known", *(f"{1 + index / 1000:.3f}" for index in range(num_policies)))
+    return table
+
+
+def shown(table: Table, columns: int | None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines of a table where there is room for so many columns, or for any number."""
+    if columns is None:
+        monkeypatch.delenv("COLUMNS", raising=False)
+    else:
+        monkeypatch.setenv("COLUMNS", str(columns))
+    file = io.StringIO()
+    show(table, file=file)
+    return file.getvalue().splitlines()
+
+
+def in_encoding(encoding: str) -> str:
+    """What a file in an encoding gets of a table."""
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
+    show(results(), file=file)
+    return raw.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "gbk", "utf-8"])
+def test_a_table_is_shown_whole_in_any_encoding(encoding: str) -> None:
+    text = in_encoding(encoding)
+    sign = {"ascii": "+-"}.get(encoding, "±")
+    assert f"3589.45{sign}48.73" in text
+    assert f"3590.45{sign}48.73" in text
+    assert ("/ best known" if encoding == "ascii" else "÷ best known") in text
+    assert ("sum latency (s)" if encoding in ("ascii", "cp1252") else "Σ latency (s)") in text
+    assert "\\" not in text
+    assert "?" not in text
+
+
+def test_columns_stay_in_line_where_a_character_becomes_several() -> None:
+    rows = [line for line in in_encoding("ascii").splitlines() if "latency (s)" in line or "best" in line]
+    assert len(rows) == 2
+    assert len({len(row) for row in rows}) == 1
+
+
+def test_every_character_has_something_plain_in_its_place() -> None:
+    assert plain("Σ ÷ ± × − – … ≤ σ² é ﬁ", "ascii") == "sum / +- x - - ... <= sigma2 e fi"
+    assert plain("Σ ÷ ±", "cp1252") == "sum ÷ ±"
+    assert plain("日 \udcff", "ascii") == r"\u65e5 \udcff"
+    assert plain("\udcff", "utf-8") == r"\udcff"  # a file's name that is no text
+
+
+def test_a_stream_that_keeps_text_is_left_as_it_is() -> None:
+    stream: Any = io.StringIO()
+    use_plain_characters(stream)
+    stream.write("Σ")
+    assert stream.getvalue() == "Σ"
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+def test_no_number_is_cut_on_a_terminal_that_is_too_narrow(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = shown(results(8), columns, monkeypatch)
+    text = "\n".join(lines)
+    for index in range(8):
+        assert f"{3589.45 + index:.2f}±48.73" in text
+        assert f"{1 + index / 1000:.3f}" in text
+    assert "…" not in text
+    assert all(len(line) <= max(columns, 36) for line in lines)  # the first column and one more need 36
+    assert sum("latency (s)" in line for line in lines) == {20: 8, 40: 8, 80: 3, 200: 1}[columns]
+
+
+def test_a_file_has_the_whole_table_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = shown(results(40), None, monkeypatch)
+    assert sum("latency (s)" in line for line in lines) == 1
+    assert "3628.45±48.73" in "\n".join(lines)
+
+
+def test_brackets_and_colons_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(title="mean [bold] :smile:", title_justify="left")
+    table.add_column("policy")
+    table.add_row("mine[0]:x:")
+    text = "\n".join(shown(table, None, monkeypatch))
+    assert "mine[0]:x:" in text
+    assert "[bold] :smile:" in text
+    assert make_console(io.StringIO()).width > 1000
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_help_and_errors_come_in_any_encoding(encoding: str) -> None:
+    run = [sys.executable, "-m", "hadrl_lightning.cli"]
+    environment = {"PYTHONIOENCODING": encoding}
+    helped = subprocess.run([*run, "--help"], capture_output=True, check=False, env=environment)
+    assert helped.returncode == 0
+    assert b"hadrl fit --config es2.yaml" in helped.stdout
+    refused = subprocess.run([*run, "fΣ"], capture_output=True, check=False, env=environment)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.decode(encoding).splitlines()
+    assert line.startswith("hadrl: error: command must be one of fit, ")
+    assert "got 'fsum'" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_the_tables_of_test_and_benchmark_come_in_any_encoding(encoding: str, in_empty_folder: Any) -> None:
+    run = [sys.executable, "-m", "hadrl_lightning.cli"]
+    environment = {"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    small = ["--data.scenario.decisions_per_episode=1"]
+    test = [*run, "test", "--ckpt_path=es2.ckpt", "--data.test_episodes=2", *small]
+    policies = ["random+random", "popularity+home_equal"]
+    benchmark = [*run, "benchmark", "--quick", "--no_figures", "--policies", *policies, *small]
+    for command in (test, benchmark):
+        done = subprocess.run(command, capture_output=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        text = done.stdout.decode(encoding)
+        assert "sum latency" in text or "sum lat" in text
+        assert ("/ best known" if encoding == "ascii" else "÷ best known") in " ".join(text.split())
+        assert "\\u" not in text
+        assert "..." not in text
+
+
+def test_a_warning_is_one_line_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warn(words: Any, args: Any) -> int:
+        for text in ("bandwidth_hz is new\nto this agent", "bandwidth_hz is new\nto this agent", "another"):
+            warnings.warn(text, HadrlWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(cli, "_main", warn)
+    assert cli.main(["fit"]) == 0
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "hadrl: warning: bandwidth_hz is new to this agent"
+    assert second == "hadrl: warning: another"
+
+
+def test_other_warnings_stay_as_they_are() -> None:
+    with pytest.warns(UserWarning, match="of a library"), warnings_in_one_line():
+        warnings.warn("of a library", UserWarning, stacklevel=1)
+
+
+def test_a_warning_is_no_error() -> None:
+    assert issubclass(HadrlWarning, UserWarning)
+    assert not issubclass(HadrlWarning, HadrlError)
