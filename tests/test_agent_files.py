@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hadrl_lightning.benchmark import PlanSettings, compute, label_of, make_plan
 from hadrl_lightning.cli import main
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import EdgeNetwork, episode_scores
 
 SCENARIOS = ["es2", "es3", "es4", "es5"]
 SMALL = ["--data.test_episodes", "1", "--evaluation.references", "false"]
@@ -102,3 +104,32 @@ def test_a_benchmark_refuses_an_agent_of_other_physics() -> None:
     made = make_plan(PlanSettings(policies=("es2.ckpt",), overrides=overrides, episodes=1))
     with pytest.raises(HadrlError, match="physics must be that of the agent, strict, got published"):
         compute(made.entries[0].cell)
+
+
+@pytest.mark.parametrize(("num_services", "hits"), [(5, 1.0), (20, 0.78)])
+def test_an_agent_plays_with_another_number_of_services(num_services: int, hits: float) -> None:
+    agent = HADRL.from_checkpoint("es2.ckpt")
+    other = replace(agent.scenario, num_services=num_services, popularity="zipf", decisions_per_episode=4)
+    network = EdgeNetwork(other, num_envs=4, generator=torch.Generator().manual_seed(3))
+    scores = episode_scores(agent.for_scenario(other).play(network))
+    assert float(scores.hit_ratio.mean()) == pytest.approx(hits, abs=0.03)
+
+
+def test_the_command_line_tests_an_agent_with_another_number_of_services(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = ["--data.scenario.num_services", "12", "--data.scenario.popularity", "zipf"]
+    assert main(["test", "--config", "es2.yaml", "--ckpt_path", "es2.ckpt", *others, *SMALL]) == 0
+    assert "hit ratio" in capsys.readouterr().out
+
+
+class Subclass(HADRL):
+    """An agent of a user's own."""
+
+
+def test_a_subclass_stays_one_in_another_scenario() -> None:
+    agent = Subclass.from_checkpoint("es2.ckpt")
+    assert type(agent) is Subclass
+    other = agent.for_scenario(replace(agent.scenario, num_users=3))
+    assert type(other) is Subclass
+    assert other.scenario.num_users == 3

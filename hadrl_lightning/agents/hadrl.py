@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float
@@ -267,19 +267,19 @@ class HADRL(LightningModule):
         }
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> "HADRL":
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """An untrained agent with the settings of `settings_dict`."""
         return cls(
             **{name: _PARTS[name](**value) if name in _PARTS else value for name, value in settings.items()}
         )
 
-    def for_scenario(self, scenario: Scenario) -> "HADRL":
+    def for_scenario(self, scenario: Scenario) -> Self:
         """A copy with the same weights for another network; other sizes need structured models at both levels.
 
         Raises:
             HadrlError: the weights don't fit.
         """
-        other = HADRL(**{**self.settings, "scenario": scenario})
+        other = type(self)(**{**self.settings, "scenario": scenario})
         try:
             other.load_state_dict(self.state_dict())
         except RuntimeError as error:
@@ -289,7 +289,7 @@ class HADRL(LightningModule):
         return other.to(self.device).train(self.training)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> "HADRL":
+    def from_checkpoint(cls, path: str | Path) -> Self:
         """The trained agent of a checkpoint, on the CPU and in evaluation mode.
 
         Args:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -130,16 +131,10 @@ class SetDDPG(DDPG):
         self.rewards = RunningNormaliser(1)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
 
-    def for_scenario(self, scenario: Scenario) -> "SetDDPG":
+    def for_scenario(self, scenario: Scenario) -> Self:
         """A copy with the same weights for another network; any number of users, servers and services."""
-        other = SetDDPG(scenario, self.settings, generator=torch.Generator().manual_seed(0))
-        weights = self.state_dict()
-        if scenario.num_services != self.scenario.num_services:  # whose usual demand is not known
-            weights = {
-                name: other.state_dict()[name] if name.endswith("usual_demand") else value
-                for name, value in weights.items()
-            }
-        other.load_state_dict(weights)
+        other = type(self)(scenario, self.settings, generator=torch.Generator().manual_seed(0))
+        other.load_state_dict(self.state_dict())
         return other.to(self.device).train(self.training)
 
     # Deciding ------------------------------------------------------------------------------------------------------

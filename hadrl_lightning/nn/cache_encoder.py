@@ -9,7 +9,7 @@ services.
 
 from collections.abc import Sequence
 from math import tau
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -57,7 +57,8 @@ class _CacheNetwork(MergedOverRanks):
     """What actor and critic share: sizes of servers and services, and the usual demand.
 
     The sizes are no weights and are not saved. The usual demand of each service is the mean of all the demand seen in
-    training. It stands in at the start of an episode, when nothing has been asked yet.
+    training. It stands in at the start of an episode, when nothing has been asked yet. Weights of another number of
+    services bring no usual demand: all services are then equally usual, until a training has seen them.
 
     Args:
         storage: storage of each service, `[K]`, in any unit.
@@ -78,6 +79,7 @@ class _CacheNetwork(MergedOverRanks):
         self.register_buffer("fill", fill.clamp(max=2).float(), persistent=False)
         self.register_buffer("usual_demand", torch.full((self.num_services,), 1 / self.num_services))
         self.register_buffer("num_seen", torch.zeros(()))
+        self.register_load_state_dict_pre_hook(_without_usual_demand_of_other_services)
 
     @torch.no_grad()
     def watch(self, observation: Float[Tensor, "batch observation"]) -> None:
@@ -102,6 +104,17 @@ class _CacheNetwork(MergedOverRanks):
         demand = torch.where(none, self.usual_demand.to(demand.dtype), demand)
         half = self.num_services / 2
         return CachingObservation(cache, demand * half, hits * half * self.num_servers, remaining)
+
+
+def _without_usual_demand_of_other_services(
+    network: _CacheNetwork, state_dict: dict[str, Any], prefix: str, *_: Any
+) -> None:
+    """Before `load_state_dict`: what is known of other services says nothing of these."""
+    demand = state_dict.get(f"{prefix}usual_demand")
+    if demand is not None and demand.shape != network.usual_demand.shape:
+        number = network.num_services
+        state_dict[f"{prefix}usual_demand"] = torch.full_like(network.usual_demand, 1 / number)
+        state_dict[f"{prefix}num_seen"] = torch.zeros_like(network.num_seen)
 
 
 class SetCritic(_CacheNetwork):
