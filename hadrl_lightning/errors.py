@@ -23,7 +23,3 @@ class NonFiniteError(HadrlError):
     """A number of the training that is infinite or not a number."""
 
     status = 3
-
-
-class HadrlWarning(UserWarning):
-    """What a user should know although the work goes on: one line. The command line prints it as one."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -267,13 +267,13 @@ class HADRL(LightningModule):
         }
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+    def from_settings(cls, settings: Mapping[str, Any]) -> "HADRL":
         """An untrained agent with the settings of `settings_dict`."""
         return cls(
             **{name: _PARTS[name](**value) if name in _PARTS else value for name, value in settings.items()}
         )
 
-    def for_scenario(self, scenario: Scenario) -> Self:
+    def for_scenario(self, scenario: Scenario) -> "HADRL":
         """A copy with the same weights for another network; other sizes need structured models at both levels.
 
         Raises:
@@ -289,7 +289,7 @@ class HADRL(LightningModule):
         return other.to(self.device).train(self.training)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> Self:
+    def from_checkpoint(cls, path: str | Path) -> "HADRL":
         """The trained agent of a checkpoint, on the CPU and in evaluation mode.
 
         Args:

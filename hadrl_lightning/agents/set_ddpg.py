@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -131,7 +130,7 @@ class SetDDPG(DDPG):
         self.rewards = RunningNormaliser(1)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
 
-    def for_scenario(self, scenario: Scenario) -> Self:
+    def for_scenario(self, scenario: Scenario) -> "SetDDPG":
         """A copy with the same weights for another network; any number of users, servers and services."""
         other = type(self)(scenario, self.settings, generator=torch.Generator().manual_seed(0))
         other.load_state_dict(self.state_dict())
