@@ -67,7 +67,7 @@ class FiniteNumbers(Callback):
         assert self._loss is not None
         loss, self._loss = self._loss, None
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        if self._is_scaled(trainer):
             gradients = []  # scaled: there the scaler looks for what overflows, and skips
         numbers = torch.cat([loss.detach().view(1), *(gradient.reshape(-1) for gradient in gradients)])
         own = 0
@@ -80,8 +80,14 @@ class FiniteNumbers(Callback):
         when = f"in epoch {trainer.current_epoch}, batch {trainer.fit_loop.batch_idx}"
         self._stop_or_skip(own == worst, lambda: f"{_broken_update(kind, loss, pl_module)} {when}")
         self.counts[kind] += int(trainer.is_global_zero)  # one update of all ranks
+        scaled = self._is_scaled(trainer)
         for parameter in self._parameters:
-            parameter.grad = None
+            if scaled and parameter.grad is not None:
+                parameter.grad.fill_(
+                    float("nan")
+                )  # the scaler skips it; it would not bear an update without gradients
+            else:
+                parameter.grad = None
 
     # Collecting ----------------------------------------------------------------------------------------------------
 
@@ -163,6 +169,10 @@ class FiniteNumbers(Callback):
         if trainer.global_rank < len(ranks):
             own = ranks[trainer.global_rank]
             self.counts, self.totals = dict(own["counts"]), dict(own["totals"])
+
+    @staticmethod
+    def _is_scaled(trainer: Trainer) -> bool:
+        return getattr(trainer.precision_plugin, "scaler", None) is not None
 
     def _stop_or_skip(self, own: bool, describe: Callable[[], str]) -> None:
         if self.action == "stop":

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch import __version__ as lightning_version
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..agent_files import find_agent
 from ..data import TrainingBatch
@@ -33,6 +34,7 @@ from ..simulator import (
 from .ddpg import DDPG, DDPGSettings
 from .set_ddpg import SetDDPG, SetDDPGSettings
 from .set_world_model import SetWorldModel, SetWorldModelSettings
+from .trainer_limits import check_trainer
 from .world_model import WorldModel, WorldModelSettings
 
 Level = Literal["flat", "set"]
@@ -209,6 +211,15 @@ class HADRL(LightningModule):
 
     # Learning ------------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        """Refuse what training can't do.
+
+        Raises:
+            HadrlError: see `check_trainer`.
+        """
+        if stage == "fit":
+            check_trainer(self.trainer)
+
     def on_train_epoch_start(self) -> None:
         """Start the world model anew, as published, if that is set."""
         if not self.reset_world_model:
@@ -224,8 +235,7 @@ class HADRL(LightningModule):
             loss = self.world_model.loss(transitions)
             world_model_optimizer.zero_grad()
             self.manual_backward(loss.total)
-            self.world_model.clip_gradients_of_all()
-            world_model_optimizer.step()
+            world_model_optimizer.step()  # which clips in on_before_optimizer_step
             _append(losses, "world_model", loss._asdict())
         for caching in batch.caching:
             optimizers = (actor_optimizer, critic_optimizer)
@@ -240,6 +250,11 @@ class HADRL(LightningModule):
                 batch_size=1,
                 sync_dist=True,
             )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip the world model's gradient: here Lightning has undone the scaling that `16-mixed` gives it."""
+        if optimizer is self._optimizers()[0].optimizer:
+            self.world_model.clip_gradients_of_all()
 
     def _of_all_ranks(self, name: str, losses: Float[Tensor, " updates"]) -> Float[Tensor, " updates"]:
         """Losses of all members and whole batches, from the parts of this rank."""

@@ -10,12 +10,13 @@ from typing import Any
 
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from ..agents import check_trainer
 from ..config_files import refuse_nulls
 from ..parallel import EnsembleParallelStrategy, require_members
 from ..process import quieten, spare_the_collector
@@ -94,6 +95,11 @@ class HadrlCLI(LightningCLI):
         self.checkpoint_file: Path | None = None
         self.checkpoint: dict[str, Any] = {}
         self.stop = GracefulStop(StopSignals())
+        self.parsers: dict[str, LightningArgumentParser] = {}
+        asked = [word for word in self.command_line[:1] if word in LightningCLI.subcommands()]
+        if asked and "JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT" not in os.environ:
+            # the others only where they matter: each takes a while to build
+            self.subcommands = lambda: {name: LightningCLI.subcommands()[name] for name in asked}  # type: ignore[method-assign]
         super().__init__(
             model_class,
             datamodule_class,
@@ -120,18 +126,12 @@ class HadrlCLI(LightningCLI):
         )
         return parser
 
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Add the subcommand that is asked for, and the others only where they matter: each takes a while to build."""
-        asked = [word for word in self.command_line[:1] if word in LightningCLI.subcommands()]
-        if asked and "JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT" not in os.environ:
-            self.subcommands = lambda: {name: LightningCLI.subcommands()[name] for name in asked}  # type: ignore[method-assign]
-        super()._add_subcommands(parser, **kwargs)
-
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
         """The callbacks show the results: Lightning's own list of them is off unless asked for."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        self.parsers[subcommand] = parser
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})
         return parser
@@ -162,7 +162,7 @@ class HadrlCLI(LightningCLI):
                 words[1:1] = ["--config", saved]
         self.config = parser.parse_args(words)
         subcommand = self.config.subcommand
-        refuse_nulls(self._subcommand_parsers[subcommand], self.config[subcommand])
+        refuse_nulls(self.parsers[subcommand], self.config[subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Find checkpoint and folder of the run. The base class would let the checkpoint's settings win here."""
@@ -224,7 +224,8 @@ class HadrlCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer with our loggers and checkpoint files, where the settings don't ask for others."""
-        settings = self._get(self.config_init, "trainer")
+        settings = self.config_init[self.config.subcommand].trainer
+        self._leave_out_callbacks(settings)
         if settings.get("logger") in (None, True):
             kwargs["logger"] = self._loggers()
         plugins = settings.get("plugins") or []
@@ -233,6 +234,7 @@ class HadrlCLI(LightningCLI):
             plugins.append(checkpoints.AtomicCheckpointIO())
         with trainer_mistakes():
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
+        check_trainer(trainer)
         metrics = next((logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)), None)
         if metrics is not None:
             metrics.current_epoch = lambda: trainer.current_epoch
@@ -242,6 +244,22 @@ class HadrlCLI(LightningCLI):
                 callback.config = _without_checkpoint(callback.config)
         _callbacks(trainer).insert(0, self.stop)
         return trainer
+
+    def _leave_out_callbacks(self, settings: Namespace) -> None:
+        """Leave out our progress bar and checkpoints where the Trainer's settings want none, or another bar."""
+        given = settings.get("callbacks") or []
+        bars = [
+            one for one in (given if isinstance(given, list) else [given]) if isinstance(one, ProgressBar)
+        ]
+        unwanted: list[type[Callback]] = []
+        if bars or settings.get("enable_progress_bar") is False:
+            unwanted.append(ProgressBar)
+        if settings.get("enable_checkpointing") is False:
+            unwanted.append(ModelCheckpoint)
+        keys = self.parsers[self.config.subcommand].callback_keys
+        for key, callback_class in self.callback_classes.items():
+            if issubclass(callback_class, tuple(unwanted)):
+                keys.remove(key)
 
     def _loggers(self) -> list[Any]:
         """TensorBoard events and metrics.csv for fit, else one file beside the checkpoint."""

@@ -94,8 +94,8 @@ def last_good(folder: Path) -> str:
 
 def _other_checkpoint(path: Path) -> str:
     """Words about the other checkpoint of the run, if that one is good."""
-    other = path.with_name({LAST: BEST, BEST: LAST}.get(path.name, ""))
-    if other == path or not other.is_file():
+    others = {LAST: BEST, BEST: LAST}
+    if path.name not in others or not (other := path.with_name(others[path.name])).is_file():
         return ""
     try:
         return f"; {other} is good ({_age(load_tensors(other))})"

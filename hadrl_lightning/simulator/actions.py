@@ -84,7 +84,7 @@ def decode_caching(
     value = action.clamp(-1, 1).view(-1, scenario.num_servers, scenario.num_services)
     table = constants(scenario, physics, action.device, action.dtype)
     if physics == "published":
-        over = (previous.to(action.dtype) @ table.storage_bits) > table.usable_cache_bits
+        over = table.bits_of(previous) > table.usable_cache_bits
         return torch.where(over.all(dim=1)[:, None, None], previous, value > 0)
     return fill_caches(scenario, value, value > 0)
 

@@ -29,6 +29,10 @@ class Constants(NamedTuple):
     user_positions_m: Tensor | None
     """Fixed positions [U, 2], or none where users are drawn anew in every slot."""
 
+    def bits_of(self, count: Tensor) -> Tensor:
+        """Bits that services fill together, [..., K] -> [...]; no matrix product, which autocast would round."""
+        return (count * self.storage_bits).sum(dim=-1)
+
 
 @lru_cache(maxsize=64)
 def constants(scenario: Scenario, physics: Physics, device: torch.device, dtype: torch.dtype) -> Constants:

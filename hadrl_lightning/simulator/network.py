@@ -192,7 +192,7 @@ class EdgeNetwork:
             )
         if self.physics == "strict":
             table = constants(self.scenario, self.physics, self.device, torch.float64)
-            over = cache.to(torch.float64) @ table.storage_bits / table.usable_cache_bits
+            over = table.bits_of(cache) / table.usable_cache_bits
             if float(over.max()) > 1 + 1e-9:
                 raise ValueError(
                     f"cache must fit into the usable cache, got {float(over.max()):.3g} times as much"

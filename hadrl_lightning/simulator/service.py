@@ -97,8 +97,8 @@ def switching_cost(
 ) -> Float[Tensor, " batch"]:
     """Seconds to fetch what was not cached before: the sum of storage / backhaul over new (server, service), [B]."""
     table = constants(scenario, "strict", cache.device, torch.get_default_dtype())
-    new = (cache & ~previous).sum(dim=1).to(table.storage_bits.dtype)
-    return new @ table.storage_bits / (scenario.backhaul_bytes_per_s * BITS_PER_BYTE)
+    new = (cache & ~previous).sum(dim=1)
+    return table.bits_of(new) / (scenario.backhaul_bytes_per_s * BITS_PER_BYTE)
 
 
 def offloading_reward(latency: Float[Tensor, "batch user"]) -> Float[Tensor, " batch"]:

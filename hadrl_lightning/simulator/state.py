@@ -95,7 +95,7 @@ def caching_observation(
     hits = state.hit_counts.flatten(1)
     if physics == "published":
         gain, popularity = state.request_gain, falling_scale(hits)
-        remaining = table.cache_bits - _used_bits(state, table)
+        remaining = table.cache_bits - table.bits_of(state.cache)
     else:
         gain, popularity = _share(state.request_counts), _share(hits)
         remaining = table.usable_cache_bits.expand(hits.shape[0], -1)
@@ -115,7 +115,7 @@ def offloading_observation(
     table = _table(scenario, state)
     bits = state.cache.flatten(1).to(state.positions.dtype)
     limit = table.cache_bits if physics == "published" else table.usable_cache_bits
-    cache_gib = (limit - _used_bits(state, table)) / (8 * 1024**3)
+    cache_gib = (limit - table.bits_of(state.cache)) / (8 * 1024**3)
     bandwidth, compute = table.bandwidth_hz, table.compute_hz
     if physics == "published":
         bandwidth, compute = bandwidth - state.taken_bits, compute - state.taken_cycles
@@ -132,10 +132,6 @@ def offloading_observation(
         ],
         dim=1,
     )
-
-
-def _used_bits(state: NetworkState, table: Constants) -> Tensor:
-    return state.cache.to(table.storage_bits.dtype) @ table.storage_bits
 
 
 def _share(counts: Tensor) -> Tensor:

@@ -1,0 +1,191 @@
+"""Lightning's conventions: what a Trainer can be asked for works, or is refused in one line."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.plugins import MixedPrecision
+from torch import Tensor
+
+from hadrl_lightning.agents import HADRL, SetWorldModel, SetWorldModelSettings, check_trainer
+from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers, TrainingProgress
+from hadrl_lightning.cli.app import HadrlCLI
+from hadrl_lightning.data import TransitionDataModule
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.planning import PlannerSettings
+from hadrl_lightning.process import quiet_trainer
+from hadrl_lightning.scenario import Scenario
+from tests.stand_in import CALLBACKS, files, fit, refused, rows, stand_in
+
+__all__ = ["stand_in"]
+
+SCENARIO = Scenario(num_users=3, decisions_per_episode=2)
+PLANNER = PlannerSettings(plan_horizon=1, n_candidates=8, top_candidates=2, optimisation_iters=1)
+
+
+def agent(**settings: Any) -> HADRL:
+    return HADRL(
+        SCENARIO,
+        fast_level="set",
+        slow_level="flat",
+        planner=PLANNER,
+        reset_world_model=False,
+        **settings,
+    )
+
+
+def data(**settings: Any) -> TransitionDataModule:
+    small = {"passes_per_epoch": 2, "samples_per_pass": 16, "batch_size": 8, "caching_batch_size": 4}
+    small |= {"caching_updates_per_epoch": 2, "validation_episodes": 1, "test_episodes": 2}
+    return TransitionDataModule(SCENARIO, **{**small, **settings})
+
+
+def collecting() -> CEMPlanning:
+    return CEMPlanning(seed_decisions=2, decisions_per_epoch=2)
+
+
+# --- what can't work
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["--trainer.gradient_clip_val=1.5"],
+            "trainer.gradient_clip_val must be null, got 1.5: the world model ",
+        ),
+        (
+            ["--trainer.gradient_clip_algorithm=norm"],
+            "trainer.gradient_clip_algorithm must be null, got norm: ",
+        ),
+        (
+            ["--trainer.accumulate_grad_batches=2"],
+            "trainer.accumulate_grad_batches must be 1, got 2: data.batch",
+        ),
+        (
+            ["--trainer.precision=64-true"],
+            "trainer.precision must be 32-true | bf16-mixed | 16-mixed, got 64-true",
+        ),
+        (
+            ["--trainer.precision=bf16-true"],
+            "trainer.precision must be 32-true | bf16-mixed | 16-mixed, got bf16",
+        ),
+        (
+            ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"],
+            "trainer.callbacks must be without StochasticWeightAveraging, which",
+        ),
+    ],
+)
+def test_what_a_training_with_its_own_steps_cannot_do_gets_one_line_before_anything_is_written(
+    words: list[str], line: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capfd, "fit", "--config", "tiny.yaml", *words).startswith(line)
+
+
+def test_from_python_it_is_refused_too() -> None:
+    with pytest.raises(HadrlError, match="precision must be"):
+        quiet_trainer(precision="64-true", max_epochs=1).fit(agent(), datamodule=data())
+    with pytest.raises(HadrlError, match="without StochasticWeightAveraging"):
+        check_trainer(quiet_trainer(callbacks=[StochasticWeightAveraging(swa_lrs=0.1)]))
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_damaged_checkpoint_of_any_name_gets_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("broken.ckpt").write_bytes(random.Random(0).randbytes(1000))
+    for command in ("fit", "test"):
+        line = refused(capfd, command, "--config", "tiny.yaml", "--ckpt_path", "broken.ckpt")
+        assert line.startswith("ckpt_path must ")
+        assert "got broken.ckpt" in line
+
+
+# --- half precision
+
+
+def half(scale: float) -> MixedPrecision:
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+
+
+@pytest.mark.parametrize("plugins", [[], [half(2.0**10)]])
+def test_gradients_are_clipped_when_no_scale_is_on_them(
+    plugins: list[MixedPrecision], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms: list[float] = []
+
+    class Watched(torch.optim.Adam):
+        def step(self, closure: Any = None) -> Any:
+            if closure is not None:
+                closure()
+            gradients = [value.grad for group in self.param_groups for value in group["params"]]
+            norms.append(float(torch.nn.utils.get_total_norm([one for one in gradients if one is not None])))
+            return super().step()
+
+    def configure(self: SetWorldModel) -> Any:
+        return Watched(self.parameters(), lr=self.settings.learning_rate)
+
+    monkeypatch.setattr(SetWorldModel, "configure_optimizers", configure)
+    module = agent(set_world_model=SetWorldModelSettings(grad_clip_norm=0.01))
+    trainer = quiet_trainer(accelerator="cpu", max_epochs=2, plugins=plugins, callbacks=[collecting()])
+    trainer.fit(module, datamodule=data())
+    assert len(norms) == 8
+    assert norms == pytest.approx([0.01] * 8, rel=1e-3)
+
+
+def test_an_update_that_is_skipped_in_half_precision_leaves_the_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inner = SetWorldModel.loss
+
+    def broken(self: SetWorldModel, *args: Any) -> Any:
+        loss = inner(self, *args)
+        return loss._replace(total=loss.total * float("nan"))
+
+    monkeypatch.setattr(SetWorldModel, "loss", broken)
+    module, finite = agent(), FiniteNumbers("skip")
+    before = {name: value.clone() for name, value in module.world_model.named_parameters()}
+    trainer = quiet_trainer(
+        accelerator="cpu", max_epochs=1, plugins=[half(2.0**10)], callbacks=[collecting(), finite]
+    )
+    trainer.fit(module, datamodule=data())
+    assert finite.totals == {"loss": 4, "gradient": 0, "plan": 0, "transition": 0}
+    after: dict[str, Tensor] = dict(module.world_model.named_parameters())
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+# --- bars and checkpoints of one's own
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--trainer.enable_progress_bar=false"],
+        ["--trainer.enable_progress_bar=true", "--trainer.callbacks=TQDMProgressBar"],
+        ["--trainer.enable_progress_bar=true"],
+    ],
+)
+def test_there_is_one_progress_bar_at_most_and_it_is_the_one_asked_for(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[str] = []
+    monkeypatch.setitem(CALLBACKS, "progress", TrainingProgress)
+    monkeypatch.setattr(
+        HadrlCLI,
+        "_run_subcommand",
+        lambda self, _: bars.append(type(self.trainer.progress_bar_callback).__name__),
+    )
+    fit(*words)
+    wanted = (
+        "TQDMProgressBar" if len(words) == 2 else "TrainingProgress" if "true" in words[0] else "NoneType"
+    )
+    assert bars == [wanted]
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_run_without_checkpoints_is_tested_as_it_ends() -> None:
+    fit("--trainer.enable_checkpointing=false")
+    assert not [name for name in files("checkpoints") if name.endswith(".ckpt")]
+    assert rows("checkpoints/tiny/version_0/metrics.csv")[-1]["test/latency"]
