@@ -1,13 +1,15 @@
 import io
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hadrl_lightning.data.bootstrap import bootstrap_weights
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.replay import ReplayBuffer
-from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.data.transitions import OffloadingTransitions, WeightedTransitions
 
 SHAPES: dict[str, tuple[int, ...]] = {"action": (2,), "reward": ()}
 
@@ -56,6 +58,8 @@ def test_buffer_is_a_list_that_forgets_its_oldest_rows(capacity: int, steps: lis
         contents = buffer.contents()
         assert contents["reward"].tolist() == model
         assert contents["action"].tolist() == [[number, -number] for number in model]
+        assert buffer.numbers(torch.arange(len(buffer))).tolist() == model  # row i was added as number i
+        assert buffer.num_added == first
         assert buffer.nbytes <= 3 * 4 * min(capacity, max(2 * len(model), 0))
 
 
@@ -107,6 +111,7 @@ def test_a_smaller_buffer_loads_the_newest_rows() -> None:
     large.add(**rows(0, 9))
     small.load_state_dict(large.state_dict())
     assert small.contents()["reward"].tolist() == [5, 6, 7, 8]
+    assert small.numbers(torch.arange(4)).tolist() == [5, 6, 7, 8]
 
 
 def test_samples_are_whole_rows_uniform_and_reproducible() -> None:
@@ -219,6 +224,54 @@ def test_a_limited_pass_shows_the_same_distinct_samples_to_all_members() -> None
     assert seen.sort(dim=1).values.unique(dim=0).shape[0] == 1
     assert set(seen[0].tolist()) != set(range(20))  # drawn, not the first ones
     assert len(member_batches(transitions(5), 3, 8, generator(4), max_samples=20)) == 1
+
+
+def test_weights_stay_with_their_member_and_sample_in_every_batch() -> None:
+    weight = torch.arange(30.0).view(3, 10)  # of member m and sample i: 10 m + i
+    for held in (slice(None), slice(1, 3)):
+        batches = member_batches(transitions(10), 3, 4, generator(), 7, held=held, weight=weight)
+        for batch in batches.to("cpu"):
+            assert isinstance(batch, WeightedTransitions)
+            first = torch.arange(3.0)[held, None] * 10
+            assert torch.equal(batch.weight, first + batch.reward)
+    with pytest.raises(ValueError, match=r"weight must have shape \[3, 10\], got \[3, 9\]"):
+        member_batches(transitions(10), 3, 4, generator(), weight=weight[:, :9])
+
+
+def hashed_by_hand(seed: int, number: int) -> float:
+    """The weight of member 0 by SplitMix64 in whole numbers."""
+
+    def scrambled(value: int) -> int:
+        value %= 2**64
+        value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        value = (value ^ value >> 27) * 0x94D049BB133111EB % 2**64
+        return value ^ value >> 31
+
+    step = 0x9E3779B97F4A7C15
+    drawn = scrambled(scrambled(seed + step) + (number + 1) * step)
+    return -math.log(((drawn >> 11) + 0.5) / 2**53)
+
+
+def test_bootstrap_weights_are_exponential_and_independent_between_members_and_transitions() -> None:
+    weight = bootstrap_weights(torch.arange(20_000), 4, seed=5)
+    assert weight.shape == (4, 20_000)
+    assert weight.mean(dim=1) == pytest.approx(torch.ones(4), abs=0.03)
+    assert weight.var(dim=1) == pytest.approx(torch.ones(4), abs=0.08)
+    assert (weight > 1).double().mean().item() == pytest.approx(math.exp(-1), abs=0.01)
+    between = torch.corrcoef(weight)
+    assert (between - torch.eye(4)).abs().max() < 0.03
+    next_to = torch.corrcoef(torch.stack((weight[0, :-1], weight[0, 1:])))[0, 1]
+    assert abs(float(next_to)) < 0.03
+
+
+def test_a_bootstrap_weight_depends_on_seed_member_and_number_alone() -> None:
+    number = torch.tensor([7, 0, 2**40])
+    weight = bootstrap_weights(number, 5, seed=3)
+    assert torch.equal(bootstrap_weights(number.flip(0), 5, 3), weight.flip(1))
+    assert torch.equal(bootstrap_weights(number[:1], 2, 3), weight[:2, :1])  # a larger ensemble adds members
+    assert not torch.isclose(bootstrap_weights(number, 5, seed=4), weight).any()
+    assert torch.equal(bootstrap_weights(number, 1, 3), torch.ones(1, 3))
+    assert weight[0].tolist() == pytest.approx([hashed_by_hand(3, n) for n in (7, 0, 2**40)], rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["num_members", "batch_size", "max_samples"])

@@ -11,13 +11,14 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings, derived_reward
+from hadrl_lightning.agents.derived_reward import derived_reward
+from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.agents.transition_model import DecayingAdam
 from hadrl_lightning.data.passes import member_batches
-from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.data.transitions import OffloadingTransitions, WeightedTransitions
 from hadrl_lightning.nn.set_encoder import SharedResources, read_observation, write_observation
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
-from hadrl_lightning.planning.free_energy import Draws
+from hadrl_lightning.planning.free_energy import Draws, expected_free_energy
 from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.refine import (
     RefinementSettings,
@@ -187,6 +188,17 @@ def test_every_parameter_gets_a_gradient_and_members_learn_apart() -> None:
     assert all(p.grad is not None and p.grad.flatten(1).norm(dim=1).min() > 0 for p in model.parameters())
 
 
+def test_a_weight_counts_as_so_many_copies_for_latencies_and_changes() -> None:
+    model, data = world_model(), transitions(slots=1, envs=4)
+    weight = torch.tensor([2.0, 0.0, 1.0, 1.0])
+    copies = model.loss(OffloadingTransitions(*(field[[0, 0, 2, 3]] for field in data)))
+    weighted = model.loss(WeightedTransitions(*data, weight))
+    torch.testing.assert_close(weighted.latency, copies.latency)
+    torch.testing.assert_close(weighted.change, copies.change)
+    torch.testing.assert_close(weighted.total, copies.total)
+    torch.testing.assert_close(weighted.latency_error, model.loss(data).latency_error)
+
+
 def test_it_learns_the_network_and_its_plans_beat_random_ones() -> None:
     draw, data = generator(), transitions(slots=50, envs=8)
     model = SetWorldModel(2, 10, replace(SMALL, hidden_size=16), generator=draw)
@@ -318,13 +330,27 @@ def test_the_second_step_starts_from_the_observation_that_each_member_expects() 
     assert not torch.equal(first.mean, second.mean)
 
 
-def test_the_derived_reward_is_that_of_sampled_latencies() -> None:
-    mean, log_var = torch.tensor([[[0.0, 1.0, 0.5]]]), torch.full((1, 1, 3), math.log(0.01))
-    samples = (mean + 0.1 * torch.randn(20_000, 1, 3, generator=generator())).exp()
-    reward = 1e4 / samples.sum(dim=-1)
+@pytest.mark.parametrize("var", [0.01, 0.1, 0.6, 1.0])
+@pytest.mark.parametrize("num_users", [1, 2, 3, 30])
+def test_the_derived_reward_is_that_of_sampled_latencies(var: float, num_users: int) -> None:
+    mean = torch.randn(1, 2, num_users, generator=generator(3))
+    log_var = torch.full_like(mean, math.log(var))
+    noise = torch.randn(100_000 if num_users < 30 else 20_000, *mean.shape, generator=generator())
+    sampled = 1e4 / (mean + math.sqrt(var) * noise).exp().sum(dim=-1)
     reward_mean, reward_log_var = derived_reward(mean, log_var)
-    assert reward_mean.item() == pytest.approx(reward.mean().item(), rel=0.01)
-    assert reward_log_var.exp().item() == pytest.approx(reward.var().item(), rel=0.05)
+    torch.testing.assert_close(reward_mean, sampled.mean(dim=0), rtol=0.035, atol=0)
+    torch.testing.assert_close((0.5 * reward_log_var).exp(), sampled.std(dim=0), rtol=0.2, atol=0)
+
+
+def test_the_derived_reward_of_one_user_is_exact_and_latencies_of_any_size_are_finite() -> None:
+    mean = torch.tensor([[[2.0]]])
+    reward_mean, reward_log_var = derived_reward(mean, torch.zeros_like(mean))  # a log-variance of 0: σ² = 1
+    assert reward_mean.item() == pytest.approx(1e4 * math.exp(-2 + 0.5), rel=1e-3)
+    assert reward_log_var.item() == pytest.approx(math.log(1e8 * math.exp(-4 + 1) * math.expm1(1)), abs=0.05)
+    sizes = torch.tensor([[[-30.0, 30.0], [40.0, 41.0], [-40.0, -40.0]]])
+    for log_var in (-30.0, 1.0):
+        for field in derived_reward(sizes, torch.full_like(sizes, log_var)):
+            assert field.isfinite().all()
 
 
 # --- outcomes ------------------------------------------------------------------------------------------------------
@@ -400,19 +426,45 @@ def test_a_sweep_changes_several_targets_at_once_as_far_as_that_helps() -> None:
     assert (one[0, :2] != WORST[0, :2]).sum() == 1
 
 
+class Counting:
+    """A model that counts the rows (networks × candidates × members) it sees at once."""
+
+    def __init__(self, model: PlanningModel) -> None:
+        self.model = model
+        self.num_members = model.num_members
+        self.most = 0
+
+    def start(self, observation: Tensor, num_candidates: int, members: Tensor | None) -> Any:
+        return self.model.start(observation, num_candidates, members)
+
+    def step(self, state: Any, action: Tensor, members: Tensor | None) -> tuple[Prediction, Any]:
+        num_members = self.num_members if members is None else len(members)
+        self.most = max(self.most, num_members * len(action))
+        return self.model.step(state, action, members)
+
+
 def test_refinement_never_makes_a_plan_worse_and_may_be_split() -> None:
     model, data = world_model(), transitions(slots=1, envs=5)
-    settings = RefinementSettings(share_steps=4, target_sweeps=1)
+    settings = RefinementSettings(share_steps=2, target_sweeps=1)
     whole = refine(model, data.observation, data.action, FORM, settings, 6, 2)
-    split = refine(model, data.observation, data.action, FORM, settings, 6, 2, max_rows=1)
-    torch.testing.assert_close(whole, split)
-    before, after = (FORM.surprise(predict(model, data.observation, a)) for a in (data.action, whole))
+    by_one = refine(model, data.observation, data.action, FORM, settings, 6, 2, torch.tensor([1]))
+    for max_rows in (3, 50):  # candidates are split; networks are
+        counting = Counting(model)
+        split = refine(
+            counting, data.observation, data.action, FORM, settings, 6, 2, torch.tensor([1]), max_rows
+        )
+        assert counting.most <= max_rows
+        torch.testing.assert_close(by_one, split)
+    with pytest.raises(ValueError, match=r"max_rows must be at least the members of the model \(3\) where"):
+        refine(model, data.observation, data.action, FORM, settings, 6, 2, max_rows=2)
+    before, after = (FORM.surprise(predict(model, data.observation, a)) for a in (data.action, whole.action))
     assert (after <= before).all()
     assert (after < before).any()
-    assert whole.abs().max() <= 1
+    torch.testing.assert_close(whole.free_energy.total, after)
+    assert whole.action.abs().max() <= 1
     best = torch.tensor([[-0.5, 0.5, 0.3, 0.6, 0.0, 0.0]])
     wild = RefinementSettings(share_steps=1, share_step_size=2.0)
-    assert torch.equal(refine(Toy(), torch.zeros(1, 1), best, FORM, wild, 2, 2), best)
+    assert torch.equal(refine(Toy(), torch.zeros(1, 1), best, FORM, wild, 2, 2).action, best)
 
 
 def test_an_informed_start_prefers_the_target_that_is_faster_for_the_user() -> None:
@@ -464,6 +516,32 @@ def test_a_refined_plan_is_expected_to_be_no_worse_and_can_be_made_while_gradien
     )
     assert bool((after <= before + 1e-5).all())
     assert bool((after < before - 1e-5).any())
+
+
+@pytest.mark.parametrize("proposal", ["categorical", "gaussian"])
+def test_a_refined_plan_reports_free_energy_and_proposal_of_the_action_it_holds(proposal: str) -> None:
+    model = world_model()
+    observation = EdgeNetwork(SCENARIO, num_envs=3, generator=generator(4)).offloading_observation()
+    changes = {"proposal": proposal, "informed_candidates": 8 if proposal == "categorical" else 0}
+    planner = planner_of(**changes, planning_members=2, share_steps=5, target_sweeps=1, expl_scale=0.5)
+    plan = planner.plan(model, observation, generator(5))
+    terms = expected_free_energy(
+        rollout(model, observation, plan.action[:, None, None]), planner.settings.make_form()
+    )
+    torch.testing.assert_close(plan.free_energy, terms)
+    torch.testing.assert_close(plan.proposal.mean()[:, 0], plan.action)
+    assert plan.elite_spread.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_no_call_of_the_model_sees_more_than_max_rows() -> None:
+    observation = EdgeNetwork(SCENARIO, num_envs=3, generator=generator(4)).offloading_observation()
+    changes = {"planning_members": 2, "share_steps": 2, "target_sweeps": 1}
+    whole = planner_of(**changes).plan(world_model(), observation, generator(5))
+    for max_rows in (3, 64):
+        counting = Counting(world_model())
+        plan = planner_of(**changes, max_rows=max_rows).plan(counting, observation, generator(5))
+        assert counting.most <= max_rows
+        torch.testing.assert_close(plan, whole)
 
 
 def test_a_plan_of_several_slots_is_scored_over_the_observations_expected() -> None:

@@ -1,12 +1,22 @@
 """The streams: what a Trainer's loops read."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import torch
 
-from hadrl_lightning.data import EpisodeStream, ReplayBuffer, TrainingStream
+from hadrl_lightning.data import (
+    EpisodeStream,
+    ReplayBuffer,
+    TrainingStream,
+    TransitionDataModule,
+    WeightedTransitions,
+)
+from hadrl_lightning.parallel import Share
 from hadrl_lightning.scenario import Scenario
 
 
-def stream(rows: int = 20, **changes: int | None) -> TrainingStream:
+def stream(rows: int = 20, **changes: Any) -> TrainingStream:
     shapes = {"observation": (2,), "action": (3,), "reward": (), "next_observation": (2,)}
     offloading = ReplayBuffer(100, {**shapes, "latency": (1,)})
     caching = ReplayBuffer(100, {**shapes, "cache": (3,)})
@@ -42,6 +52,65 @@ def test_a_pass_has_at_most_the_set_samples_and_no_sample_twice() -> None:
     for order in batch.offloading.order:
         assert sorted(order.tolist()) == list(range(12))
     assert len(batch.offloading.data.reward.unique()) == 12
+
+
+def weights_by_sample(batches: TrainingStream) -> dict[float, list[float]]:
+    """What the members make of each sample, by the sample's reward."""
+    found: dict[float, list[float]] = {}
+    for batch in batches:
+        for part in batch.offloading or ():
+            assert isinstance(part, WeightedTransitions)
+            for reward, weight in zip(part.reward.T.tolist(), part.weight.T.tolist()):
+                for member, (one, its) in enumerate(zip(reward, weight)):
+                    entry = found.setdefault(one, [0.0] * len(reward))
+                    assert entry[member] in (0.0, its)  # the same in every pass
+                    entry[member] = its
+    return found
+
+
+def test_a_member_makes_the_same_of_a_transition_in_every_pass_after_a_resume_and_on_any_rank() -> None:
+    torch.manual_seed(0)
+    whole = stream(bootstrap_seed=4, num_members=3)
+    seen = weights_by_sample(whole)
+    assert len(seen) == 20
+    assert all(len(set(weights)) == 3 for weights in seen.values())
+    for held in (slice(0, 1), slice(1, 3)):  # members on two ranks
+        torch.manual_seed(0)
+        part = stream(bootstrap_seed=4, num_members=3, held=held)
+        assert weights_by_sample(part) == {reward: weights[held] for reward, weights in seen.items()}
+    rows = {name: torch.rand(90, *shape) for name, shape in whole.offloading.shapes.items()}
+    whole.offloading.add(**rows)  # 110 in all: the oldest 10 of 20 are forgotten
+    resumed = stream(rows=0, bootstrap_seed=4, num_members=3)
+    resumed.offloading.load_state_dict(whole.offloading.state_dict())
+    later = weights_by_sample(whole)
+    assert weights_by_sample(resumed) == later
+    kept = [reward for reward in later if reward in seen]
+    assert len(kept) == 10
+    assert all(later[reward] == seen[reward] for reward in kept)
+
+
+def test_without_a_bootstrap_seed_transitions_come_without_weights_and_a_single_member_has_weights_of_1() -> (
+    None
+):
+    batch = next(iter(stream()))
+    assert batch.offloading is not None
+    assert not isinstance(next(iter(batch.offloading)), WeightedTransitions)
+    alone = weights_by_sample(stream(bootstrap_seed=4, num_members=1))
+    assert set(map(tuple, alone.values())) == {(1.0,)}
+
+
+def test_a_data_module_bootstraps_by_its_seed_unless_told_not_to() -> None:
+    scenario = Scenario(num_users=3)
+
+    def seed_of(**settings: Any) -> int | None:
+        data = TransitionDataModule(scenario, **settings)
+        data.trainer = SimpleNamespace(
+            lightning_module=SimpleNamespace(num_members=3, held=Share.whole(3)), strategy=None, global_rank=0
+        )  # type: ignore[assignment]
+        return data.train_dataloader().bootstrap_seed
+
+    assert seed_of(bootstrap=False) is None
+    assert seed_of() == seed_of() != seed_of(seed=1)
 
 
 def test_nothing_is_learnt_while_nothing_is_collected() -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
 from hadrl_lightning.data.passes import member_batches
-from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.data.transitions import OffloadingTransitions, WeightedTransitions
 from hadrl_lightning.nn import DynamicsEnsemble, EnsembleLinear, RewardNetwork, RunningNormaliser
 from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import batch_moments, merge
@@ -222,6 +222,26 @@ def test_a_batch_for_all_members_counts_as_the_same_batch_for_each(size: int) ->
     for shared, each in zip(model.loss(batch), model.loss(repeated)):
         assert shared.shape == ()
         torch.testing.assert_close(shared, each)
+
+
+def test_a_weight_counts_for_the_ensemble_as_so_many_copies_and_for_the_reward_not_at_all() -> None:
+    model, batch = world_model(), transitions(4)
+    weight = torch.tensor([2.0, 0.0, 1.0, 1.0])
+    copies = OffloadingTransitions(*(field[[0, 0, 2, 3]] for field in batch))
+    weighted = model.loss(WeightedTransitions(*batch, weight))
+    torch.testing.assert_close(weighted.dynamics, model.loss(copies).dynamics)
+    torch.testing.assert_close(weighted.reward, model.loss(batch).reward)
+    torch.testing.assert_close(weighted.dynamics_error, model.loss(batch).dynamics_error)
+    by_member = OffloadingTransitions(*(field.expand(MEMBERS, *field.shape) for field in batch))
+    only = torch.zeros(MEMBERS, 4)
+    only[1] = weight
+    model.zero_grad()
+    model.loss(WeightedTransitions(*by_member, only)).total.backward()
+    gradient = model.dynamics.head.weight.grad
+    assert gradient is not None
+    assert [bool(one.any()) for one in gradient] == [member == 1 for member in range(MEMBERS)]
+    with pytest.raises(ValueError, match=r"weight must have shape \[1, 4\] as the reward, got \[1, 3\]"):
+        model.loss(WeightedTransitions(*batch, weight[:3]))
 
 
 def test_batches_of_wrong_shape_are_refused() -> None:

@@ -1,15 +1,16 @@
 """The structured world model of the offloading level: users as tokens, outcomes as latencies."""
 
 from dataclasses import dataclass
-from math import inf, log
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hadrl_lightning.agents.transition_model import DecayingAdam, TransitionModel
-from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.agents.derived_reward import derived_reward
+from hadrl_lightning.agents.transition_model import DecayingAdam, TransitionModel, over_members
+from hadrl_lightning.data.transitions import AnyOffloadingTransitions
 from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.nn.set_encoder import (
@@ -25,8 +26,6 @@ from hadrl_lightning.nn.set_encoder import (
 )
 from hadrl_lightning.planning.model import Prediction
 
-REWARD_NUMERATOR = 1e4
-"""The fast level's reward is this over the latency summed over users."""
 MIN_LATENCY_S = 1e-6
 """Measured latencies count as at least this, so that their logarithm is finite."""
 
@@ -176,7 +175,7 @@ class SetWorldModel(TransitionModel):
     # --- what was seen -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def observe(self, transitions: OffloadingTransitions, synchronise: bool = True) -> None:
+    def observe(self, transitions: AnyOffloadingTransitions, synchronise: bool = True) -> None:
         """Takes transitions, `[…, n, …]`, into the normalisers and the best reward seen; each transition once.
 
         Args:
@@ -197,8 +196,8 @@ class SetWorldModel(TransitionModel):
 
     # --- learning ------------------------------------------------------------------------------------------------
 
-    def loss(self, transitions: OffloadingTransitions) -> SetWorldModelLoss:
-        """Negative log-likelihood of what was measured, constants left out.
+    def loss(self, transitions: AnyOffloadingTransitions) -> SetWorldModelLoss:
+        """Negative log-likelihood of what was measured, constants left out, each transition times its weight if given.
 
         Args:
             transitions: fields `[b, …]`, the same for all members, or `[members, b, …]`.
@@ -215,7 +214,7 @@ class SetWorldModel(TransitionModel):
         description = self.resources.describe(token.flatten(1, 2))
         mean, log_var = self.resources.combine(description, share.flatten(1, 2), target, self.num_servers)
         mean = mean + self._latency_offset(mean)
-        latency = gaussian_nll(mean, log_var, measured).mean(dim=(1, 2)).sum()
+        latency = over_members(gaussian_nll(mean, log_var, measured), batch)
         change = latency.new_zeros(())
         if self.settings.change_weight > 0:
             change = self._change_loss(batch, before, token, share, target)
@@ -225,16 +224,16 @@ class SetWorldModel(TransitionModel):
         return SetWorldModelLoss(total, latency.detach(), change.detach(), error)
 
     def _change_loss(
-        self, batch: OffloadingTransitions, before: Observed, token: Tensor, share: Tensor, target: Tensor
+        self, batch: AnyOffloadingTransitions, before: Observed, token: Tensor, share: Tensor, target: Tensor
     ) -> Float[Tensor, ""]:
         after = self._read(batch.next_observation)
         predicted = self.change(token, share, self._normal_server(before), target)
         user = self.user_change_normaliser.normalise(after.user - before.user)
         server = self.server_change_normaliser.normalise(after.server - before.server)
-        user_loss = gaussian_nll(predicted[0], predicted[1], user).mean(dim=(1, 2, 3)).sum()
-        return user_loss + gaussian_nll(predicted[2], predicted[3], server).mean(dim=(1, 2, 3)).sum()
+        user_loss = over_members(gaussian_nll(predicted[0], predicted[1], user), batch)
+        return user_loss + over_members(gaussian_nll(predicted[2], predicted[3], server), batch)
 
-    def _by_member(self, transitions: OffloadingTransitions) -> OffloadingTransitions:
+    def _by_member(self, transitions: AnyOffloadingTransitions) -> AnyOffloadingTransitions:
         """Fields `[members, b, …]`, or `[1, b, …]` for a batch that all members share."""
         lead, num_users = list(transitions.reward.shape), transitions.latency.shape[-1]
         fixed = self.num_servers * (self.num_services + SERVER_FEATURES)
@@ -253,7 +252,7 @@ class SetWorldModel(TransitionModel):
                     f"transitions must have shape [b, …] or [{self.num_members}, b, …] with {name} [{numbers}] for "
                     f"{num_users} users, got {name} {found}, reward {lead}"
                 )
-        return transitions if members else OffloadingTransitions(*(field[None] for field in transitions))
+        return transitions if members else type(transitions)(*(field[None] for field in transitions))
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -354,14 +353,3 @@ class SetWorldModel(TransitionModel):
             settings.decay_steps,
             epsilon=settings.adam_epsilon,
         )
-
-
-def derived_reward(
-    mean: Float[Tensor, "member rows user"], log_var: Float[Tensor, "member rows user"]
-) -> tuple[Float[Tensor, "member rows"], Float[Tensor, "member rows"]]:
-    """Mean and log-variance of 10⁴ / Σ latency from log-normal latencies, to first order in the relative variance."""
-    var = log_var.exp()
-    latency = (mean + 0.5 * var).exp()
-    total = latency.sum(dim=-1)
-    log_total_var = (latency.square() * var.expm1()).sum(dim=-1).log()
-    return REWARD_NUMERATOR / total, 2 * log(REWARD_NUMERATOR) + log_total_var - 4 * total.log()

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Adam, Optimizer
 
-from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.data.transitions import AnyOffloadingTransitions, WeightedTransitions
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.parallel.collectives import summed
 from hadrl_lightning.parallel.members import clip_gradients, members_held
@@ -80,7 +80,9 @@ class DecayingAdam(Adam):
 
 
 class TransitionModel(LightningModule):
-    """Base of models that learn from `OffloadingTransitions`: trains alone, and keeps the best reward seen.
+    """Base of models that learn from `OffloadingTransitions` (or `WeightedTransitions`).
+
+    It trains alone, and keeps the best reward seen.
 
     A subclass has the attribute `settings` and the methods `loss`, `observe` and `reset_parameters`. Every
     `RunningNormaliser` among its modules is merged over ranks. Only the root module logs.
@@ -97,11 +99,11 @@ class TransitionModel(LightningModule):
         self.register_buffer("best_reward", torch.tensor(-torch.inf))
 
     @abstractmethod
-    def loss(self, transitions: OffloadingTransitions) -> tuple[Tensor, ...]:
+    def loss(self, transitions: AnyOffloadingTransitions) -> tuple[Tensor, ...]:
         """Losses of a batch; the first, `total`, carries the gradient."""
 
     @abstractmethod
-    def observe(self, transitions: OffloadingTransitions, synchronise: bool = True) -> None:
+    def observe(self, transitions: AnyOffloadingTransitions, synchronise: bool = True) -> None:
         """Takes transitions into the normalisers."""
 
     @property
@@ -149,13 +151,13 @@ class TransitionModel(LightningModule):
         """Fits the normalisers to the train dataloader, if nothing was observed before."""
         if any(normaliser.count > 0 for normaliser in self.normalisers):
             return
-        loader: Iterable[OffloadingTransitions] = self.trainer.train_dataloader or ()
+        loader: Iterable[AnyOffloadingTransitions] = self.trainer.train_dataloader or ()
         with isolate_rng():
             for batch in loader:
                 self.observe(batch, synchronise=False)
         self.synchronise()
 
-    def training_step(self, batch: OffloadingTransitions, batch_idx: int) -> Tensor:
+    def training_step(self, batch: AnyOffloadingTransitions, batch_idx: int) -> Tensor:
         """Loss of a batch; for training without `HADRL`."""
         losses: Any = self.loss(batch)
         if self.trainer.lightning_module is self:
@@ -182,3 +184,20 @@ class TransitionModel(LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam over all parameters."""
         return Adam(self.parameters(), lr=self.settings.learning_rate, eps=self.settings.adam_epsilon)
+
+
+def over_members(
+    losses: Float[Tensor, "member rows *numbers"], transitions: AnyOffloadingTransitions
+) -> Float[Tensor, ""]:
+    """Mean over numbers and rows, each row times its weight if it has one; sum over members.
+
+    Raises:
+        ValueError: weights of another shape than the rewards.
+    """
+    by_row = losses.flatten(2).mean(dim=2)
+    if isinstance(transitions, WeightedTransitions):
+        if transitions.weight.shape != transitions.reward.shape:
+            expected, found = list(transitions.reward.shape), list(transitions.weight.shape)
+            raise ValueError(f"weight must have shape {expected} as the reward, got {found}")
+        by_row = by_row * transitions.weight
+    return by_row.mean(dim=1).sum()

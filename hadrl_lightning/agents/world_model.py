@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hadrl_lightning.agents.transition_model import TransitionModel
-from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.agents.transition_model import TransitionModel, over_members
+from hadrl_lightning.data.transitions import AnyOffloadingTransitions
 from hadrl_lightning.nn.ensemble import DynamicsEnsemble, RewardNetwork, gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.planning.model import Prediction
@@ -149,7 +149,7 @@ class WorldModel(TransitionModel):
     # --- what was seen -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def observe(self, transitions: OffloadingTransitions, synchronise: bool = True) -> None:
+    def observe(self, transitions: AnyOffloadingTransitions, synchronise: bool = True) -> None:
         """Takes transitions, `[…, n, …]`, into the normalisers and the best reward seen; each transition once.
 
         Args:
@@ -168,8 +168,8 @@ class WorldModel(TransitionModel):
 
     # --- learning ------------------------------------------------------------------------------------------------
 
-    def loss(self, transitions: OffloadingTransitions) -> WorldModelLoss:
-        """Negative log-likelihood of the transitions, constants left out.
+    def loss(self, transitions: AnyOffloadingTransitions) -> WorldModelLoss:
+        """Negative log-likelihood of the transitions, constants left out; weights count for the ensemble alone.
 
         Args:
             transitions: fields `[b, …]`, the same for all members, or `[members, b, …]`.
@@ -184,7 +184,7 @@ class WorldModel(TransitionModel):
         reward = self._normalised_reward(batch.reward)
 
         mean, log_var = self.dynamics(observation, action)
-        dynamics = gaussian_nll(mean, log_var, change).mean(dim=(1, 2)).sum()
+        dynamics = over_members(gaussian_nll(mean, log_var, change), batch)
         reward_mean, reward_log_var = self.reward(observation, action)
         part = self.held.fraction
         reward_loss = part * gaussian_nll(reward_mean, reward_log_var, reward).mean()
@@ -197,7 +197,7 @@ class WorldModel(TransitionModel):
             dynamics + reward_loss, dynamics.detach(), reward_loss.detach(), dynamics_error, reward_error
         )
 
-    def _by_member(self, transitions: OffloadingTransitions) -> OffloadingTransitions:
+    def _by_member(self, transitions: AnyOffloadingTransitions) -> AnyOffloadingTransitions:
         """Fields `[members, b, …]`, or `[1, b, …]` for a batch that all members share."""
         lead = list(transitions.reward.shape)
         members = [] if len(lead) == 1 else [self.num_members]
@@ -212,7 +212,7 @@ class WorldModel(TransitionModel):
             )
         if members:
             return transitions
-        return OffloadingTransitions(*(field[None] for field in transitions))
+        return type(transitions)(*(field[None] for field in transitions))
 
     def _normalised_reward(self, reward: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         if not self.settings.normalise_reward:

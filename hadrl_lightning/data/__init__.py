@@ -1,10 +1,11 @@
 """Experience: transitions, replay buffers, passes over them, and the data module that owns them."""
 
+from .bootstrap import bootstrap_weights
 from .datamodule import TransitionDataModule
 from .passes import MemberBatches, member_batches
 from .replay import ReplayBuffer
 from .streams import EpisodeStream, TrainingBatch, TrainingStream
-from .transitions import CachingTransitions, OffloadingTransitions
+from .transitions import CachingTransitions, OffloadingTransitions, WeightedTransitions
 
 __all__ = [
     "CachingTransitions",
@@ -15,5 +16,7 @@ __all__ = [
     "TrainingBatch",
     "TrainingStream",
     "TransitionDataModule",
+    "WeightedTransitions",
+    "bootstrap_weights",
     "member_batches",
 ]

@@ -12,8 +12,8 @@ from ..simulator import EdgeNetwork, make_generator
 from .replay import ReplayBuffer
 from .streams import EpisodeStream, TrainingStream
 
-_NETWORK, _BATCHES = 0, 1
-"""Uses of the seed."""
+_NETWORK, _BATCHES, _BOOTSTRAP = 0, 1, 3
+"""Uses of the seed; 2 is exploration's."""
 
 
 class TransitionDataModule(LightningDataModule):
@@ -35,6 +35,9 @@ class TransitionDataModule(LightningDataModule):
         passes_per_epoch: passes over the fast level's transitions an epoch (published `n_train_epoch_large`).
         batch_size: transitions a world model update and member (published `batch_size_small`).
         samples_per_pass: transitions a pass at most, drawn at random; all of them where not given (published).
+        bootstrap: whether each member of the ensemble weights each of the fast level's transitions in its own way, for
+            good (`bootstrap_weights`), so that members differ where data are few; an ensemble of one does not. Without,
+            members differ in their initial weights and the order of the data alone (published).
         caching_updates_per_epoch: gradient updates of the slow level an epoch.
         caching_batch_size: transitions a gradient update of the slow level.
         validation_episodes: episodes of `validate` and of each validation while training.
@@ -59,6 +62,7 @@ class TransitionDataModule(LightningDataModule):
         passes_per_epoch: int = 60,
         batch_size: int = 50,
         samples_per_pass: int | None = None,
+        bootstrap: bool = True,
         caching_updates_per_epoch: int = 10,
         caching_batch_size: int = 64,
         validation_episodes: int = 20,
@@ -99,6 +103,7 @@ class TransitionDataModule(LightningDataModule):
         self.passes_per_epoch = passes_per_epoch
         self.batch_size = batch_size
         self.samples_per_pass = samples_per_pass
+        self.bootstrap = bootstrap
         self.caching_updates_per_epoch = caching_updates_per_epoch
         self.caching_batch_size = caching_batch_size
         self.validation_episodes = validation_episodes
@@ -161,11 +166,18 @@ class TransitionDataModule(LightningDataModule):
             caching_batch_size=self.caching_batch_size,
             collector=self.collector,
             held=module.held.items,
+            bootstrap_seed=self._bootstrap_seed(),
         )
         if self._restored is not None:
             self._stream.load_state_dict(self._restored)
             self._restored = None
         return self._stream
+
+    def _bootstrap_seed(self) -> int | None:
+        if not self.bootstrap:
+            return None
+        generator = make_generator("cpu", self.seed, self.collector, _BOOTSTRAP)
+        return int(torch.randint(2**62, (1,), generator=generator))
 
     def val_dataloader(self) -> EpisodeStream:
         """Networks of the validation episodes."""

@@ -4,10 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.data.transitions import (
+    AnyOffloadingTransitions,
+    OffloadingTransitions,
+    WeightedTransitions,
+)
 
 
 @dataclass(frozen=True)
@@ -23,18 +27,26 @@ class MemberBatches:
     batch_size: int
     """Samples per batch and member; the last batch holds the rest."""
 
+    weight: Float[Tensor, "member sample"] | None = None
+    """What each member held here makes of each of the n samples; None: all count the same."""
+
     def __len__(self) -> int:
         return -(-self.order.shape[1] // self.batch_size)
 
-    def __iter__(self) -> Iterator[OffloadingTransitions]:
-        """Yields fields of shape `[E, b, …]`, b = `batch_size` but for the last."""
+    def __iter__(self) -> Iterator[AnyOffloadingTransitions]:
+        """Yields fields of shape `[E, b, …]`, b = `batch_size` but for the last; with weights if there are any."""
         for index in self.order.split(self.batch_size, dim=1):
-            yield OffloadingTransitions(*(field[index] for field in self.data))
+            batch = OffloadingTransitions(*(field[index] for field in self.data))
+            if self.weight is None:
+                yield batch
+            else:
+                yield WeightedTransitions(*batch, self.weight.gather(1, index))
 
     def to(self, device: torch.device | str) -> "MemberBatches":
         """The same pass on another device."""
         data = OffloadingTransitions(*(field.to(device) for field in self.data))
-        return MemberBatches(data, self.order.to(device), self.batch_size)
+        weight = None if self.weight is None else self.weight.to(device)
+        return MemberBatches(data, self.order.to(device), self.batch_size, weight)
 
 
 def member_batches(
@@ -44,6 +56,7 @@ def member_batches(
     generator: torch.Generator,
     max_samples: int | None = None,
     held: slice = slice(None),
+    weight: Float[Tensor, "member sample"] | None = None,
 ) -> MemberBatches:
     """Draws one pass: an independent permutation of the samples for every member.
 
@@ -56,9 +69,10 @@ def member_batches(
         generator: the only source of randomness.
         max_samples: samples a pass at most; the same random distinct ones for all members. None: all.
         held: the members that batches are made for; orders are drawn for all.
+        weight: what each of all members makes of each sample, such as `bootstrap_weights`; None: all count the same.
 
     Raises:
-        ValueError: no samples, or a count below 1.
+        ValueError: no samples, a count below 1, or weights of another shape.
     """
     for name, count in (
         ("num_members", num_members),
@@ -70,6 +84,8 @@ def member_batches(
     num_samples = data.reward.shape[0]
     if num_samples < 1:
         raise ValueError(f"data must hold at least 1 transition, got {num_samples}")
+    if weight is not None and weight.shape != (num_members, num_samples):
+        raise ValueError(f"weight must have shape {[num_members, num_samples]}, got {list(weight.shape)}")
     device = data.reward.device
 
     def permutation() -> Tensor:
@@ -78,6 +94,7 @@ def member_batches(
     if max_samples is not None and max_samples < num_samples:
         subset = permutation()[:max_samples]
         data = OffloadingTransitions(*(field[subset] for field in data))
+        weight = None if weight is None else weight[:, subset]
         num_samples = max_samples
     order = torch.stack([permutation() for _ in range(num_members)])[held]
-    return MemberBatches(data, order, batch_size)
+    return MemberBatches(data, order, batch_size, None if weight is None else weight[held])

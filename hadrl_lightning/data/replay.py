@@ -51,16 +51,26 @@ class ReplayBuffer:
         return self._size
 
     @property
+    def num_added(self) -> int:
+        """Rows added so far, those that are forgotten included: the newest row is number `num_added - 1`."""
+        return self._added
+
+    def numbers(self, index: Integer[Tensor, "..."]) -> Integer[Tensor, "..."]:
+        """How many rows had been added before each of the rows at `index` (0 = oldest): a row keeps its number."""
+        return index + (self._added - self._size)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of memory reserved for rows."""
         return sum(field.element_size() * prod(field.shape) for field in self._storage.values())
 
     def clear(self) -> None:
-        """Forgets every row and gives its memory back."""
+        """Forgets every row and gives its memory back; numbers start at 0 again."""
         self._storage = {name: self._empty(name, 0) for name in self.shapes}
         self._allocated = 0  # rows reserved
         self._start = 0  # where the oldest row lies; 0 while the memory still grows
         self._size = 0
+        self._added = 0
 
     def add(self, **fields: Tensor) -> None:
         """Appends `n` rows; the oldest rows make room. Nothing is changed if a field is wrong.
@@ -74,6 +84,7 @@ class ReplayBuffer:
         num_rows = self._check(fields)
         dropped = max(0, num_rows - self.capacity)  # of this very addition
         kept = num_rows - dropped
+        self._added += num_rows
         if kept == 0:
             return
         self._reserve(min(self.capacity, self._size + kept))
@@ -115,12 +126,12 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: the rows kept, oldest first, without reserved memory; loads with `weights_only`."""
-        return {"fields": self.contents()}
+        return {"fields": self.contents(), "added": self._added}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replaces all rows by those of `state`; a smaller buffer keeps the newest.
 
-        Later additions and samples are the same as those of the buffer that was saved.
+        Later additions, samples and numbers are the same as those of the buffer that was saved.
 
         Raises:
             ValueError: the fields or shapes of `state` are not those of this buffer; nothing is changed then.
@@ -129,6 +140,7 @@ class ReplayBuffer:
         self._check(fields)
         self.clear()
         self.add(**fields)
+        self._added = int(state.get("added", self._added))  # files of earlier versions don't know
 
     def _check(self, fields: Mapping[str, Tensor]) -> int:
         for name in self.shapes:

@@ -8,6 +8,7 @@ import torch
 from ..parallel import of_each_rank
 from ..scenario import Physics, Scenario
 from ..simulator import EdgeNetwork, make_generator
+from .bootstrap import bootstrap_weights
 from .passes import MemberBatches, member_batches
 from .replay import ReplayBuffer
 from .transitions import CachingTransitions, OffloadingTransitions
@@ -27,9 +28,10 @@ class TrainingStream:
 
     The updates of the slow level are spread evenly over the passes. The position and the generator are its state: an
     iteration after `load_state_dict` goes on where the saved one stood. Where ranks share the members, `held` are those
-    of this rank; draws are made for all `num_members`. Ranks that collect for themselves may hold different numbers of
-    transitions (some were skipped, or a rank joined later): each takes as many as the rank that has the fewest, so that
-    all make the same number of updates.
+    of this rank; draws are made for all `num_members`. With a `bootstrap_seed` each member weights each transition of
+    the fast level in its own way (`bootstrap_weights`); without, all count the same. Ranks that collect for themselves
+    may hold different numbers of transitions (some were skipped, or a rank joined later): each takes as many as the
+    rank that has the fewest, so that all make the same number of updates.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class TrainingStream:
         caching_batch_size: int,
         collector: int = 0,
         held: slice = slice(None),
+        bootstrap_seed: int | None = None,
     ) -> None:
         self.offloading = offloading
         self.caching = caching
@@ -58,6 +61,7 @@ class TrainingStream:
         self.caching_batch_size = caching_batch_size
         self.collector = collector
         self.held = held
+        self.bootstrap_seed = bootstrap_seed
         self.position = 0
 
     def __len__(self) -> int:
@@ -76,7 +80,13 @@ class TrainingStream:
         samples = min(every_rank_has, self.samples_per_pass or every_rank_has)
         index = torch.randperm(len(self.offloading), generator=self.generator)[:samples]
         data = OffloadingTransitions(**self.offloading.gather(index))
-        return member_batches(data, self.num_members, self.batch_size, self.generator, held=self.held)
+        weight = None
+        if self.bootstrap_seed is not None:
+            numbers = self.offloading.numbers(index)
+            weight = bootstrap_weights(numbers, self.num_members, self.bootstrap_seed)
+        return member_batches(
+            data, self.num_members, self.batch_size, self.generator, held=self.held, weight=weight
+        )
 
     def _caching_batches(self, position: int) -> list[CachingTransitions]:
         if min(of_each_rank(len(self.caching))) == 0:

@@ -25,6 +25,23 @@ class OffloadingTransitions(NamedTuple):
     """Measured latency of every user in the slot, s."""
 
 
+class WeightedTransitions(NamedTuple):
+    """`OffloadingTransitions`, and how much an ensemble makes of each of them."""
+
+    observation: Float[Tensor, "*rows observation"]
+    action: Float[Tensor, "*rows action"]
+    reward: Float[Tensor, "*rows"]
+    next_observation: Float[Tensor, "*rows observation"]
+    latency: Float[Tensor, "*rows user"]
+
+    weight: Float[Tensor, "*rows"]
+    """Factor on the loss of each transition, about 1 on average."""
+
+
+AnyOffloadingTransitions = OffloadingTransitions | WeightedTransitions
+"""What a model of the fast level learns from."""
+
+
 class CachingTransitions(NamedTuple):
     """One caching decision of each row: what the high level saw, did and got. Layouts as in `EdgeNetwork`."""
 

@@ -24,16 +24,18 @@ class Plan(NamedTuple):
     """What was planned for each network."""
 
     action: Float[Tensor, "networks action"]
-    """First action of the last refit proposal, in [−1, 1]."""
+    """First action of the last refit proposal, or what refinement made of it, in [−1, 1]."""
 
     proposal: AnyProposal
-    """The last refit proposal: pass the plan as `warm_start` of the next slot."""
+    """The last refit proposal: pass the plan as `warm_start` of the next slot. Refit to the refined action, if any."""
 
     free_energy: FreeEnergy
-    """Terms, mean over the usable elites of the last iteration, `[networks]`; NaN where no elite was usable."""
+    """Terms `[networks]`: mean over the usable elites of the last iteration; of a refined action, its own by all
+    members. NaN where none was usable."""
 
     elite_spread: Float[Tensor, " networks"]
-    """Standard deviation of the first action over the last elites, mean over dimensions."""
+    """Standard deviation of the first action over the last elites, mean over dimensions; 0 where one action is left
+    because it was refined."""
 
     num_nonfinite: Int64[Tensor, " networks"]
     """Candidates whose score was not finite, all iterations together."""
@@ -142,7 +144,7 @@ class CEMPlanner:
             num_nonfinite += plan.num_nonfinite
         if self.settings.refinement.active:
             members = _draw_members(model.num_members, num_members, generator, observation.device)
-            plan = plan._replace(action=self._refine(model, observation, plan.action, form, members))
+            plan = self._refine(model, observation, plan, form, members)
         return plan._replace(num_nonfinite=num_nonfinite)
 
     def _num_members(self, model: PlanningModel) -> int:
@@ -204,8 +206,9 @@ class CEMPlanner:
             (len(observation), settings.informed_candidates, self.num_users), self.num_targets, generator
         )
         target = target[networks].to(observation.device)
+        scale, rows = settings.latency_scale_s, settings.max_rows
         parts = [
-            preferred_targets(model, part, drawn, self.num_targets, settings.latency_scale_s, members)
+            preferred_targets(model, part, drawn, self.num_targets, scale, members, rows)
             for part, drawn in zip(observation[networks].split(size), target.split(size))
         ]
         first = torch.cat(parts).to(proposal.probability)
@@ -215,20 +218,23 @@ class CEMPlanner:
         self,
         model: PlanningModel,
         observation: Tensor,
-        action: Tensor,
+        plan: Plan,
         form: FreeEnergyForm,
         members: Int64[Tensor, " m"] | None,
-    ) -> Tensor:
-        return refine(
-            model,
-            observation,
-            action,
-            form,
-            self.settings.refinement,
-            self.num_users,
-            self.num_targets,
-            members,
-            self.settings.max_rows,
+    ) -> Plan:
+        """The plan with its action refined, and everything else that of this action."""
+        settings = self.settings
+        sizes = (self.num_users, self.num_targets)
+        action, terms = refine(
+            model, observation, plan.action, form, settings.refinement, *sizes, members, settings.max_rows
+        )
+        usable = terms.total.isfinite()
+        nothing = torch.where(usable, 0.0, torch.nan)
+        return plan._replace(
+            action=action,
+            proposal=plan.proposal.refit(action[:, None, None], usable[:, None]),
+            free_energy=FreeEnergy(*(term + nothing for term in terms)),
+            elite_spread=nothing.to(plan.elite_spread),
         )
 
     def _groups(self, num_networks: int, num_members: int) -> Iterator[slice]:

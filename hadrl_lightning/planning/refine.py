@@ -6,16 +6,19 @@ here knows more than the model predicts.
 
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hadrl_lightning.planning.free_energy import Draws, FreeEnergyForm, expected_free_energy
+from hadrl_lightning.planning.free_energy import Draws, FreeEnergy, FreeEnergyForm, expected_free_energy
 from hadrl_lightning.planning.model import PlanningModel, rollout
 from hadrl_lightning.planning.proposal import SMOOTHING, bin_centre
 
 Members = Int[Tensor, " m"] | None
+ROWS_AT_ONCE = 16_384
+"""Default of `max_rows`."""
 NO_DRAWS = Draws()
 
 
@@ -60,6 +63,7 @@ def informed_targets(
     num_candidates: int = 64,
     latency_scale_s: float = 1.0,
     members: Members = None,
+    max_rows: int = ROWS_AT_ONCE,
 ) -> Float[Tensor, "networks 1 user target"]:
     """A start for the categorical proposal: each user's own preference among targets, the others at random.
 
@@ -76,13 +80,14 @@ def informed_targets(
         num_candidates: random candidates per network.
         latency_scale_s: as in `OutcomeForm`.
         members: members to use; None: all.
+        max_rows: as in `refine`.
 
     Raises:
         ValueError: the model's outcomes are not one per user.
     """
     size = (len(observation), num_candidates, num_users)
     target = random_targets(size, num_targets, generator).to(observation.device)
-    return preferred_targets(model, observation, target, num_targets, latency_scale_s, members)
+    return preferred_targets(model, observation, target, num_targets, latency_scale_s, members, max_rows)
 
 
 def random_targets(
@@ -100,23 +105,37 @@ def preferred_targets(
     num_targets: int,
     latency_scale_s: float = 1.0,
     members: Members = None,
+    max_rows: int = ROWS_AT_ONCE,
 ) -> Float[Tensor, "networks 1 user target"]:
     """What `informed_targets` reads from given random targets."""
     num_users = target.shape[-1]
     shares = observation.new_zeros(*target.shape[:2], 2 * num_users)
     action = torch.cat((bin_centre(target, num_targets).to(shares), shares), dim=-1)
-    prediction = next(iter(rollout(model, observation, action[:, :, None], members)))
-    if prediction.mean.shape[-1] != num_users:
-        raise ValueError(
-            f"the model must predict one outcome for each of {num_users} users, got {prediction.mean.shape[-1]}"
-        )
-    latency = (prediction.mean + 0.5 * prediction.log_var.exp()).exp().mean(dim=0).view(target.shape)
+    parts = []
+    for part in _in_parts(model, action, members, max_rows):
+        prediction = next(iter(rollout(model, observation, part[:, :, None], members)))
+        if prediction.mean.shape[-1] != num_users:
+            raise ValueError(
+                f"the model must predict one outcome for each of {num_users} users, got {prediction.mean.shape[-1]}"
+            )
+        expected = (prediction.mean + 0.5 * prediction.log_var.exp()).exp().mean(dim=0)
+        parts.append(expected.view(*part.shape[:2], num_users))
+    latency = torch.cat(parts, dim=1)
     chosen = target[..., None] == torch.arange(num_targets, device=target.device)
     count = chosen.sum(dim=1)
     total = torch.where(chosen, latency[..., None], 0.0).sum(dim=1)
     expected = torch.where(count > 0, total / count.clamp(min=1), latency.mean(dim=1)[..., None])
     probability = torch.softmax(-expected.nan_to_num(posinf=1e9) / latency_scale_s, dim=-1)
     return ((1 - SMOOTHING) * probability + SMOOTHING / num_targets)[:, None]
+
+
+class Refined(NamedTuple):
+    """What refinement made of plans."""
+
+    action: Float[Tensor, "networks action"]
+
+    free_energy: FreeEnergy
+    """Terms of that action by all members, `[networks]`."""
 
 
 @torch.no_grad()
@@ -129,8 +148,8 @@ def refine(
     num_users: int,
     num_targets: int,
     members: Members = None,
-    max_rows: int = 16_384,
-) -> Float[Tensor, "networks action"]:
+    max_rows: int = ROWS_AT_ONCE,
+) -> Refined:
     """The action improved: shares, targets, shares again. Never one of more free energy than it began with.
 
     Args:
@@ -142,24 +161,24 @@ def refine(
         num_users: U, the targets are the first U numbers of an action.
         num_targets: S.
         members: members that judge the targets; None: all. Shares and the final comparison are judged by all.
-        max_rows: rows (networks x candidates x members) the model sees at once; at least those of one network.
+        max_rows: rows (networks x candidates x members) the model sees at once; at least its members.
+
+    Raises:
+        ValueError: fewer rows than members.
     """
-    rows_each = num_users * num_targets * (model.num_members if members is None else len(members))
-    size = max(1, max_rows // rows_each)
-    parts = [
-        _refine(
-            model,
-            observation[first : first + size],
-            action[first : first + size],
-            form,
-            settings,
-            num_users,
-            num_targets,
-            members,
+    if max_rows < model.num_members:
+        raise ValueError(
+            f"max_rows must be at least the members of the model ({model.num_members}) where plans are refined, "
+            f"got {max_rows}"
         )
-        for first in range(0, len(action), size)
+    rows_each = num_users * num_targets * (model.num_members if members is None else len(members))
+    size = max(1, max_rows // max(rows_each, model.num_members))
+    parts = [
+        _refine(model, seen, start, form, settings, num_users, num_targets, members, max_rows)
+        for seen, start in zip(observation.split(size), action.split(size))
     ]
-    return torch.cat(parts)
+    terms = zip(*(part.free_energy for part in parts))
+    return Refined(torch.cat([part.action for part in parts]), FreeEnergy(*map(torch.cat, terms)))
 
 
 def _refine(
@@ -171,15 +190,19 @@ def _refine(
     num_users: int,
     num_targets: int,
     members: Members,
-) -> Tensor:
+    max_rows: int,
+) -> Refined:
     refined = descend_shares(model, observation, action, form, settings, num_users)
     for _ in range(settings.target_sweeps):
-        refined = sweep_targets(model, observation, refined, form, settings, num_users, num_targets, members)
+        refined = sweep_targets(
+            model, observation, refined, form, settings, num_users, num_targets, members, max_rows
+        )
     if settings.target_sweeps:
         refined = descend_shares(model, observation, refined, form, settings, num_users)
     both = torch.stack((action, refined), dim=1)
-    better = _score(model, observation, both, form, None).argmin(dim=1)
-    return both[torch.arange(len(both), device=both.device), better]
+    terms = _score(model, observation, both, form, None, max_rows)
+    chosen = (torch.arange(len(both), device=both.device), terms.total.argmin(dim=1))
+    return Refined(both[chosen], FreeEnergy(*(term[chosen] for term in terms)))
 
 
 def descend_shares(
@@ -219,6 +242,7 @@ def sweep_targets(
     num_users: int,
     num_targets: int,
     members: Members = None,
+    max_rows: int = ROWS_AT_ONCE,
 ) -> Float[Tensor, "networks action"]:
     """Tries every target of every user, then the best 1, 2, ... `joint_changes` of these changes at once."""
     num_networks, num_changes = len(action), min(settings.joint_changes, num_users)
@@ -226,14 +250,14 @@ def sweep_targets(
     centre = bin_centre(torch.arange(num_targets, device=action.device), num_targets).to(action)
     single = action[:, None].repeat(1, num_users * num_targets, 1)
     single[:, torch.arange(len(user), device=action.device), user] = centre.repeat(num_users)
-    score = _score(model, observation, single, form, members).view(num_networks, num_users, num_targets)
-    least, target = score.min(dim=2)
+    score = _score(model, observation, single, form, members, max_rows).total
+    least, target = score.view(num_networks, num_users, num_targets).min(dim=2)
     changed = least.argsort(dim=1)[:, :num_changes]
     value = centre[target.gather(1, changed)]
     joint = action[:, None].repeat(1, num_changes + 1, 1)
     for count in range(1, num_changes + 1):
         joint[:, count].scatter_(1, changed[:, :count], value[:, :count])
-    best = _score(model, observation, joint, form, members).argmin(dim=1)
+    best = _score(model, observation, joint, form, members, max_rows).total.argmin(dim=1)
     return joint[torch.arange(num_networks, device=action.device), best]
 
 
@@ -243,7 +267,23 @@ def _score(
     action: Float[Tensor, "networks candidates action"],
     form: FreeEnergyForm,
     members: Members,
-) -> Float[Tensor, "networks candidates"]:
-    """Free energy of candidates of one slot; +inf where it is not finite."""
-    predictions = rollout(model, observation, action[:, :, None], members)
-    return expected_free_energy(predictions, form, NO_DRAWS).total.view(action.shape[:2])
+    max_rows: int,
+) -> FreeEnergy:
+    """Terms `[networks, candidates]` of candidates of one slot; a total of +inf where it is not finite."""
+    parts = []
+    for part in _in_parts(model, action, members, max_rows):
+        predictions = rollout(model, observation, part[:, :, None], members)
+        terms = expected_free_energy(predictions, form, NO_DRAWS)
+        parts.append(FreeEnergy(*(term.view(part.shape[:2]) for term in terms)))
+    return FreeEnergy(*(torch.cat(terms, dim=1) for terms in zip(*parts)))
+
+
+def _in_parts(
+    model: PlanningModel,
+    action: Float[Tensor, "networks candidates action"],
+    members: Members,
+    max_rows: int,
+) -> tuple[Float[Tensor, "networks part action"], ...]:
+    """The candidates split so that no more than `max_rows` rows are predicted at once, one at a time at least."""
+    num_members = model.num_members if members is None else len(members)
+    return action.split(max(1, max_rows // (num_members * len(action))), dim=1)
