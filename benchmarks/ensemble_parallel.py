@@ -25,7 +25,7 @@ from hadrl_lightning.parallel import member_parameters, of_each_rank
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import make_generator
+from hadrl_lightning.simulator import Use, make_generator
 
 COLUMNS = (
     ("ranks", "{ranks:d}"),
@@ -85,7 +85,7 @@ class Measure(Callback):
         """Make the data, the same on all ranks."""
         data: Any = trainer.datamodule
         module: Any = pl_module
-        draw = make_generator("cpu", 1)
+        draw = make_generator(1, Use.TRAINING_BATCHES)
         shapes = data.offloading_buffer.shapes
         fields = {name: torch.rand(self.samples, *shape, generator=draw) for name, shape in shapes.items()}
         data.offloading_buffer.add(**fields)
@@ -108,7 +108,7 @@ class Measure(Callback):
         own = [parameter for _, parameter in member_parameters(module)]
         states = [trainer.optimizers[0].state[parameter] for parameter in own]
         moments = [value for state in states for name, value in state.items() if name != "step"]
-        draw = make_generator("cpu", 2)
+        draw = make_generator(2, Use.PLAY)
         observation = torch.rand(data.num_envs, module.scenario.offloading_observation_size, generator=draw)
         module.plan(observation[:1], module.planner, draw)
         trainer.strategy.barrier()

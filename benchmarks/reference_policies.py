@@ -17,7 +17,14 @@ from torch import Tensor
 
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES, expected_fading, lower_bound
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import Allocation, EdgeNetwork, OffloadingPolicy, run_episode
+from hadrl_lightning.simulator import (
+    Allocation,
+    EdgeNetwork,
+    OffloadingPolicy,
+    Use,
+    make_generator,
+    run_episode,
+)
 
 
 class Score(NamedTuple):
@@ -48,8 +55,9 @@ def play(scenario: Scenario, caching: str, offloading: str, seeds: int, num_envs
     episodes: list[Score] = []
     bounds: list[Tensor] = []
     for seed in range(seeds):
-        network = EdgeNetwork(scenario, num_envs=num_envs, generator=torch.Generator().manual_seed(seed))
-        cache_draws, offload_draws = (torch.Generator().manual_seed(2**20 + seed + n) for n in (0, 2**10))
+        uses = (Use.TEST_NETWORKS, Use.BASELINE_CACHING, Use.BASELINE_OFFLOADING)
+        slots, cache_draws, offload_draws = (make_generator(seed, use) for use in uses)
+        network = EdgeNetwork(scenario, num_envs=num_envs, generator=slots)
         policy = OFFLOADING_POLICIES[offloading](scenario, offload_draws)
         if offloading == "best_known":
             policy = LowerBound(policy)

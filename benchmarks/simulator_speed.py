@@ -20,7 +20,7 @@ from types import ModuleType
 import torch
 
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, decode_caching, decode_offloading
+from hadrl_lightning.simulator import EdgeNetwork, Use, decode_caching, decode_offloading, make_generator
 
 
 def main() -> None:
@@ -83,12 +83,12 @@ def positive(text: str) -> int:
 def network_rate(scenario: Scenario, physics: Physics, arguments: argparse.Namespace) -> float:
     """Slots per second of all networks together, after one frame to warm up."""
     device = torch.device(arguments.device)
-    generator = torch.Generator(device).manual_seed(0)
+    generator = make_generator(0, Use.ENVIRONMENTS)
     network = EdgeNetwork(scenario, physics, arguments.num_envs, device, generator)
     batch = arguments.num_envs
 
     def actions(size: int) -> list[torch.Tensor]:
-        return [torch.rand(batch, size, device=device, generator=generator) * 2 - 1 for _ in range(4)]
+        return [(torch.rand(batch, size, generator=generator) * 2 - 1).to(device) for _ in range(4)]
 
     slow, fast = actions(scenario.caching_action_size), actions(scenario.offloading_action_size)
 

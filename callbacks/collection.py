@@ -135,7 +135,7 @@ class Collection:
 
     def _offloading_action(self, observation: Tensor, noise: float) -> Tensor:
         shape = (self.network.num_envs, self.network.scenario.offloading_action_size)
-        drawn = torch.randn(shape, generator=self.generator, device=self.network.device)
+        drawn = torch.randn(shape, generator=self.generator).to(self.network.device)
         if self.seeding:  # an untrained actor decides about 0
             return (noise * drawn).clamp(-1, 1)
         plan = self.module.plan(observation, self.planner, self.generator, self._plan)

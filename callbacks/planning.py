@@ -11,12 +11,9 @@ from ..agents import HADRL, CachingObjective
 from ..data import TransitionDataModule
 from ..parallel import of_each_rank
 from ..planning import PlannerSettings
-from ..simulator import make_generator
+from ..simulator import Use, make_generator, restore_generator
 from .collection import Collection
 from .finite import FiniteNumbers
-
-_EXPLORATION = 2
-"""Use of the data module's seed, beside its own two."""
 
 
 class CEMPlanning(Callback):
@@ -91,11 +88,10 @@ class CEMPlanning(Callback):
         self._restored: list[dict[str, Any]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Make the generator of exploration on the trainer's device."""
+        """Make the generator of exploration."""
         if stage == "fit" and self._generator is None:
             _, data = _parts(trainer, pl_module)
-            key = (data.seed, data.collector, _EXPLORATION)
-            self._generator = make_generator(trainer.strategy.root_device, *key)
+            self._generator = make_generator(data.seed, Use.EXPLORATION, data.collector)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from the checkpoint that was loaded."""
@@ -103,7 +99,7 @@ class CEMPlanning(Callback):
         _, data = _parts(trainer, pl_module)
         if data.collector < len(ranks):
             assert self._generator is not None
-            self._generator.set_state(ranks[data.collector]["generator"].cpu())
+            restore_generator(self._generator, ranks[data.collector]["generator"])
             self._unfinished = ranks[data.collector]["collection"]
         elif ranks and ranks[0]["collection"] is not None:  # a rank that joins keeps in step with the others
             self._unfinished = {**ranks[0]["collection"], "plan": None, "sums": {}}

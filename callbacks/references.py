@@ -11,12 +11,11 @@ from ..simulator import (
     EdgeNetwork,
     Episode,
     OffloadingPolicy,
+    Use,
     decode_caching,
     decode_offloading,
     make_generator,
 )
-
-_RANDOM_SEED = 3003
 
 
 def reference_policies(
@@ -31,20 +30,18 @@ def reference_policies(
         return agent.cache[network.decision].to(network.device)
 
     return {
-        "random, both levels": random_policies(scenario, physics, agent.cache.device),
+        "random, both levels": random_policies(scenario, physics),
         "home server, equal shares, same caches": (agent_caches, home_equal),
         "best known, same caches": (agent_caches, best_known_policy),
     }
 
 
-def random_policies(
-    scenario: Scenario, physics: Physics, device: torch.device
-) -> tuple[CachingPolicy, OffloadingPolicy]:
+def random_policies(scenario: Scenario, physics: Physics) -> tuple[CachingPolicy, OffloadingPolicy]:
     """Uniform actions at both levels."""
-    generator = make_generator(device, _RANDOM_SEED)
+    generator = make_generator(0, Use.RANDOM_REFERENCE)
 
     def uniform(network: EdgeNetwork, size: int) -> Tensor:
-        return 2 * torch.rand(network.num_envs, size, generator=generator, device=network.device) - 1
+        return (2 * torch.rand(network.num_envs, size, generator=generator) - 1).to(network.device)
 
     def caching(network: EdgeNetwork) -> Tensor:
         action = uniform(network, scenario.caching_action_size)

@@ -24,7 +24,7 @@ from hadrl_lightning.parallel import member_parameters
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import make_generator
+from hadrl_lightning.simulator import Use, make_generator
 
 SCENARIO = Scenario(num_users=6, decisions_per_episode=3)
 MEMBERS = 5
@@ -78,7 +78,7 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
 
 def given_data(data: TransitionDataModule, module: HADRL) -> None:
     """Fills both replay buffers with the same random transitions on whatever rank, in double precision."""
-    draw = make_generator("cpu", 11)
+    draw = make_generator(11, Use.TRAINING_BATCHES)
 
     def fields(kind: Any, buffer: Any, num_rows: int) -> Any:
         return kind(**{n: torch.rand(num_rows, *s, generator=draw) + 0.1 for n, s in buffer.shapes.items()})
@@ -122,7 +122,7 @@ class Record(Callback):
 
 def plan(module: HADRL) -> dict[str, torch.Tensor]:
     """Action and free energy for seven networks."""
-    draw = make_generator("cpu", 5)
+    draw = make_generator(5, Use.PLAY)
     size = SCENARIO.offloading_observation_size
     observation = torch.rand(7, size, generator=draw).to(module.dtype) + 0.1
     result = module.plan(observation, module.planner, draw)

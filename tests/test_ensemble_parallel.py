@@ -13,7 +13,7 @@ from hadrl_lightning.agents import DDPG
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.parallel import DataShare, EnsembleParallelStrategy, Share, require_members
 from hadrl_lightning.planning import GaussianProposal
-from hadrl_lightning.simulator import make_generator
+from hadrl_lightning.simulator import Use, make_generator
 from tests.ensemble_ranks import MEMBERS, SCENARIO, build, plan, train
 from tests.launching import torchrun
 
@@ -99,12 +99,12 @@ def test_a_plan_for_some_networks_is_their_part_of_the_plan_for_all(kind: str) -
     module, _ = build(kind)
     observation = torch.rand(5, SCENARIO.offloading_observation_size)
     model, planner = module.world_model, module.planner
-    whole = planner.plan(model, observation, make_generator("cpu", 3))
-    draw = make_generator("cpu", 3)
+    whole = planner.plan(model, observation, make_generator(3, Use.PLAY))
+    draw = make_generator(3, Use.PLAY)
     some = planner.plan(model, observation, draw, networks=slice(1, 3))
     assert some.action.shape[0] == 2
     torch.testing.assert_close(some.action, whole.action[1:3], rtol=1e-4, atol=1e-4)
-    after = make_generator("cpu", 3)
+    after = make_generator(3, Use.PLAY)
     planner.plan(model, observation, after)
     assert torch.equal(draw.get_state(), after.get_state())
     shares = some.proposal if isinstance(some.proposal, GaussianProposal) else some.proposal.shares

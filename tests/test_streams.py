@@ -14,6 +14,7 @@ from hadrl_lightning.data import (
 )
 from hadrl_lightning.parallel import Share
 from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import Use
 
 
 def stream(rows: int = 20, **changes: Any) -> TrainingStream:
@@ -139,7 +140,9 @@ def test_a_restored_stream_goes_on_in_the_middle_of_an_epoch() -> None:
 
 
 def test_episodes_of_a_seed_are_the_same_whoever_plays_and_cover_the_number_asked_for() -> None:
-    episodes = EpisodeStream(Scenario(num_users=4), "strict", num_episodes=5, parallel=2, seed=7)
+    episodes = EpisodeStream(
+        Scenario(num_users=4), "strict", num_episodes=5, parallel=2, seed=7, use=Use.TEST_NETWORKS
+    )
     networks = list(episodes)
     assert len(episodes) == 3
     assert [network.num_envs for network in networks] == [2, 2, 1]

@@ -26,6 +26,7 @@ from ..simulator import (
     EdgeNetwork,
     Episode,
     OffloadingPolicy,
+    Use,
     decode_caching,
     decode_offloading,
     make_generator,
@@ -39,9 +40,6 @@ from .world_model import WorldModel, WorldModelSettings
 
 Level = Literal["flat", "set"]
 """Kind of model: the published one over vectors, or the structured one over sets."""
-
-_INITIAL, _RESET, _PLAY = 0, 1, 2
-"""Uses of the seed."""
 
 
 class CachingDecision(NamedTuple):
@@ -111,7 +109,7 @@ class HADRL(LightningModule):
             "seed": seed,
         }
         """The arguments by name."""
-        generator = make_generator("cpu", seed, _INITIAL)
+        generator = make_generator(seed, Use.INITIAL_WEIGHTS)
         self.world_model: WorldModel | SetWorldModel
         if fast_level == "set":
             sizes = (scenario.num_servers, scenario.num_services)
@@ -181,7 +179,7 @@ class HADRL(LightningModule):
 
     def policies(self, seed: int | None = None) -> tuple[CachingPolicy, OffloadingPolicy]:
         """The trained agent without exploration as a policy for each level; `seed` is that of its draws."""
-        generator = make_generator(self.device, self.seed if seed is None else seed, _PLAY)
+        generator = make_generator(self.seed if seed is None else seed, Use.PLAY)
 
         def caching(network: EdgeNetwork) -> Tensor:
             action = self.ddpg.act(network.caching_observation(), generator).float()
@@ -224,7 +222,7 @@ class HADRL(LightningModule):
         """Start the world model anew, as published, if that is set."""
         if not self.reset_world_model:
             return
-        self.world_model.reset_parameters(make_generator("cpu", self.seed, _RESET, self.current_epoch))
+        self.world_model.reset_parameters(make_generator(self.seed, Use.RESETS, self.current_epoch))
         self._optimizers()[0].state.clear()
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> None:

@@ -16,12 +16,10 @@ from ..nn.cache_encoder import SetActor, SetCritic, read_caching_observation
 from ..nn.normaliser import RunningNormaliser
 from ..parallel import ALONE, DataShare, Share
 from ..scenario import Scenario
-from ..simulator import fill_caches, make_generator
+from ..simulator import Use, check_seed, fill_caches, make_generator
 from .cache_proposals import normal, propose_caches
 from .ddpg import DDPG, DDPGLosses, DDPGSettings
 
-_DECIDE, _LEARN = 0, 1
-"""Uses of the seed."""
 VALUE_DECIMALS = 5
 """Values are compared to so many digits, so that the order among equal caches does not hang on rounding."""
 
@@ -80,8 +78,7 @@ class SetDDPGSettings(DDPGSettings):
         for name in ("actor_width", "num_proposals", "proposal_rounds", *_EXPLORATION, "actor_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be at least 0, got {self.seed}")
+        check_seed("seed", self.seed)
         if not 0 <= self.hysteresis < inf:
             raise ValueError(f"hysteresis must be at least 0 and finite, got {self.hysteresis}")
 
@@ -230,7 +227,7 @@ class SetDDPG(DDPG):
         if num_proposals == 1:
             return fill_caches(self.scenario, wish)
         shared = generator is None
-        generator = generator or make_generator(observation.device, self.settings.seed, _DECIDE)
+        generator = generator or make_generator(self.settings.seed, Use.CACHING_DECISIONS)
         best = fill_caches(self.scenario, self._held(observation))  # full, as all that the critic learns from
         for _ in range(rounds or self.settings.proposal_rounds):
             proposed = self.propose(wish, num_proposals, generator, shared, among)
@@ -278,7 +275,8 @@ class SetDDPG(DDPG):
         few = max(1, self.settings.explore_proposals // 8)
         networks = (self.target_actor, self.target_critic)
         among = share.of(len(batch.reward))
-        cache = self._search(own.next_observation, *networks, self._learn_generator(), few, 1, among)
+        generator = self._learn_generator(Use.CACHING_TARGETS)
+        cache = self._search(own.next_observation, *networks, generator, few, 1, among)
         following = self.target_critic(own.next_observation, cache.flatten(1).to(reward.dtype))
         return reward + discount * following
 
@@ -289,7 +287,8 @@ class SetDDPG(DDPG):
         observation = observation[among.items]
         few = self.settings.explore_proposals
         networks = (self.actor, self.target_critic)
-        better = self._search(observation, *networks, self._learn_generator(), few, 1, among)
+        generator = self._learn_generator(Use.CACHING_LESSONS)
+        better = self._search(observation, *networks, generator, few, 1, among)
         return weight * binary_cross_entropy_with_logits(
             2 * self.actor.logits(observation), better.flatten(1).to(observation.dtype)
         )
@@ -311,8 +310,8 @@ class SetDDPG(DDPG):
         self.num_updates += 1
         return losses
 
-    def _learn_generator(self) -> torch.Generator:
-        return make_generator(self.device, self.settings.seed, _LEARN, int(self.num_updates))
+    def _learn_generator(self, use: Use) -> torch.Generator:
+        return make_generator(self.settings.seed, use, int(self.num_updates))
 
 
 def without_outliers(reward: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:

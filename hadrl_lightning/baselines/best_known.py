@@ -92,7 +92,7 @@ def hindsight_policy(network: EdgeNetwork) -> Allocation:
 
 def coming_fading(network: EdgeNetwork) -> Float[Tensor, "batch user"]:
     """The fading that the next `step` will draw, [B, U], from a copy of the generator."""
-    generator = torch.Generator(network.device)
+    generator = torch.Generator()
     generator.set_state(copy.copy(network.generator.get_state()))
     shape = (network.num_envs, network.scenario.num_users)
     return rayleigh(shape, generator, network.device, network.dtype)

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..scenario import Scenario
-from ..simulator import CachingPolicy, EdgeNetwork, decode_caching, fill_caches
+from ..simulator import CachingPolicy, EdgeNetwork, Use, decode_caching, fill_caches, make_generator
 from .caches import best_caches, optimal_coverage
 
 
@@ -25,17 +25,17 @@ def random_caching(generator: torch.Generator) -> CachingPolicy:
 
     def policy(network: EdgeNetwork) -> Tensor:
         shape = (network.num_envs, network.scenario.caching_action_size)
-        action = torch.rand(shape, generator=generator, device=network.device, dtype=network.dtype)
+        action = torch.rand(shape, generator=generator).to(network.device, network.dtype)
         return decode_caching(network.scenario, 2 * action - 1, network.cache, network.physics)
 
     return policy
 
 
 def random_full_caches(generator: torch.Generator) -> CachingPolicy:
-    """Services in random order, on each server by itself, while they fit (`generator` on the network's device)."""
+    """Services in random order, on each server by itself, while they fit (`generator` on the CPU)."""
 
     def policy(network: EdgeNetwork) -> Tensor:
-        priority = torch.rand(network.cache.shape, generator=generator, device=network.device)
+        priority = torch.rand(network.cache.shape, generator=generator).to(network.device)
         return fill_caches(network.scenario, priority)
 
     return policy
@@ -91,7 +91,7 @@ def fixed_caches(cache: Bool[Tensor, "server service"]) -> CachingPolicy:
 
 
 CachingFactory = Callable[[Scenario, torch.Generator], CachingPolicy]
-"""Makes a policy for a scenario; the generator, on the network's device, is for those that draw."""
+"""Makes a policy for a scenario; the generator, on the CPU, is for those that draw."""
 
 CACHING_POLICIES: dict[str, CachingFactory] = {
     "none": lambda scenario, generator: no_caching,
@@ -103,7 +103,7 @@ CACHING_POLICIES: dict[str, CachingFactory] = {
     "lfu": lambda scenario, generator: least_frequently_used,
     "hit_optimal": lambda scenario, generator: fixed_caches(optimal_coverage(scenario).cache),
     "latency_optimal": lambda scenario, generator: fixed_caches(
-        best_caches(scenario, torch.Generator().manual_seed(0)).cache
+        best_caches(scenario, make_generator(0, Use.CACHE_SEARCH)).cache
     ),
 }
 """Caching policies by name."""

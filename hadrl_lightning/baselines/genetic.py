@@ -52,7 +52,7 @@ class GeneticSearch:
     moves a share by a Gaussian, elitism.
 
     Args:
-        generator: source of all draws, on the network's device.
+        generator: source of all draws, on the CPU.
         settings: budget and rates.
     """
 
@@ -82,7 +82,7 @@ class GeneticSearch:
         from_mother = self._uniform(network, (*mother.shape[:2], 1, mother.shape[3])) > 0
         child = torch.where(from_mother, mother, father)
         fresh = self._uniform(network, tuple(child.shape))
-        noise = torch.randn(child.shape, generator=self.generator, device=network.device, dtype=network.dtype)
+        noise = torch.randn(child.shape, generator=self.generator).to(child)
         moved = (child + settings.mutation_std * noise).clamp(-1, 1)
         moved[:, :, 0] = fresh[:, :, 0]
         chance = (self._uniform(network, tuple(child.shape)) + 1) / 2
@@ -90,7 +90,7 @@ class GeneticSearch:
 
     def _parents(self, network: EdgeNetwork, latency: Tensor, count: int) -> Tensor:
         size = (latency.shape[0], count, self.settings.tournament)
-        drawn = torch.randint(latency.shape[1], size, generator=self.generator, device=network.device)
+        drawn = torch.randint(latency.shape[1], size, generator=self.generator).to(network.device)
         winner = latency.gather(1, drawn.flatten(1)).view(size).argmin(dim=2, keepdim=True)
         return drawn.gather(2, winner).squeeze(2)
 
@@ -111,7 +111,7 @@ class GeneticSearch:
         return service.latency.sum(dim=1).view(-1, each)
 
     def _uniform(self, network: EdgeNetwork, shape: tuple[int, ...]) -> Tensor:
-        return torch.rand(shape, generator=self.generator, device=network.device, dtype=network.dtype) * 2 - 1
+        return (torch.rand(shape, generator=self.generator) * 2 - 1).to(network.device, network.dtype)
 
 
 def _select(genes: Tensor, index: Tensor) -> Tensor:

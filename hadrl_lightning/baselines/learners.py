@@ -17,15 +17,13 @@ from ..simulator import (
     CachingPolicy,
     EdgeNetwork,
     OffloadingPolicy,
+    Use,
     caching_reward,
     decode_caching,
     decode_offloading,
     make_generator,
     offloading_reward,
 )
-
-_INITIAL, _DRAWS = 11, 12
-"""Uses of the seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,13 +186,13 @@ class TwinDDPG(nn.Module):
         super().__init__()
         self.network = network
         self.settings = settings
-        scenario, initial = network.scenario, make_generator("cpu", seed, _INITIAL)
+        scenario, initial = network.scenario, make_generator(seed, Use.RIVAL_WEIGHTS)
         slow_sizes = (scenario.caching_observation_size, scenario.caching_action_size)
         slow = slow_agent or DDPG(*slow_sizes, settings.ddpg(), generator=initial)
-        self.slow = DDPGLevel(slow, settings, make_generator("cpu", seed, _DRAWS, 0), slow_agent is None)
+        self.slow = DDPGLevel(slow, settings, make_generator(seed, Use.RIVAL_DRAWS, 0), slow_agent is None)
         fast_sizes = (scenario.offloading_observation_size, scenario.offloading_action_size)
         fast = DDPG(*fast_sizes, settings.ddpg(), generator=initial)
-        self.fast = DDPGLevel(fast, settings, make_generator("cpu", seed, _DRAWS, 1))
+        self.fast = DDPGLevel(fast, settings, make_generator(seed, Use.RIVAL_DRAWS, 1))
 
     def advance(self, progress: float) -> int:
         """Play a frame in all networks and learn from it; returns the slots played, over all networks."""
@@ -250,8 +248,8 @@ class FlatDDPG(nn.Module):
         super().__init__()
         self.core = JointCore(network, settings.reward)
         sizes = (self.core.observe().shape[1], self.core.action_size)
-        agent = DDPG(*sizes, settings.ddpg(), generator=make_generator("cpu", seed, _INITIAL))
-        self.level = DDPGLevel(agent, settings, make_generator("cpu", seed, _DRAWS))
+        agent = DDPG(*sizes, settings.ddpg(), generator=make_generator(seed, Use.RIVAL_WEIGHTS))
+        self.level = DDPGLevel(agent, settings, make_generator(seed, Use.RIVAL_DRAWS))
 
     def advance(self, progress: float) -> int:
         """Play a slot in all networks and learn from it; returns the slots played, over all networks."""

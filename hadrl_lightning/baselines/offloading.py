@@ -20,11 +20,11 @@ from .problem import expected_fading, holders, offloading_problem, square_root_s
 
 
 def random_offloading(generator: torch.Generator) -> OffloadingPolicy:
-    """Uniform actions in [-1, 1], decoded as a learner's are (`generator` on the network's device)."""
+    """Uniform actions in [-1, 1], decoded as a learner's are (`generator` on the CPU)."""
 
     def policy(network: EdgeNetwork) -> Allocation:
         shape = (network.num_envs, network.scenario.offloading_action_size)
-        action = torch.rand(shape, generator=generator, device=network.device, dtype=network.dtype)
+        action = torch.rand(shape, generator=generator).to(network.device, network.dtype)
         return decode_offloading(network.scenario, 2 * action - 1, network.physics)
 
     return policy

@@ -16,16 +16,13 @@ from ..baselines import CACHING_POLICIES, OFFLOADING_POLICIES, optimal_coverage
 from ..baselines.learners import FlatDDPG, LearnerSettings, TwinDDPG
 from ..data import EpisodeStream
 from ..scenario import Physics, Scenario
-from ..simulator import EdgeNetwork, make_generator
+from ..simulator import EdgeNetwork, Use, make_generator
 from .cells import Cell, CellResult
 from .judge import Judge, Policies, bounds, by_episode, latency_percentile, own_best_known, play
 from .policies import LEARNERS, LOWER_BOUND, pair_of
 from .sb3 import train_sb3
 from .trained import trained_policies
 from .training import Trained, build, train
-
-_COLLECTING, _CACHING, _OFFLOADING = 20, 21, 22
-"""Uses of the seed."""
 
 
 def compute(cell: Cell) -> CellResult:
@@ -37,13 +34,12 @@ def compute(cell: Cell) -> CellResult:
     settings = cell.settings
     scenario, physics = Scenario(**settings["scenario"]), settings["physics"]
     test = settings["test"]
-    stream = EpisodeStream(
-        scenario, physics, test["episodes"], min(test["parallel"], test["episodes"]), test["seed"]
-    )
+    parallel = min(test["parallel"], test["episodes"])
+    stream = EpisodeStream(scenario, physics, test["episodes"], parallel, test["seed"], Use.TEST_NETWORKS)
     optimum = {"optimal_hit_ratio": optimal_coverage(scenario).hit_ratio}
     if cell.policy == LOWER_BOUND:
         started = time.perf_counter()
-        caching = CACHING_POLICIES["latency_optimal"](scenario, make_generator("cpu", 0))
+        caching = CACHING_POLICIES["latency_optimal"](scenario, make_generator(0, Use.CACHE_SEARCH))
         return _finished(bounds(stream, caching), optimum, started)
     started = time.perf_counter()
     judge = _judge(scenario, physics, settings)
@@ -83,7 +79,7 @@ def _policies(cell: Cell, scenario: Scenario, physics: Physics, judge: Judge | N
     seed = cell.seed or 0
     pair = pair_of(cell.policy)
     if pair is not None:
-        draws = [make_generator("cpu", seed, use) for use in (_CACHING, _OFFLOADING)]
+        draws = [make_generator(seed, use) for use in (Use.BASELINE_CACHING, Use.BASELINE_OFFLOADING)]
         policies: Policies = (
             CACHING_POLICIES[pair.caching](scenario, draws[0]),
             OFFLOADING_POLICIES[pair.offloading](scenario, draws[1]),
@@ -112,7 +108,7 @@ def _policies(cell: Cell, scenario: Scenario, physics: Physics, judge: Judge | N
 
 def _ddpg_learner(cell: Cell, scenario: Scenario, physics: Physics, seed: int) -> TwinDDPG | FlatDDPG:
     settings = LearnerSettings(**cell.settings["learner"])
-    generator = make_generator("cpu", seed, _COLLECTING)
+    generator = make_generator(seed, Use.RIVAL_NETWORKS)
     network = EdgeNetwork(scenario, physics, settings.num_envs, generator=generator)
     kind = LEARNERS[cell.policy].kind
     if kind == "flat-ddpg":

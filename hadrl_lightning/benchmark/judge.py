@@ -16,6 +16,7 @@ from ..simulator import (
     EdgeNetwork,
     Episode,
     OffloadingPolicy,
+    Use,
     episode_scores,
     run_episode,
 )
@@ -107,7 +108,8 @@ class Judge:
     def __init__(
         self, scenario: Scenario, physics: Physics, num_episodes: int, parallel: int, seed: int
     ) -> None:
-        self._stream = EpisodeStream(scenario, physics, num_episodes, min(parallel, num_episodes), seed)
+        parallel = min(parallel, num_episodes)
+        self._stream = EpisodeStream(scenario, physics, num_episodes, parallel, seed, Use.VALIDATION_NETWORKS)
         self.curve: list[dict[str, float]] = []
         """One entry a validation: `slots` and the mean scores."""
         self.best: Any = None

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..baselines.learners import joint_policies
 from ..errors import HadrlError
 from ..scenario import Physics, Scenario
+from ..simulator import Use, make_generator
 from .judge import Judge, Policies
 from .training import Trained
 
@@ -71,7 +72,10 @@ def train_sb3(
 
         vec_env = package.common.vec_env
         venv = vec_env.VecNormalize(vec_env.DummyVecEnv([make] * num_envs))
-        venv.seed(seed)
+        draw = make_generator(seed, Use.RIVAL_ENVIRONMENTS)
+        venv.seed(
+            int(torch.randint(2**31, (1,), generator=draw))
+        )  # one environment's seed is the next one's plus 1
         model = getattr(package, algorithm)("MlpPolicy", venv, seed=seed, device="cpu", **settings)
         period, due = steps * num_envs / max(validations, 1), [0.0]
         due[0] = period

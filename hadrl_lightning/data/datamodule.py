@@ -8,12 +8,9 @@ from lightning.pytorch import LightningDataModule
 from ..errors import HadrlError
 from ..parallel import EnsembleParallelStrategy, SharedNetworks, of_each_rank
 from ..scenario import Physics, Scenario
-from ..simulator import EdgeNetwork, make_generator
+from ..simulator import EdgeNetwork, Use, check_seed, make_generator
 from .replay import ReplayBuffer
 from .streams import EpisodeStream, TrainingStream
-
-_NETWORK, _BATCHES, _BOOTSTRAP = 0, 1, 3
-"""Uses of the seed; 2 is exploration's."""
 
 
 class TransitionDataModule(LightningDataModule):
@@ -29,7 +26,7 @@ class TransitionDataModule(LightningDataModule):
         num_envs: networks that collect in parallel, on each device; with the strategy `ensemble_parallel` on all
             devices together.
         seed: of everything that training draws here; ranks draw differently, but with `ensemble_parallel`, where they
-            act as one.
+            act as one. It may be that of the validation or the test: training draws other numbers from it.
         offloading_memory: transitions of the fast level remembered, first in first out.
         caching_memory: transitions of the slow level remembered, first in first out (published `memory`).
         passes_per_epoch: passes over the fast level's transitions an epoch (published `n_train_epoch_large`).
@@ -86,12 +83,10 @@ class TransitionDataModule(LightningDataModule):
             "predict_episodes": predict_episodes,
             "parallel_episodes": parallel_episodes,
         }
-        at_least_zero = {
-            "seed": seed,
-            "caching_updates_per_epoch": caching_updates_per_epoch,
-            "validation_seed": validation_seed,
-            "test_seed": test_seed,
-        }
+        at_least_zero = {"caching_updates_per_epoch": caching_updates_per_epoch}
+        seeds = {"seed": seed, "validation_seed": validation_seed, "test_seed": test_seed}
+        for name, number in seeds.items():
+            check_seed(name, number)
         for least, group in ((1, at_least_one), (0, at_least_zero)):
             for name, value in group.items():
                 if value is not None and value < least:
@@ -146,7 +141,7 @@ class TransitionDataModule(LightningDataModule):
         if stage != "fit" or self.network is not None:
             return
         device = self._device()
-        generator = make_generator(device, self.seed, self.collector, _NETWORK)
+        generator = make_generator(self.seed, Use.TRAINING_NETWORKS, self.collector)
         networks = SharedNetworks if self._as_one else EdgeNetwork
         self.network = networks(self.scenario, self.physics, self.num_envs, device, generator)
 
@@ -157,7 +152,7 @@ class TransitionDataModule(LightningDataModule):
         self._stream = TrainingStream(
             self.offloading_buffer,
             self.caching_buffer,
-            make_generator("cpu", self.seed, self.collector, _BATCHES),
+            make_generator(self.seed, Use.TRAINING_BATCHES, self.collector),
             num_members=module.num_members,
             passes=self.passes_per_epoch,
             batch_size=self.batch_size,
@@ -176,25 +171,25 @@ class TransitionDataModule(LightningDataModule):
     def _bootstrap_seed(self) -> int | None:
         if not self.bootstrap:
             return None
-        generator = make_generator("cpu", self.seed, self.collector, _BOOTSTRAP)
+        generator = make_generator(self.seed, Use.BOOTSTRAP, self.collector)
         return int(torch.randint(2**62, (1,), generator=generator))
 
     def val_dataloader(self) -> EpisodeStream:
         """Networks of the validation episodes."""
-        return self.episodes(self.validation_episodes, self.validation_seed)
+        return self.episodes(self.validation_episodes, self.validation_seed, Use.VALIDATION_NETWORKS)
 
     def test_dataloader(self) -> EpisodeStream:
         """Networks of the test episodes."""
-        return self.episodes(self.test_episodes, self.test_seed)
+        return self.episodes(self.test_episodes, self.test_seed, Use.TEST_NETWORKS)
 
     def predict_dataloader(self) -> EpisodeStream:
         """Networks of the episodes whose decisions are written out."""
-        return self.episodes(self.predict_episodes, self.test_seed)
+        return self.episodes(self.predict_episodes, self.test_seed, Use.TEST_NETWORKS)
 
-    def episodes(self, num_episodes: int, seed: int) -> EpisodeStream:
+    def episodes(self, num_episodes: int, seed: int, use: Use) -> EpisodeStream:
         """Networks that stand for `num_episodes` unseen episodes."""
         parallel = min(self.parallel_episodes, num_episodes)
-        return EpisodeStream(self.scenario, self.physics, num_episodes, parallel, seed, self._device())
+        return EpisodeStream(self.scenario, self.physics, num_episodes, parallel, seed, use, self._device())
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, buffers, counters and generators of every rank, as a list by rank; one item if they act as one."""

@@ -7,7 +7,7 @@ import torch
 
 from ..parallel import of_each_rank
 from ..scenario import Physics, Scenario
-from ..simulator import EdgeNetwork, make_generator
+from ..simulator import EdgeNetwork, Use, make_generator, restore_generator
 from .bootstrap import bootstrap_weights
 from .passes import MemberBatches, member_batches
 from .replay import ReplayBuffer
@@ -116,13 +116,14 @@ class TrainingStream:
         """
         self.position = state_dict["position"]
         if state_dict["collector"] == self.collector:
-            self.generator.set_state(state_dict["generator"].cpu())
+            restore_generator(self.generator, state_dict["generator"])
 
 
 class EpisodeStream:
     """Yields freshly seeded networks, `parallel` at a time, that stand for `num_episodes` unseen episodes.
 
-    The same seed gives the same requests, positions and fading, whoever plays.
+    The same seed and use (`Use.VALIDATION_NETWORKS` or `Use.TEST_NETWORKS`) give the same requests, positions and
+    fading, whoever plays and on whatever device.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class EpisodeStream:
         num_episodes: int,
         parallel: int,
         seed: int,
+        use: Use,
         device: torch.device | str = "cpu",
     ) -> None:
         self.scenario = scenario
@@ -139,6 +141,7 @@ class EpisodeStream:
         self.num_episodes = num_episodes
         self.parallel = parallel
         self.seed = seed
+        self.use = use
         self.device = device
 
     def __len__(self) -> int:
@@ -151,5 +154,5 @@ class EpisodeStream:
     def networks(self, index: int) -> EdgeNetwork:
         """The networks of batch `index`, as new: whoever plays them meets the same draws."""
         size = min(self.parallel, self.num_episodes - index * self.parallel)
-        generator = make_generator(self.device, self.seed, index)
+        generator = make_generator(self.seed, self.use, index)
         return EdgeNetwork(self.scenario, self.physics, size, self.device, generator)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hadrl_lightning.planning.information import ESTIMATORS, Estimator, gaussian_entropy, information_gain
 from hadrl_lightning.planning.model import Prediction
+from hadrl_lightning.simulator import Use, make_generator
 
 Form = Literal["tschantz", "gould", "outcome"]
 Strategy = Literal["information", "variance", "disagreement", "random", "none"]
@@ -98,7 +99,7 @@ class Exploration:
         if self.strategy == "information":
             generator = None
             if self.estimator == "nearest_neighbour":
-                generator = torch.Generator().manual_seed((draws.seed + t) % 2**63)
+                generator = make_generator(draws.seed, Use.NEIGHBOUR_SAMPLES, t)
             return information_gain(mean, log_var, self.estimator, generator)
         if self.strategy == "variance":
             return log_var.exp().sum(dim=-1).mean(dim=0)

@@ -10,6 +10,7 @@ from torch import Tensor
 from hadrl_lightning.planning.free_energy import Draws, FreeEnergy
 from hadrl_lightning.planning.information import Estimator, information_gain
 from hadrl_lightning.planning.model import Prediction
+from hadrl_lightning.simulator import Use, make_generator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class OutcomeForm:
             return FreeEnergy(pragmatic, pragmatic, nothing, reward, nothing)
         generator = None
         if self.estimator == "nearest_neighbour":
-            generator = torch.Generator().manual_seed((draws.seed + t) % 2**63)
+            generator = make_generator(draws.seed, Use.NEIGHBOUR_SAMPLES, t)
         gain = information_gain(prediction.mean, prediction.log_var, self.estimator, generator)
         epistemic = -self.expl_scale * gain
         return FreeEnergy(pragmatic + epistemic, pragmatic, epistemic, reward, gain)

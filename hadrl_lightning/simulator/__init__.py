@@ -4,7 +4,7 @@ from .actions import Allocation, decode_caching, decode_offloading, equal_shares
 from .episode import CachingPolicy, Episode, EpisodeScores, OffloadingPolicy, episode_scores, run_episode
 from .network import EdgeNetwork
 from .radio import path_loss_db, spectral_efficiency
-from .randomness import make_generator
+from .randomness import Use, check_seed, make_generator, restore_generator
 from .service import Service, caching_reward, offloading_reward, serve, switching_cost
 
 __all__ = [
@@ -15,7 +15,9 @@ __all__ = [
     "EpisodeScores",
     "OffloadingPolicy",
     "Service",
+    "Use",
     "caching_reward",
+    "check_seed",
     "decode_caching",
     "decode_offloading",
     "episode_scores",
@@ -24,6 +26,7 @@ __all__ = [
     "make_generator",
     "offloading_reward",
     "path_loss_db",
+    "restore_generator",
     "run_episode",
     "serve",
     "spectral_efficiency",

@@ -17,6 +17,7 @@ class Constants(NamedTuple):
     cycles: Tensor
     deadlines_s: Tensor
     popularity_cdf: Tensor
+    """Where each service's requests end among draws from [0, 1), in double precision on the CPU, [K]."""
     compute_hz: Tensor
     bandwidth_hz: Tensor
     usable_cache_bits: Tensor
@@ -53,7 +54,7 @@ def constants(scenario: Scenario, physics: Physics, device: torch.device, dtype:
         storage_bits=real(scenario.storage_bits),
         cycles=real(scenario.cycles),
         deadlines_s=real(scenario.deadlines_s),
-        popularity_cdf=(popularity_cdf / popularity_cdf[-1]).to(device=device, dtype=dtype),
+        popularity_cdf=popularity_cdf / popularity_cdf[-1],
         compute_hz=real(scenario.compute_per_server_hz),
         bandwidth_hz=real(scenario.bandwidth_per_server_hz),
         usable_cache_bits=real(scenario.usable_cache_bits),

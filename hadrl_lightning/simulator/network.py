@@ -10,6 +10,7 @@ from ..scenario import Physics, Scenario
 from .actions import Allocation
 from .constants import constants
 from .radio import rayleigh
+from .randomness import Use, make_generator, restore_generator
 from .service import Service, serve, switching_cost
 from .state import NetworkState, caching_observation, count_slot, empty_state, offloading_observation
 
@@ -27,11 +28,11 @@ class EdgeNetwork:
         physics: `strict` (feasible decisions) or `published` (the published arithmetic).
         num_envs: B, at least 1.
         device: where the tensors live; CPU by default.
-        generator: source of all draws, on the same device; by default one with a seed of its own choice.
+        generator: source of all draws, on the CPU whatever `device` is; by default one with a seed of its own choice.
         dtype: number format of the physics.
 
     Raises:
-        ValueError: `num_envs` or `physics` is out of range.
+        ValueError: `num_envs` or `physics` is out of range, or the generator is not on the CPU.
     """
 
     def __init__(
@@ -53,8 +54,10 @@ class EdgeNetwork:
         self.device = torch.device(device or "cpu")
         self.dtype = dtype
         if generator is None:
-            generator = torch.Generator(self.device)
+            generator = torch.Generator()
             generator.seed()
+        if generator.device.type != "cpu":
+            raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
         self.generator = generator
         self._constants = constants(scenario, physics, self.device, dtype)
         self.reset()
@@ -85,8 +88,12 @@ class EdgeNetwork:
         return self.slot == self.scenario.slots_per_episode
 
     def set_seed(self, seed: int) -> None:
-        """Seed the draws from here on."""
-        self.generator.manual_seed(seed)
+        """Seed the draws from here on.
+
+        Raises:
+            HadrlError: the seed is not from 0 to 2^64 - 1.
+        """
+        self.generator.set_state(make_generator(seed, Use.ENVIRONMENTS).get_state())
 
     def reset(self) -> None:
         """Start a new episode: empty caches, nothing counted, new requests and positions."""
@@ -163,13 +170,13 @@ class EdgeNetwork:
             **{name: value.to(self.device, copy=True) for name, value in state_dict["state"].items()}
         )
         self.decision, self.slot = state_dict["decision"], state_dict["slot"]
-        self.generator.set_state(state_dict["generator"].cpu())
+        restore_generator(self.generator, state_dict["generator"])
 
     def _draw_requests(self) -> Tensor:
         shape = (self.num_envs, self.scenario.num_users)
-        uniform = torch.rand(shape, generator=self.generator, device=self.device, dtype=self.dtype)
+        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64)
         service = torch.bucketize(uniform, self._constants.popularity_cdf, right=True)
-        return service.clamp(max=self.scenario.num_services - 1)
+        return service.clamp(max=self.scenario.num_services - 1).to(self.device)
 
     def _draw_positions(self) -> Tensor:
         fixed = self._constants.user_positions_m
@@ -177,7 +184,7 @@ class EdgeNetwork:
             return fixed.expand(self.num_envs, -1, -1).clone()
         radius = self.scenario.cell_radius_m
         shape = (self.num_envs, self.scenario.num_users, 2)
-        offset = torch.randint(-radius, radius, shape, generator=self.generator, device=self.device)
+        offset = torch.randint(-radius, radius, shape, generator=self.generator).to(self.device)
         return self._constants.servers_m[self._constants.cells] + offset
 
     def _draw_fading(self) -> Tensor:

@@ -46,10 +46,15 @@ def spectral_efficiency(
 def rayleigh(
     shape: tuple[int, ...], generator: torch.Generator, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Rayleigh(1) draws sqrt(-2 ln(1 - u)), u uniform on (0, 1).
+    """Rayleigh(1) draws on `device`, made on the CPU in double precision whatever `dtype` they are rounded to."""
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return rayleigh_quantile(uniform).to(device, dtype)
 
-    torch draws multiples of 2^-24, 0 included, in single precision; half a step is added, so that no draw is 0: one
-    such user in 16 million would outweigh the latency of all others.
+
+def rayleigh_quantile(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """sqrt(-2 ln(1 - u)) for u in [0, 1) in double precision: finite and above 0 for all that `torch.rand` can draw.
+
+    `torch.rand` draws multiples of 2^-53, from 0 to 1 - 2^-53. 0 counts as the step after it, so that no link is dead:
+    one such user would outweigh the latency of all others.
     """
-    uniform = torch.rand(shape, generator=generator, device=device, dtype=dtype) + 2**-25
-    return torch.sqrt(-2 * torch.log1p(-uniform))
+    return torch.sqrt(-2 * torch.log1p(-uniform.clamp(min=2**-53)))
