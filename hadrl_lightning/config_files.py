@@ -1,6 +1,8 @@
 """Settings files by name: a path if there is one, else the file of that name that ships with the package."""
 
+import codecs
 import difflib
+import json
 import re
 from argparse import SUPPRESS
 from dataclasses import is_dataclass
@@ -11,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from .errors import HadrlError
+from .units import read_units
 
 
 def shipped_configs() -> tuple[str, ...]:
@@ -50,10 +53,10 @@ def load_config(name: str | Path) -> dict[str, Any]:
         HadrlError: there is no such file, or it is not a YAML mapping.
     """
     path = find_config(name)
+    text = read_config(path)
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # a SafeLoader
+        settings = yaml.load(text, Loader=_Loader)  # a SafeLoader
     except (
-        OSError,
         ValueError,
         RecursionError,
         yaml.YAMLError,
@@ -63,7 +66,62 @@ def load_config(name: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict):
         raise HadrlError(f"config must be a YAML mapping, got a {type(settings).__name__} in {path}")
-    return settings
+    return read_units(settings)
+
+
+def read_config(path: str | Path) -> str:
+    """The text of a settings file: UTF-8, with or without a mark in front.
+
+    Raises:
+        HadrlError: it can't be read or is in another encoding.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise HadrlError(f"config must be a readable file, got {path}: {error.strerror or error}") from error
+    wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    if wide or (len(content) > 1 and (not any(content[::2]) or not any(content[1::2]))):
+        raise HadrlError(f"config must be a text file in UTF-8, got {path} in UTF-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise HadrlError(f"config must be a text file in UTF-8, got {path} in another encoding") from None
+
+
+def numbers_for_units(text: str, name: str = "") -> str:
+    """YAML with a number in place of every number with a unit; the text as it is where there are none.
+
+    Args:
+        text: a file, or the value of a setting.
+        name: of that setting.
+
+    Raises:
+        HadrlError: a number with a unit of another kind.
+    """
+    value = _parsed(text)
+    plain = read_units(value, name)
+    if plain == value:
+        return text
+    return yaml.safe_dump(plain) if isinstance(plain, dict) else json.dumps(plain)
+
+
+def parse_setting(name: str, text: str) -> Any:
+    """The value of the setting `name` that stands on a command line, as a settings file would have it.
+
+    Raises:
+        HadrlError: a number with a unit of another kind.
+    """
+    value = _parsed(text)
+    known = isinstance(value, str | bool | int | float | list | dict) or value is None
+    return read_units(value if known else text, name)
+
+
+def _parsed(text: str) -> Any:
+    """What YAML makes of a text; the text itself where that is nothing: whoever reads it says what is wrong."""
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return text
 
 
 def refuse_nulls(parser: Any, settings: Any) -> None:

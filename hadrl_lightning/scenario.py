@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from .config_files import load_config
 from .limits import COUNTS, LISTS, POSITIVE, as_floats, check_integer, check_number
+from .units import read_unit
 
 Physics = Literal["strict", "published"]
 """Which arithmetic the simulator follows: ``strict`` obeys the constraints, ``published`` repeats the paper's code."""
@@ -39,6 +40,7 @@ class Scenario:
 
     The defaults are the published scenario ES2 (two servers, thirty users). Indices are 0-based: service ``k`` of
     the paper (1...K) is index ``k - 1`` here. Values "per server" are one number for all or a tuple of ``num_servers``.
+    Numbers are in the unit that the name says; a text with another unit of that kind, ``"20GiB"``, is read too.
 
     Raises:
         ValueError: a field is out of its range or a list has the wrong length; the message names the field, what is
@@ -122,6 +124,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
+            value = read_unit(name, value)
             object.__setattr__(self, name, value if name in COUNTS else as_floats(value))
         for name, largest in COUNTS.items():
             check_integer(name, getattr(self, name), 1, largest)

@@ -202,7 +202,10 @@ def test_values_of_a_sweep_may_have_units() -> None:
         "data.scenario.cache_bytes",
         (20 * GIB, int(1.5 * GIB)),
     )
-    assert [parse_value(text) for text in ("200M", "0.5", "3", "1e3", "true", "zipf")] == [
+    assert [
+        parse_value("data.scenario.bandwidth_hz", text)
+        for text in ("200M", "0.5", "3", "1e3", "true", "zipf")
+    ] == [
         200_000_000,
         0.5,
         3,

@@ -454,9 +454,10 @@ def test_any_benchmark_is_refused_or_planned(number: int) -> None:
 def test_any_value_on_the_command_line_is_read_or_refused(number: int) -> None:
     @given(st.one_of(st.text("0123456789.eE+-kMGiB naif,=", max_size=12), numbers.map(str)))
     def check(text: str) -> None:
-        parse_value(text)
+        parse_value("data.scenario.num_users", text)
         try:
             parse_sweep(f"data.scenario.num_users={text}")
+            parse_sweep(f"data.scenario.cache_bytes={text}")
         except HadrlError as error:
             assert_clear(error)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..baselines.learners import LearnerSettings
-from ..config_files import load_config
+from ..config_files import load_config, parse_setting
 from ..errors import HadrlError
-from ..scenario import GIB, KIB, MIB
+from ..units import read_prefix
 from .cells import Cell
 from .policies import (
     LEARNERS,
@@ -24,7 +24,8 @@ from .sb3 import stable_baselines3
 from .trained import SEED, agent_contents, is_trained
 from .training import Settings, build, merged, num_slots, resolved, with_slots
 
-UNITS = {"KiB": KIB, "MiB": MIB, "GiB": GIB, "k": 1e3, "M": 1e6, "G": 1e9}
+_VALUE = re.compile(r"\[[^\]]*\]|[^,]+")
+"""A value among several: a list, or anything without a comma."""
 LEARNING = ("num_envs", "reward")
 """Settings that Stable-Baselines3's algorithms share with the other learners."""
 
@@ -235,34 +236,20 @@ def nested(key: str, value: Any) -> Settings:
 
 
 def parse_sweep(text: str) -> Sweep:
-    """A sweep from `KEY=a,b,c`; sizes may end in KiB, MiB, GiB, other numbers in k, M, G.
+    """A sweep from `KEY=a,b,c`; the values may have units of the kind that the key says, such as GiB, or k, M, G.
 
     Raises:
         HadrlError: it has another form.
     """
     key, equals, values = text.partition("=")
-    parsed = tuple(parse_value(value) for value in values.split(",") if value.strip())
+    parsed = tuple(parse_value(key, value) for value in _VALUE.findall(values) if value.strip())
     if not equals or not parsed:
         raise HadrlError(f"sweep must have the form KEY=VALUE,VALUE,…, got {text!r}")
     nested(key, None)
-    return Sweep(key, parsed)
+    return Sweep(key, tuple(tuple(value) if isinstance(value, list) else value for value in parsed))
 
 
-def parse_value(text: str) -> Any:
-    """A number (with a unit), true, false, null, or the text as it is."""
-    text = text.strip()
-    match = re.fullmatch(r"([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(KiB|MiB|GiB|k|M|G)?", text)
-    if match is None:
-        return {"true": True, "false": False, "null": None}.get(text, text)
-    number, unit = match.groups()
-    try:
-        value = int(number) if re.fullmatch(r"[-+]?[0-9]+", number) else float(number)
-    except ValueError:
-        return text
-    if unit is None:
-        return value
-    try:
-        scaled = value * UNITS[unit]
-        return int(scaled) if scaled == int(scaled) else scaled
-    except OverflowError:  # beyond double precision: no number of ours
-        return text
+def parse_value(key: str, text: str) -> Any:
+    """The value of the setting `key`: a number (with a unit or a prefix), true, false, null, a list, or the text."""
+    value = parse_setting(key, text.strip())
+    return read_prefix(value) if isinstance(value, str) else value

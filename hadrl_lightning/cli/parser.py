@@ -1,13 +1,15 @@
 """The parser: settings files by name, and every mistake told in one line."""
 
 import difflib
+import os
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ..config_files import find_config
+from ..config_files import find_config, numbers_for_units, read_config
 from ..errors import HadrlError
 
 
@@ -27,17 +29,44 @@ class HadrlParser(LightningArgumentParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse; a whole number beyond double precision is a mistake like any other."""
+    def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        """Parse, numbers with units too; a whole number beyond double precision is a mistake like any other."""
         try:
-            return super().parse_args(*args, **kwargs)
+            return super().parse_args(args if args is None else _without_units(args), *rest, **kwargs)
         except OverflowError as error:
             raise HadrlError(f"settings must be numbers of at most 1.8e308: {error}") from error
+
+    def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse a file of settings in UTF-8, whatever the encoding of the system."""
+        text = read_config(path)
+        try:
+            return super().parse_path(path, *args, **kwargs)
+        except UnicodeDecodeError:
+            return self.parse_string(text, os.path.basename(path), *args, **kwargs)
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Parse settings, numbers with units too."""
+        return super().parse_string(numbers_for_units(content.removeprefix("\ufeff")), *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the essence of `message`."""
         parser = getattr(ex, "subcommand_parser", None) or self
         raise HadrlError(essence(message, known_settings(parser))) from ex
+
+
+def _without_units(words: Sequence[str]) -> list[str]:
+    """The same command line with a number in place of every number with a unit."""
+    plain: list[str] = []
+    key = ""
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            plain.append(f"--{name}={numbers_for_units(value, name)}" if equals else word)
+            key = "" if equals else name
+        else:
+            plain.append(numbers_for_units(word, key) if "." in key else word)
+            key = ""
+    return plain
 
 
 def known_settings(parser: LightningArgumentParser) -> list[str]:

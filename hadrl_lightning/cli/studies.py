@@ -241,7 +241,7 @@ def _overrides(words: Sequence[str], default: dict[str, Any]) -> dict[str, Any]:
             if not rest:
                 raise HadrlError(f"{key} needs a value")
             value = rest.pop(0)
-        found = merged(found, nested(key[2:], parse_value(value)))
+        found = merged(found, nested(key[2:], parse_value(key[2:], value)))
     return found
 
 
