@@ -1,42 +1,30 @@
 """`EpisodeEvaluation`: judges the episodes of validate, test and predict, and shows or writes the result."""
 
-import math
+import warnings
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-from torch import Tensor
 
 from ..console import show
-from ..data import EpisodeStream, TransitionDataModule
-from ..metrics import SwitchingCost, slot_metrics
-from ..simulator import Episode, EpisodeScores, Service, episode_scores, run_episode
+from ..data import TransitionDataModule
+from ..errors import HadrlWarning
+from ..judge import Scoreboard, Validation
+from .planning import CEMPlanning
 from .predictions import write_decisions
-from .references import reference_policies
-
-_ROWS = {
-    "hit_ratio": ("hit ratio", "{:.3f}"),
-    "latency": ("Σ latency (s)", "{:.2f}"),
-    "latency_p95": ("  95th pct. (s)", "{:.1f}"),
-    "on_time": ("deadlines met", "{:.3f}"),
-    "energy": ("energy (J)", "{:.3f}"),
-    "switching": ("switching (s)", "{:.1f}"),
-    "bandwidth_over_subscription": ("band over", "{:.2f}"),
-    "compute_over_subscription": ("CPU over", "{:.2f}"),
-}
-"""Label and form of every figure that is shown."""
+from .references import References
+from .results import Weights, result_table
 
 
 class EpisodeEvaluation(Callback):
     """Judges episodes that the agent plays without exploration.
 
     Validation logs `val/hit_ratio`, `val/latency` (summed over users, mean over slots, s), `val/latency_p95`,
-    deadlines, energy, switching cost, over-subscription and the rewards of both levels. Test logs the same as
-    `test/...` and shows a table with 95 % confidence intervals over episodes, beside reference policies on the same
-    requests, positions and fading. Predict writes the decisions: `decisions.csv`, one row a user and slot, and
-    `caches.csv`.
+    deadlines, energy, switching cost (s, mean over caching decisions), over-subscription and the rewards of both
+    levels. Test logs the same as `test/...` and shows a table with 95 % confidence intervals over episodes, beside
+    reference policies on the same requests, positions and fading: the best known decisions under the agent's own
+    caches, and the least latency known (the same decisions under the caches of least expected latency). It says after
+    which epoch the weights were saved, and how the best and the last validation differ. Predict writes the decisions:
+    `decisions.csv`, one row a user and slot, and `caches.csv`.
 
     Args:
         references: whether test shows the reference policies.
@@ -46,9 +34,31 @@ class EpisodeEvaluation(Callback):
     def __init__(self, references: bool = True, output_dir: str | None = None) -> None:
         self.references = references
         self.output_dir = output_dir
+        self.validations: list[Validation] = []
+        """Those of the training so far."""
         self._agent = Scoreboard("HADRL")
-        self._others: dict[str, Scoreboard] = {}
+        self._others: References | None = None
         self._predicted = 0
+        self._stage = "fit"
+
+    @property
+    def state_key(self) -> str:
+        """Key of this callback's state in a checkpoint; independent of its settings."""
+        return "EpisodeEvaluation"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The validations so far."""
+        return {"validations": [one._asdict() for one in self.validations]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a checkpoint. One that is tested at the end of a training does not undo what that has found."""
+        if self._stage != "fit" and self.validations:
+            return
+        self.validations = [Validation(**one) for one in state_dict["validations"]]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Note what is asked for."""
+        self._stage = stage
 
     # Hooks ---------------------------------------------------------------------------------------------------------
 
@@ -63,29 +73,31 @@ class EpisodeEvaluation(Callback):
         self._agent.add(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the scores."""
+        """Log the scores, and remember them if a training asked for them."""
         self._log(trainer, pl_module, "val")
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self.validations.append(self._validation(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the scores where validation is all that was asked for."""
         if trainer.state.fn == "validate":
-            self._show(trainer, f"{self._agent.num_episodes} validation episodes")
+            self._show(trainer, "validation")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the episodes of the test before."""
         self._agent = Scoreboard("HADRL")
-        self._others = {}
+        self._others = None
+        if self.references and trainer.is_global_zero:
+            data = _data(trainer)
+            self._others = References(data.scenario, data.physics)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """Score the episodes of a batch, and let the references play the same ones."""
         self._agent.add(outputs)
-        if not self.references or not trainer.is_global_zero:
-            return
-        stream = _data(trainer).test_dataloader()
-        for name, episode in reference_episodes(stream, batch_idx, outputs):
-            self._others.setdefault(name, Scoreboard(name)).add(episode)
+        if self._others is not None:
+            self._others.play(_data(trainer).test_dataloader(), batch_idx, outputs)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the scores."""
@@ -93,7 +105,7 @@ class EpisodeEvaluation(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the table."""
-        self._show(trainer, f"{self._agent.num_episodes} test episodes")
+        self._show(trainer, "test")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new file."""
@@ -117,83 +129,38 @@ class EpisodeEvaluation(Callback):
             data = _data(trainer)
             module.log("step", float(data.slots * data.num_collectors), batch_size=1, sync_dist=True)
 
+    def _validation(self, trainer: Trainer) -> Validation:
+        values, data = self._agent.values(), _data(trainer)
+        planning = next((one for one in _callbacks(trainer) if isinstance(one, CEMPlanning)), None)
+        epoch = trainer.current_epoch + 1
+        return Validation(
+            slots=float(data.slots * data.num_collectors),
+            epoch=epoch,
+            caching_learnt=planning is None or epoch > planning.caching_warmup_epochs,
+            latency=float(values["latency"]),
+            hit_ratio=float(values["hit_ratio"]),
+            on_time=float(values["on_time"]),
+        )
+
     def _show(self, trainer: Trainer, what: str) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        show(result_table(f"{what}, mean ± 95 % confidence", [self._agent, *self._others.values()]))
+        scenario = _data(trainer).scenario
+        weights = Weights(trainer.ckpt_path, self.validations, self.state_key)
+        number = self._agent.num_episodes
+        title = f"{number} {what} episode{'s' * (number > 1)}"
+        if number > 1:
+            title += ", mean ± 95 % interval over episodes (not over trainings)"
+        others = self._others.boards if self._others is not None else []
+        missing = self._others.missing if self._others is not None else ""
+        show(result_table(title, scenario, self._agent, others), *filter(None, (weights.text, missing)))
+        warning = weights.warning(scenario)
+        if warning:
+            warnings.warn(warning, HadrlWarning, stacklevel=2)
 
 
-class Scoreboard:
-    """Scores of one policy over episodes, as values with confidence intervals.
-
-    Every rank plays the same episodes, so nothing is gathered from the others.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._slots = slot_metrics(sync_on_compute=False)
-        self._switching = SwitchingCost(sync_on_compute=False)
-        self._scores: list[EpisodeScores] = []
-
-    @property
-    def num_episodes(self) -> int:
-        """Episodes scored so far."""
-        return sum(len(scores.latency) for scores in self._scores)
-
-    def add(self, episode: Episode) -> None:
-        """Score the B episodes of a batch."""
-        episode = Episode(*(value.cpu() for value in episode))
-        for t in range(len(episode.latency)):
-            fields = {name: getattr(episode, name)[t] for name in Service._fields}
-            self._slots.update(**fields)
-        for switching in episode.switching:
-            self._switching.update(switching)
-        self._scores.append(episode_scores(episode))
-
-    def values(self) -> dict[str, Tensor]:
-        """Every figure over all episodes."""
-        values = {**self._slots.compute(), "switching": self._switching.compute()}
-        for name in ("offloading_reward", "caching_reward"):
-            values[name] = self._column(name).mean()
-        return {name: value.float() for name, value in values.items()}
-
-    def half_width(self, name: str) -> float | None:
-        """Half of the 95 % confidence interval of a mean over episodes (normal); none for a percentile or 1 episode."""
-        if name not in EpisodeScores._fields or self.num_episodes < 2:
-            return None
-        column = self._column(name)
-        return 1.96 * float(column.std()) / math.sqrt(len(column))
-
-    def _column(self, name: str) -> Tensor:
-        return torch.cat([getattr(scores, name) for scores in self._scores])
-
-
-def reference_episodes(stream: EpisodeStream, index: int, agent: Episode) -> list[tuple[str, Episode]]:
-    """The reference policies on the episodes of a batch that the agent has played."""
-    episodes = []
-    for name, policies in reference_policies(stream.scenario, stream.physics, agent).items():
-        episodes.append((name, run_episode(stream.networks(index), *policies)))
-    return episodes
-
-
-def result_table(title: str, boards: list[Scoreboard]) -> Table:
-    """One column a policy; where there are several, the last one is the yardstick that latencies are divided by."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("", no_wrap=True)
-    for board in boards:
-        table.add_column(board.name, justify="right")
-    values = [board.values() for board in boards]
-    for name, (label, form) in _ROWS.items():
-        table.add_row(label, *(_cell(board, name, form) for board in boards))
-        if name == "latency" and len(boards) > 1:
-            ratios = (float(value["latency"] / values[-1]["latency"]) for value in values)
-            table.add_row(f"÷ {boards[-1].name.partition(',')[0]}", *(f"{ratio:.3f}" for ratio in ratios))
-    return table
-
-
-def _cell(board: Scoreboard, name: str, form: str) -> str:
-    half = board.half_width(name) if name in ("hit_ratio", "latency", "on_time") else None
-    return form.format(float(board.values()[name])) + ("" if half is None else f"±{form.format(half)}")
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    return trainer.callbacks  # type: ignore[attr-defined]
 
 
 def _data(trainer: Trainer) -> TransitionDataModule:

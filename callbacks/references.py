@@ -1,42 +1,58 @@
-"""Reference policies that test plays beside the agent, on the same requests, positions and fading."""
+"""Policies that test plays beside the agent, on the same requests, positions and fading."""
 
 import torch
 from torch import Tensor
 
-from ..baselines import best_known_policy, home_equal
+from ..baselines import home_equal
+from ..data import EpisodeStream
+from ..judge import Policies, Scoreboard, least_known_policies, own_best_known, replayed
 from ..scenario import Physics, Scenario
 from ..simulator import (
     Allocation,
-    CachingPolicy,
     EdgeNetwork,
     Episode,
-    OffloadingPolicy,
     Use,
     decode_caching,
     decode_offloading,
     make_generator,
+    run_episode,
 )
 
+OWN, LEAST = "best known, same caches", "least known"
+"""The yardsticks: the best known decisions under the agent's caches, and under the latency-optimal ones."""
 
-def reference_policies(
-    scenario: Scenario, physics: Physics, agent: Episode
-) -> dict[str, tuple[CachingPolicy, OffloadingPolicy]]:
-    """Policies for both levels by name; the last one is the best known decision with the agent's caches.
 
-    `agent` is the agent's episode: its caches are played again where a name says so.
+class References:
+    """Plays the episodes that an agent has played, by policies to compare with.
+
+    Args:
+        scenario: the constants.
+        physics: `strict` or `published`.
     """
 
-    def agent_caches(network: EdgeNetwork) -> Tensor:
-        return agent.cache[network.decision].to(network.device)
+    def __init__(self, scenario: Scenario, physics: Physics) -> None:
+        self.random = random_policies(scenario, physics)
+        self.boards = [Scoreboard(name) for name in (OWN, LEAST, "home, equal, same caches")]
+        self.boards.append(Scoreboard("random, both levels"))
+        self.missing = ""
+        """Why there is no least latency known; empty if there is."""
+        try:
+            self._least: Policies | None = least_known_policies(scenario)
+        except ImportError:
+            self._least = None
+            self.missing = "the least latency known needs SciPy: pip install 'hadrl-lightning[baselines]'"
 
-    return {
-        "random, both levels": random_policies(scenario, physics),
-        "home server, equal shares, same caches": (agent_caches, home_equal),
-        "best known, same caches": (agent_caches, best_known_policy),
-    }
+    def play(self, stream: EpisodeStream, index: int, agent: Episode) -> None:
+        """Batch `index` of the stream, which the agent has played."""
+        own, least, home, random = self.boards
+        own.add(own_best_known(stream, index, agent))
+        if self._least is not None:
+            least.add(run_episode(stream.networks(index), *self._least))
+        home.add(run_episode(stream.networks(index), replayed(agent), home_equal))
+        random.add(run_episode(stream.networks(index), *self.random))
 
 
-def random_policies(scenario: Scenario, physics: Physics) -> tuple[CachingPolicy, OffloadingPolicy]:
+def random_policies(scenario: Scenario, physics: Physics) -> Policies:
     """Uniform actions at both levels."""
     generator = make_generator(0, Use.RANDOM_REFERENCE)
 

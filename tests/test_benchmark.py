@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -18,23 +17,25 @@ from hadrl_lightning.benchmark import (
     Outcome,
     Plan,
     PlanSettings,
-    bootstrap,
     compute,
     computed_cells,
     default_policies,
+    groups,
+    intervals,
     label_of,
     make_plan,
+    records_of,
     result_table,
     run_cells,
     write_report,
 )
 from hadrl_lightning.benchmark.cells import read_result, write_result
 from hadrl_lightning.benchmark.plan import Sweep, nested, parse_sweep, parse_value
-from hadrl_lightning.benchmark.policies import REFERENCE
-from hadrl_lightning.benchmark.report import intervals, result_rows
-from hadrl_lightning.benchmark.training import merged, num_slots, resolved, with_slots
+from hadrl_lightning.benchmark.report import result_rows
+from hadrl_lightning.benchmark.training import merged, num_slots, resolved, validated_slots, with_slots
 from hadrl_lightning.cli import main
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, run_episode
 
@@ -95,43 +96,13 @@ def test_a_result_is_read_as_it_was_written_and_a_damaged_file_is_none(tmp_path:
     assert read_result(cell, tmp_path) is None
 
 
-# Statistics ----------------------------------------------------------------------------------------------------------
-
-
-def test_bootstrap_of_two_seeds_spans_their_values() -> None:
-    # four equally likely resamples of {1, 3}: means 1, 2, 2, 3; so the 2.5 % and 97.5 % quantiles are 1 and 3
-    assert bootstrap([1.0, 3.0]) == (2.0, 1.0, 3.0)
-
-
-def test_bootstrap_resamples_seeds_and_episodes() -> None:
-    only_seeds = bootstrap(np.repeat([[1.0], [3.0]], 50, axis=1))
-    assert only_seeds == pytest.approx((2, 1, 3))
-    only_episodes = bootstrap([[0.0, 1.0] * 50])
-    # standard error of the mean of 100 fair coins: 0.05
-    assert only_episodes.mean == 0.5
-    assert only_episodes.high - 0.5 == pytest.approx(1.96 * 0.05, abs=0.02)
-
-
-def test_a_paired_ratio_that_is_the_same_everywhere_has_no_spread() -> None:
-    values = np.random.default_rng(1).uniform(1, 2, (5, 20))
-    assert bootstrap(2 * values, values) == pytest.approx((2, 2, 2))
-    assert all(map(math.isnan, bootstrap([4.0])[1:]))
-
-
-def test_bootstrap_refuses_what_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="values must not be empty"):
-        bootstrap([])
-    with pytest.raises(ValueError, match=r"reference must have the shape of values \[2, 1\], got \[3, 1\]"):
-        bootstrap([1.0, 2.0], [1.0, 2.0, 3.0])
-
-
 # Plans ---------------------------------------------------------------------------------------------------------------
 
 
 def test_policies_that_do_not_draw_are_computed_once_for_all_seeds() -> None:
     plan = plan_of("density+home_equal", "random+random", seeds=(0, 1, 2))
     assert len(plan.entries) == 3 * 3  # the yardstick comes with them
-    assert [len(cells_of(plan, name)) for name in ("density+home_equal", "random+random", REFERENCE)] == [
+    assert [len(cells_of(plan, name)) for name in ("density+home_equal", "random+random", LEAST_KNOWN)] == [
         1,
         3,
         1,
@@ -143,7 +114,27 @@ def test_every_learner_gets_the_same_slots_and_validations() -> None:
     for name in LEARNERS:
         (cell,) = cells_of(plan, name)
         assert (name, cell.settings["slots"]) == (name, BUDGET)
-        assert cell.settings["validation"]["number"] == 2
+        config = cell.settings.get("config")
+        own = LEARNERS[name].kind == "hadrl"
+        due = validated_slots(config) if own else cell.settings["validation"]["slots"]
+        assert (name, due) == (name, [BUDGET // 2, BUDGET])
+
+
+def test_a_seed_gives_the_same_numbers_by_fit_and_by_benchmark(in_empty_folder: Path) -> None:
+    Path("tiny.yaml").write_text(json.dumps(merged(TINY, {"trainer": {"max_epochs": 3}})))
+    words = ["--config", "es2.yaml", "--config", "tiny.yaml", "--data.seed", "7"]
+    assert main(["fit", *words, "--evaluation.references", "false"]) == 0
+    with open("checkpoints/es2-tiny/version_0/metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    validated = [(float(row["step"]), float(row["val/latency"])) for row in rows if row["val/latency"]]
+    (tested,) = (float(row["test/latency"]) for row in rows if row["test/latency"])
+    plan = make_plan(PlanSettings(overlays=("tiny.yaml",), policies=("hadrl",), seeds=(7,)))
+    result = compute(cells_of(plan, "hadrl")[0])
+    assert [point["slots"] for point in result.curve] == [slots for slots, _ in validated]
+    latency = [value for _, value in validated]
+    assert [point["latency"] for point in result.curve] == pytest.approx(latency, rel=1e-7)
+    assert len(set(latency)) == 3
+    assert result.scores["latency"] == pytest.approx(tested, rel=1e-7)
 
 
 def test_slots_can_be_given_and_are_never_exceeded() -> None:
@@ -190,9 +181,9 @@ def test_a_sweep_has_its_values_in_place_of_the_base() -> None:
     plan = plan_of("density+home_equal", sweeps=(Sweep("data.scenario.num_users", (3, 5)),), seeds=(0,))
     assert [(entry.sweep_value, entry.policy) for entry in plan.entries] == [
         (3, "density+home_equal"),
-        (3, REFERENCE),
+        (3, LEAST_KNOWN),
         (5, "density+home_equal"),
-        (5, REFERENCE),
+        (5, LEAST_KNOWN),
     ]
     assert [cell.settings["scenario"]["num_users"] for cell in plan.cells] == [3, 3, 5, 5]
 
@@ -280,7 +271,7 @@ def test_a_cell_gives_the_same_scores_whenever_it_is_computed(policy: str) -> No
 
 def test_all_policies_meet_the_same_requests_positions_and_fading() -> None:
     plan = plan_of("density+home_equal", "density+all_cloud", "density+random")
-    own = [compute(cell).episodes["own_best_known"] for cell in plan.cells if cell.policy != REFERENCE]
+    own = [compute(cell).episodes["own_best_known"] for cell in plan.cells if cell.policy != LEAST_KNOWN]
     assert own[0] == own[1] == own[2] == own[3]
 
 
@@ -332,11 +323,12 @@ def test_finished_cells_are_used_again_and_a_failed_one_costs_only_itself(
     again = run_cells(plan.cells, tmp_path, compute=sometimes)
     assert computed == ["random+random"]
     assert sum(outcome.reused for outcome in again.values()) == 3
-    rows = result_rows(plan, again)
+    records = records_of(plan, again)
+    rows = result_rows(records)
     assert len(rows) == 5  # of 3 policies x 2 seeds
     assert rows[0]["ratio_to_own_best_known"] >= 1
-    write_report(plan, again, tmp_path)
-    assert len(result_table(plan, again)) == 1
+    write_report(records, tmp_path)
+    assert len(result_table(records)) == 1
 
 
 def test_worker_processes_compute_the_same_cells(tmp_path: Path) -> None:
@@ -351,15 +343,14 @@ def test_worker_processes_compute_the_same_cells(tmp_path: Path) -> None:
 
 
 def test_intervals_divide_by_the_yardstick_of_the_same_place(tmp_path: Path) -> None:
-    from hadrl_lightning.benchmark.report import groups
-
     plan = plan_of("density+home_equal", sweeps=(Sweep("data.scenario.num_users", (3, 5)),), seeds=(0,))
     outcomes = run_cells(plan.cells, tmp_path)
-    for group in groups(plan, outcomes):
+    for group in groups(records_of(plan, outcomes)):
         found = intervals(group)
-        expected = found["latency_s"].mean / group.reference[0].scores["latency"]
-        assert found["ratio_to_best_known"].mean == pytest.approx(expected)
-        assert (group.entry.policy == REFERENCE) == (found["ratio_to_best_known"] == (1, 1, 1))
+        assert group.least is not None
+        expected = found["latency_s"].mean / group.least.scores["latency"]
+        assert found["ratio_to_least_known"].mean == pytest.approx(expected)
+        assert (group.first.policy == LEAST_KNOWN) == (found["ratio_to_least_known"] == (1, 1, 1))
 
 
 def test_the_command_writes_tables_and_figures_and_goes_on_where_it_was(
@@ -435,10 +426,10 @@ def test_a_report_of_what_is_computed_leaves_the_rest_out(tmp_path: Path) -> Non
     run_cells([cell for cell in plan.cells if cell.seed != 1], tmp_path)
     outcomes = computed_cells(plan.cells, tmp_path)
     assert {outcome.cell.seed for outcome in outcomes.values() if outcome.result is None} == {1}
-    write_report(plan, outcomes, tmp_path)
+    write_report(records_of(plan, outcomes), tmp_path)
     with (tmp_path / "summary.csv").open(newline="") as file:
         seeds = {row["policy"]: row["seeds"] for row in csv.DictReader(file)}
-    assert seeds == {"random+random": "1", REFERENCE: "2"}
+    assert seeds == {"random+random": "1", LEAST_KNOWN: "2"}
 
 
 def test_the_commands_for_a_folder_are_noted_once_each_and_the_newest_last(

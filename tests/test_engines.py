@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hadrl_lightning.benchmark import MAX_RETRIES, Engine, PlanSettings, make_plan, run_cells
-from hadrl_lightning.benchmark.policies import REFERENCE
 from hadrl_lightning.cli import main
+from hadrl_lightning.judge import LEAST_KNOWN
 from tests.dying_workers import by_seed, trials
 
 SMALL: dict[str, Any] = {
@@ -66,7 +66,7 @@ def test_a_cell_whose_worker_dies_is_tried_again_and_costs_no_other(engine: Engi
         "random+random-1": 1 + MAX_RETRIES,
         "random+random-2": 1,
         "random+random-3": 1,
-        f"{REFERENCE}-None": 1,
+        f"{LEAST_KNOWN}-None": 1,
     }
     by_name = {(outcome.cell.policy, outcome.cell.seed): outcome for outcome in outcomes.values()}
     failed = {seed: outcome.error for (_, seed), outcome in by_name.items() if outcome.result is None}
@@ -80,7 +80,7 @@ def test_a_cell_whose_worker_dies_is_tried_again_and_costs_no_other(engine: Engi
 
 
 def test_a_cell_that_failed_before_leaves_no_trace_of_it_once_it_is_computed(tmp_path: Path) -> None:
-    plan = make_plan(PlanSettings(policies=(REFERENCE,), seeds=(0,), overrides=SMALL))
+    plan = make_plan(PlanSettings(policies=(LEAST_KNOWN,), seeds=(0,), overrides=SMALL))
     (cell,) = plan.cells
 
     def fail(cell: Any) -> Any:
@@ -105,7 +105,7 @@ def test_a_cell_that_failed_before_leaves_no_trace_of_it_once_it_is_computed(tmp
 def test_mistakes_about_engines_get_one_line_and_status_2(
     words: list[str], message: str, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["benchmark", "--policies", REFERENCE, *words]) == 2
+    assert main(["benchmark", "--policies", LEAST_KNOWN, *words]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -115,7 +115,7 @@ def test_without_ray_the_extra_is_named_before_anything_is_computed(
     in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert main(["benchmark", "--policies", REFERENCE, "--engine", "ray"]) == 2
+    assert main(["benchmark", "--policies", LEAST_KNOWN, "--engine", "ray"]) == 2
     assert "pip install 'hadrl-lightning[ray]'" in capsys.readouterr().err
     assert not list(in_empty_folder.iterdir())
 
@@ -125,7 +125,7 @@ def test_an_address_without_a_cluster_is_refused_in_one_line(
     address: str, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("ray")
-    words = ["benchmark", "--policies", REFERENCE, "--seeds", "0", "--episodes", "1", "--no_figures"]
+    words = ["benchmark", "--policies", LEAST_KNOWN, "--seeds", "0", "--episodes", "1", "--no_figures"]
     assert main([*words, "--engine", "ray", "--ray_address", address]) == 2
     error = capsys.readouterr().err
     assert f"ray_address must be of a cluster, got '{address}'" in error

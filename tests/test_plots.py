@@ -27,8 +27,8 @@ def summary(policy: str, metric: str, mean: float, **head: object) -> dict:
 
 @pytest.fixture
 def benchmark(tmp_path: Path) -> Path:
-    policies = ("hadrl", "hadrl-horizon-5", "ppo", "hit_optimal+best_known")
-    metrics = ("hit_ratio", "latency_s", "on_time", "energy_j", "switching_s", "ratio_to_best_known")
+    policies = ("hadrl", "hadrl-horizon-5", "ppo", "latency_optimal+best_known")
+    metrics = ("hit_ratio", "latency_s", "on_time", "energy_j", "switching_s", "ratio_to_least_known")
     write(tmp_path / "summary.csv", [summary(policy, name, 0.5) for policy in policies for name in metrics])
     curves = [
         {**summary(policy, name, value), "slots": slots}

@@ -5,9 +5,9 @@ from .compute import compute
 from .outcomes import MAX_RETRIES, Outcome
 from .plan import Plan, PlanSettings, make_plan
 from .policies import LEARNERS, PairPolicy, default_policies, label_of
+from .records import Record, groups, intervals, records_of
 from .report import result_table, write_report
 from .runner import Engine, computed_cells, run_cells
-from .statistics import Interval, bootstrap
 
 __all__ = [
     "LEARNERS",
@@ -15,17 +15,19 @@ __all__ = [
     "Cell",
     "CellResult",
     "Engine",
-    "Interval",
     "Outcome",
     "PairPolicy",
     "Plan",
     "PlanSettings",
-    "bootstrap",
+    "Record",
     "compute",
     "computed_cells",
     "default_policies",
+    "groups",
+    "intervals",
     "label_of",
     "make_plan",
+    "records_of",
     "result_table",
     "run_cells",
     "write_report",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files import replacing
 
-FORMAT = 1
+FORMAT = 2
 """Raised when cells computed before must not be used any more."""
 
 
@@ -39,13 +39,14 @@ class CellResult:
     """What came out. Latencies are summed over users, in s."""
 
     scores: dict[str, float]
-    """Mean over the test episodes: hit_ratio, latency, latency_p95, on_time, energy (J), switching (s),
-    bandwidth_over_subscription, compute_over_subscription, own_best_known (latency of the best known decisions under
-    this policy's caches); and `optimal_hit_ratio`, what any caches allow. A score that makes no sense is left out."""
+    """Mean over the test episodes: hit_ratio, latency, latency_p95, on_time, energy (J), switching (s a caching
+    decision), bandwidth_over_subscription, compute_over_subscription, own_best_known (latency of the best known
+    decisions under this policy's caches); and `optimal_hit_ratio`, what any caches allow. A score that makes no sense
+    is left out."""
     episodes: dict[str, list[float]]
     """The scores that exist episode by episode, in the same order for all policies."""
-    curve: list[dict[str, float]] = field(default_factory=list)
-    """Validations while training: `slots` trained by then and the scores of the validation episodes."""
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    """Validations while training, fields of `judge.Validation` each."""
     slots: int = 0
     """Slots trained on, over all networks that collect."""
     training_s: float = 0.0

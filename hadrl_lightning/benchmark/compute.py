@@ -15,13 +15,14 @@ from ..agents import SetDDPG
 from ..baselines import CACHING_POLICIES, OFFLOADING_POLICIES, optimal_coverage
 from ..baselines.learners import FlatDDPG, LearnerSettings, TwinDDPG
 from ..data import EpisodeStream
+from ..judge import BY_EPISODE, Scoreboard, bounds, own_best_known
 from ..scenario import Physics, Scenario
 from ..simulator import EdgeNetwork, Use, make_generator
 from .cells import Cell, CellResult
-from .judge import Judge, Policies, bounds, by_episode, latency_percentile, own_best_known, play
+from .judge import Judge, play, player
 from .policies import LEARNERS, LOWER_BOUND, pair_of
 from .sb3 import train_sb3
-from .trained import trained_policies
+from .trained import trained_player
 from .training import Trained, build, train
 
 
@@ -36,24 +37,26 @@ def compute(cell: Cell) -> CellResult:
     test = settings["test"]
     parallel = min(test["parallel"], test["episodes"])
     stream = EpisodeStream(scenario, physics, test["episodes"], parallel, test["seed"], Use.TEST_NETWORKS)
-    optimum = {"optimal_hit_ratio": optimal_coverage(scenario).hit_ratio}
+    started = time.perf_counter()
     if cell.policy == LOWER_BOUND:
-        started = time.perf_counter()
         caching = CACHING_POLICIES["latency_optimal"](scenario, make_generator(0, Use.CACHE_SEARCH))
-        return _finished(bounds(stream, caching), optimum, started)
+        return _finished(scenario, {"latency": bounds(stream, caching)}, {}, started)
+    trained = _trained(cell, scenario, physics)
+    training_s = time.perf_counter() - started if trained.slots else 0.0
     started = time.perf_counter()
-    judge = _judge(scenario, physics, settings)
-    trained = _policies(cell, scenario, physics, judge)
-    training_s = time.perf_counter() - started if judge else 0.0
-    started = time.perf_counter()
-    episodes = play(stream, trained.policies)
+    episodes = play(stream, trained.play)
     evaluation_s = time.perf_counter() - started
-    columns = {**by_episode(episodes), "own_best_known": own_best_known(stream, episodes)}
+    own, least = Scoreboard(cell.policy), Scoreboard("best known, same caches")
+    for index, episode in enumerate(episodes):
+        own.add(episode)
+        least.add(own_best_known(stream, index, episode))
+    values = {name: float(value) for name, value in own.values().items()}
     return _finished(
-        columns,
-        {**optimum, "latency_p95": latency_percentile(episodes)},
+        scenario,
+        {**own.episodes(), "own_best_known": least.episodes()["latency"]},
+        {name: values[name] for name in (*BY_EPISODE, "latency_p95")},
         started,
-        curve=judge.curve if judge else [],
+        curve=[one._asdict() for one in trained.validations],
         slots=trained.slots,
         training_s=training_s,
         evaluation_s=evaluation_s,
@@ -61,49 +64,52 @@ def compute(cell: Cell) -> CellResult:
 
 
 def _finished(
-    episodes: dict[str, list[float]], others: dict[str, float], started: float, **rest: Any
+    scenario: Scenario,
+    episodes: dict[str, list[float]],
+    scores: dict[str, float],
+    started: float,
+    **rest: Any,
 ) -> CellResult:
     means = {name: sum(values) / len(values) for name, values in episodes.items()}
+    means["optimal_hit_ratio"] = optimal_coverage(scenario).hit_ratio
     rest.setdefault("evaluation_s", time.perf_counter() - started)
-    return CellResult(scores={**means, **others}, episodes=episodes, versions=versions(), **rest)
+    return CellResult(scores={**means, **scores}, episodes=episodes, versions=versions(), **rest)
 
 
-def _judge(scenario: Scenario, physics: Physics, settings: dict[str, Any]) -> Judge | None:
-    if "validation" not in settings:
-        return None
-    validation = settings["validation"]
-    return Judge(scenario, physics, validation["episodes"], validation["parallel"], validation["seed"])
-
-
-def _policies(cell: Cell, scenario: Scenario, physics: Physics, judge: Judge | None) -> Trained:
-    seed = cell.seed or 0
+def _trained(cell: Cell, scenario: Scenario, physics: Physics) -> Trained:
+    seed, settings = cell.seed or 0, cell.settings
     pair = pair_of(cell.policy)
     if pair is not None:
         draws = [make_generator(seed, use) for use in (Use.BASELINE_CACHING, Use.BASELINE_OFFLOADING)]
-        policies: Policies = (
+        policies = (
             CACHING_POLICIES[pair.caching](scenario, draws[0]),
             OFFLOADING_POLICIES[pair.offloading](scenario, draws[1]),
         )
-        return Trained(policies, 0)
-    if "agent" in cell.settings:
-        return Trained(trained_policies(cell.settings["agent"], scenario, physics), 0)
-    assert judge is not None
-    settings, kind = cell.settings, LEARNERS[cell.policy].kind
-    slots, validations = settings["slots"], settings["validation"]["number"]
+        return Trained(player(policies), 0, [])
+    if "agent" in settings:
+        return Trained(trained_player(settings["agent"], scenario, physics), 0, [])
+    kind = LEARNERS[cell.policy].kind
     if kind == "hadrl":
-        return train(settings["config"], seed, judge, validations)
+        return train(settings["config"], seed)
+    validation = settings["validation"]
+    episodes = validation["episodes"]
+    parallel = min(validation["parallel"], episodes)
+    stream = EpisodeStream(scenario, physics, episodes, parallel, validation["seed"], Use.VALIDATION_NETWORKS)
+    judge = Judge(stream, validation["slots"])
     if kind == "sb3":
-        return train_sb3(scenario, physics, settings["learner"], slots, seed, judge, validations)
-    learner = _ddpg_learner(cell, scenario, physics, seed)
-    period = slots / max(validations, 1)
-    played, due = 0, period
+        return train_sb3(scenario, physics, settings["learner"], settings["slots"], seed, judge)
+    return _train_ddpg(_ddpg_learner(cell, scenario, physics, seed), settings["slots"], judge)
+
+
+def _train_ddpg(learner: TwinDDPG | FlatDDPG, slots: int, judge: Judge) -> Trained:
+    played = 0
     while played < slots:
         played += learner.advance(played / slots)
-        if played + 0.5 >= due or played >= slots:
-            due += period
+        if judge.is_due(played):
             judge(played, learner.policies(), learner.state_dict)
-    learner.load_state_dict(judge.best)
-    return Trained(learner.policies(), played)
+    if judge.best is not None:
+        learner.load_state_dict(judge.best)
+    return Trained(player(learner.policies()), played, judge.validations)
 
 
 def _ddpg_learner(cell: Cell, scenario: Scenario, physics: Physics, seed: int) -> TwinDDPG | FlatDDPG:

@@ -9,20 +9,21 @@ from typing import Any, NamedTuple
 from ..baselines.learners import LearnerSettings
 from ..config_files import load_config, parse_setting
 from ..errors import HadrlError
+from ..judge import LEAST_KNOWN
 from ..units import read_prefix
 from .cells import Cell
 from .policies import (
     LEARNERS,
     LOWER_BOUND,
     PUBLISHED_SIZES,
-    REFERENCE,
     default_policies,
+    label_of,
     needs_stable_baselines3,
     pair_of,
 )
 from .sb3 import stable_baselines3
 from .trained import SEED, agent_contents, is_trained
-from .training import Settings, build, merged, num_slots, resolved, with_slots
+from .training import Settings, build, merged, num_slots, resolved, validated_slots, with_slots
 
 _VALUE = re.compile(r"\[[^\]]*\]|[^,]+")
 """A value among several: a list, or anything without a comma."""
@@ -88,6 +89,8 @@ class Entry(NamedTuple):
     """Empty without a sweep."""
     sweep_value: Any
     policy: str
+    label: str
+    """What a table calls the policy."""
     seed: int
     cell: Cell
 
@@ -115,13 +118,13 @@ def make_plan(settings: PlanSettings) -> Plan:
     for name in policies:
         pair_of(name)
     require_extras(policies)
-    if REFERENCE not in policies:
-        policies.append(REFERENCE)
+    if LEAST_KNOWN not in policies:
+        policies.append(LEAST_KNOWN)
     entries = []
     for scenario in settings.scenarios:
         base = merged(load_config(scenario), *(load_config(name) for name in settings.overlays))
         base = merged(base, settings.overrides)
-        label = "-".join(dict.fromkeys(Path(name).stem for name in (scenario, *settings.overlays)))
+        name = "-".join(dict.fromkeys(Path(file).stem for file in (scenario, *settings.overlays)))
         variants = [(key, value) for key, values in settings.sweeps for value in values] or [("", None)]
         for key, value in variants:
             raw = merged(base, nested(key, value)) if key else base
@@ -129,11 +132,12 @@ def make_plan(settings: PlanSettings) -> Plan:
             full = resolved(raw)
             for policy in policies:
                 contents = cell_settings(policy, full, settings)
+                label = label_of(policy, settings.published_size)
                 for seed in settings.seeds:
                     if is_trained(policy):
                         contents = {**contents, "agent": agent_contents(policy, seed)}
                     cell = Cell(policy=policy, settings=contents, seed=seed if draws(policy) else None)
-                    entries.append(Entry(label, key, value, policy, seed, cell))
+                    entries.append(Entry(name, key, value, policy, label, seed, cell))
     return Plan(settings, entries)
 
 
@@ -160,9 +164,9 @@ def draws(policy: str) -> bool:
 def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     """All that a policy and its judgement depend on but the seed, out of the (resolved) settings of a scenario.
 
-    Learners get the same budget of slots and are validated equally often on the same episodes.
+    Learners get the same budget of slots and are validated after the same slots on the same episodes.
     """
-    data, trainer = base["data"], base["trainer"]
+    data = base["data"]
     contents: Settings = {
         "scenario": data["scenario"],
         "physics": data["physics"],
@@ -175,22 +179,31 @@ def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     if policy not in LEARNERS:
         return contents
     slots = plan.slots or num_slots(base)
-    contents["validation"] = {
-        "episodes": data["validation_episodes"],
-        "parallel": data["parallel_episodes"],
-        "seed": data["validation_seed"],
-        "number": max(1, trainer["max_epochs"] // (trainer["check_val_every_n_epoch"] or 1)),
-    }
     learner = LEARNERS[policy]
     if learner.kind == "hadrl":
         config = with_slots(hadrl_settings(policy, base, plan.published_size), slots)
         return {**contents, "slots": num_slots(config), "config": config}
+    contents["validation"] = {
+        "episodes": data["validation_episodes"],
+        "parallel": data["parallel_episodes"],
+        "seed": data["validation_seed"],
+        "slots": _validated_slots(base, slots),
+    }
     if learner.kind == "no-planning":
         contents["config"] = base
     common = asdict(LearnerSettings(num_envs=data["num_envs"]))
     if learner.kind == "sb3":
         common = {name: common[name] for name in LEARNING}
     return {**contents, "slots": slots, "learner": merged(common, learner.learner)}
+
+
+def _validated_slots(base: Settings, slots: int) -> list[int]:
+    """After how many slots a learner is validated: when HADRL is with this budget, and at the end."""
+    try:
+        earlier = validated_slots(with_slots(base, slots))
+    except HadrlError:  # a budget that is too small for HADRL
+        earlier = []
+    return [*(one for one in earlier if one < slots), slots]
 
 
 def hadrl_settings(policy: str, base: Settings, published_size: str) -> Settings:

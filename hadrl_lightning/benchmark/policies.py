@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from ..baselines import CACHING_POLICIES, OFFLOADING_POLICIES
 from ..errors import HadrlError
+from ..judge import LEAST_KNOWN
 from .trained import is_trained, label_of_trained
 
 Kind = Literal["hadrl", "twin-ddpg", "flat-ddpg", "no-planning", "sb3"]
@@ -13,8 +14,6 @@ Kind = Literal["hadrl", "twin-ddpg", "flat-ddpg", "no-planning", "sb3"]
 Settings = dict[str, Any]
 
 LOWER_BOUND = "lower-bound"
-REFERENCE = "hit_optimal+best_known"
-"""The yardstick: best known decisions under the caches of greatest coverage."""
 DRAWING = {"random", "random_full", "genetic"}
 """Heuristics that draw; the others are the same for every seed."""
 
@@ -74,7 +73,7 @@ def _planner(**values: Any) -> Settings:
 
 
 LEARNERS: dict[str, Learner] = {
-    "hadrl": Learner(label="HADRL (ours)", kind="hadrl"),
+    "hadrl": Learner(label="HADRL", kind="hadrl"),
     "hadrl-no-epistemic": Learner(
         label="HADRL, no epistemic term", kind="hadrl", settings=_planner(use_exploration=False)
     ),
@@ -185,8 +184,8 @@ DEFAULT_PAIRS = (
     "lfu+least_loaded_equal",
     "density+least_loaded_sqrt",
     "density+genetic",
-    REFERENCE,
-    "latency_optimal+best_known",
+    "hit_optimal+best_known",
+    LEAST_KNOWN,
 )
 
 
@@ -229,6 +228,8 @@ def label_of(name: str, published_size: str = "small") -> str:
     pair = pair_of(name)
     if pair is None:
         return "lower bound (latency-optimal caches)"
+    if name == LEAST_KNOWN:
+        return "least known (latency-optimal caches)"
     if pair == PairPolicy("random", "random"):
         return "random, both levels"
     return f"{CACHING_LABELS[pair.caching]} + {OFFLOADING_LABELS[pair.offloading]}"

@@ -1,187 +1,137 @@
 """Tables of a benchmark: one row a cell, means with intervals, learning curves; as CSV and for the terminal."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.table import Table
 
 from ..files import replacing
-from .cells import CellResult
-from .plan import Entry, Plan
-from .policies import REFERENCE, label_of
-from .runner import Outcome
-from .statistics import Interval, bootstrap
+from ..judge import NONE, Interval, figures_table, interval
+from .records import SCORES, Group, Place, Record, groups, intervals, place_name
 
 Row = dict[str, Any]
 
-SCORES = {
+CURVES = ("hit_ratio", "latency", "on_time")
+"""Scores whose learning curves are kept."""
+FIGURES = {
     "hit_ratio": "hit_ratio",
+    "ratio_to_optimal_hit_ratio": "hit_ratio_share",
     "latency_s": "latency",
+    "ratio_to_own_best_known": "own_ratio",
+    "ratio_to_least_known": "least_ratio",
     "latency_p95_s": "latency_p95",
     "on_time": "on_time",
     "energy_j": "energy",
     "switching_s": "switching",
     "bandwidth_over_subscription": "bandwidth_over_subscription",
     "compute_over_subscription": "compute_over_subscription",
-    "own_best_known_s": "own_best_known",
-    "optimal_hit_ratio": "optimal_hit_ratio",
 }
-"""Column of a table and score of a cell."""
-CURVES = ("hit_ratio", "latency", "on_time")
-"""Scores whose learning curves are kept."""
-TABLE = {
-    "hit_ratio": ("hit ratio", "{:.3f}"),
-    "latency_s": ("Σ latency (s)", "{:.2f}"),
-    "ratio_to_own_best_known": ("÷ best, own caches", "{:.3f}"),
-    "ratio_to_best_known": ("÷ best known", "{:.3f}"),
-    "on_time": ("on time", "{:.3f}"),
-    "energy_j": ("energy (J)", "{:.2f}"),
-    "switching_s": ("switching (s)", "{:.1f}"),
-}
-"""Columns in the terminal."""
-BRIEF = ("hit_ratio", "latency_s", "ratio_to_best_known", "on_time")
-"""Of these, what a narrow terminal shows."""
-OVER = {
-    "bandwidth_over_subscription": ("bandwidth over", "{:.2f}"),
-    "compute_over_subscription": ("compute over", "{:.2f}"),
-}
-"""Further columns where some policy allots more than there is (`published` physics)."""
+"""Column of a CSV file, and the figure of `judge.HEADINGS` that a table shows it as."""
+A_LINE = 5
+"""Seeds whose latencies stand beside each other."""
 
 
-class Group(NamedTuple):
-    """One policy in one scenario at one sweep value: its results by seed, one only where the policy does not draw."""
-
-    entry: Entry
-    results: list[CellResult]
-    num_seeds: int
-    reference: list[CellResult]
-    """Those of the yardstick in the same scenario."""
-    training_s: float
-
-
-def result_rows(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Row]:
-    """One row a cell and seed, failed ones left out."""
+def result_rows(records: Sequence[Record]) -> list[Row]:
+    """One row a cell and seed."""
     rows = []
-    references = _references(plan, outcomes)
-    for entry in plan.entries:
-        result = outcomes[entry.cell.key].result
-        if result is None:
-            continue
-        scores, best = result.scores, references.get(_place(entry))
-        row = {**_head(entry, plan), "seed": entry.seed, "training_slots": result.slots}
+    least = {group.first.place: group.least for group in groups(records)}
+    for record in records:
+        result, yardstick = record.result, least[record.place]
+        scores = result.scores
+        row = {**_head(record), "seed": record.seed, "training_slots": result.slots}
         row |= {"training_s": round(result.training_s, 2), "evaluation_s": round(result.evaluation_s, 2)}
         row |= {column: scores.get(score) for column, score in SCORES.items()}
-        best_latency = best[0].scores["latency"] if best else None
-        row["best_known_s"] = best_latency
+        least_latency = yardstick.scores["latency"] if yardstick else None
+        row["least_known_s"] = least_latency
         row["ratio_to_own_best_known"] = _ratio(scores["latency"], scores.get("own_best_known"))
-        row["ratio_to_best_known"] = _ratio(scores["latency"], best_latency)
+        row["ratio_to_least_known"] = _ratio(scores["latency"], least_latency)
         row["ratio_to_optimal_hit_ratio"] = _ratio(scores.get("hit_ratio"), scores["optimal_hit_ratio"])
-        row["cell"] = entry.cell.key
+        row |= _course(record)
+        row["cell"] = record.key
         rows.append(row)
     return rows
 
 
-def groups(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Group]:
-    """The results by policy, scenario and sweep value, in the order of the plan."""
-    references = _references(plan, outcomes)
-    found: dict[tuple[Any, ...], tuple[Entry, dict[str, CellResult], list[int]]] = {}
-    for entry in plan.entries:
-        result = outcomes[entry.cell.key].result
-        if result is None:
-            continue
-        place = (*_place(entry), entry.policy)
-        _, cells, seeds = found.setdefault(place, (entry, {}, []))
-        cells[entry.cell.key] = result
-        seeds.append(entry.seed)
-    return [
-        Group(
-            entry,
-            list(cells.values()),
-            len(seeds),
-            references.get(_place(entry), []),
-            sum(result.training_s for result in cells.values()) / len(cells),
-        )
-        for entry, cells, seeds in found.values()
-    ]
-
-
-def intervals(group: Group) -> dict[str, Interval]:
-    """Mean and 95 % interval of every column of a group; columns that make no sense for the policy are left out."""
-    found = {}
-    for column, score in SCORES.items():
-        if all(score in result.episodes for result in group.results):
-            found[column] = bootstrap([result.episodes[score] for result in group.results])
-        elif all(score in result.scores for result in group.results):
-            found[column] = bootstrap([result.scores[score] for result in group.results])
-    latency = [result.episodes["latency"] for result in group.results]
-    if "own_best_known_s" in found:
-        own = [result.episodes["own_best_known"] for result in group.results]
-        found["ratio_to_own_best_known"] = bootstrap(latency, own)
-    if group.reference:
-        best = [group.reference[0].episodes["latency"]]
-        found["ratio_to_best_known"] = bootstrap(latency, best)
-    if "hit_ratio" in found:
-        optimum = group.results[0].scores["optimal_hit_ratio"]
-        found["ratio_to_optimal_hit_ratio"] = Interval(*(value / optimum for value in found["hit_ratio"]))
-    return found
-
-
-def write_report(plan: Plan, outcomes: Mapping[str, Outcome], folder: Path) -> None:
+def write_report(records: Sequence[Record], folder: Path) -> None:
     """Write results.csv (a row a cell), summary.csv (means with intervals) and curves.csv (validations)."""
-    _write(folder / "results.csv", result_rows(plan, outcomes))
+    _write(folder / "results.csv", result_rows(records))
     summary, curves = [], []
-    for group in groups(plan, outcomes):
-        head = _head(group.entry, plan)
-        for metric, interval in intervals(group).items():
-            summary.append({**head, "metric": metric, **interval._asdict(), "seeds": group.num_seeds})
+    for group in groups(records):
+        head = {**_head(group.first), "seeds": len(group.seeds), "trainings": _trainings(group)}
+        for metric, found in intervals(group).items():
+            summary.append({**head, "metric": metric, **found._asdict()})
         for point in _curve(group):
-            curves.append({**head, **point, "seeds": group.num_seeds})
+            curves.append({**head, **point})
     _write(folder / "summary.csv", summary)
     _write(folder / "curves.csv", curves)
 
 
-def result_table(plan: Plan, outcomes: Mapping[str, Outcome], brief: bool = False) -> list[Table]:
-    """A table for every scenario and sweep value; a brief one has fewer columns and no intervals."""
-    by_place: dict[tuple[str, str, Any], list[tuple[Group, dict[str, Interval]]]] = {}
-    for group in groups(plan, outcomes):
-        by_place.setdefault(_place(group.entry), []).append((group, intervals(group)))
-    return [_table(plan, rows, brief) for rows in by_place.values()]
+def result_table(records: Sequence[Record]) -> list[Table]:
+    """A table for every scenario and sweep value."""
+    by_place: dict[Place, list[Group]] = {}
+    for group in groups(records):
+        by_place.setdefault(group.first.place, []).append(group)
+    return [_table(place, found) for place, found in by_place.items()]
 
 
-def _table(plan: Plan, rows: list[tuple[Group, dict[str, Interval]]], brief: bool) -> Table:
-    first = rows[0][0]
-    scenario, key, value = _place(first.entry)
-    where = scenario + (f", {key} = {value}" if key else "")
-    optimum = first.results[0].scores["optimal_hit_ratio"]
-    seeds = seeds_text(group.num_seeds for group, _ in rows)
-    table = Table(
-        title=f"{where}: {len(first.results[0].episodes['latency'])} test episodes, {seeds}, "
-        f"mean{'' if brief else ' [95 % interval]'}; hit ratio expected of the best caches {optimum:.3f}",
-        title_justify="left",
-    )
-    columns = {name: TABLE[name] for name in BRIEF} if brief else dict(TABLE)
-    columns |= {
-        name: entry
-        for name, entry in OVER.items()
-        if any(found[name].mean > 0.001 for _, found in rows if name in found)
+def _table(place: Place, found: list[Group]) -> Table:
+    first = found[0].results[0]
+    optimum = first.scores["optimal_hit_ratio"]
+    rows = [(group.first.label, _figures(intervals(group))) for group in found]
+    further = {
+        "Σ latency (s) of every seed": [_seeds(group) for group in found],
+        "best validation after (slots)": [_best_slots(group) for group in found],
+        "last ÷ best validation": [_rises(group) for group in found],
+        "seeds": [str(len(group.seeds)) for group in found],
+        "slots": [_slots(group) for group in found],
+        "training (s)": [_training(group) for group in found],
     }
-    table.add_column("policy", no_wrap=True)
-    for title in [title for title, _ in columns.values()] + (
-        [] if brief else ["seeds", "slots", "training (s)"]
-    ):
-        table.add_column(title, justify="right", no_wrap=True)
-    for group, found in rows:
-        cells = [_cell(found.get(name), form, brief) for name, (_, form) in columns.items()]
-        slots = max(result.slots for result in group.results)
-        if not brief:
-            cells += [
-                str(group.num_seeds),
-                *([f"{slots:,}", f"{group.training_s:.0f}"] if slots else ["–", "–"]),
-            ]
-        table.add_row(label_of(group.entry.policy, plan.settings.published_size), *cells)
-    return table
+    further = {heading: cells for heading, cells in further.items() if set(cells) != {NONE}}
+    title = (
+        f"{place_name(place)}: {len(first.episodes['latency'])} test episodes, mean ± 95 % interval over "
+        f"{'seeds and ' if any(len(group.results) > 1 for group in found) else ''}episodes; hit ratio expected of the "
+        f"best caches {optimum:.3f}"
+    )
+    return figures_table(title, "policy", rows, further)
+
+
+def _figures(found: dict[str, Interval]) -> dict[str, Interval]:
+    return {figure: found[column] for column, figure in FIGURES.items() if column in found}
+
+
+def _seeds(group: Group) -> str:
+    """The latencies of all seeds in their order, a few on a line."""
+    if len(group.results) < 2:
+        return NONE
+    texts = [f"{result.scores['latency']:.1f}" for result in group.results]
+    return "\n".join(" ".join(texts[start : start + A_LINE]) for start in range(0, len(texts), A_LINE))
+
+
+def _best_slots(group: Group) -> str:
+    return _span([f"{one.best.slots:,.0f}" for one in sorted(group.courses, key=lambda one: one.best.slots)])
+
+
+def _rises(group: Group) -> str:
+    return _span([f"{1 + one.rise:.3f}" for one in sorted(group.courses, key=lambda one: one.rise)])
+
+
+def _slots(group: Group) -> str:
+    slots = max(result.slots for result in group.results)
+    return f"{slots:,}" if slots else NONE
+
+
+def _training(group: Group) -> str:
+    times = [result.training_s for result in group.results if result.slots]
+    return f"{sum(times) / len(times):.0f}" if times else NONE
+
+
+def _span(ordered: list[str]) -> str:
+    """The least and the greatest of them."""
+    if not ordered:
+        return NONE
+    return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
 
 
 def seeds_text(counts: Iterable[int]) -> str:
@@ -191,42 +141,41 @@ def seeds_text(counts: Iterable[int]) -> str:
     return f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
 
 
-def _cell(interval: Interval | None, form: str, brief: bool) -> str:
-    if interval is None:
-        return "–"
-    mean, low, high = (form.format(value) for value in interval)
-    return mean if brief or low == high or interval.low != interval.low else f"{mean} [{low}, {high}]"
+def _trainings(group: Group) -> int:
+    """Of how many trainings a mean is; 0 for what is not trained."""
+    return sum(result.slots > 0 for result in group.results)
 
 
 def _curve(group: Group) -> Iterable[Row]:
     """Validation by validation the mean over seeds with its interval."""
     for points in zip(*(result.curve for result in group.results), strict=False):
+        slots = sum(point["slots"] for point in points) / len(points)
         for metric in CURVES:
-            interval = bootstrap([point[metric] for point in points])
-            slots = sum(point["slots"] for point in points) / len(points)
-            yield {"metric": metric, "slots": slots, **interval._asdict()}
+            found = interval([point[metric] for point in points])
+            yield {"metric": metric, "slots": slots, **found._asdict()}
 
 
-def _references(plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[tuple[str, str, Any], list[CellResult]]:
-    found = {}
-    for entry in plan.entries:
-        result = outcomes[entry.cell.key].result
-        if entry.policy == REFERENCE and result is not None:
-            found[_place(entry)] = [result]
-    return found
-
-
-def _place(entry: Entry) -> tuple[str, str, Any]:
-    return entry.scenario, entry.sweep_key, entry.sweep_value
-
-
-def _head(entry: Entry, plan: Plan) -> Row:
+def _course(record: Record) -> Row:
+    """The best and the last validation of the cell's training."""
+    courses = groups([record])[0].courses
+    if not courses:
+        return dict.fromkeys(("best_slots", "best_validation_s", "last_slots", "last_validation_s"))
+    (course,) = courses
     return {
-        "policy": entry.policy,
-        "label": label_of(entry.policy, plan.settings.published_size),
-        "scenario": entry.scenario,
-        "sweep_key": entry.sweep_key,
-        "sweep_value": "" if entry.sweep_value is None else entry.sweep_value,
+        "best_slots": course.best.slots,
+        "best_validation_s": course.best.latency,
+        "last_slots": course.last.slots,
+        "last_validation_s": course.last.latency,
+    }
+
+
+def _head(record: Record) -> Row:
+    return {
+        "policy": record.policy,
+        "label": record.label,
+        "scenario": record.scenario,
+        "sweep_key": record.sweep_key,
+        "sweep_value": "" if record.sweep_value is None else record.sweep_value,
     }
 
 
@@ -235,11 +184,14 @@ def _ratio(value: float | None, reference: float | None) -> float | None:
 
 
 def _write(path: Path, rows: list[Row]) -> None:
-    """Replace the file in one go; without rows there is none."""
+    """Replace the file in one go, numbers with seven significant digits; without rows there is none."""
     if not rows:
         path.unlink(missing_ok=True)
         return
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow(
+                {name: f"{one:.7g}" if isinstance(one, float) else one for name, one in row.items()}
+            )

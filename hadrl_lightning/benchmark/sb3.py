@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ..baselines.learners import joint_policies
 from ..errors import HadrlError
+from ..judge import Policies
 from ..scenario import Physics, Scenario
 from ..simulator import Use, make_generator
-from .judge import Judge, Policies
+from .judge import Judge, player
 from .training import Trained
 
 
@@ -40,7 +41,6 @@ def train_sb3(
     slots: int,
     seed: int,
     judge: Judge,
-    validations: int,
 ) -> Trained:
     """Train an algorithm of Stable-Baselines3 on at most `slots` slots, with observations and rewards normalised.
 
@@ -51,7 +51,6 @@ def train_sb3(
         slots: over all networks.
         seed: of the environments, the weights and all draws.
         judge: validates while it trains, and keeps the best weights.
-        validations: how often.
     """
     package = stable_baselines3()
     settings = dict(settings)
@@ -77,15 +76,12 @@ def train_sb3(
             int(torch.randint(2**31, (1,), generator=draw))
         )  # one environment's seed is the next one's plus 1
         model = getattr(package, algorithm)("MlpPolicy", venv, seed=seed, device="cpu", **settings)
-        period, due = steps * num_envs / max(validations, 1), [0.0]
-        due[0] = period
 
         def snapshot() -> Any:
             return model.get_parameters(), venv.obs_rms
 
         def validate(local: dict[str, Any], _: dict[str, Any]) -> bool:
-            if model.num_timesteps + 0.5 >= due[0]:
-                due[0] += period
+            if judge.is_due(model.num_timesteps):
                 judge(model.num_timesteps, _policies(model, venv), snapshot)
             return True
 
@@ -93,7 +89,7 @@ def train_sb3(
         if judge.best is not None:
             parameters, venv.obs_rms = copy.deepcopy(judge.best)
             model.set_parameters(parameters)
-    return Trained(_policies(model, venv), int(model.num_timesteps))
+    return Trained(player(_policies(model, venv)), int(model.num_timesteps), judge.validations)
 
 
 def _policies(model: Any, venv: Any) -> Policies:

@@ -8,7 +8,7 @@ from ..agent_files import SUFFIX, find_agent
 from ..agents import HADRL
 from ..errors import HadrlError
 from ..scenario import Physics, Scenario
-from .judge import Policies
+from .judge import Player
 
 SEED = "{seed}"
 """What stands for the seed in the name of a file."""
@@ -35,8 +35,8 @@ def agent_contents(policy: str, seed: int) -> dict[str, Any]:
     return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
-def trained_policies(agent: dict[str, Any], scenario: Scenario, physics: Physics) -> Policies:
-    """The agent of a file in a scenario, which may have other sizes than it was trained on if its models are sets.
+def trained_player(agent: dict[str, Any], scenario: Scenario, physics: Physics) -> Player:
+    """Plays by the agent of a file; the scenario may have other sizes than it was trained on if its models are sets.
 
     Raises:
         HadrlError: it was trained under other physics, or does not fit the scenario.
@@ -46,4 +46,4 @@ def trained_policies(agent: dict[str, Any], scenario: Scenario, physics: Physics
         raise HadrlError(
             f"physics must be that of the agent, {trained.physics}, got {physics}: {agent['file']}"
         )
-    return trained.for_scenario(scenario).policies()
+    return trained.for_scenario(scenario).play

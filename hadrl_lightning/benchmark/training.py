@@ -9,12 +9,13 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..agents import HADRL
-from ..callbacks import CEMPlanning, FiniteNumbers
+from ..callbacks import CEMPlanning, EpisodeEvaluation, FiniteNumbers
 from ..config_files import refuse_nulls
 from ..data import TransitionDataModule
 from ..errors import HadrlError
+from ..judge import KeepBest, Validation
 from ..process import quiet_trainer, quieten
-from .judge import Judge, Policies
+from .judge import Player
 
 Settings = dict[str, Any]
 
@@ -107,55 +108,54 @@ def with_slots(settings: Settings, slots: int) -> Settings:
     return merged(settings, {"trainer": {"max_epochs": 1 + (slots - one) // (two - one)}})
 
 
-class Validation(Callback):
-    """Lets a judge validate the agent about every `num_slots / validations` slots, and at the end."""
+def validated_slots(settings: Settings) -> list[int]:
+    """After how many slots, over all networks, a training with these (resolved) settings is validated."""
+    trainer = settings["trainer"]
+    every = trainer["check_val_every_n_epoch"] or 1
+    epochs = range(every, trainer["max_epochs"] + 1, every)
+    return [num_slots(merged(settings, {"trainer": {"max_epochs": epoch}})) for epoch in epochs]
 
-    def __init__(self, judge: Judge, num_slots: int, validations: int) -> None:
-        self.judge = judge
-        self.period = num_slots / max(validations, 1)
-        self.due = self.period
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Validate if it is due."""
-        slots = trainer.datamodule.slots  # type: ignore[attr-defined]
-        last = trainer.current_epoch + 1 == trainer.max_epochs
-        if slots + 0.5 < self.due and not last:
-            return
-        self.due = slots + self.period
-        assert isinstance(pl_module, HADRL)
-        pl_module.eval()
-        self.judge(slots, pl_module.policies(), pl_module.state_dict)
-        pl_module.train()
+class KeepBestWeights(Callback):
+    """Keeps a copy of the weights of the best validation, by the rule and at the moment of `hadrl fit`."""
+
+    def __init__(self, evaluation: EpisodeEvaluation) -> None:
+        self.evaluation = evaluation
+        self.keep = KeepBest()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep them if they are the best so far."""
+        self.keep(self.evaluation.validations[-1].latency, pl_module.state_dict)
 
 
 class Trained(NamedTuple):
     """A learner after training."""
 
-    policies: Policies
+    play: Player
     slots: int
     """Slots it was trained on."""
+    validations: list[Validation]
+    """Those made while it trained."""
 
 
-def train(settings: Settings, seed: int, judge: Judge, validations: int) -> Trained:
-    """Train HADRL with (resolved) settings, and give it the weights that the judge found best."""
+def train(settings: Settings, seed: int) -> Trained:
+    """Train HADRL with (resolved) settings as `hadrl fit` does, and give it the weights of the best validation."""
     parts = build(settings, seed)
-    validation = Validation(judge, num_slots(settings), validations)
-    keys = [
-        name
-        for name in ("max_epochs", "accelerator", "precision")
-        if settings["trainer"].get(name) is not None
-    ]
+    evaluation = EpisodeEvaluation(references=False)
+    best = KeepBestWeights(evaluation)
     quieten()
     trainer = quiet_trainer(
-        **{name: settings["trainer"][name] for name in keys},
+        **{name: value for name, value in settings["trainer"].items() if value is not None},
         devices=1,
-        callbacks=[parts.planning, FiniteNumbers(), validation],
+        limit_val_batches=1.0,
+        num_sanity_val_steps=0,
+        callbacks=[parts.planning, evaluation, FiniteNumbers(), best],
     )
     trainer.fit(parts.model, datamodule=parts.data)
-    if judge.best is not None:
-        parts.model.load_state_dict(judge.best)
+    if best.keep.kept is not None:
+        parts.model.load_state_dict(best.keep.kept)
     model = parts.model.cpu().eval()
-    return Trained(model.policies(), parts.data.slots)
+    return Trained(model.play, parts.data.slots, evaluation.validations)
 
 
 def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:

@@ -4,11 +4,12 @@ import argparse
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import HadrlError
+from ..errors import HadrlError, HadrlWarning
 from ..files import replacing
 
 QUICK_POLICIES = (
@@ -23,15 +24,12 @@ QUICK_POLICIES = (
 QUICK: dict[str, Any] = {
     "seeds": [0, 1],
     "episodes": 5,
-    "slots": 400,
     "overlays": ["tight.yaml", "quick.yaml"],
 }
 """Other defaults of `--quick`."""
 QUICK_SETTINGS: dict[str, Any] = {"data": {"scenario": {"decisions_per_episode": 5}}}
 """Settings of `--quick` over those files: episodes of half the length."""
 CODE_OF_FAILURE = 1
-FULL_WIDTH = 180
-"""Characters that a table with all columns and intervals takes; a narrower terminal gets the means."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -128,20 +126,30 @@ def _benchmark_parser() -> argparse.ArgumentParser:
 
 
 def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Sequence[str]) -> int:
-    from ..benchmark import PlanSettings, computed_cells, make_plan, result_table, run_cells, write_report
+    from ..benchmark import (
+        PlanSettings,
+        computed_cells,
+        groups,
+        make_plan,
+        records_of,
+        result_table,
+        run_cells,
+        write_report,
+    )
     from ..benchmark.plan import parse_sweep
-    from ..console import make_console, show
+    from ..benchmark.records import early_bests
+    from ..console import show
 
     _check_engine(options)
     default = QUICK if options.quick else {}
     settings = PlanSettings(
         scenarios=tuple(options.scenarios or ["es2.yaml"]),
-        overlays=tuple(options.config or default.get("overlays", [])),
+        overlays=(*default.get("overlays", ()), *(options.config or ())),
         overrides=overrides,
         sweeps=tuple(parse_sweep(text) for text in options.sweep),
         policies=tuple(options.policies or (QUICK_POLICIES if options.quick else [])),
         seeds=tuple(dict.fromkeys(options.seeds or default.get("seeds", [0, 1, 2, 3, 4]))),
-        slots=default.get("slots") if options.slots is None else options.slots,
+        slots=options.slots,
         episodes=default.get("episodes") if options.episodes is None else options.episodes,
         published_size=options.published_size,
     )
@@ -164,8 +172,11 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
             options.engine,
             options.ray_address,
         )
-    write_report(plan, outcomes, options.output)
-    show(*result_table(plan, outcomes, brief=make_console().width < FULL_WIDTH))
+    records = records_of(plan, outcomes)
+    write_report(records, options.output)
+    show(*result_table(records))
+    for text in early_bests(groups(records)):
+        warnings.warn(text, HadrlWarning, stacklevel=2)
     print(f"Outputs: {os.path.relpath(options.output)}{progress.remark}")
     failed = [outcome for outcome in outcomes.values() if outcome.result is None]
     if options.report_only:

@@ -17,7 +17,7 @@ BARS = {
     "latency_s": "Σ latency (s)",
     "on_time": "deadlines met",
     "energy_j": "energy (J)",
-    "switching_s": "switching (s)",
+    "switching_s": "switching (s a caching decision)",
 }
 """Panels of the bars, and the names of their axes."""
 LEVELS = {
@@ -27,9 +27,9 @@ LEVELS = {
 SWEEPS = {
     "hit_ratio": "hit ratio",
     "latency_s": "Σ latency per slot (s)",
-    "ratio_to_best_known": "Σ latency ÷ best known",
+    "ratio_to_least_known": "Σ latency ÷ least known",
 }
-YARDSTICK = "hit_optimal+best_known"
+YARDSTICK = "latency_optimal+best_known"
 
 FAMILIES: dict[str, tuple[str, Callable[[str], bool]]] = {
     "HADRL": (COLOURS[0], lambda name: name == "hadrl" or name.endswith(".ckpt")),
@@ -173,7 +173,7 @@ def _bar(axes: Any, place: int, value: Value, colour: str) -> None:
 
 
 def _convergence(plt: Any, rows: list[Row], base: list[Row]) -> Any:
-    """Validations while training, both levels; dashed: the best known decisions under the hit-optimal caches."""
+    """Validations while training, both levels; dashed: the least known."""
     figure, panels = plt.subplots(1, 2, figsize=(PAGE_IN, 2.6))
     policies = distinct(rows, "policy")
     for axes, (metric, (name, title)) in zip(panels, LEVELS.items(), strict=True):

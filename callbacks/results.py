@@ -1,0 +1,125 @@
+"""The table that validate and test show, and the lines on the weights that it is about."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ..errors import HadrlError
+from ..files import load_tensors
+from ..judge import (
+    BestAndLast,
+    Interval,
+    Scoreboard,
+    Validation,
+    best_and_last,
+    convergence_text,
+    figures_table,
+    optimal_hit_ratio,
+)
+from ..scenario import Scenario
+from .references import LEAST, OWN
+
+
+def result_table(title: str, scenario: Scenario, agent: Scoreboard, others: Sequence[Scoreboard]) -> Table:
+    """A row a policy; the ratios say how much longer its latency is than that of the two yardsticks.
+
+    Of the other policies those under the agent's caches have the ratio to the best known there.
+    """
+    boards = [agent, *(board for board in others if board.num_episodes)]
+    by_name = {board.name: board for board in boards}
+    own, least = by_name.get(OWN), by_name.get(LEAST)
+    optimum = optimal_hit_ratio(scenario) if others else None
+    found = [
+        (board.name, _figures(board, optimum, own if _own_caches(board, agent) else None, least))
+        for board in boards
+    ]
+    return figures_table(title, "policy", found)
+
+
+def _own_caches(board: Scoreboard, agent: Scoreboard) -> bool:
+    return board is agent or board.name.endswith("same caches")
+
+
+def _figures(
+    board: Scoreboard, optimum: float | None, own: Scoreboard | None, least: Scoreboard | None
+) -> dict[str, Interval]:
+    found = {}
+    for name, value in board.values().items():
+        over_episodes = board.interval(name) or Interval(math.nan, math.nan, math.nan)
+        found[name] = over_episodes._replace(mean=float(value))
+    if optimum:
+        found["hit_ratio_share"] = Interval(found["hit_ratio"].mean / optimum, math.nan, math.nan)
+    if own is not None:
+        found["own_ratio"] = board.ratio(own)
+    if least is not None:
+        found["least_ratio"] = board.ratio(least)
+    return found
+
+
+class Weights:
+    """Which weights are judged, and how their training went.
+
+    Args:
+        file: the checkpoint that they come from; None where they are those of the training at hand.
+        validations: of the training at hand; those of the checkpoint where there are none.
+        key: of the evaluation's state in a checkpoint.
+    """
+
+    def __init__(self, file: str | Path | None, validations: Sequence[Validation], key: str) -> None:
+        self.name = Path(file).name if file else ""
+        contents = _contents(file) if file else {}
+        stored = contents.get("callbacks", {}).get(key, {}).get("validations", [])
+        self.epochs = _epochs(contents)
+        known = [Validation(**one) for one in stored]
+        self.course: BestAndLast | None = best_and_last(validations or known)
+        self.validation = next((one for one in known if one.epoch == self.epochs), None)
+        """That of these weights, if they were validated."""
+
+    @property
+    def text(self) -> str:
+        """One or two lines; none where nothing is known."""
+        lines = []
+        if self.name and self.epochs:
+            plural = "s" * (self.epochs > 1)
+            lines.append(f"weights of {self.name}, after {self.epochs} epoch{plural}")
+        elif self.name:
+            lines.append(f"weights of {self.name}")
+        if self.course is not None:
+            lines.append(f"Σ latency: {convergence_text(self.course)}")
+        return "\n".join(lines)
+
+    def warning(self, scenario: Scenario) -> str:
+        """What is wrong with the weights that validation found best; empty if nothing is."""
+        shown = self.validation
+        if shown is None or shown.caching_learnt or _all_fit(scenario):
+            return ""
+        text = (
+            f"these weights are of epoch {shown.epoch}, when the caching agent had learnt nothing yet "
+            "(planning.caching_warmup_epochs): their caches are those of an untrained agent"
+        )
+        trained_later = self.course is not None and self.course.last.caching_learnt
+        return f"{text}; last.ckpt has trained ones" if trained_later else text
+
+
+def _contents(file: str | Path) -> dict[str, Any]:
+    try:
+        contents = load_tensors(file)
+    except HadrlError:  # whoever loads the weights has said so
+        return {}
+    return contents if isinstance(contents, dict) else {}
+
+
+def _epochs(contents: dict[str, Any]) -> int:
+    """Epochs that were trained through when the checkpoint was saved; 0 where it does not say."""
+    try:
+        return int(contents["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+    except KeyError:
+        return 0
+
+
+def _all_fit(scenario: Scenario) -> bool:
+    """Whether every cache holds all services, so that there is nothing to learn about them."""
+    return sum(scenario.storage_bits) <= min(scenario.usable_cache_bits)

@@ -1,0 +1,40 @@
+"""Judging: scores over episodes, yardsticks, intervals, and the rule that keeps the best weights."""
+
+from .intervals import Interval, interval
+from .references import (
+    LEAST_KNOWN,
+    Policies,
+    bounds,
+    least_known_policies,
+    optimal_hit_ratio,
+    own_best_known,
+    replayed,
+)
+from .scores import BY_EPISODE, Scoreboard
+from .selection import BestAndLast, KeepBest, Validation, best_and_last, improves
+from .tables import HEADINGS, NONE, cell, convergence_text, figures_table, validation_text
+
+__all__ = [
+    "BY_EPISODE",
+    "HEADINGS",
+    "LEAST_KNOWN",
+    "NONE",
+    "BestAndLast",
+    "Interval",
+    "KeepBest",
+    "Policies",
+    "Scoreboard",
+    "Validation",
+    "best_and_last",
+    "bounds",
+    "cell",
+    "convergence_text",
+    "figures_table",
+    "improves",
+    "interval",
+    "least_known_policies",
+    "optimal_hit_ratio",
+    "own_best_known",
+    "replayed",
+    "validation_text",
+]

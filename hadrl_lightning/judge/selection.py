@@ -1,0 +1,65 @@
+"""The one rule by which a training keeps its best weights, whoever trains and whoever asks."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+Mode = Literal["min", "max"]
+
+
+def improves(value: float, best: float | None, mode: Mode = "min") -> bool:
+    """Whether a validation is better than the best one so far; one that is not a number never is."""
+    if math.isnan(value):
+        return False
+    return best is None or (value < best if mode == "min" else value > best)
+
+
+class Validation(NamedTuple):
+    """What a validation found, and when."""
+
+    slots: float
+    """Slots trained on by then, over all networks."""
+    latency: float
+    """Summed over users, mean over slots, s."""
+    hit_ratio: float
+    on_time: float
+    epoch: int = 0
+    """Epochs trained by then; 0 for a learner that has none."""
+    caching_learnt: bool = True
+    """Whether the caching agent had learnt anything by then: it waits for the fast level (`caching_warmup_epochs`)."""
+
+
+class BestAndLast(NamedTuple):
+    """The validation whose weights are kept, and the last one."""
+
+    best: Validation
+    last: Validation
+
+    @property
+    def rise(self) -> float:
+        """How much longer the last one's latency is, as a share: what a training loses that does not converge."""
+        return self.last.latency / self.best.latency - 1
+
+
+def best_and_last(validations: Sequence[Validation]) -> BestAndLast | None:
+    """By the rule of `improves`; None where nothing was validated."""
+    best: Validation | None = None
+    for one in validations:
+        if improves(one.latency, best.latency if best else None):
+            best = one
+    return BestAndLast(best, validations[-1]) if best is not None else None
+
+
+class KeepBest:
+    """Keeps a copy of what the best validation was made with."""
+
+    def __init__(self) -> None:
+        self.kept: Any = None
+        self._best: float | None = None
+
+    def __call__(self, latency: float, snapshot: Callable[[], Any]) -> None:
+        """Copy `snapshot()` if `latency` is the best so far."""
+        if improves(latency, self._best):
+            self._best = latency
+            self.kept = copy.deepcopy(snapshot())

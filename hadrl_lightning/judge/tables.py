@@ -1,0 +1,86 @@
+"""What a table says of a figure, and of the weights that it is about."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from .intervals import Interval
+from .selection import BestAndLast, Validation
+
+NONE = "–"
+"""Where there is nothing to show."""
+
+HEADINGS = {
+    "hit_ratio": ("hit ratio", "{:.3f}"),
+    "hit_ratio_share": ("÷ optimum", "{:.3f}"),
+    "latency": ("Σ latency (s)", "{:.2f}"),
+    "own_ratio": ("÷ best known, own caches", "{:.3f}"),
+    "least_ratio": ("÷ least known", "{:.3f}"),
+    "latency_p95": ("Σ latency, 95th pct. (s)", "{:.1f}"),
+    "on_time": ("deadlines met", "{:.3f}"),
+    "energy": ("energy (J)", "{:.3f}"),
+    "switching": ("switching (s a caching decision)", "{:.1f}"),
+    "bandwidth_over_subscription": ("bandwidth over", "{:.2f}"),
+    "compute_over_subscription": ("CPU over", "{:.2f}"),
+}
+"""Heading and form of every figure that tables show, in their order; the same in all tables."""
+
+
+WITH_INTERVAL = ("hit_ratio", "latency", "own_ratio", "least_ratio", "on_time")
+"""Figures that are shown with their interval."""
+OVER = ("bandwidth_over_subscription", "compute_over_subscription")
+"""Shown where some policy allots more than there is (`published` physics)."""
+
+
+def figures_table(
+    title: str,
+    head: str,
+    rows: Sequence[tuple[str, Mapping[str, Interval]]],
+    further: Mapping[str, Sequence[str]] | None = None,
+) -> Table:
+    """A row a policy: its name, its figures by the names of `HEADINGS`, and the cells of further columns.
+
+    A figure that no policy has is left out.
+    """
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
+    table.add_column(head, no_wrap=True)
+    columns = []
+    for name, (heading, form) in HEADINGS.items():
+        found = [figures.get(name) for _, figures in rows]
+        if any(found) and (name not in OVER or any(one and one.mean > 0.001 for one in found)):
+            table.add_column(heading, justify="right", no_wrap=True)
+            show = cell if name in WITH_INTERVAL else mean_cell
+            columns.append([show(one, form) for one in found])
+    for heading, cells in (further or {}).items():
+        table.add_column(heading, justify="right", no_wrap=True)
+        columns.append(list(cells))
+    for row in zip([name for name, _ in rows], *columns, strict=True):
+        table.add_row(*row)
+    return table
+
+
+def cell(found: Interval | None, form: str) -> str:
+    """`1.234 ± 0.005`: mean and half of the interval; the mean alone where there is none or it has no width."""
+    mean = mean_cell(found, form)
+    return f"{mean} ± {form.format(found.half)}" if found is not None and found.half > 0 else mean
+
+
+def mean_cell(found: Interval | None, form: str) -> str:
+    """The mean alone."""
+    return NONE if found is None or math.isnan(found.mean) else form.format(found.mean)
+
+
+def validation_text(one: Validation) -> str:
+    """When and what: `epoch 9 (6,800 slots): 79.12 s`."""
+    slots = f"{one.slots:,.0f} slots"
+    return f"{f'epoch {one.epoch} ({slots})' if one.epoch else slots}: {one.latency:.2f} s"
+
+
+def convergence_text(found: BestAndLast) -> str:
+    """The best and the last validation in words."""
+    text = f"best validation {validation_text(found.best)}"
+    if found.last is found.best:
+        return f"{text}; it is the last one"
+    return f"{text}; last {validation_text(found.last)}, {100 * found.rise:+.1f} %"

@@ -1,0 +1,262 @@
+"""Intervals, yardsticks, the rule that keeps the best weights, and what the tables say of them."""
+
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hadrl_lightning.baselines import CACHING_POLICIES, best_known_policy
+from hadrl_lightning.callbacks.references import LEAST, OWN, References
+from hadrl_lightning.callbacks.results import Weights, result_table
+from hadrl_lightning.cli import main
+from hadrl_lightning.console import show
+from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.judge import (
+    Interval,
+    KeepBest,
+    Scoreboard,
+    Validation,
+    best_and_last,
+    convergence_text,
+    improves,
+    interval,
+    least_known_policies,
+)
+from hadrl_lightning.judge.intervals import t_quantile
+from hadrl_lightning.judge.tables import cell
+from hadrl_lightning.scenario import GIB, Scenario
+from hadrl_lightning.simulator import Use, run_episode
+
+SMALL = Scenario(num_users=4, decisions_per_episode=2, slots_per_decision=2, cache_bytes=20 * GIB)
+
+
+# Intervals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("probability", "degrees", "quantile"),  # of printed tables
+    [
+        (0.975, 1, 12.7062),
+        (0.975, 2, 4.3027),
+        (0.975, 4, 2.7764),
+        (0.95, 9, 1.8331),
+        (0.975, 100_000, 1.9600),
+    ],
+)
+def test_quantiles_are_those_of_students_tables(probability: float, degrees: int, quantile: float) -> None:
+    assert t_quantile(probability, degrees) == pytest.approx(quantile, abs=6e-5)
+
+
+def test_an_interval_over_seeds_is_students() -> None:
+    found = interval([194.0, 219.0, 195.0, 216.0, 194.0])
+    assert found.mean == pytest.approx(203.6)
+    assert found.half == pytest.approx(2.7764 * 12.740 / math.sqrt(5), rel=1e-3)  # t of 4 degrees, s = 12.740
+
+
+def test_with_one_seed_the_interval_is_over_episodes() -> None:
+    found = interval([[0.0, 1.0] * 50])
+    assert found.half == pytest.approx(1.9842 * 0.50252 / 10, rel=1e-3)  # t of 99 degrees
+    assert all(map(math.isnan, interval([4.0])[1:]))
+
+
+def test_a_ratio_is_paired_by_episode_and_a_mean_over_seeds() -> None:
+    reference = np.random.default_rng(1).uniform(1, 2, (2, 20))
+    values = np.array([[2.0], [4.0]]) * reference
+    found = interval(values, reference)
+    assert found.mean == pytest.approx(3)
+    assert found.half == pytest.approx(
+        12.7062 * 1, rel=1e-4
+    )  # s = 1.4142, of two seeds; nothing of the episodes
+    assert interval(2 * reference, reference) == pytest.approx((2, 2, 2))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match="values must not be empty"):
+        interval([])
+    with pytest.raises(ValueError, match=r"reference must have the shape of values \[2, 1\], got \[3, 1\]"):
+        interval([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(
+    ("of_seeds", "of_episodes", "of_both"), [(1, 1, 1), (1, 0, 3), (0.1, 3, 1), (1, 5, 5), (1, 0, 0)]
+)
+def test_ninety_five_percent_of_the_intervals_hold_the_mean(
+    seeds: int, of_seeds: float, of_episodes: float, of_both: float
+) -> None:
+    random = np.random.default_rng(0)
+    trials, episodes = 1000, 50
+    tables = of_seeds * random.standard_normal((trials, seeds, 1))
+    tables = tables + of_episodes * random.standard_normal((trials, 1, episodes))
+    tables = tables + of_both * random.standard_normal((trials, seeds, episodes))
+    covered = [found.low <= 0 <= found.high for found in map(interval, tables)]
+    assert np.mean(covered) >= 0.93
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_ninety_five_percent_of_the_intervals_hold_the_ratio(seeds: int) -> None:
+    random = np.random.default_rng(0)
+    covered = []
+    for _ in range(1000):
+        luck = random.lognormal(0, 0.2, (1, 50))  # of an episode, for all alike
+        values = luck * (
+            1.1 + 0.05 * random.standard_normal((seeds, 1)) + 0.05 * random.standard_normal((seeds, 50))
+        )
+        found = interval(values, luck)
+        covered.append(found.low <= 1.1 <= found.high)
+    assert np.mean(covered) >= 0.93
+
+
+def test_a_cell_of_a_table_has_half_of_the_interval_where_there_is_one() -> None:
+    assert cell(Interval(1.5, 1.25, 1.75), "{:.2f}") == "1.50 ± 0.25"
+    assert cell(Interval(3589.45, math.nan, math.nan), "{:.2f}") == "3589.45"
+    assert cell(Interval(1.0, 1.0, 1.0), "{:.3f}") == "1.000"
+    assert cell(None, "{:.2f}") == "–"
+
+
+# The best weights ----------------------------------------------------------------------------------------------------
+
+
+def course(*latency: float, learnt_from: int = 0) -> list[Validation]:
+    return [
+        Validation(100.0 * (n + 1), value, 0.5, 0.5, n + 1, n >= learnt_from)
+        for n, value in enumerate(latency)
+    ]
+
+
+def test_the_least_latency_is_kept_and_the_earlier_one_of_equals() -> None:
+    found = best_and_last(course(40.0, 35.0, math.nan, 35.0, 42.0))
+    assert found is not None
+    assert (found.best.slots, found.last.slots) == (200, 500)
+    assert found.rise == pytest.approx(0.2)
+    assert best_and_last(course(math.nan)) is None
+    assert improves(2.0, 1.0, "max")
+    keep = KeepBest()
+    for latency, weights in ((2.0, ["a"]), (1.0, ["b"]), (1.0, ["c"]), (math.nan, ["d"])):
+        keep(latency, lambda weights=weights: weights)
+    assert keep.kept == ["b"]
+
+
+def test_the_best_and_the_last_validation_are_told_with_their_slots() -> None:
+    found = best_and_last(course(40.0, 35.0, 42.0))
+    assert found is not None
+    expected = "best validation epoch 2 (200 slots): 35.00 s; last epoch 3 (300 slots): 42.00 s, +20.0 %"
+    assert convergence_text(found) == expected
+
+
+# Yardsticks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def boards() -> list[Scoreboard]:
+    """An agent that caches what is popular, and its references, on the same episodes."""
+    stream = EpisodeStream(SMALL, "strict", 6, 4, 5, Use.TEST_NETWORKS)
+    agent = Scoreboard("HADRL")
+    others = References(SMALL, "strict")
+    caching = CACHING_POLICIES["popularity"](SMALL, torch.Generator())
+    for index, networks in enumerate(stream):
+        episode = run_episode(networks, caching, best_known_policy)
+        agent.add(episode)
+        others.play(stream, index, episode)
+    return [agent, *others.boards]
+
+
+def test_the_least_known_is_the_best_known_decision_under_latency_optimal_caches(
+    boards: list[Scoreboard],
+) -> None:
+    agent, *others = boards
+    by_name = {board.name: board for board in others}
+    assert agent.ratio(by_name[OWN]) == pytest.approx((1, 1, 1))
+    stream = EpisodeStream(SMALL, "strict", 6, 4, 5, Use.TEST_NETWORKS)
+    expected = Scoreboard("")
+    for networks in stream:
+        expected.add(run_episode(networks, *least_known_policies(SMALL)))
+    assert by_name[LEAST].episodes() == expected.episodes()
+    assert agent.ratio(by_name[LEAST]).mean > 1.01  # own caches hide what they lose
+
+
+def test_the_table_has_both_yardsticks_and_the_unit_of_switching(boards: list[Scoreboard]) -> None:
+    agent, *others = boards
+    table = result_table("a title", SMALL, agent, others)
+    headings = [str(column.header) for column in table.columns]
+    assert headings[1:6] == [
+        "hit ratio",
+        "÷ optimum",
+        "Σ latency (s)",
+        "÷ best known, own caches",
+        "÷ least known",
+    ]
+    assert "switching (s a caching decision)" in headings
+    own, least = ([str(cell) for cell in table.columns[index].cells] for index in (4, 5))
+    assert own[:3] == ["1.000", "1.000", "–"]
+    assert least[2] == "1.000"
+    assert "±" in least[0]
+
+
+def test_on_80_columns_every_number_of_the_table_is_whole(
+    boards: list[Scoreboard], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, *others = boards
+    table = result_table("a title", SMALL, agent, others)
+    monkeypatch.setenv("COLUMNS", "80")
+    show(table)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    for column in table.columns[1:]:
+        for text in column.cells:
+            assert f" {text} " in shown
+
+
+# What a table is about -----------------------------------------------------------------------------------------------
+
+
+WORDS = [
+    "--config=es2.yaml",
+    "--config=tight.yaml",
+    "--config=quick.yaml",
+    "--data.scenario.decisions_per_episode=2",
+    "--data.num_envs=2",
+    "--data.passes_per_epoch=1",
+    "--data.validation_episodes=2",
+    "--data.test_episodes=2",
+    "--planning.seed_decisions=2",
+    "--planning.decisions_per_epoch=2",
+    "--trainer.check_val_every_n_epoch=1",
+    "--evaluation.references=false",
+]
+
+
+def test_a_table_tells_the_epoch_of_its_weights_and_warns_of_untrained_caches(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *WORDS, "--trainer.max_epochs=2", "--planning.caching_warmup_epochs=2"]) == 0
+    shown = capsys.readouterr()
+    with open("checkpoints/es2-tight-quick/version_0/metrics.csv", newline="") as file:
+        latency = [float(row["val/latency"]) for row in csv.DictReader(file) if row["val/latency"]]
+    best = 1 + latency.index(min(latency))
+    assert f"weights of best.ckpt, after {best} epoch" in shown.out
+    assert f"best validation epoch {best} (" in shown.out
+    assert f"these weights are of epoch {best}, when the caching agent had learnt nothing" in shown.err
+    assert ("last epoch 2 (" in shown.out) == (best == 1)
+    assert main(["test", *WORDS, "--ckpt_path=last"]) == 0
+    assert "weights of last.ckpt, after 2 epochs" in capsys.readouterr().out
+
+
+def weights_of(tmp_path: Path, validations: list[Validation], epochs: int) -> Weights:
+    file = tmp_path / "best.ckpt"
+    progress = {"epoch_progress": {"current": {"processed": epochs}}}
+    stored = {"validations": [one._asdict() for one in validations]}
+    torch.save({"loops": {"fit_loop": progress}, "callbacks": {"EpisodeEvaluation": stored}}, file)
+    return Weights(file, [], "EpisodeEvaluation")
+
+
+def test_weights_of_trained_caches_or_of_caches_that_hold_all_need_no_warning(tmp_path: Path) -> None:
+    known = course(30.0, 40.0, learnt_from=1)
+    assert "learnt nothing" in weights_of(tmp_path, known[:1], 1).warning(SMALL)
+    assert weights_of(tmp_path, known, 2).warning(SMALL) == ""
+    roomy = replace(SMALL, cache_bytes=200 * GIB)
+    assert weights_of(tmp_path, known[:1], 1).warning(roomy) == ""
