@@ -122,7 +122,7 @@ class Collection:
         )
         transitions = self._storable(transitions, "offloading")
         self.data.offloading_buffer.add(**transitions._asdict())
-        self.module.world_model.observe(transitions)
+        self.module.observe(transitions)
         self.data.slots += network.num_envs
         self.slots += network.num_envs
         self._add(

@@ -15,14 +15,24 @@ from ..simulator import Use, make_generator, restore_generator
 from .collection import Collection
 from .finite import FiniteNumbers
 
+COLLECTING = PlannerSettings(
+    n_candidates=32,
+    informed_candidates=32,
+    use_exploration=True,
+    expl_scale=1.0,
+    share_steps=0,
+    target_sweeps=0,
+)
+"""A cheap plan while collecting, with a weight on what it would teach."""
+
 
 class CEMPlanning(Callback):
     """Collects caching decisions with the caching agent and the planner, and stores them in the replay buffers.
 
     The first epoch collects `seed_decisions` with an untrained actor plus noise at both levels; every later epoch
     `decisions_per_epoch` with the current models. Counts are of each network; `num_envs` networks collect at once.
-    Exploration is Gaussian noise on the actions, clipped to [-1, 1], that fades with every decision. Defaults are the
-    published ones: 2 seed episodes, learning every 5 decisions from decision 20 on.
+    Exploration is Gaussian noise on the actions, clipped to [-1, 1], that fades with every decision. `published.yaml`
+    holds the published values: 2 seed episodes, learning every 5 decisions from decision 20 on.
 
     Args:
         seed_decisions: caching decisions of the first epoch.
@@ -40,7 +50,8 @@ class CEMPlanning(Callback):
             latency of a user in s, mean over users and slots) or `hits_and_latency` (hits less `latency_weight` times
             that latency).
         latency_weight: hits that a second of latency is worth, for `hits_and_latency`.
-        planner: planner while collecting, such as a cheaper one; the model's own where not given.
+        planner: planner while collecting, cheaper than the model's own and curious of what a decision would teach;
+            null: the model's own.
 
     Exploration draws by the data module's seed; ranks differ.
 
@@ -50,18 +61,18 @@ class CEMPlanning(Callback):
 
     def __init__(
         self,
-        seed_decisions: int = 20,
-        decisions_per_epoch: int = 5,
-        caching_warmup_epochs: int = 0,
+        seed_decisions: int = 5,
+        decisions_per_epoch: int = 10,
+        caching_warmup_epochs: int = 3,
         caching_noise: float = 1.0,
         caching_noise_decay: float = 0.9882,
-        caching_noise_min: float = 0.0,
+        caching_noise_min: float = 0.4,
         offloading_noise: float = 1.0,
-        offloading_noise_decay: float = 0.9995,
+        offloading_noise_decay: float = 0.9,
         offloading_noise_min: float = 0.0,
-        caching_reward: CachingObjective = "published",
+        caching_reward: CachingObjective = "hits_and_latency",
         latency_weight: float = 0.05,
-        planner: PlannerSettings | None = None,
+        planner: PlannerSettings | None = COLLECTING,
     ) -> None:
         for name, count in (("seed_decisions", seed_decisions), ("decisions_per_epoch", decisions_per_epoch)):
             if count < 1:

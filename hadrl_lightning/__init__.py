@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from .registration import register_environments
+from .version import __version__ as __version__
 
 _HOMES = {
     "Scenario": "scenario",

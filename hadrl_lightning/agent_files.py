@@ -1,12 +1,26 @@
-"""Trained agents by name: a path if there is one, else the file of that name that ships with the package."""
+"""Files of trained agents: by name, what each says of itself, and whether it is what was written."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from .digests import digest
 from .errors import HadrlError
+from .files import load_tensors
+from .version import __version__
 
 SUFFIX = ".ckpt"
 """Ending of the files of trained agents."""
+FORMAT = 1
+"""Of the files that this version writes and reads; a file of another one is refused."""
+RECORD = "hadrl"
+"""Entry of a file that says what it was made by: format, version, date, data, training, scores, digests."""
+AGENT = ("state_dict", "hyper_parameters")
+"""Entries that make the agent; all others are for going on with the training."""
+BEFORE_ANYTHING = ("best_reward", "seen.least", "seen.most")
+"""Endings of the names of numbers that are infinite before anything was seen."""
 
 
 def shipped_agents() -> tuple[str, ...]:
@@ -15,8 +29,12 @@ def shipped_agents() -> tuple[str, ...]:
     return tuple(sorted(file.name for file in files if file.name.endswith(SUFFIX) and file.is_file()))
 
 
-def find_agent(name: str | Path) -> Path:
-    """The file that `name` stands for.
+def find_agent(name: str | Path, what: str = "ckpt_path") -> Path:
+    """The file that `name` stands for: a path if there is one, else the agent of that name that ships with the package.
+
+    Args:
+        name: a path, or the name of a shipped agent.
+        what: what the error calls it.
 
     Raises:
         HadrlError: there is neither such a file nor a shipped agent of that name.
@@ -27,10 +45,10 @@ def find_agent(name: str | Path) -> Path:
     shipped = shipped_agents()
     if str(name) in shipped:
         return shipped_folder() / str(name)
-    what = "a folder" if path.is_dir() else "no such file"
+    found = "a folder" if path.is_dir() else "no such file"
     raise HadrlError(
-        f"ckpt_path must be an existing file or one of the shipped agents ({', '.join(shipped)}), "
-        f"got {str(name)!r} ({what})"
+        f"{what} must be an existing file or one of the shipped agents ({', '.join(shipped)}), "
+        f"got {str(name)!r} ({found})"
     )
 
 
@@ -42,3 +60,99 @@ def shipped_folder() -> Path:
 def is_shipped(path: Path) -> bool:
     """Whether the file is one of the shipped agents."""
     return path.absolute().parent == shipped_folder() and path.name in shipped_agents()
+
+
+def read_agent(path: str | Path, name: str = "ckpt_path") -> dict[str, Any]:
+    """The contents of the file of an agent, or of a checkpoint of its training, on the CPU.
+
+    Args:
+        path: the file.
+        name: what the error calls it.
+
+    Raises:
+        HadrlError: it is damaged, of another version, holds code or no agent, or a weight that is not finite.
+    """
+    contents = load_tensors(path, name)
+    if not isinstance(contents, dict) or not set(AGENT) <= set(contents):
+        raise HadrlError(f"{name} must be a checkpoint saved by hadrl fit, got {path}, which holds no agent")
+    check_agent(contents, path, name)
+    if contents[RECORD]["digests"].get("rest") != digest(_rest(contents)):
+        raise _altered(path, name)
+    return contents
+
+
+def check_agent(contents: Mapping[str, Any], path: str | Path, name: str = "ckpt_path") -> None:
+    """Raise a HadrlError unless the contents hold the agent that was written, in the present format."""
+    _check_record(contents, path, name)
+    if contents[RECORD]["digests"].get("agent") != digest(_agent(contents)):
+        raise _altered(path, name)
+    _check_weights(contents["state_dict"], path, name)
+
+
+def _altered(path: str | Path, name: str) -> HadrlError:
+    return HadrlError(f"{name} must be an undamaged checkpoint, got {path} (not what was written: digest)")
+
+
+def _check_record(contents: Mapping[str, Any], path: str | Path, name: str) -> None:
+    """Raise a HadrlError unless the contents are of the format that this version reads."""
+    record = contents.get(RECORD)
+    if record is None:
+        raise HadrlError(
+            f"{name} must be made by hadrl-lightning {__version__}, got {path} of an older version"
+        )
+    number = record.get("format") if isinstance(record, Mapping) else None
+    fields = {"version": str, "made": str, "data": dict, "training": dict, "scores": dict, "digests": dict}
+    if isinstance(number, int) and number != FORMAT:
+        age = "newer" if number > FORMAT else "older"
+        raise HadrlError(
+            f"{name} must be made by hadrl-lightning {__version__}, got {path} of a {age} version, "
+            f"{str(record.get('version'))[:40]}"
+        )
+    if number is None or not all(isinstance(record.get(key), kind) for key, kind in fields.items()):
+        raise HadrlError(f"{name} must be an undamaged checkpoint, got {path} (its record is not readable)")
+
+
+def _check_weights(weights: Mapping[str, Any], path: str | Path, name: str) -> None:
+    """Raise a HadrlError if a weight, or a number that an agent has seen, is not finite."""
+    for key, value in weights.items():
+        broken = value.isnan() if key.endswith(BEFORE_ANYTHING) else ~value.isfinite()
+        if bool(broken.any()):
+            raise HadrlError(f"{name} must hold finite weights, got {path} with {value[broken][0]} in {key}")
+
+
+def recorded(
+    contents: Mapping[str, Any],
+    data: Mapping[str, Any],
+    training: Mapping[str, Any],
+    scores: Mapping[str, float],
+) -> dict[str, Any]:
+    """The contents of a file together with the record of what they were made by.
+
+    Args:
+        contents: all that the file shall hold.
+        data: settings of the data that the agent was trained on.
+        training: how far it was trained.
+        scores: what it reached, by name.
+    """
+    record = {
+        "format": FORMAT,
+        "version": __version__,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "data": dict(data),
+        "training": dict(training),
+        "scores": dict(scores),
+    }
+    whole = {**contents, RECORD: record}
+    record["digests"] = {"agent": digest(_agent(whole)), "rest": digest(_rest(whole))}
+    return whole
+
+
+def _agent(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """The agent with its record."""
+    record = {key: value for key, value in contents[RECORD].items() if key != "digests"}
+    return {**{key: contents[key] for key in AGENT}, RECORD: record}
+
+
+def _rest(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """All that only a training needs."""
+    return {key: value for key, value in contents.items() if key not in (*AGENT, RECORD)}

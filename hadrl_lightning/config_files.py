@@ -1,19 +1,23 @@
 """Settings files by name: a path if there is one, else the file of that name that ships with the package."""
 
 import codecs
+import copy
 import difflib
 import json
 import re
 from argparse import SUPPRESS
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
 from .errors import HadrlError
 from .units import read_units
+
+Made = TypeVar("Made")
 
 
 def shipped_configs() -> tuple[str, ...]:
@@ -122,6 +126,42 @@ def _parsed(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except (ValueError, RecursionError, yaml.YAMLError):
         return text
+
+
+def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings in which the later ones win; dictionaries are merged, everything else is replaced."""
+    result: dict[str, Any] = {}
+    for one in settings:
+        for name, value in one.items():
+            both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+            result[name] = merged(result[name], value) if both else copy.deepcopy(value)
+    return result
+
+
+def construct(cls: Callable[..., Made], settings: Mapping[str, Any], others: Mapping[str, Any]) -> Made:
+    """Call a class with settings as plain values, read and checked as those of a file are.
+
+    Args:
+        cls: the class.
+        settings: its arguments as plain values; what is missing has its default.
+        others: arguments as they are, in place of those.
+
+    Raises:
+        HadrlError: a setting is unknown, or its value not allowed.
+    """
+    from jsonargparse import ArgumentParser  # takes a while
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "it", fail_untyped=False, instantiate=False)
+    try:
+        parsed = parser.parse_object({"it": {**settings}})
+        refuse_nulls(parser, parsed)
+        arguments = parser.instantiate(parsed).it
+        return cls(**{**arguments.as_dict(), **others})
+    except HadrlError:
+        raise
+    except Exception as error:  # jsonargparse raises several kinds
+        raise HadrlError(_one_line(error)) from error
 
 
 def refuse_nulls(parser: Any, settings: Any) -> None:

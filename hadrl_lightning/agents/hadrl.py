@@ -1,22 +1,17 @@
 """`HADRL`: the two levels as one LightningModule."""
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from lightning.pytorch import LightningModule
-from lightning.pytorch import __version__ as lightning_version
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..agent_files import find_agent
-from ..data import TrainingBatch
-from ..errors import HadrlError
-from ..files import load_tensors, replacing
+from ..data import OffloadingTransitions, TrainingBatch
+from ..errors import HadrlWarning
 from ..parallel import ALONE, DataShare, Share, summed, this_rank
 from ..planning import CEMPlanner, Plan, PlannerSettings, plan_on_ranks
 from ..scenario import Physics, Scenario
@@ -33,8 +28,10 @@ from ..simulator import (
     run_episode,
 )
 from .ddpg import DDPG, DDPGSettings
+from .seen import Ranges, SeenRanges, ranges_of, ranges_of_observation
 from .set_ddpg import SetDDPG, SetDDPGSettings
 from .set_world_model import SetWorldModel, SetWorldModelSettings
+from .stored import StoredAgent
 from .trainer_limits import check_trainer
 from .world_model import WorldModel, WorldModelSettings
 
@@ -51,15 +48,17 @@ class CachingDecision(NamedTuple):
     """The cache that it stands for, bool [B, S, K]."""
 
 
-class HADRL(LightningModule):
+class HADRL(StoredAgent):
     """Hierarchical DRL with active inference: DDPG decides the caches, a planner on a world model the offloading.
 
     The root module: it holds the two agents, trains both on the batches of `TransitionDataModule`, and turns them into
     policies. `CEMPlanning` collects for it, `EpisodeEvaluation` judges the episodes that it plays.
-    Constructor defaults are the published table.
+    The published algorithm is `HADRL.from_config("es2.yaml", "published.yaml")`.
 
     Each level has two kinds of model. `flat` is the published one, over vectors. `set` has the structure of the problem
-    in it: users, servers and services are sets, and the same weights act on any number of them.
+    in it: users, servers and services are sets, and the same weights act on any number of them. How well they do where
+    a number lies outside what training saw is another matter: the agent keeps the ranges it has seen (`seen`), and
+    tells by a `HadrlWarning`, once, where it acts outside of them.
 
     Args:
         scenario: constants of the network.
@@ -75,18 +74,27 @@ class HADRL(LightningModule):
         seed: of the initial weights, of their resets, and of plans outside training.
     """
 
+    parts = {
+        "scenario": Scenario,
+        "world_model": WorldModelSettings,
+        "set_world_model": SetWorldModelSettings,
+        "ddpg": DDPGSettings,
+        "set_ddpg": SetDDPGSettings,
+        "planner": PlannerSettings,
+    }
+
     def __init__(
         self,
         scenario: Scenario = Scenario(),  # noqa: B008 (frozen)
         physics: Physics = "strict",
-        fast_level: Level = "flat",
-        slow_level: Level = "flat",
+        fast_level: Level = "set",
+        slow_level: Level = "set",
         world_model: WorldModelSettings = WorldModelSettings(),  # noqa: B008 (frozen)
         set_world_model: SetWorldModelSettings = SetWorldModelSettings(),  # noqa: B008 (frozen)
         ddpg: DDPGSettings = DDPGSettings(),  # noqa: B008 (frozen)
         set_ddpg: SetDDPGSettings = SetDDPGSettings(),  # noqa: B008 (frozen)
         planner: PlannerSettings = PlannerSettings(),  # noqa: B008 (frozen)
-        reset_world_model: bool = True,
+        reset_world_model: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -95,20 +103,21 @@ class HADRL(LightningModule):
         self.physics: Physics = physics
         self.reset_world_model = reset_world_model
         self.seed = seed
-        self.settings: dict[str, Any] = {
-            "scenario": scenario,
-            "physics": physics,
-            "fast_level": fast_level,
-            "slow_level": slow_level,
-            "world_model": world_model,
-            "set_world_model": set_world_model,
-            "ddpg": ddpg,
-            "set_ddpg": set_ddpg,
-            "planner": planner,
-            "reset_world_model": reset_world_model,
-            "seed": seed,
-        }
-        """The arguments by name."""
+        self.keep_settings(
+            {
+                "scenario": scenario,
+                "physics": physics,
+                "fast_level": fast_level,
+                "slow_level": slow_level,
+                "world_model": world_model,
+                "set_world_model": set_world_model,
+                "ddpg": ddpg,
+                "set_ddpg": set_ddpg,
+                "planner": planner,
+                "reset_world_model": reset_world_model,
+                "seed": seed,
+            }
+        )
         generator = make_generator(seed, Use.INITIAL_WEIGHTS)
         self.world_model: WorldModel | SetWorldModel
         if fast_level == "set":
@@ -123,6 +132,8 @@ class HADRL(LightningModule):
             sizes = (scenario.caching_observation_size, scenario.caching_action_size)
             self.ddpg = DDPG(*sizes, ddpg, generator=generator)
         self.planner = self.make_planner(planner)
+        self.seen = SeenRanges()
+        self._told = False
 
     @staticmethod
     def transfers(settings: Mapping[str, Any]) -> bool:
@@ -180,13 +191,16 @@ class HADRL(LightningModule):
     def policies(self, seed: int | None = None) -> tuple[CachingPolicy, OffloadingPolicy]:
         """The trained agent without exploration as a policy for each level; `seed` is that of its draws."""
         generator = make_generator(self.seed if seed is None else seed, Use.PLAY)
+        self.tell_outside(ranges_of(self.scenario, self.physics))
 
         def caching(network: EdgeNetwork) -> Tensor:
             action = self.ddpg.act(network.caching_observation(), generator).float()
             return self.decide_caching(network, action).cache
 
         def offloading(network: EdgeNetwork) -> Allocation:
-            plan = self.plan(network.offloading_observation(), self.planner, generator)
+            observation = network.offloading_observation()
+            self.tell_outside(ranges_of_observation(observation, self.scenario, self.physics))
+            plan = self.plan(observation, self.planner, generator)
             return decode_offloading(self.scenario, plan.action.float(), self.physics)
 
         return caching, offloading
@@ -207,6 +221,29 @@ class HADRL(LightningModule):
         """Play the episode of the networks."""
         return self.play(batch)
 
+    def tell_outside(self, ranges: Ranges) -> None:
+        """Warn, once, where numbers that the agent is to act on lie outside what its training saw."""
+        outside = "" if self._told else self.seen.outside(ranges)
+        if outside:
+            self._told = True
+            warnings.warn(f"the agent acts where it was not trained: {outside}", HadrlWarning, stacklevel=3)
+
+    def for_scenario(self, scenario: Scenario) -> "HADRL":
+        """A copy with the same weights for another network; other sizes need structured models at both levels.
+
+        Warns (`HadrlWarning`) where a number of the scenario lies outside what training saw.
+
+        Raises:
+            HadrlError: the weights don't fit.
+        """
+        other = type(self)(**{**self.settings, "scenario": scenario})
+        other.take(
+            self.state_dict(), "scenario must have the sizes the agent was trained on: it has flat models"
+        )
+        other.origin = self.origin
+        other.tell_outside(ranges_of(scenario, self.physics))
+        return other.to(self.device).train(self.training)
+
     # Learning ------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -217,6 +254,17 @@ class HADRL(LightningModule):
         """
         if stage == "fit":
             check_trainer(self.trainer)
+
+    def on_train_start(self) -> None:
+        """Note what the scenario brings."""
+        self.seen.include(ranges_of(self.scenario, self.physics))
+
+    def observe(self, transitions: OffloadingTransitions) -> None:
+        """Take new transitions into the world model's normalisers and into the ranges seen; every rank has to call."""
+        self.world_model.observe(transitions)
+        some = len(transitions.reward) > 0
+        observed = (transitions.observation, self.scenario, self.physics)
+        self.seen.include(ranges_of_observation(*observed) if some else {})
 
     def on_train_epoch_start(self) -> None:
         """Start the world model anew, as published, if that is set."""
@@ -270,72 +318,6 @@ class HADRL(LightningModule):
         assert isinstance(optimizers, list)
         return optimizers
 
-    # Checkpoints ---------------------------------------------------------------------------------------------------
-
-    def settings_dict(self) -> dict[str, Any]:
-        """All settings as plain values, from which `from_settings` makes an untrained copy of the agent."""
-        return {
-            name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-            for name, value in self.settings.items()
-        }
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> "HADRL":
-        """An untrained agent with the settings of `settings_dict`."""
-        return cls(
-            **{name: _PARTS[name](**value) if name in _PARTS else value for name, value in settings.items()}
-        )
-
-    def for_scenario(self, scenario: Scenario) -> "HADRL":
-        """A copy with the same weights for another network; other sizes need structured models at both levels.
-
-        Raises:
-            HadrlError: the weights don't fit.
-        """
-        other = type(self)(**{**self.settings, "scenario": scenario})
-        try:
-            other.load_state_dict(self.state_dict())
-        except RuntimeError as error:
-            raise HadrlError(
-                "scenario must have the sizes the agent was trained on: it has flat models"
-            ) from error
-        return other.to(self.device).train(self.training)
-
-    @classmethod
-    def from_checkpoint(cls, path: str | Path) -> "HADRL":
-        """The trained agent of a checkpoint, on the CPU and in evaluation mode.
-
-        Args:
-            path: the file, or the name of an agent that ships with the package, such as `es2.ckpt`.
-
-        Raises:
-            HadrlError: there is no such file, it is damaged, holds code, or is no checkpoint of an agent.
-        """
-        path = find_agent(path)
-        checkpoint = load_tensors(path, "checkpoint")
-        if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict"} <= set(checkpoint):
-            raise HadrlError(f"checkpoint must be one saved by hadrl fit, got {path}")
-        agent = cls.from_settings(checkpoint["hyper_parameters"])
-        agent.load_state_dict(checkpoint["state_dict"])
-        return agent.eval()
-
-    def save_weights(self, path: str | Path) -> None:
-        """Write the agent alone, without what training would need to go on: a small file to use it and to share it.
-
-        `from_checkpoint` and the commands `validate`, `test`, `predict` and `benchmark` read it.
-        """
-        contents = {
-            "state_dict": self.state_dict(),
-            "hyper_parameters": self.settings_dict(),
-            "pytorch-lightning_version": lightning_version,
-        }
-        with replacing(path) as temporary:
-            torch.save(contents, temporary)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the settings as plain values."""
-        checkpoint["hyper_parameters"] = self.settings_dict()
-
 
 def _finite_mean(losses: Float[Tensor, " updates"]) -> Float[Tensor, ""]:
     """Mean over the updates that were made: `FiniteNumbers` may leave some out."""
@@ -346,14 +328,3 @@ def _finite_mean(losses: Float[Tensor, " updates"]) -> Float[Tensor, ""]:
 def _append(losses: dict[str, list[Tensor]], prefix: str, values: dict[str, Tensor]) -> None:
     for name, value in values.items():
         losses.setdefault(f"{prefix}/{name}", []).append(value.detach().float())
-
-
-_PARTS: dict[str, Any] = {
-    "scenario": Scenario,
-    "world_model": WorldModelSettings,
-    "set_world_model": SetWorldModelSettings,
-    "ddpg": DDPGSettings,
-    "set_ddpg": SetDDPGSettings,
-    "planner": PlannerSettings,
-}
-"""The settings that are dataclasses."""

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..agents import HADRL
 from ..callbacks import CEMPlanning, EpisodeEvaluation, FiniteNumbers
-from ..config_files import refuse_nulls
+from ..config_files import merged, refuse_nulls
 from ..data import TransitionDataModule
 from ..errors import HadrlError
 from ..judge import KeepBest, Validation
@@ -31,16 +31,6 @@ class Parts(NamedTuple):
     data: TransitionDataModule
     model: HADRL
     planning: CEMPlanning
-
-
-def merged(*settings: Mapping[str, Any]) -> Settings:
-    """Nested settings in which the later ones win; dictionaries are merged, everything else is replaced."""
-    result: Settings = {}
-    for one in settings:
-        for name, value in one.items():
-            both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
-            result[name] = merged(result[name], value) if both else copy.deepcopy(value)
-    return result
 
 
 @lru_cache(maxsize=1)

@@ -18,7 +18,7 @@ class TransitionDataModule(LightningDataModule):
 
     A training batch is a pass over (part of) the fast level's transitions for every ensemble member, and the slow
     level's batches that are due beside it; an epoch has `passes_per_epoch` of them. For validate, test and predict a
-    batch is an `EdgeNetwork` whose episode is to be played. Defaults are the published values.
+    batch is an `EdgeNetwork` whose episode is to be played. `published.yaml` holds the published values.
 
     Args:
         scenario: constants of the network.
@@ -31,7 +31,7 @@ class TransitionDataModule(LightningDataModule):
         caching_memory: transitions of the slow level remembered, first in first out (published `memory`).
         passes_per_epoch: passes over the fast level's transitions an epoch (published `n_train_epoch_large`).
         batch_size: transitions a world model update and member (published `batch_size_small`).
-        samples_per_pass: transitions a pass at most, drawn at random; all of them where not given (published).
+        samples_per_pass: transitions a pass at most, drawn at random; null: all of them (published).
         bootstrap: whether each member of the ensemble weights each of the fast level's transitions in its own way, for
             good (`bootstrap_weights`), so that members differ where data are few; an ensemble of one does not. Without,
             members differ in their initial weights and the order of the data alone (published).
@@ -52,17 +52,17 @@ class TransitionDataModule(LightningDataModule):
         self,
         scenario: Scenario = Scenario(),  # noqa: B008 (frozen)
         physics: Physics = "strict",
-        num_envs: int = 1,
+        num_envs: int = 16,
         seed: int = 0,
         offloading_memory: int = 500_000,
         caching_memory: int = 500_000,
-        passes_per_epoch: int = 60,
-        batch_size: int = 50,
-        samples_per_pass: int | None = None,
+        passes_per_epoch: int = 10,
+        batch_size: int = 16,
+        samples_per_pass: int | None = 400,
         bootstrap: bool = True,
-        caching_updates_per_epoch: int = 10,
-        caching_batch_size: int = 64,
-        validation_episodes: int = 20,
+        caching_updates_per_epoch: int = 20,
+        caching_batch_size: int = 256,
+        validation_episodes: int = 10,
         test_episodes: int = 100,
         predict_episodes: int = 1,
         parallel_episodes: int = 100,
@@ -91,6 +91,8 @@ class TransitionDataModule(LightningDataModule):
             for name, value in group.items():
                 if value is not None and value < least:
                     raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.settings: dict[str, int | None] = {**at_least_one, **at_least_zero}
+        """The numbers by name."""
         self.scenario = scenario
         self.physics: Physics = physics
         self.num_envs = num_envs

@@ -34,23 +34,26 @@ CHOICES = {
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerSettings:
-    """Settings of the planner; the defaults and most names are the published ones."""
+    """Settings of the planner; the defaults are those of the agent's decisions, for structured models.
 
-    plan_horizon: int = 20
-    """Steps planned ahead; at least 1."""
+    Most names are the published ones; `published.yaml` holds the published values.
+    """
 
-    n_candidates: int = 700
-    """Candidate sequences per network and iteration; at least 1."""
+    plan_horizon: int = 1
+    """Slots planned ahead; at least 1. Requests of the next slot don't depend on this one (published: 20)."""
 
-    top_candidates: int = 70
-    """Best candidates that the proposal is refit to; at least 1, at most `n_candidates`."""
+    n_candidates: int = 64
+    """Candidate sequences per network and iteration; at least 1 (published: 700)."""
 
-    optimisation_iters: int = 7
-    """Rounds of drawing, scoring and refitting; at least 1."""
+    top_candidates: int = 8
+    """Best candidates that the proposal is refit to; at least 1, at most `n_candidates` (published: 70)."""
 
-    form: Form = "tschantz"
-    """Form of the expected free energy: `tschantz`, `gould`, or `outcome`, which is over the users' latencies and needs
-    a model that predicts them (`SetWorldModel`)."""
+    optimisation_iters: int = 2
+    """Rounds of drawing, scoring and refitting; at least 1 (published: 7)."""
+
+    form: Form = "outcome"
+    """Form of the expected free energy: `tschantz` (published), `gould`, or `outcome`, which is over the
+    users' latencies and needs a model that predicts them (`SetWorldModel`)."""
 
     strategy: Strategy = "information"
     """Exploration measure: `information`, `variance`, `disagreement`, `random` or `none`."""
@@ -61,8 +64,8 @@ class PlannerSettings:
     use_reward: bool = True
     """Whether the reward counts."""
 
-    use_exploration: bool = True
-    """Whether the exploration measure counts."""
+    use_exploration: bool = False
+    """Whether the exploration measure counts (published: it does, also in decisions that are judged)."""
 
     expl_scale: float = 0.1
     """Weight of the exploration measure; applied once (the published code applies it twice); 0 or more."""
@@ -82,22 +85,22 @@ class PlannerSettings:
     """Form `outcome` only: mean of the preferred latencies in seconds, what a second is worth against a nat; above
     0."""
 
-    proposal: ProposalKind = "gaussian"
+    proposal: ProposalKind = "categorical"
     """What candidates are drawn from. `gaussian`: normal distributions for all of an action (published).
     `categorical`: a categorical over servers for each user's target, normal distributions for the shares."""
 
-    informed_candidates: int = 0
+    informed_candidates: int = 64
     """Proposal `categorical` with form `outcome` only: random candidates from whose predicted latencies each user's
     first preference among servers is read; 0: all servers are equally likely at first."""
 
-    share_steps: int = 0
+    share_steps: int = 10
     """Gradient steps on the continuous part of the plan that was found, through all members; again after sweeps over
     targets; for a horizon of 1. 0: none."""
 
     share_step_size: float = 0.2
     """Step size of that descent (Adam's) at first; it falls to a fifth over the steps; above 0."""
 
-    target_sweeps: int = 0
+    target_sweeps: int = 2
     """Sweeps in which every user's every target is tried, and the best changes are made together as far as that helps;
     for a horizon of 1. 0: none."""
 
@@ -116,11 +119,11 @@ class PlannerSettings:
     warm_start: bool = False
     """Whether a plan starts from the previous one, shifted by one step, where the caller passes it (published: no)."""
 
-    planning_members: int | None = None
+    planning_members: int | None = 2
     """Members drawn for each iteration, the same for all candidates so that the ranking is fair; none: all
     (published)."""
 
-    max_rows: int = 16_384
+    max_rows: int = 8192
     """Rows (networks x candidates x members) the model sees at once: bounds the memory of a plan and changes no result
     beyond rounding; at least the members used. Some thousands suit the caches of a CPU, a GPU likes more."""
 

@@ -1,0 +1,147 @@
+"""What an agent has seen in training: the range of every number, and which numbers of a use lie outside."""
+
+from collections.abc import Iterable
+from math import dist, sqrt
+from typing import NamedTuple
+
+import torch
+import torch.distributed
+from jaxtyping import Float
+from torch import Tensor
+
+from ..nn.set_encoder import read_observation
+from ..parallel import MergedOverRanks
+from ..scenario import BITS_PER_BYTE, GIB, MIB, Physics, Scenario
+
+TOLERANCE = 1e-6
+"""Relative: observations are in single precision."""
+MOST_NAMED = 4
+"""Numbers that a warning names."""
+
+
+class Unit(NamedTuple):
+    """How a number is shown."""
+
+    name: str = ""
+    size: float = 1.0
+
+
+NUMBERS: dict[str, Unit] = {
+    "num_servers": Unit(),
+    "num_users": Unit(),
+    "num_services": Unit(),
+    "compute_hz": Unit("GHz", 1e9),
+    "bandwidth_hz": Unit("MHz", 1e6),
+    "usable cache of a server": Unit("GiB", BITS_PER_BYTE * GIB),
+    "usable cache / storage of all services": Unit(),
+    "storage of a service": Unit("GiB", BITS_PER_BYTE * GIB),
+    "input of a task": Unit("Mbit", 1e6),
+    "cycles of a task": Unit("G", 1e9),
+    "distance to the home server": Unit("m"),
+    "cloud_rate_bit_per_s": Unit("Mbit/s", 1e6),
+    "cloud_compute_hz": Unit("GHz", 1e9),
+    "cloud_delay_s": Unit("s"),
+    "backhaul_bytes_per_s": Unit("MiB/s", MIB),
+    "transmit_power_dbm": Unit("dBm"),
+    "noise_dbm": Unit("dBm"),
+    "path_loss_constant_db": Unit("dB"),
+    "path_loss_slope_db": Unit("dB"),
+    "min_distance_m": Unit("m"),
+    "share_floor": Unit(),
+}
+"""Every number that is compared, in SI units and bit: what a slot's latencies depend on, but for the requests' law."""
+
+Ranges = dict[str, tuple[float, float]]
+"""Least and largest value of some numbers, by name."""
+
+
+def ranges_of(scenario: Scenario, physics: Physics = "strict") -> Ranges:
+    """What a network of this scenario can bring."""
+    storage = sum(scenario.storage_bits)
+    caches = scenario.usable_cache_bits
+    values: dict[str, Iterable[float]] = {
+        "compute_hz": scenario.compute_per_server_hz,
+        "bandwidth_hz": scenario.bandwidth_per_server_hz,
+        "usable cache of a server": caches,
+        "usable cache / storage of all services": [bits / storage for bits in caches],
+        "storage of a service": scenario.storage_bits,
+        "input of a task": scenario.input_bits,
+        "cycles of a task": scenario.cycles,
+        "distance to the home server": _home_distances_m(scenario, physics),
+    }
+    constants = {name: [float(getattr(scenario, name))] for name in NUMBERS if name not in values}
+    return {name: (min(found), max(found)) for name, found in {**constants, **values}.items()}
+
+
+def _home_distances_m(scenario: Scenario, physics: Physics) -> list[float]:
+    homes = [scenario.servers_m[home] for home in scenario.homes(physics)]
+    if scenario.user_positions_m is not None:
+        return [dist(user, home) for user, home in zip(scenario.user_positions_m, homes)]
+    reach = scenario.cell_radius_m * sqrt(2)
+    apart = [dist(scenario.servers_m[cell], home) for cell, home in zip(scenario.cells, homes)]
+    return [max(0.0, away - reach) for away in apart] + [away + reach for away in apart]
+
+
+def ranges_of_observation(
+    observation: Float[Tensor, "*rows observation"], scenario: Scenario, physics: Physics
+) -> Ranges:
+    """What offloading observations show of these numbers. Capacities `published` shows only less what was taken."""
+    seen = read_observation(observation, scenario.num_servers, scenario.num_services)
+    columns = {"input of a task": seen.user[..., 1] * 1e6, "cycles of a task": seen.user[..., 2] * 1e9}
+    if physics == "strict":
+        columns["bandwidth_hz"] = seen.server[..., 1] * 1e5
+        columns["compute_hz"] = seen.server[..., 2] * 1e9
+    ends = torch.stack([torch.stack((one.min(), one.max())) for one in columns.values()]).tolist()
+    return {name: (least, most) for name, (least, most) in zip(columns, ends)}
+
+
+class SeenRanges(MergedOverRanks):
+    """The least and the largest value of each of `NUMBERS` in training; part of the weights."""
+
+    least: Float[Tensor, " number"]
+    most: Float[Tensor, " number"]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("least", torch.full((len(NUMBERS),), torch.inf, dtype=torch.float64))
+        self.register_buffer("most", torch.full((len(NUMBERS),), -torch.inf, dtype=torch.float64))
+
+    def include(self, ranges: Ranges) -> None:
+        """Take in what was met. Every rank of `torch.distributed` has to call."""
+        none = (torch.inf, -torch.inf)
+        ends = torch.tensor([ranges.get(name, none) for name in NUMBERS], dtype=torch.float64).to(self.least)
+        both = torch.cat((torch.minimum(self.least, ends[:, 0]), -torch.maximum(self.most, ends[:, 1])))
+        apart = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if apart and not self.same_on_all_ranks:
+            torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MIN)
+        self.least.copy_(both[: len(NUMBERS)])
+        self.most.copy_(-both[len(NUMBERS) :])
+
+    def ranges(self) -> Ranges:
+        """What was seen; nothing of an agent that was never trained."""
+        ends = zip(NUMBERS, self.least.tolist(), self.most.tolist())
+        return {name: (least, most) for name, least, most in ends if least <= most}
+
+    def outside(self, ranges: Ranges) -> str:
+        """Which of the ranges go beyond what was seen, in words with both ranges; empty where none does."""
+        seen = self.ranges()
+        found = [
+            f"{name} is {shown(name, ends)} here, {shown(name, seen[name], 'only ')} in training"
+            for name, ends in ranges.items()
+            if name in seen and not _within(ends, seen[name])
+        ]
+        more = f", and {len(found) - MOST_NAMED} more numbers" if len(found) > MOST_NAMED else ""
+        return "; ".join(found[:MOST_NAMED]) + more
+
+
+def shown(name: str, ends: tuple[float, float], only: str = "") -> str:
+    """A range in the unit of its number, such as `0.6 to 60 GHz`; `only` goes before a single value."""
+    unit = NUMBERS[name]
+    least, most = (f"{value / unit.size:.4g}" for value in ends)
+    text = f"{least} to {most}" if least != most else f"{only}{least}"
+    return f"{text} {unit.name}".rstrip()
+
+
+def _within(ends: tuple[float, float], seen: tuple[float, float]) -> bool:
+    slack = [TOLERANCE * abs(end) for end in seen]
+    return seen[0] - slack[0] <= ends[0] and ends[1] <= seen[1] + slack[1]

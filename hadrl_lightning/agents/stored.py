@@ -1,0 +1,213 @@
+"""`StoredAgent`: an agent that is made from its settings and from files, and is saved with what it was made by."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import __version__ as lightning_version
+
+from ..agent_files import RECORD, check_agent, find_agent, read_agent, recorded
+from ..config_files import construct, load_config, merged
+from ..errors import HadrlError
+from ..files import replacing
+
+if TYPE_CHECKING:
+    from typing import Self
+else:  # a type checker at run time meets the annotations of methods apart from their class
+    Self = Any
+
+OF_DATA = ("scenario", "physics", "seed")
+"""Settings of the data in a file of settings that the agent takes over."""
+OF_TRAINING = ("best_reward", "num_updates")
+"""Endings of the names of buffers that belong to a training and not to what it taught."""
+
+
+class StoredAgent(LightningModule):
+    """An agent that is made from its settings and from files.
+
+    A subclass calls `keep_settings` with the arguments of its constructor, by which copies of it are made.
+    """
+
+    settings: dict[str, Any]
+    """The arguments of the constructor by name."""
+    origin: dict[str, Any]
+    """What the agent's file says it was made by; empty where it comes from no file."""
+    parts: Mapping[str, Any] = {}
+    """The classes of the settings that are dataclasses, by name."""
+
+    def keep_settings(self, settings: dict[str, Any]) -> None:
+        """Keep the arguments of the constructor; `hparams` has them as plain values, and loggers get those."""
+        self.settings = settings
+        self.origin = {}
+        self.save_hyperparameters(self.settings_dict())
+
+    def settings_dict(self) -> dict[str, Any]:
+        """All settings as plain values, from which `from_settings` makes an untrained copy of the agent."""
+        return {
+            name: asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+            for name, value in self.settings.items()
+        }
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """An untrained agent with the settings of `settings_dict`."""
+        return cls(**cls._arguments(settings))
+
+    @classmethod
+    def from_config(cls, *names: str | Path, **settings: Any) -> Self:
+        """An untrained agent with the settings of some files, as `hadrl fit --config NAME …` builds it.
+
+        Args:
+            names: paths, or names of shipped files such as `es2.yaml`; later ones win.
+            settings: arguments of the constructor that win over the files.
+
+        Raises:
+            HadrlError: there is no such file, or a setting is unknown or not allowed.
+        """
+        given = merged(*(load_config(name) for name in names))
+        data, model = given.get("data") or {}, given.get("model") or {}
+        return construct(cls, {**model, **{name: data[name] for name in OF_DATA if name in data}}, settings)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> Self:
+        """The trained agent of a checkpoint, on the CPU and in evaluation mode.
+
+        Args:
+            path: the file, or the name of an agent that ships with the package, such as `es2.ckpt`.
+
+        Raises:
+            HadrlError: there is no such file, it is damaged, of another version, holds code or a weight that is not
+                finite, or is no checkpoint of an agent.
+        """
+        return cls.load_from_checkpoint(path)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **settings: Any,
+    ) -> Self:
+        """The agent that `from_checkpoint` makes, by Lightning's name and with its arguments.
+
+        Args:
+            checkpoint_path: as there.
+            map_location: device of the agent; the CPU where not given.
+            hparams_file: not used by agents, whose files hold their settings.
+            strict: whether the weights must be exactly those of the agent; they must where not given.
+            weights_only: files are always read as tensors and plain values only.
+            settings: arguments of the constructor in place of those in the file.
+
+        Raises:
+            HadrlError: as there, a setting that the agent doesn't have, or a `hparams_file`.
+        """
+        if hparams_file is not None:
+            raise HadrlError(f"hparams_file must not be given: the checkpoint has them, got {hparams_file}")
+        path = find_agent(checkpoint_path)
+        contents = read_agent(path)
+        try:
+            agent = cls(**{**cls._arguments(contents["hyper_parameters"]), **settings})
+        except (TypeError, AttributeError) as error:
+            raise HadrlError(
+                f"ckpt_path must hold the settings of {cls.__name__}, got {path}: {error}"
+            ) from error
+        agent.take(
+            contents["state_dict"], f"ckpt_path must be a checkpoint of this agent, got {path}", strict
+        )
+        agent.origin = dict(contents[RECORD])
+        return agent.to(map_location or "cpu").eval()
+
+    def load_weights(self, path: str | Path) -> None:
+        """Take over what another agent has learnt, to train on from it: its weights and what it has seen of the numbers.
+
+        All else stays fresh: optimizers, replay, counters, schedules, the best reward. The scenario may be another one;
+        other sizes of it need structured models at both levels.
+
+        Args:
+            path: a file of weights or a checkpoint, or the name of an agent that ships with the package.
+
+        Raises:
+            HadrlError: as in `from_checkpoint`, or the weights don't fit the models of this agent.
+        """
+        path = find_agent(path, "weights")
+        found = read_agent(path, "weights")["state_dict"]
+        fresh = {name: value for name, value in self.state_dict().items() if name.endswith(OF_TRAINING)}
+        self.take({**found, **fresh}, f"weights must fit the models of these settings, got {path}")
+
+    def take(self, weights: Mapping[str, Any], problem: str, strict: bool | None = None) -> None:
+        """Load weights, or raise a HadrlError that begins with `problem`."""
+        try:
+            self.load_state_dict(weights, strict=strict is not False)
+        except RuntimeError as error:
+            reasons = str(error).split("\n\t")
+            raise HadrlError(f"{problem}: {reasons[min(1, len(reasons) - 1)].strip()[:160]}") from error
+
+    # Saving --------------------------------------------------------------------------------------------------------
+
+    def save_weights(self, path: str | Path, scores: Mapping[str, float] | None = None) -> None:
+        """Write the agent alone, without what training would need to go on: a small file to use it and to share it.
+
+        `from_checkpoint` and the commands `validate`, `test`, `predict`, `benchmark` and `inspect` read it.
+
+        Args:
+            path: the file.
+            scores: what the agent reaches, by name; those of its training's last validation where not given.
+        """
+        contents = {
+            "state_dict": self.state_dict(),
+            "hyper_parameters": self.settings_dict(),
+            "pytorch-lightning_version": lightning_version,
+        }
+        with replacing(path) as temporary:
+            torch.save(recorded(contents, **self._record(scores)), temporary)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store the settings as plain values, and what the file was made by."""
+        checkpoint["hyper_parameters"] = self.settings_dict()
+        checkpoint[RECORD] = recorded(checkpoint, **self._record())[RECORD]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what is not what was written.
+
+        Raises:
+            HadrlError: see `from_checkpoint`.
+        """
+        check_agent(checkpoint, str(self.trainer.ckpt_path))
+        self.origin = dict(checkpoint[RECORD])
+
+    def _record(self, scores: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """What a file that is written now is made by: of the training at hand, else of the file the agent is from."""
+        known = {name: self.origin.get(name, {}) for name in ("data", "training", "scores")}
+        trainer = self._own_trainer()
+        if trainer is not None:
+            data: Any = getattr(trainer, "datamodule", None)
+            known["data"] = getattr(data, "settings", {})
+            known["training"] = {"epochs": trainer.current_epoch, "slots": getattr(data, "slots", 0)}
+            metrics = trainer.callback_metrics
+            known["scores"] = {name: float(metrics[name]) for name in metrics if name.startswith("val/")}
+        return known if scores is None else {**known, "scores": dict(scores)}
+
+    def _own_trainer(self) -> Trainer | None:
+        """The Trainer that is fitting this agent."""
+        try:
+            trainer = self.trainer
+        except RuntimeError:  # there is none
+            return None
+        return trainer if isinstance(trainer, Trainer) and trainer.state.fn == "fit" else None
+
+    @classmethod
+    def _arguments(cls, settings: Any) -> dict[str, Any]:
+        """Arguments of the constructor from plain values."""
+        try:
+            return {
+                name: cls.parts[name](**value) if name in cls.parts else value
+                for name, value in settings.items()
+            }
+        except (TypeError, AttributeError) as error:
+            raise HadrlError(f"settings must be those of {cls.__name__}: {error}") from error
