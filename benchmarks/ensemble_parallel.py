@@ -146,10 +146,28 @@ def measure(words: argparse.Namespace) -> None:
         scenario,
         world_model=WorldModelSettings(ensemble_size=words.members, hidden_size=words.hidden_size),
         ddpg=DDPGSettings(hidden_sizes=(16,)),
-        planner=PlannerSettings(plan_horizon=3, n_candidates=64, top_candidates=8, optimisation_iters=2),
-        reset_world_model=False,
+        fast_level="flat",
+        slow_level="flat",
+        planner=PlannerSettings(
+            plan_horizon=3,
+            form="tschantz",
+            proposal="gaussian",
+            use_exploration=True,
+            planning_members=None,
+            informed_candidates=0,
+            share_steps=0,
+            target_sweeps=0,
+        ),
     )
-    data = TransitionDataModule(scenario, num_envs=words.networks, passes_per_epoch=words.passes)
+    data = TransitionDataModule(
+        scenario,
+        num_envs=words.networks,
+        passes_per_epoch=words.passes,
+        batch_size=50,
+        samples_per_pass=None,
+        caching_updates_per_epoch=10,
+        caching_batch_size=64,
+    )
     measuring = Measure(words.samples)
     trainer = quiet_trainer(
         accelerator="cpu",

@@ -12,11 +12,8 @@ from lightning.pytorch import Callback, Trainer
 
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
-from hadrl_lightning.config_files import load_config
 from hadrl_lightning.data import TransitionDataModule
-from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
-from hadrl_lightning.scenario import Scenario
 
 
 class Clock(Callback):
@@ -44,21 +41,12 @@ def _now(trainer: Trainer) -> float:
 
 def seconds_a_batch(checks: bool, accelerator: str, batches: int) -> float:
     """Median seconds of a training batch with the settings of es2.yaml."""
-    settings = load_config("es2.yaml")
-    scenario = Scenario.from_config("es2.yaml")
-    planner = PlannerSettings(**settings["model"]["planner"])
-    module = HADRL(scenario, fast_level="set", slow_level="set", reset_world_model=False, planner=planner)
+    module = HADRL.from_config("es2.yaml")
     data = TransitionDataModule(
-        scenario,
-        num_envs=16,
-        passes_per_epoch=batches,
-        batch_size=16,
-        samples_per_pass=400,
-        caching_updates_per_epoch=2 * batches,
-        caching_batch_size=256,
+        module.scenario, passes_per_epoch=batches, caching_updates_per_epoch=2 * batches
     )
     clock = Clock()
-    callbacks = [CEMPlanning(seed_decisions=5), *([FiniteNumbers()] if checks else []), clock]
+    callbacks = [CEMPlanning(), *([FiniteNumbers()] if checks else []), clock]
     trainer = quiet_trainer(
         accelerator=accelerator,
         devices=1,

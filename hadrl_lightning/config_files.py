@@ -17,6 +17,9 @@ import yaml
 from .errors import HadrlError
 from .units import read_units
 
+BASE = "base.yaml"
+"""The shipped file that lies beneath all others: settings of the Trainer, which no class of ours has as defaults."""
+
 Made = TypeVar("Made")
 
 

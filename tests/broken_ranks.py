@@ -13,10 +13,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
-from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
+from hadrl_lightning.callbacks import FiniteNumbers
 from hadrl_lightning.parallel import of_each_rank
 from hadrl_lightning.process import quiet_trainer
 from tests.ensemble_ranks import SCENARIO, build
+from tests.published import published_collection
 from tests.test_finite import CRITIC_LOSS, LATENCY, LOSS, PLAN, SWITCHING
 
 BROKEN = (LOSS, CRITIC_LOSS, PLAN, LATENCY, SWITCHING)
@@ -49,7 +50,11 @@ def train(strategy: str) -> None:
         devices=2,
         strategy=strategy,
         max_epochs=2,
-        callbacks=[CEMPlanning(seed_decisions=2, decisions_per_epoch=2), FiniteNumbers("skip"), Compare()],
+        callbacks=[
+            published_collection(seed_decisions=2, decisions_per_epoch=2),
+            FiniteNumbers("skip"),
+            Compare(),
+        ],
     )
     with pytest.MonkeyPatch.context() as patch:
         for inject in BROKEN if trainer.global_rank == 1 else ():

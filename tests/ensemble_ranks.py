@@ -18,13 +18,13 @@ from hadrl_lightning.agents import (
     SetWorldModelSettings,
     WorldModelSettings,
 )
-from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
 from hadrl_lightning.parallel import member_parameters
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Use, make_generator
+from tests.published import published_collection, published_planner
 
 SCENARIO = Scenario(num_users=6, decisions_per_episode=3)
 MEMBERS = 5
@@ -40,12 +40,13 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
         form="outcome",
         proposal="categorical",
         informed_candidates=8,
+        use_exploration=True,
         planning_members=3,
         share_steps=3,
         target_sweeps=1,
         max_rows=128,
     )
-    flat_planner = PlannerSettings(plan_horizon=3, n_candidates=16, top_candidates=4, optimisation_iters=2)
+    flat_planner = published_planner(plan_horizon=3, n_candidates=16, top_candidates=4, optimisation_iters=2)
     module = HADRL(
         SCENARIO,
         fast_level=kind,  # type: ignore[arg-type]
@@ -142,7 +143,7 @@ def train(
         for buffer in (data.offloading_buffer, data.caching_buffer):
             buffer.dtype = torch.float64
             buffer.clear()
-    acting = CEMPlanning(seed_decisions=1, decisions_per_epoch=1) if collects else GivenData()
+    acting = published_collection(seed_decisions=1, decisions_per_epoch=1) if collects else GivenData()
     trainer = quiet_trainer(
         accelerator="cpu",
         max_epochs=max_epochs,

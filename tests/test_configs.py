@@ -2,27 +2,29 @@
 
 import inspect
 import re
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from hadrl_lightning.agents import HADRL, WorldModelSettings
+from hadrl_lightning.agents import DDPG, HADRL, DDPGSettings, WorldModel, WorldModelSettings
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.cli import main
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
+from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.scenario import GIB, KIB, Scenario
 
 SCENARIOS = ["es2.yaml", "es3.yaml", "es4.yaml", "es5.yaml"]
 OVERLAYS = ["published.yaml", "tight.yaml", "quick.yaml"]
+OTHERS = ["base.yaml", *OVERLAYS]
 
 
 def test_the_shipped_files_are_the_documented_ones() -> None:
-    assert set(shipped_configs()) == {*SCENARIOS, *OVERLAYS}
+    assert set(shipped_configs()) == {*SCENARIOS, *OTHERS}
 
 
 @pytest.mark.parametrize(
@@ -46,28 +48,124 @@ def test_every_config_builds_an_agent_and_its_data(
     assert agent.physics == ("published" if "published.yaml" in configs else "strict")
 
 
-def test_published_overrides_whatever_a_scenario_sets_of_the_algorithm(
+def printed_settings(capsys: pytest.CaptureFixture[str], *configs: str) -> dict[str, Any]:
+    """What `hadrl fit --config … --print_config` says."""
+    with pytest.raises(SystemExit):
+        main(["fit", *(word for name in configs for word in ("--config", name)), "--print_config"])
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def plain(value: Any) -> Any:
+    """Lists for tuples, as YAML has them, and dictionaries for dataclasses."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    return {name: plain(one.default) for name, one in inspect.signature(cls).parameters.items()}
+
+
+def test_the_command_line_and_the_constructors_have_one_default_for_every_setting(
     in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        main(["fit", "--config", "es5.yaml", "--config", "published.yaml", "--print_config"])
-    settings = yaml.safe_load(capsys.readouterr().out)
-    planner = settings["model"]["planner"]
-    assert planner.pop("information_estimator") == "nearest_neighbour"
-    expected = asdict(PlannerSettings())  # constructor defaults are the published table
-    del expected["information_estimator"]
-    del planner["max_rows"], expected["max_rows"]  # bounds the memory of a plan, changes no result
-    assert planner == expected
-    world_model = settings["model"]["world_model"]
-    assert world_model.pop("normalise_reward") is False
-    assert world_model == {
-        key: value for key, value in asdict(WorldModelSettings()).items() if key in world_model
+    settings = printed_settings(capsys)
+    assert settings["data"] == defaults(TransitionDataModule)
+    assert settings["planning"] == defaults(CEMPlanning)
+    own = defaults(HADRL)
+    assert settings["model"] == {name: own[name] for name in settings["model"]}
+    trainer = load_config("base.yaml")["trainer"]
+    assert {name: settings["trainer"][name] for name in trainer} == trainer
+    assert trainer["max_epochs"] == 12
+
+
+def test_a_scenario_file_is_the_dozen_lines_that_differ(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = {"num_servers", "num_users", "input_step_bytes", "compute_hz", "free_share"}
+    for name in SCENARIOS:
+        assert load_config(name).keys() == {"data"}
+        assert load_config(name)["data"].keys() == {"scenario"}
+        assert load_config(name)["data"]["scenario"].keys() == {*fields, "offload_thresholds"}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_an_agent_of_a_scenario_is_the_agent_of_its_file(name: str) -> None:
+    agent = HADRL(Scenario.from_config(name))
+    assert agent.settings == HADRL.from_config(name).settings
+    assert agent.hparams == agent.settings_dict()
+    shipped = HADRL.from_checkpoint(name.replace("yaml", "ckpt"))
+    assert (shipped.settings["fast_level"], shipped.settings["slow_level"]) == ("set", "set")
+    assert shipped.settings["planner"] == agent.settings["planner"]
+
+
+def test_the_published_agent_is_asked_for_by_name() -> None:
+    agent = HADRL.from_config("es5.yaml", "published.yaml", seed=7)
+    published = load_config("published.yaml")["model"]
+    assert agent.settings["planner"] == PlannerSettings(**published["planner"])
+    assert (agent.physics, agent.seed, agent.reset_world_model) == ("published", 7, True)
+    assert type(agent.world_model) is WorldModel
+    assert type(agent.ddpg) is DDPG
+    assert agent.scenario == Scenario.from_config("es5.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("model: {planer: {n_candidates: 5}}", "planer"),
+        ("model: {planner: {n_candidates: many}}", "n_candidates"),
+        ("model: {planner: null}", "planner must not be null"),
+        ("data: {scenario: {num_users: 0}}", "num_users must be"),
+    ],
+)
+def test_a_wrong_setting_of_an_agent_is_refused_in_python_too(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(HadrlError, match=problem):
+        HADRL.from_config("es2.yaml", tmp_path / "mine.yaml")
+
+
+def test_published_names_all_that_the_published_algorithm_has_otherwise(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = printed_settings(capsys, "es5.yaml", "published.yaml")
+    expected = {
+        "plan_horizon": 20,
+        "n_candidates": 700,
+        "top_candidates": 70,
+        "optimisation_iters": 7,
+        "form": "tschantz",
+        "strategy": "information",
+        "information_estimator": "nearest_neighbour",
+        "use_reward": True,
+        "use_exploration": True,
+        "expl_scale": 0.1,
+        "reward_scale": 1.0,
+        "proposal": "gaussian",
+        "initial_std": 1.0,
+        "min_std": 0.0,
+        "clip_actions": True,
+        "warm_start": False,
+        "planning_members": None,
+        "informed_candidates": 0,
+        "share_steps": 0,
+        "target_sweeps": 0,
     }
-    signature = inspect.signature(CEMPlanning.__init__).parameters
-    assert settings["planning"] == {key: signature[key].default for key in settings["planning"]}
+    planner = settings["model"]["planner"]
+    assert {name: planner[name] for name in expected} == expected
+    assert settings["model"]["world_model"] == {**plain(WorldModelSettings()), "normalise_reward": False}
+    assert settings["model"]["ddpg"] == plain(DDPGSettings())
+    of_planning = {**settings["planning"], "latency_weight": None}  # of another reward
+    assert of_planning == {**load_config("published.yaml")["planning"], "latency_weight": None}
+    unnamed = settings["data"].keys() - load_config("published.yaml")["data"].keys()
+    rest = {"scenario", "seed", "validation_seed", "test_seed", "predict_episodes", "parallel_episodes"}
+    assert unnamed == rest
 
 
-@pytest.mark.parametrize("name", [*SCENARIOS, *OVERLAYS])
+@pytest.mark.parametrize("name", [*SCENARIOS, *OTHERS])
 def test_every_key_of_every_config_is_explained_by_a_comment(name: str) -> None:
     lines = find_config(name).read_text().splitlines()
     explained = False
@@ -80,13 +178,6 @@ def test_every_key_of_every_config_is_explained_by_a_comment(name: str) -> None:
             explained = False
         else:  # a comment may explain the keys right below it
             assert explained, f"{name}: {line}"
-
-
-@pytest.mark.parametrize("name", SCENARIOS[1:])
-def test_all_scenarios_share_one_set_of_hyper_parameters(name: str) -> None:
-    first, other = load_config("es2.yaml"), load_config(name)
-    assert first["data"].pop("scenario") != other["data"].pop("scenario")
-    assert first == other
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,17 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from hadrl_lightning.agents import DDPG, HADRL, SetWorldModel
-from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
+from hadrl_lightning.callbacks import FiniteNumbers
 from hadrl_lightning.cli import main
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import NonFiniteError
 from hadrl_lightning.files import load_tensors
-from hadrl_lightning.planning import CEMPlanner, PlannerSettings
+from hadrl_lightning.planning import CEMPlanner
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork
 from tests.launching import torchrun
+from tests.published import published_collection, published_planner
 
 NAN, INF = float("nan"), float("inf")
 SCENARIO = Scenario(num_users=4, decisions_per_episode=2)
@@ -94,10 +95,10 @@ SWITCHING = at_call(1, EdgeNetwork, "begin_frame", one(NAN))  # a cost that the 
 def train(
     finite: FiniteNumbers, epochs: int = 2, **settings: Any
 ) -> tuple[HADRL, TransitionDataModule, Trainer]:
-    planner = PlannerSettings(
+    planner = published_planner(
         plan_horizon=1, n_candidates=8, top_candidates=2, optimisation_iters=1, warm_start=True
     )
-    module = HADRL(SCENARIO, fast_level="set", planner=planner, reset_world_model=False, **settings)
+    module = HADRL(SCENARIO, slow_level="flat", planner=planner, **settings)
     data = TransitionDataModule(
         SCENARIO,
         num_envs=NUM_ENVS,
@@ -110,7 +111,7 @@ def train(
     trainer = quiet_trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        callbacks=[CEMPlanning(seed_decisions=2, decisions_per_epoch=2), finite],
+        callbacks=[published_collection(seed_decisions=2, decisions_per_epoch=2), finite],
     )
     trainer.fit(module, datamodule=data)
     return module, data, trainer

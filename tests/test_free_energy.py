@@ -17,6 +17,7 @@ from hadrl_lightning.planning import (
     expected_free_energy,
     rollout,
 )
+from tests.published import published_planner
 
 NO_REWARD_NOISE = -10.0
 
@@ -198,10 +199,10 @@ def test_a_reward_with_a_column_too_many_does_not_broadcast() -> None:
         expected_free_energy([])
 
 
-def test_the_default_form_is_the_published_one() -> None:
+def test_the_form_without_settings_is_the_published_one() -> None:
     draw = torch.Generator().manual_seed(1)
     step = Prediction(*(torch.randn(size, generator=draw) for size in ((4, 6, 3), (4, 6, 3), (4, 6), (4, 6))))
     for term, again in zip(
-        expected_free_energy([step]), expected_free_energy([step], PlannerSettings().make_form())
+        expected_free_energy([step]), expected_free_energy([step], published_planner().make_form())
     ):
         torch.testing.assert_close(again, term)

@@ -17,8 +17,9 @@ from hadrl_lightning.planning import (
     Prediction,
 )
 from hadrl_lightning.planning.proposal import bin_centre, bin_index
+from tests.published import published_planner
 
-QUICK = PlannerSettings(
+QUICK = published_planner(
     plan_horizon=2, n_candidates=60, top_candidates=6, optimisation_iters=5, strategy="none"
 )
 
@@ -374,15 +375,3 @@ def test_plans_that_cannot_be_are_refused() -> None:
         CEMPlanner(2, settings(proposal="categorical"))
     with pytest.raises(ValueError, match=r"num_users must be at least 1 .* got 3"):
         CEMPlanner(2, settings(proposal="categorical"), num_users=3, num_targets=2)
-
-
-def test_the_defaults_are_the_published_table() -> None:
-    published = PlannerSettings()
-    assert (published.plan_horizon, published.n_candidates, published.top_candidates) == (20, 700, 70)
-    assert (published.optimisation_iters, published.strategy, published.form) == (
-        7,
-        "information",
-        "tschantz",
-    )
-    assert (published.use_reward, published.use_exploration) == (True, True)
-    assert (published.expl_scale, published.reward_scale) == (0.1, 1.0)

@@ -29,6 +29,7 @@ from hadrl_lightning.planning.refine import (
 )
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, decode_offloading, fill_caches, offloading_reward
+from tests.published import published_planner
 
 SMALL = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, num_resources=2)
 SCENARIO = Scenario(num_servers=2, num_users=6, cache_bytes=40 * GIB)
@@ -212,7 +213,7 @@ def test_it_learns_the_network_and_its_plans_beat_random_ones() -> None:
             optimiser.step()
     held_out = transitions(slots=5, seed=9)
     assert model.loss(held_out).latency_error < 0.35
-    settings = PlannerSettings(
+    settings = published_planner(
         plan_horizon=1, n_candidates=64, top_candidates=8, optimisation_iters=3, proposal="categorical"
     )
     planner = CEMPlanner(18, settings, num_users=6, num_targets=2)
@@ -493,6 +494,10 @@ OUTCOME: dict[str, Any] = {
     "top_candidates": 4,
     "optimisation_iters": 2,
     "informed_candidates": 8,
+    "use_exploration": True,
+    "share_steps": 0,
+    "target_sweeps": 0,
+    "planning_members": None,
 }
 
 

@@ -1,6 +1,7 @@
 """The whole system: training stops, resumes and is judged; Lightning's promises hold."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -203,7 +204,13 @@ def test_a_checkpoint_of_another_scenario_is_refused_in_one_line(
 def test_two_processes_explore_differently_and_agree_on_weights(tmp_path: Path) -> None:
     script = Path(__file__).with_name("two_processes.py")
     done = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(script.parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("agrees") == 2, done.stdout + done.stderr

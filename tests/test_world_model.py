@@ -17,7 +17,8 @@ from hadrl_lightning.data.transitions import OffloadingTransitions, WeightedTran
 from hadrl_lightning.nn import DynamicsEnsemble, EnsembleLinear, RewardNetwork, RunningNormaliser
 from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import batch_moments, merge
-from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, rollout
+from hadrl_lightning.planning import CEMPlanner, PlanningModel, rollout
+from tests.published import published_planner
 
 OBSERVED, ACTED, MEMBERS = 5, 3, 4
 SMALL = WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16)
@@ -319,7 +320,7 @@ def test_it_rolls_each_member_along_its_own_mean(normalise_reward: bool, members
 def test_a_constant_dimension_stays_where_it_is_scaled_and_harms_no_plan() -> None:
     model = world_model()
     assert model.change_normaliser.std[-2:].tolist() == [1.0, 1.0]
-    plan = CEMPlanner(ACTED, PlannerSettings(plan_horizon=2, n_candidates=20, top_candidates=4)).plan(
+    plan = CEMPlanner(ACTED, published_planner(plan_horizon=2, n_candidates=20, top_candidates=4)).plan(
         model, transitions(2, seed=4).observation, generator()
     )
     assert plan.num_nonfinite.tolist() == [0, 0]
@@ -331,7 +332,7 @@ def test_bfloat16_autocast_learns_and_plans_with_statistics_in_float32() -> None
     with torch.autocast("cpu", torch.bfloat16):
         losses = model.loss(batch)
         prediction, after = model.step(model.start(batch.observation, 2), batch.action.repeat(2, 1))
-        plan = CEMPlanner(ACTED, PlannerSettings(plan_horizon=2, n_candidates=40, top_candidates=4)).plan(
+        plan = CEMPlanner(ACTED, published_planner(plan_horizon=2, n_candidates=40, top_candidates=4)).plan(
             model, batch.observation, generator()
         )
     losses.total.backward()

@@ -8,11 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
 from hadrl_lightning.agents import HADRL, DDPGSettings, WorldModelSettings
-from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import TransitionDataModule
-from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
+from tests.published import published_collection, published_planner
 
 
 class Compare(Callback):
@@ -38,9 +37,17 @@ class Compare(Callback):
 def main() -> None:
     torch.set_num_threads(1)
     scenario = Scenario(num_users=6)
-    planner = PlannerSettings(plan_horizon=2, n_candidates=16, top_candidates=4, optimisation_iters=2)
+    planner = published_planner(plan_horizon=2, n_candidates=16, top_candidates=4, optimisation_iters=2)
     world_model = WorldModelSettings(ensemble_size=2, hidden_size=16)
-    module = HADRL(scenario, world_model=world_model, ddpg=DDPGSettings(hidden_sizes=(16,)), planner=planner)
+    module = HADRL(
+        scenario,
+        fast_level="flat",
+        slow_level="flat",
+        world_model=world_model,
+        ddpg=DDPGSettings(hidden_sizes=(16,)),
+        planner=planner,
+        reset_world_model=True,
+    )
     data = TransitionDataModule(
         scenario, passes_per_epoch=2, num_envs=2, caching_batch_size=4, caching_updates_per_epoch=2
     )
@@ -49,7 +56,7 @@ def main() -> None:
         devices=2,
         strategy="ddp_find_unused_parameters_true",
         max_epochs=3,
-        callbacks=[CEMPlanning(seed_decisions=2, decisions_per_epoch=1), Compare()],
+        callbacks=[published_collection(seed_decisions=2, decisions_per_epoch=1), Compare()],
     )
     trainer.fit(module, datamodule=data)
 

@@ -124,7 +124,7 @@ class StoredAgent(LightningModule):
         return agent.to(map_location or "cpu").eval()
 
     def load_weights(self, path: str | Path) -> None:
-        """Take over what another agent has learnt, to train on from it: its weights and what it has seen of the numbers.
+        """Take over what another agent has learnt, to train on from it: its weights and what it has seen.
 
         All else stays fresh: optimizers, replay, counters, schedules, the best reward. The scenario may be another one;
         other sizes of it need structured models at both levels.

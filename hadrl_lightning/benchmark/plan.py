@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..baselines.learners import LearnerSettings
-from ..config_files import load_config, parse_setting
+from ..config_files import BASE, load_config, parse_setting
 from ..errors import HadrlError
 from ..judge import LEAST_KNOWN
 from ..units import read_prefix
@@ -122,9 +122,9 @@ def make_plan(settings: PlanSettings) -> Plan:
         policies.append(LEAST_KNOWN)
     entries = []
     for scenario in settings.scenarios:
-        base = merged(load_config(scenario), *(load_config(name) for name in settings.overlays))
-        base = merged(base, settings.overrides)
-        name = "-".join(dict.fromkeys(Path(file).stem for file in (scenario, *settings.overlays)))
+        files = (scenario, *settings.overlays)
+        base = merged(*(load_config(file) for file in (BASE, *files)), settings.overrides)
+        name = "-".join(dict.fromkeys(Path(file).stem for file in files))
         variants = [(key, value) for key, values in settings.sweeps for value in values] or [("", None)]
         for key, value in variants:
             raw = merged(base, nested(key, value)) if key else base

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..agents import check_trainer
-from ..config_files import refuse_nulls
+from ..config_files import BASE, load_config, refuse_nulls
 from ..parallel import EnsembleParallelStrategy, require_members
 from ..process import quieten, spare_the_collector
 from . import checkpoints, ranks, runs
@@ -343,7 +343,8 @@ def run(args: Sequence[str] | None = None) -> None:
     from ..data import TransitionDataModule
 
     callbacks: dict[str, type[Callback]] = {"checkpointing": checkpoints.Checkpointing, **default_callbacks()}
-    HadrlCLI(HADRL, TransitionDataModule, callbacks=callbacks, args=args)
+    trainer_defaults = load_config(BASE)["trainer"]
+    HadrlCLI(HADRL, TransitionDataModule, callbacks, trainer_defaults, args)
 
 
 def _given(words: Sequence[str]) -> tuple[list[str], str | None, str | None]:
