@@ -35,7 +35,7 @@ def test_the_readme_knows_size_and_hash_of_every_agent(root: Path, name: str) ->
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_shipped_agent_is_weights_alone_for_the_scenario_of_its_name(name: str) -> None:
     contents = torch.load(find_agent(f"{name}.ckpt"), weights_only=True)
-    assert set(contents) == {"state_dict", "hyper_parameters", "pytorch-lightning_version"}
+    assert set(contents) == {"state_dict", "hyper_parameters", "pytorch-lightning_version", "hadrl"}
     agent = HADRL.from_checkpoint(f"{name}.ckpt")
     assert agent.scenario == Scenario.from_config(f"{name}.yaml")
     assert agent.physics == "strict"

@@ -11,7 +11,6 @@ from hadrl_lightning.planning import (
     Exploration,
     FreeEnergy,
     GouldForm,
-    PlannerSettings,
     Prediction,
     TschantzForm,
     expected_free_energy,
@@ -171,7 +170,7 @@ def test_gould_needs_a_best_reward() -> None:
     with pytest.raises(ValueError, match="best_reward must be finite for the form gould, got -inf"):
         GouldForm(best_reward=-math.inf)
     with pytest.raises(ValueError, match="best_reward must be given for the form gould, got None"):
-        PlannerSettings(form="gould").make_form()
+        published_planner(form="gould").make_form()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

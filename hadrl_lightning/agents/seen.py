@@ -63,7 +63,7 @@ def ranges_of(scenario: Scenario, physics: Physics = "strict") -> Ranges:
         "compute_hz": scenario.compute_per_server_hz,
         "bandwidth_hz": scenario.bandwidth_per_server_hz,
         "usable cache of a server": caches,
-        "usable cache / storage of all services": [bits / storage for bits in caches],
+        "usable cache / storage of all services": [min(1.0, bits / storage) for bits in caches],
         "storage of a service": scenario.storage_bits,
         "input of a task": scenario.input_bits,
         "cycles of a task": scenario.cycles,
@@ -130,7 +130,7 @@ class SeenRanges(MergedOverRanks):
             for name, ends in ranges.items()
             if name in seen and not _within(ends, seen[name])
         ]
-        more = f", and {len(found) - MOST_NAMED} more numbers" if len(found) > MOST_NAMED else ""
+        more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
         return "; ".join(found[:MOST_NAMED]) + more
 
 
