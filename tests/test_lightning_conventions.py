@@ -44,7 +44,7 @@ def data(**settings: Any) -> TransitionDataModule:
 
 
 def collecting() -> CEMPlanning:
-    return CEMPlanning(seed_decisions=2, decisions_per_epoch=2)
+    return CEMPlanning(seed_decisions=2, decisions_per_epoch=2, caching_warmup_epochs=0)
 
 
 # --- what can't work

@@ -91,7 +91,7 @@ class TransitionDataModule(LightningDataModule):
             for name, value in group.items():
                 if value is not None and value < least:
                     raise ValueError(f"{name} must be at least {least}, got {value}")
-        self.settings: dict[str, int | None] = {**at_least_one, **at_least_zero}
+        self.settings: dict[str, int | None] = {**at_least_one, **at_least_zero, "bootstrap": bootstrap}
         """The numbers by name."""
         self.scenario = scenario
         self.physics: Physics = physics
