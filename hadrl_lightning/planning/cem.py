@@ -18,6 +18,7 @@ from hadrl_lightning.planning.proposal import (
 )
 from hadrl_lightning.planning.refine import preferred_targets, random_targets, refine
 from hadrl_lightning.planning.settings import PlannerSettings
+from hadrl_lightning.planning.usual import usual_action
 
 
 class Plan(NamedTuple):
@@ -95,6 +96,7 @@ class CEMPlanner:
         warm_start: Plan | None = None,
         best_reward: float | Tensor | None = None,
         networks: slice | None = None,
+        alike: bool = False,
     ) -> Plan:
         """Plans for every network.
 
@@ -106,6 +108,8 @@ class CEMPlanner:
             best_reward: best reward seen so far; the form `gould` needs it.
             networks: those to plan for, one at least, where the others are planned for elsewhere; None: all. Draws are
                 made for all, so that a plan does not depend on who else is planned for.
+            alike: whether all networks draw the same numbers: each plan is then a function of the network's own
+                observation and the generator's state.
 
         Raises:
             ValueError: an observation of another number of dimensions, a warm start of other sizes, more members or
@@ -121,8 +125,9 @@ class CEMPlanner:
         before, after = first, len(observation) - end
         proposal = self._start(observation, warm_start).group(slice(first, end))
         if self.settings.informed_candidates and isinstance(proposal, CategoricalProposal):
-            proposal = self._inform(model, observation, proposal, generator, slice(first, end))
+            proposal = self._inform(model, observation, proposal, generator, slice(first, end), alike)
         observation = observation[first:end]
+        usual = self._usual(proposal)
         num_nonfinite = torch.zeros(len(observation), dtype=torch.int64, device=observation.device)
         for _ in range(self.settings.optimisation_iters):
             round_ = _Round(
@@ -132,19 +137,20 @@ class CEMPlanner:
                 num_members=num_members,
                 seed=int(torch.randint(2**62, (1,), generator=generator, device=generator.device)),
                 generator=generator,
+                state=generator.get_state() if alike else None,
             )
-            self._skip(proposal, before, generator)
+            self._skip(proposal, before, round_)
             parts = [
                 self._improve(round_, observation[group], proposal.group(group))
                 for group in self._groups(len(observation), num_members)
             ]
-            self._skip(proposal, after, generator)
+            self._skip(proposal, after, round_)
             plan = _join_plans(parts)
             proposal = plan.proposal
             num_nonfinite += plan.num_nonfinite
         if self.settings.refinement.active:
             members = _draw_members(model.num_members, num_members, generator, observation.device)
-            plan = self._refine(model, observation, plan, form, members)
+            plan = self._refine(model, observation, plan, form, members, usual)
         return plan._replace(num_nonfinite=num_nonfinite)
 
     def _num_members(self, model: PlanningModel) -> int:
@@ -196,16 +202,18 @@ class CEMPlanner:
         proposal: CategoricalProposal,
         generator: torch.Generator,
         networks: slice,
+        alike: bool,
     ) -> CategoricalProposal:
         """The proposal of some networks with each user's own preference among targets at the first step."""
         num_members = self._num_members(model)
         members = _draw_members(model.num_members, num_members, generator, observation.device)
         settings = self.settings
         size = max(1, settings.max_rows // (num_members * settings.informed_candidates))
+        drawn_for = 1 if alike else len(observation)
         target = random_targets(
-            (len(observation), settings.informed_candidates, self.num_users), self.num_targets, generator
+            (drawn_for, settings.informed_candidates, self.num_users), self.num_targets, generator
         )
-        target = target[networks].to(observation.device)
+        target = target.expand(len(observation), -1, -1)[networks].to(observation.device)
         scale, rows = settings.latency_scale_s, settings.max_rows
         parts = [
             preferred_targets(model, part, drawn, self.num_targets, scale, members, rows)
@@ -221,12 +229,13 @@ class CEMPlanner:
         plan: Plan,
         form: FreeEnergyForm,
         members: Int64[Tensor, " m"] | None,
+        usual: Tensor | None,
     ) -> Plan:
         """The plan with its action refined, and everything else that of this action."""
         settings = self.settings
         sizes = (self.num_users, self.num_targets)
         action, terms = refine(
-            model, observation, plan.action, form, settings.refinement, *sizes, members, settings.max_rows
+            model, observation, plan.action, form, settings.refinement, *sizes, members, settings.max_rows, usual
         )
         usable = terms.total.isfinite()
         nothing = torch.where(usable, 0.0, torch.nan)
@@ -237,6 +246,15 @@ class CEMPlanner:
             elite_spread=nothing.to(plan.elite_spread),
         )
 
+    def _usual(self, proposal: AnyProposal) -> Tensor | None:
+        """The usual action of each network, by the preferences that the first proposal holds."""
+        if not (self.settings.target_sweeps and self.num_users and self.num_targets):
+            return None
+        first = proposal.mean()[:, 0]
+        if isinstance(proposal, CategoricalProposal):
+            return usual_action(proposal.probability[:, 0], first)
+        return usual_action(first.new_ones(len(first), self.num_users, self.num_targets), first)
+
     def _groups(self, num_networks: int, num_members: int) -> Iterator[slice]:
         """Networks in groups that fit into `max_rows`; at least one at a time."""
         size = max(1, self.settings.max_rows // (num_members * self.settings.n_candidates))
@@ -245,7 +263,7 @@ class CEMPlanner:
 
     def _improve(self, round_: "_Round", observation: Tensor, proposal: AnyProposal) -> Plan:
         """One iteration for a group of networks."""
-        candidates, uniform = self._draw(proposal, round_.generator)
+        candidates, uniform = self._draw(proposal, round_)
         free_energy = self._score(round_, observation, candidates, uniform)
         finite = free_energy.total.isfinite()
         best = free_energy.total.sort(dim=1, stable=True).indices[:, : self.settings.top_candidates]
@@ -259,24 +277,26 @@ class CEMPlanner:
         spread = average((first - centre).square(), usable).sqrt().mean(dim=1) + blank
         return Plan(proposal.mean()[:, 0].clamp(-1, 1), proposal, terms, spread, (~finite).sum(dim=1))
 
-    def _draw(self, proposal: AnyProposal, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def _draw(self, proposal: AnyProposal, round_: "_Round") -> tuple[Tensor, Tensor | None]:
         """Candidates and, for the strategy `random`, their uniform numbers.
 
         One network after the other, so that grouping does not change them.
         """
-        settings = self.settings
+        settings, generator = self.settings, round_.generator
         candidates, uniform = [], []
         for n in range(len(proposal.mean())):
+            if round_.state is not None:
+                generator.set_state(round_.state)
             candidates.append(proposal.group(slice(n, n + 1)).sample(settings.n_candidates, generator))
             if settings.use_exploration and settings.strategy == "random":
                 size = (1, settings.n_candidates, settings.plan_horizon)
                 uniform.append(torch.rand(size, generator=generator, device=generator.device))
         return torch.cat(candidates), torch.cat(uniform) if uniform else None
 
-    def _skip(self, proposal: AnyProposal, num_networks: int, generator: torch.Generator) -> None:
+    def _skip(self, proposal: AnyProposal, num_networks: int, round_: "_Round") -> None:
         """Makes the draws of networks that are planned for elsewhere: as many numbers for whatever proposal."""
-        for _ in range(num_networks):
-            self._draw(proposal.group(slice(0, 1)), generator)
+        for _ in range(num_networks if round_.state is None else 0):
+            self._draw(proposal.group(slice(0, 1)), round_)
 
     def _score(
         self, round_: "_Round", observation: Tensor, candidates: Tensor, uniform: Tensor | None
@@ -303,6 +323,8 @@ class _Round(NamedTuple):
     num_members: int
     seed: int
     generator: torch.Generator
+    state: Tensor | None
+    """Of the generator, that every network's draws start from; None: they follow each other."""
 
 
 def _draw_members(

@@ -102,6 +102,7 @@ def plan_on_ranks(
     generator: torch.Generator,
     warm_start: Plan | None = None,
     best_reward: float | None = None,
+    alike: bool = False,
 ) -> Plan:
     """The plan of `CEMPlanner.plan` with the whole ensemble, each rank planning for its share of the networks.
 
@@ -113,13 +114,14 @@ def plan_on_ranks(
         generator: in the same state on all ranks.
         warm_start: the previous plan of all networks.
         best_reward: as in `CEMPlanner.plan`.
+        alike: as in `CEMPlanner.plan`.
 
     Returns:
         The plan of all networks, the same on all ranks.
     """
     share = Share.equal(len(observation), *this_rank())
     everyone = DistributedEnsemble(model, held)
-    plan = planner.plan(everyone, observation, generator, warm_start, best_reward, networks=share.items)
+    plan = planner.plan(everyone, observation, generator, warm_start, best_reward, share.items, alike)
     return _whole_plan(plan, share.total)
 
 

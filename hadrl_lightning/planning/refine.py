@@ -40,6 +40,13 @@ class RefinementSettings:
     joint_changes: int = 8
     """Users at most whose target changes in a sweep; at least 1."""
 
+    move_margin: float = 0.002
+    """What each change of a target must save, in parts of the free energy; 0 or more."""
+
+    start_margin: float = 0.01
+    """What the planner's start must save against the usual one, in parts of the free energy, to be gone on with; 0 or
+    more."""
+
     @property
     def active(self) -> bool:
         """Whether anything is done."""
@@ -51,6 +58,9 @@ class RefinementSettings:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 < self.share_step_size < inf:
             raise ValueError(f"share_step_size must be above 0 and finite, got {self.share_step_size}")
+        for name in ("move_margin", "start_margin"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
 
 
 @torch.no_grad()
@@ -149,8 +159,12 @@ def refine(
     num_targets: int,
     members: Members = None,
     max_rows: int = ROWS_AT_ONCE,
+    usual: Float[Tensor, "networks action"] | None = None,
 ) -> Refined:
     """The action improved: shares, targets, shares again. Never one of more free energy than it began with.
+
+    Where there is a usual action too, both are improved, and the usual one is gone on with unless the other is better
+    by `start_margin`: what is decided then hangs less on what was drawn.
 
     Args:
         model: predicts a step, differentiably.
@@ -160,8 +174,9 @@ def refine(
         settings: how much of it.
         num_users: U, the targets are the first U numbers of an action.
         num_targets: S.
-        members: members that judge the targets; None: all. Shares and the final comparison are judged by all.
+        members: members that judge the targets; None: all. Shares and comparisons are judged by all.
         max_rows: rows (networks x candidates x members) the model sees at once; at least its members.
+        usual: the usual action, for sweeps over targets; None: there is none.
 
     Raises:
         ValueError: fewer rows than members.
@@ -171,38 +186,59 @@ def refine(
             f"max_rows must be at least the members of the model ({model.num_members}) where plans are refined, "
             f"got {max_rows}"
         )
-    rows_each = num_users * num_targets * (model.num_members if members is None else len(members))
+    starts = action[:, None]
+    if usual is not None and settings.target_sweeps:
+        starts = torch.stack((usual, action), dim=1)
+    rows_each = (num_users * num_targets + 1) * (model.num_members if members is None else len(members))
     size = max(1, max_rows // max(rows_each, model.num_members))
-    parts = [
-        _refine(model, seen, start, form, settings, num_users, num_targets, members, max_rows)
-        for seen, start in zip(observation.split(size), action.split(size))
-    ]
+    search = _Search(model, form, settings, num_users, num_targets, members, max_rows, size)
+    parts = [search.refine(*part) for part in zip(observation.split(size), starts.split(size))]
     terms = zip(*(part.free_energy for part in parts))
     return Refined(torch.cat([part.action for part in parts]), FreeEnergy(*map(torch.cat, terms)))
 
 
-def _refine(
-    model: PlanningModel,
-    observation: Tensor,
-    action: Tensor,
-    form: FreeEnergyForm,
-    settings: RefinementSettings,
-    num_users: int,
-    num_targets: int,
-    members: Members,
-    max_rows: int,
-) -> Refined:
-    refined = descend_shares(model, observation, action, form, settings, num_users)
-    for _ in range(settings.target_sweeps):
-        refined = sweep_targets(
-            model, observation, refined, form, settings, num_users, num_targets, members, max_rows
-        )
-    if settings.target_sweeps:
-        refined = descend_shares(model, observation, refined, form, settings, num_users)
-    both = torch.stack((action, refined), dim=1)
-    terms = _score(model, observation, both, form, None, max_rows)
-    chosen = (torch.arange(len(both), device=both.device), terms.total.argmin(dim=1))
-    return Refined(both[chosen], FreeEnergy(*(term[chosen] for term in terms)))
+class _Search(NamedTuple):
+    """What all parts of a refinement share."""
+
+    model: PlanningModel
+    form: FreeEnergyForm
+    settings: RefinementSettings
+    num_users: int
+    num_targets: int
+    members: Members
+    max_rows: int
+    size: int
+    """Actions that are improved at once."""
+
+    def refine(self, observation: Tensor, starts: Float[Tensor, "networks starts action"]) -> Refined:
+        """From several starts of each network, the preferred one first, the planner's action last."""
+        seen = observation.repeat_interleave(starts.shape[1], dim=0).split(self.size)
+        improved = [self._improve(*part) for part in zip(seen, starts.flatten(0, 1).split(self.size))]
+        best = self._first(observation, torch.cat(improved).view_as(starts), self.settings.start_margin)
+        refined = best.action
+        if self.settings.target_sweeps:
+            refined = self._descend(observation, refined)
+        return self._first(observation, torch.stack((refined, starts[:, -1]), dim=1), 0.0)
+
+    def _improve(self, observation: Tensor, action: Tensor) -> Tensor:
+        action = self._descend(observation, action)
+        for _ in range(self.settings.target_sweeps):
+            sizes = (self.num_users, self.num_targets, self.members, self.max_rows)
+            action = sweep_targets(self.model, observation, action, self.form, self.settings, *sizes)
+        return action
+
+    def _descend(self, observation: Tensor, action: Tensor) -> Tensor:
+        return descend_shares(self.model, observation, action, self.form, self.settings, self.num_users)
+
+    def _first(
+        self, observation: Tensor, actions: Float[Tensor, "networks candidates action"], margin: float
+    ) -> Refined:
+        """The first action, unless another is better by a margin in parts of the free energy."""
+        terms = _score(self.model, observation, actions, self.form, None, self.max_rows)
+        total = terms.total.clone()
+        total[:, 1:] += margin * _size(total[:, :1])
+        chosen = (torch.arange(len(actions), device=actions.device), total.argmin(dim=1))
+        return Refined(actions[chosen], FreeEnergy(*(term[chosen] for term in terms)))
 
 
 def descend_shares(
@@ -244,21 +280,34 @@ def sweep_targets(
     members: Members = None,
     max_rows: int = ROWS_AT_ONCE,
 ) -> Float[Tensor, "networks action"]:
-    """Tries every target of every user, then the best 1, 2, ... `joint_changes` of these changes at once."""
+    """Tries every target of every user, then the best 1, 2, ... `joint_changes` of these changes at once.
+
+    Only changes that save `move_margin` each are made: users don't move for nothing.
+    """
     num_networks, num_changes = len(action), min(settings.joint_changes, num_users)
     user = torch.arange(num_users, device=action.device).repeat_interleave(num_targets)
     centre = bin_centre(torch.arange(num_targets, device=action.device), num_targets).to(action)
-    single = action[:, None].repeat(1, num_users * num_targets, 1)
-    single[:, torch.arange(len(user), device=action.device), user] = centre.repeat(num_users)
-    score = _score(model, observation, single, form, members, max_rows).total
-    least, target = score.view(num_networks, num_users, num_targets).min(dim=2)
-    changed = least.argsort(dim=1)[:, :num_changes]
-    value = centre[target.gather(1, changed)]
+    tried = action[:, None].repeat(1, num_users * num_targets + 1, 1)  # the last one stays as it is
+    tried[:, torch.arange(len(user), device=action.device), user] = centre.repeat(num_users)
+    score = _score(model, observation, tried, form, members, max_rows).total
+    present = score[:, -1:]
+    least, target = score[:, :-1].view(num_networks, num_users, num_targets).min(dim=2)
+    gain = (present - least).nan_to_num(0.0)  # infinity less infinity
+    gain, changed = gain.sort(dim=1, descending=True, stable=True)
+    gain, changed = gain[:, :num_changes], changed[:, :num_changes]
+    margin = settings.move_margin * _size(present)
+    value = torch.where(gain > margin, centre[target.gather(1, changed)], action.gather(1, changed))
     joint = action[:, None].repeat(1, num_changes + 1, 1)
     for count in range(1, num_changes + 1):
         joint[:, count].scatter_(1, changed[:, :count], value[:, :count])
-    best = _score(model, observation, joint, form, members, max_rows).total.argmin(dim=1)
-    return joint[torch.arange(num_networks, device=action.device), best]
+    total = _score(model, observation, joint, form, members, max_rows).total
+    total = total + margin * torch.arange(num_changes + 1, device=action.device)
+    return joint[torch.arange(num_networks, device=action.device), total.argmin(dim=1)]
+
+
+def _size(score: Tensor) -> Tensor:
+    """What margins are parts of; 0 where a score is not finite, so that anything finite is better."""
+    return score.abs().nan_to_num(0.0, 0.0, 0.0)
 
 
 def _score(

@@ -107,6 +107,14 @@ class PlannerSettings:
     joint_changes: int = 8
     """Users at most whose target changes in a sweep; at least 1."""
 
+    move_margin: float = 0.002
+    """What each change of a target in a sweep must save, in parts of the free energy; 0 or more. Above 0 users don't
+    move for nothing, and about the same view leads to about the same decision."""
+
+    start_margin: float = 0.01
+    """Sweeps start from the usual decision too (each user at a server of its own unless it likes another better); what
+    the planner found is taken where it ends better by this, in parts of the free energy; 0 or more."""
+
     initial_std: float = 1.0
     """Standard deviation of the first round; above 0."""
 
@@ -167,6 +175,8 @@ class PlannerSettings:
             share_step_size=self.share_step_size,
             target_sweeps=self.target_sweeps,
             joint_changes=self.joint_changes,
+            move_margin=self.move_margin,
+            start_margin=self.start_margin,
         )
 
     def make_form(self, best_reward: float | None = None) -> FreeEnergyForm:
