@@ -235,7 +235,15 @@ class CEMPlanner:
         settings = self.settings
         sizes = (self.num_users, self.num_targets)
         action, terms = refine(
-            model, observation, plan.action, form, settings.refinement, *sizes, members, settings.max_rows, usual
+            model,
+            observation,
+            plan.action,
+            form,
+            settings.refinement,
+            *sizes,
+            members,
+            settings.max_rows,
+            usual,
         )
         usable = terms.total.isfinite()
         nothing = torch.where(usable, 0.0, torch.nan)
