@@ -1,6 +1,8 @@
 """`EpisodeEvaluation`: judges the episodes of validate, test and predict, and shows or writes the result."""
 
+import os
 import warnings
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,8 +25,8 @@ class EpisodeEvaluation(Callback):
     levels. Test logs the same as `test/...` and shows a table with 95 % confidence intervals over episodes, beside
     reference policies on the same requests, positions and fading: the best known decisions under the agent's own
     caches, and the least latency known (the same decisions under the caches of least expected latency). It says after
-    which epoch the weights were saved, and how the best and the last validation differ. Predict writes the decisions:
-    `decisions.csv`, one row a user and slot, and `caches.csv`.
+    which epoch the weights were saved, and how the best and the last validation differ. Predict writes, and
+    says where, the decisions: `decisions.csv`, a row a user and slot, `caches.csv`, `switching.csv`, columns.md.
 
     Args:
         references: whether test shows the reference policies.
@@ -39,6 +41,7 @@ class EpisodeEvaluation(Callback):
         self._agent = Scoreboard("HADRL")
         self._others: References | None = None
         self._predicted = 0
+        self._written: list[Path] = []
         self._stage = "fit"
 
     @property
@@ -110,6 +113,7 @@ class EpisodeEvaluation(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin a new file."""
         self._predicted = 0
+        self._written = []
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -117,8 +121,16 @@ class EpisodeEvaluation(Callback):
         """Write the decisions of a batch."""
         folder = self.output_dir or trainer.log_dir or trainer.default_root_dir  # asks all ranks
         if trainer.is_global_zero:
-            write_decisions(folder, outputs, first_episode=self._predicted)
+            stream = _data(trainer).predict_dataloader()
+            self._written = write_decisions(
+                folder, outputs, stream.scenario, stream.physics, first_episode=self._predicted
+            )
         self._predicted += outputs.latency.shape[1]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say where the decisions are."""
+        if self._written:
+            show(f"Outputs: {', '.join(os.path.relpath(file) for file in self._written)}")
 
     # Results -------------------------------------------------------------------------------------------------------
 

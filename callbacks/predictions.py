@@ -1,86 +1,183 @@
-"""The decisions of episodes as CSV files."""
+"""The decisions of episodes as CSV files, with all that their scores are made of."""
 
 import csv
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import yaml
+from torch import Tensor
+
+from ..files import replacing, writing
+from ..scenario import Physics, Scenario
 from ..simulator import Episode
 
-DECISION_COLUMNS = (
-    "episode",
-    "decision",
-    "slot",
-    "user",
-    "service",
-    "server",
-    "bandwidth_share",
-    "compute_share",
-    "latency_s",
-    "hit",
-    "on_time",
-)
-CACHE_COLUMNS = ("episode", "decision", "server", "services", "switching_s")
+DECISIONS = {
+    "episode": "the episode, from 0 on",
+    "decision": "the caching decision that holds, from 0 on in every episode",
+    "slot": "the slot, from 0 on in every episode",
+    "user": "the user, from 0 on",
+    "service": "the service asked for, from 0 on",
+    "home": "the server whose radio the user uses, from 0 on",
+    "x_m": "where the user is, m",
+    "y_m": "where the user is, m",
+    "spectral_efficiency": "of the link to the home server in this slot, fading included, bit/s/Hz",
+    "server": "the server that the task was offloaded to, from 0 on",
+    "bandwidth_share": "share of the bandwidth of `server`",
+    "compute_share": "share of the compute of `server`",
+    "bandwidth_hz": "the bandwidth that this share is, Hz",
+    "compute_hz": "the compute that this share is, Hz",
+    "latency_s": "from the request to the result, s",
+    "deadline_s": "of the service, s",
+    "hit": "1 where `server` held the service, 0 where the task went on to the cloud",
+    "on_time": "1 where the latency was within the deadline, else 0",
+    "energy_j": "what the user's radio spent, J",
+}
+"""Columns of decisions.csv, one row a user and slot, and what they mean."""
+CACHES = {
+    "episode": "the episode, from 0 on",
+    "decision": "the caching decision, from 0 on in every episode",
+    "server": "the server, from 0 on",
+    "services": "the services that it holds until the next decision, from 0 on, separated by spaces",
+}
+"""Columns of caches.csv, one row a server and caching decision."""
+SWITCHING = {
+    "episode": "the episode, from 0 on",
+    "decision": "the caching decision, from 0 on in every episode",
+    "switching_s": "time to fetch all that the servers did not hold before, summed over servers, s",
+}
+"""Columns of switching.csv, one row a caching decision."""
+TABLES = {"decisions.csv": DECISIONS, "caches.csv": CACHES, "switching.csv": SWITCHING}
+EXPLANATION, SCENARIO = "columns.md", "scenario.yaml"
+FORMULAS = """
+Every score follows from these files and the scenario in `scenario.yaml`. With `bits` and `cycles` of the service:
+
+- a hit: `latency_s` = bits / (`bandwidth_hz` × `spectral_efficiency`) + cycles / `compute_hz`;
+- else: `latency_s` = bits / (`bandwidth_hz` × `spectral_efficiency`) + bits / `cloud_rate_bit_per_s`
+  + cycles / `cloud_compute_hz` + `cloud_delay_s`;
+- `energy_j` = transmit power in W × bits / (`bandwidth_hz` × `spectral_efficiency`);
+- `switching_s` = storage of the services that are new to a server / `backhaul_bytes_per_s`, summed over servers; all
+  caches are empty before the first decision of an episode.
+
+A share below 10⁻⁹ counts as 10⁻⁹. Physics `published` takes the number of dBm for the power, as its code does.
+`hadrl_lightning.Scenario.from_config("scenario.yaml")` has the constants: `input_bits`, `cycles`, `storage_bits`, …
+"""
 
 
-def write_decisions(folder: str | Path, episode: Episode, first_episode: int = 0) -> None:
-    """Write `decisions.csv`, one row a user and slot, and `caches.csv`, one row a server and caching decision.
+def write_decisions(
+    folder: str | Path, episode: Episode, scenario: Scenario, physics: Physics, first_episode: int = 0
+) -> list[Path]:
+    """Write the decisions of B episodes, and what they led to, as files in `folder`, and return these.
 
-    Indices are 0-based; `services` lists the cached ones, separated by spaces. Rows are appended where
-    `first_episode` is not 0.
+    `decisions.csv` has a row a user and slot, `caches.csv` a row a server and caching decision, `switching.csv` a row a
+    caching decision; columns.md explains the columns, scenario.yaml has the constants. Indices are 0-based. Rows are
+    appended where `first_episode` is not 0.
+
+    Raises:
+        OutputError: the folder can't be written to, or the disk is full.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    mode = "a" if first_episode else "w"
-    with (folder / "decisions.csv").open(mode, newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if not first_episode:
-            writer.writerow(DECISION_COLUMNS)
-        writer.writerows(_decision_rows(episode, first_episode))
-    with (folder / "caches.csv").open(mode, newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if not first_episode:
-            writer.writerow(CACHE_COLUMNS)
-        writer.writerows(_cache_rows(episode, first_episode))
+    rows = {
+        "decisions.csv": _decision_rows(episode, scenario, physics, first_episode),
+        "caches.csv": _cache_rows(episode, first_episode),
+        "switching.csv": _switching_rows(episode, first_episode),
+    }
+    for name, columns in TABLES.items():
+        _write(folder / name, list(columns), rows[name], new=not first_episode)
+    if not first_episode:
+        with replacing(folder / EXPLANATION) as file:
+            file.write_text(_explanation(), encoding="utf-8")
+        with replacing(folder / SCENARIO) as file:
+            settings = {"data": {"scenario": _lists(scenario.to_dict()), "physics": physics}}
+            file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    return [folder / name for name in (*TABLES, EXPLANATION, SCENARIO)]
 
 
-def _decision_rows(episode: Episode, first_episode: int) -> list[tuple[object, ...]]:
+def _write(path: Path, columns: Sequence[str], rows: Iterator[Sequence[object]], new: bool) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w" if new else "a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(columns)
+            writer.writerows(rows)
+
+
+def _explanation() -> str:
+    text = "# What the columns are\n"
+    for name, columns in TABLES.items():
+        text += f"\n## {name}\n\n| column | |\n|---|---|\n"
+        text += "".join(f"| `{column}` | {meaning} |\n" for column, meaning in columns.items())
+    return text + "\n## How the scores are made\n" + FORMULAS
+
+
+def _decision_rows(
+    episode: Episode, scenario: Scenario, physics: Physics, first_episode: int
+) -> Iterator[Sequence[object]]:
     num_slots, num_episodes, num_users = episode.latency.shape
-    slots_per_decision = num_slots // len(episode.cache)
+    server, requests = episode.server.cpu(), episode.requests.cpu()
+    bandwidth = requests.new_tensor(scenario.bandwidth_per_server_hz, dtype=episode.latency.dtype)
+    compute = requests.new_tensor(scenario.compute_per_server_hz, dtype=episode.latency.dtype)
+    deadline = requests.new_tensor(scenario.deadlines_s, dtype=episode.latency.dtype)
+    homes = requests.new_tensor(scenario.homes(physics)).expand_as(requests)
     columns = [
-        value.tolist()
+        _cells(value)
         for value in (
-            episode.requests,
-            episode.server,
+            requests,
+            homes,
+            episode.positions[..., 0],
+            episode.positions[..., 1],
+            episode.spectral_efficiency,
+            server,
             episode.bandwidth_share,
             episode.compute_share,
+            episode.bandwidth_share.cpu() * bandwidth[server],
+            episode.compute_share.cpu() * compute[server],
             episode.latency,
+            deadline[requests],
             episode.hit.int(),
             episode.on_time.int(),
+            episode.energy,
         )
     ]
-    return [
-        (first_episode + b, t // slots_per_decision, t, u, *(_cell(column[t][b][u]) for column in columns))
-        for b in range(num_episodes)
-        for t in range(num_slots)
-        for u in range(num_users)
-    ]
+    slots_per_decision = num_slots // len(episode.cache)
+    for b in range(num_episodes):
+        for t in range(num_slots):
+            head = (first_episode + b, t // slots_per_decision, t)
+            for u in range(num_users):
+                yield (*head, u, *(column[t][b][u] for column in columns))
 
 
-def _cell(value: int | float) -> object:
-    return value if isinstance(value, int) else f"{value:.6g}"
-
-
-def _cache_rows(episode: Episode, first_episode: int) -> list[tuple[object, ...]]:
-    caches, switching = episode.cache.tolist(), episode.switching.tolist()
+def _cache_rows(episode: Episode, first_episode: int) -> Iterator[Sequence[object]]:
     num_decisions, num_episodes, num_servers, _ = episode.cache.shape
-    return [
-        (
-            first_episode + b,
-            d,
-            s,
-            " ".join(str(k) for k, held in enumerate(caches[d][b][s]) if held),
-            f"{switching[d][b]:.6g}",
-        )
-        for b in range(num_episodes)
-        for d in range(num_decisions)
-        for s in range(num_servers)
-    ]
+    caches = episode.cache.tolist()
+    for b in range(num_episodes):
+        for d in range(num_decisions):
+            for s in range(num_servers):
+                held = " ".join(str(k) for k, cached in enumerate(caches[d][b][s]) if cached)
+                yield (first_episode + b, d, s, held)
+
+
+def _switching_rows(episode: Episode, first_episode: int) -> Iterator[Sequence[object]]:
+    switching = _cells(episode.switching)
+    num_decisions, num_episodes = episode.switching.shape
+    for b in range(num_episodes):
+        for d in range(num_decisions):
+            yield (first_episode + b, d, switching[d][b])
+
+
+def _cells(values: Tensor) -> list:
+    """Nested lists of whole numbers, or of texts from which single precision comes back as it was."""
+    return [_cell(one) for one in values.tolist()]
+
+
+def _cell(value: list | int | float) -> list | str | int:
+    if isinstance(value, list):
+        return [_cell(one) for one in value]
+    return value if isinstance(value, int) else f"{value:.9g}"
+
+
+def _lists(value: object) -> object:
+    """Plain YAML: lists for tuples, at any depth."""
+    if isinstance(value, dict):
+        return {key: _lists(one) for key, one in value.items()}
+    return [_lists(one) for one in value] if isinstance(value, tuple) else value

@@ -155,7 +155,7 @@ def test_permuting_users_permutes_results(scenario, seed):
         fading[:, order],
         decode_offloading(after, moved_action),
     )
-    for name in ("latency", "hit", "on_time", "energy"):
+    for name in ("latency", "hit", "on_time", "energy", "spectral_efficiency"):
         torch.testing.assert_close(getattr(moved, name), getattr(plain, name)[:, order], rtol=1e-4, atol=0)
     torch.testing.assert_close(moved.bandwidth_load, plain.bandwidth_load)
 

@@ -155,10 +155,14 @@ def test_the_published_models_train_and_plan_too(in_run: Path) -> None:
     assert "world_model.dynamics.first.weight" in state
 
 
-def test_predict_writes_a_row_for_every_user_and_slot(in_run: Path) -> None:
+def test_predict_writes_a_row_for_every_user_and_slot(
+    in_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = "checkpoints/es2-quick/version_0/last.ckpt"
     assert main(["predict", "--ckpt_path", path, "--data.predict_episodes=2"]) == 0
     folder = Path("checkpoints/es2-quick/version_0")
+    written = ("decisions.csv", "caches.csv", "switching.csv", "columns.md", "scenario.yaml")
+    assert f"Outputs: {', '.join(f'{folder}/{name}' for name in written)}\n" in capsys.readouterr().out
     with (folder / "decisions.csv").open(newline="") as file:
         decisions = list(csv.DictReader(file))
     assert len(decisions) == 2 * 15 * 30

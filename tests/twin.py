@@ -135,11 +135,12 @@ class PublishedTwin:
     def serve(self, action, requests, positions, fading) -> dict[str, list]:
         """Serve a slot and count it. Requests are 1...10."""
         allocation = self.allocate(action)
-        result = {"latency": [], "hit": [], "on_time": [], "energy": []}
+        result = {"latency": [], "hit": [], "on_time": [], "energy": [], "spectral_efficiency": []}
         taken = [[0.0, 0.0] for _ in range(self.servers)]
         for i, (server, band, cpu) in enumerate(allocation):
             k = requests[i]
-            sending = self.input[k] / (band * self.bandwidth * self.bits_per_hz(i, positions[i], fading[i]))
+            efficiency = self.bits_per_hz(i, positions[i], fading[i])
+            sending = self.input[k] / (band * self.bandwidth * efficiency)
             hit = k in self.cached[server]
             if hit:
                 latency = sending + self.cycles[k] / (cpu * self.compute)
@@ -149,6 +150,7 @@ class PublishedTwin:
             result["hit"].append(hit)
             result["on_time"].append(latency <= 0.8 * k)
             result["energy"].append(self.power() * sending)
+            result["spectral_efficiency"].append(efficiency)
             taken[server][0] += self.input[k]
             taken[server][1] += self.cycles[k]
             if hit:

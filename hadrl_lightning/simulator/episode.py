@@ -21,6 +21,8 @@ class Episode(NamedTuple):
     """One episode of B networks: D caching decisions, T = D * slots of a decision."""
 
     requests: Int[Tensor, "slot batch user"]
+    positions: Float[Tensor, "slot batch user 2"]
+    """m"""
     server: Int[Tensor, "slot batch user"]
     bandwidth_share: Float[Tensor, "slot batch user"]
     compute_share: Float[Tensor, "slot batch user"]
@@ -32,6 +34,8 @@ class Episode(NamedTuple):
     """J"""
     bandwidth_load: Float[Tensor, "slot batch server"]
     compute_load: Float[Tensor, "slot batch server"]
+    spectral_efficiency: Float[Tensor, "slot batch user"]
+    """bit/s/Hz"""
     cache: Bool[Tensor, "decision batch server service"]
     switching: Float[Tensor, "decision batch"]
     """s"""
@@ -47,8 +51,9 @@ def run_episode(
         if network.frame_over:
             caches.append(caching_policy(network))
             switching.append(network.begin_frame(caches[-1]))
-        requests, allocation = network.requests, offloading_policy(network)
-        slots.append((requests, *allocation, *network.step(allocation)))
+        asked = network.requests, network.positions
+        allocation = offloading_policy(network)
+        slots.append((*asked, *allocation, *network.step(allocation)))
     columns = [torch.stack(column) for column in zip(*slots, strict=True)]
     return Episode._make([*columns, torch.stack(caches), torch.stack(switching)])
 

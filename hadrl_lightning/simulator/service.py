@@ -32,6 +32,8 @@ class Service(NamedTuple):
     """Sum of the bandwidth shares of each server: 1 is its capacity, [B, S]."""
     compute_load: Float[Tensor, "batch server"]
     """Sum of the compute shares of each server: 1 is its capacity, [B, S]."""
+    spectral_efficiency: Float[Tensor, "batch user"]
+    """Of the link to the home server in this slot, fading included, in bit/s/Hz, [B, U]."""
 
 
 def serve(
@@ -80,6 +82,7 @@ def serve(
         energy=transmission * transmit_power(scenario, physics),
         bandwidth_load=sum_per_server(bandwidth_share, server, scenario.num_servers),
         compute_load=sum_per_server(compute_share, server, scenario.num_servers),
+        spectral_efficiency=efficiency,
     )
 
 

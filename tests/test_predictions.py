@@ -1,0 +1,168 @@
+"""Every score of a prediction follows from its files alone."""
+
+import csv
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from hadrl_lightning import Scenario
+from hadrl_lightning.callbacks.predictions import TABLES, write_decisions
+from hadrl_lightning.errors import OutputError
+from hadrl_lightning.scenario import Physics
+from hadrl_lightning.simulator import (
+    Allocation,
+    EdgeNetwork,
+    Episode,
+    decode_caching,
+    decode_offloading,
+    episode_scores,
+    run_episode,
+)
+
+SCENARIO = Scenario(
+    num_servers=4,
+    num_users=6,
+    compute_hz=(60e9, 20e9, 5e9, 10e9),
+    bandwidth_hz=(200e6, 100e6, 50e6, 20e6),
+    cache_bytes=40 * 1024**3,
+    decisions_per_episode=3,
+    slots_per_decision=2,
+)
+
+
+def played(physics: Physics, num_envs: int = 2) -> Episode:
+    """An episode of random decisions."""
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(size: int) -> torch.Tensor:
+        return 2 * torch.rand(num_envs, size, generator=generator) - 1
+
+    def caching(network: EdgeNetwork) -> torch.Tensor:
+        return decode_caching(SCENARIO, draw(SCENARIO.caching_action_size), network.cache, physics)
+
+    def offloading(network: EdgeNetwork) -> Allocation:
+        return decode_offloading(SCENARIO, draw(SCENARIO.offloading_action_size), physics)
+
+    network = EdgeNetwork(SCENARIO, physics, num_envs, generator=torch.Generator().manual_seed(2))
+    return run_episode(network, caching, offloading)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_every_row_can_be_computed_again_from_the_files(physics: Physics, tmp_path: Path) -> None:
+    episode = played(physics)
+    write_decisions(tmp_path, episode, SCENARIO, physics)
+    scenario = Scenario.from_config(str(tmp_path / "scenario.yaml"))
+    assert scenario == SCENARIO
+    held = {
+        (row["episode"], row["decision"], row["server"]): set(map(int, row["services"].split()))
+        for row in read(tmp_path / "caches.csv")
+    }
+    rows = read(tmp_path / "decisions.csv")
+    assert len(rows) == 2 * 6 * 6
+    watt = 10 ** (scenario.transmit_power_dbm / 10) / 1000 if physics == "strict" else 20
+    for row in rows:
+        service, server = int(row["service"]), int(row["server"])
+        bits, cycles = scenario.input_bits[service], scenario.cycles[service]
+        bandwidth = float(row["bandwidth_share"]) * scenario.bandwidth_per_server_hz[server]
+        compute = float(row["compute_share"]) * scenario.compute_per_server_hz[server]
+        assert float(row["bandwidth_hz"]) == pytest.approx(bandwidth, rel=1e-6)
+        assert float(row["compute_hz"]) == pytest.approx(compute, rel=1e-6)
+        hit = service in held[row["episode"], row["decision"], row["server"]]
+        assert row["hit"] == str(int(hit))
+        transmission = bits / (bandwidth * float(row["spectral_efficiency"]))
+        cloud = (
+            bits / scenario.cloud_rate_bit_per_s + cycles / scenario.cloud_compute_hz + scenario.cloud_delay_s
+        )
+        latency = transmission + (cycles / compute if hit else cloud)
+        assert float(row["latency_s"]) == pytest.approx(latency, rel=1e-5)
+        assert float(row["energy_j"]) == pytest.approx(watt * transmission, rel=1e-5)
+        assert float(row["deadline_s"]) == pytest.approx(scenario.deadlines_s[service], rel=1e-6)
+        assert row["on_time"] == str(int(float(row["latency_s"]) <= float(row["deadline_s"])))
+        home = int(row["home"])
+        assert home == scenario.homes(physics)[int(row["user"])]
+        x, y = scenario.servers_m[scenario.cells[int(row["user"])]]
+        assert -100 <= float(row["x_m"]) - x < 100
+        assert -100 <= float(row["y_m"]) - y < 100
+
+
+def test_a_distance_and_a_fading_make_the_link(tmp_path: Path) -> None:
+    write_decisions(tmp_path, played("strict"), SCENARIO, "strict")
+    squares = []
+    for row in read(tmp_path / "decisions.csv"):
+        x, y = SCENARIO.servers_m[int(row["home"])]
+        distance = math.hypot(float(row["x_m"]) - x, float(row["y_m"]) - y) or 30
+        snr_db = 20 + 114 - 128.1 - 37.6 * math.log10(distance / 1000)
+        snr = 2 ** float(row["spectral_efficiency"]) - 1
+        squares.append((snr / 10 ** (snr_db / 10)) ** 2)
+    assert sum(squares) / len(squares) == pytest.approx(2, rel=0.3)  # E[f^2] of Rayleigh(1)
+
+
+def test_switching_stands_once_a_decision_and_follows_from_the_caches(tmp_path: Path) -> None:
+    episode = played("strict")
+    write_decisions(tmp_path, episode, SCENARIO, "strict")
+    caches = read(tmp_path / "caches.csv")
+    switching = read(tmp_path / "switching.csv")
+    assert len(caches) == 2 * 3 * 4
+    assert len(switching) == 2 * 3
+    for row in switching:
+        number = int(row["decision"])
+        new = 0.0
+        for server in range(4):
+            now, before = (
+                {
+                    service
+                    for one in caches
+                    if (one["episode"], one["decision"], one["server"])
+                    == (row["episode"], str(d), str(server))
+                    for service in one["services"].split()
+                }
+                for d in (number, number - 1)
+            )
+            new += sum(SCENARIO.storage_bits[int(service)] / 8 for service in now - before)
+        assert float(row["switching_s"]) == pytest.approx(new / SCENARIO.backhaul_bytes_per_s, rel=1e-5)
+
+
+def test_the_scores_of_the_episodes_follow_from_the_rows(tmp_path: Path) -> None:
+    episode = played("strict")
+    write_decisions(tmp_path, episode, SCENARIO, "strict")
+    scores, slots = episode_scores(episode), SCENARIO.slots_per_episode
+    rows = read(tmp_path / "decisions.csv")
+    for number in (0, 1):
+        own = [row for row in rows if row["episode"] == str(number)]
+        latency = sum(float(row["latency_s"]) for row in own) / slots
+        assert latency == pytest.approx(float(scores.latency[number]), rel=1e-5)
+        assert sum(float(row["energy_j"]) for row in own) / slots == pytest.approx(
+            float(scores.energy[number])
+        )
+        assert sum(row["hit"] == "1" for row in own) / len(own) == pytest.approx(
+            float(scores.hit_ratio[number])
+        )
+
+
+def test_a_second_batch_is_appended_and_every_column_explained(tmp_path: Path) -> None:
+    episode = played("strict")
+    files = write_decisions(tmp_path, episode, SCENARIO, "strict")
+    assert sorted(file.name for file in files) == sorted(file.name for file in tmp_path.iterdir())
+    write_decisions(tmp_path, episode, SCENARIO, "strict", first_episode=2)
+    for name in ("decisions.csv", "caches.csv", "switching.csv"):
+        rows = read(tmp_path / name)
+        assert {row["episode"] for row in rows} == {"0", "1", "2", "3"}
+        assert list(rows[0]) == list(TABLES[name])
+    explained = (tmp_path / "columns.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \| \S", explained, re.MULTILINE)) == {
+        column for columns in TABLES.values() for column in columns
+    }
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match=r"file/below/decisions\.csv can't be written: Not a directory"):
+        write_decisions(tmp_path / "file/below", played("strict"), SCENARIO, "strict")
