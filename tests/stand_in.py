@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +12,10 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch import nn
 
 from hadrl_lightning import cli
+from hadrl_lightning.agent_files import find_agent
 from hadrl_lightning.cli import app
 from hadrl_lightning.cli.checkpoints import Checkpointing
+from hadrl_lightning.errors import HadrlError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +56,9 @@ class TinyModel(LightningModule):
         bug: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
         if bug:
             raise ValueError("tensors disagree")
-        self.scenario = scenario
+        self.scenario, self.physics = scenario, physics
         generator = torch.Generator().manual_seed(1)
         self.net = nn.Sequential(nn.Linear(scenario.num_users, net.width), nn.Linear(net.width, 1))
         for parameter in self.parameters():
@@ -78,7 +79,16 @@ class TinyModel(LightningModule):
     def predict_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         return self.net(batch)
 
+    def load_weights(self, path: str) -> None:
+        found = torch.load(find_agent(path), weights_only=True)["state_dict"]
+        try:
+            self.load_state_dict(found)
+        except RuntimeError as error:
+            raise HadrlError(f"weights must fit, got {path}") from error
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        settings = {"scenario": asdict(self.scenario), "physics": self.physics}
+        checkpoint["hyper_parameters"] = settings
         checkpoint["noise"] = self.generator.get_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -122,16 +132,12 @@ class TinyData(LightningDataModule):
 
 
 class Planning(Callback):
-    """Stands in for a callback with settings; can stop the run the hard way."""
+    """Stands in for a callback with settings."""
 
-    def __init__(self, decisions_per_epoch: int = 5, fail_in_epoch: int | None = None) -> None:
+    def __init__(self, decisions_per_epoch: int = 5) -> None:
         if decisions_per_epoch < 1:
             raise ValueError(f"decisions_per_epoch must be at least 1, got {decisions_per_epoch}")
-        self.fail_in_epoch = fail_in_epoch
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        if trainer.current_epoch == self.fail_in_epoch:
-            raise RuntimeError("pulled the plug")
+        self.decisions_per_epoch = decisions_per_epoch
 
 
 CALLBACKS = {"planning": Planning, "checkpointing": Checkpointing}

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO
 from hadrl_lightning.cli.runs import find_checkpoint, next_version, reserve_version, run_name
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
 from hadrl_lightning.errors import HadrlError
-from tests.stand_in import QUIET, TinyModel, TinyScenario, files, fit, hadrl, refused, rows, stand_in, trained
+from tests.stand_in import QUIET, Planning, files, fit, hadrl, refused, rows, stand_in, trained
 
 __all__ = ["stand_in"]
 pytestmark = pytest.mark.usefixtures("stand_in")
@@ -31,6 +32,7 @@ def test_a_run_writes_settings_events_metrics_and_checkpoints_into_one_folder() 
         "config.yaml",
         "last.ckpt",
         "metrics.csv",
+        "test-best.csv",
     ]
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["scenario"]["num_users"] == 2
     assert sorted(files("checkpoints")) == sorted(str(run / name) for name in names)
@@ -71,8 +73,6 @@ def test_the_model_takes_scenario_and_physics_over_from_the_data() -> None:
     settings = torch.load("checkpoints/tiny/version_0/last.ckpt", weights_only=True)["hyper_parameters"]
     assert settings["scenario"]["num_users"] == 2
     assert settings["physics"] == "published"
-    again = TinyModel.load_from_checkpoint("checkpoints/tiny/version_0/last.ckpt")
-    assert again.scenario == TinyScenario(num_users=2)
 
 
 # --- validate, test, predict
@@ -82,11 +82,11 @@ def test_the_model_takes_scenario_and_physics_over_from_the_data() -> None:
 def test_other_commands_leave_the_files_of_the_training_alone(command: str) -> None:
     trained()
     before = files("checkpoints")
-    assert hadrl(command, "--ckpt_path", "best") == 0
+    assert hadrl(command, "--ckpt_path", "last") == 0
     after = files("checkpoints")
     assert {name: after[name] for name in before} == before
     new = sorted(set(after) - set(before))
-    assert new == ([] if command == "predict" else [f"checkpoints/tiny/version_0/{command}-best.csv"])
+    assert new == ([] if command == "predict" else [f"checkpoints/tiny/version_0/{command}-last.csv"])
     if new:
         assert len(rows(new[0])) == 1
 
@@ -133,33 +133,109 @@ def assert_same_end(run: str, other: str) -> None:
     assert Path(run, "metrics.csv").read_bytes() == Path(other, "metrics.csv").read_bytes()
 
 
-@pytest.mark.parametrize(("stop", "explicit"), [(1, False), (3, True)])
-def test_a_stopped_run_goes_on_in_its_folder_to_the_same_end(stop: int, explicit: bool) -> None:
+def pull_the_plug(self: Planning, trainer: Any, *args: Any) -> None:
+    if trainer.current_epoch == 2:
+        raise RuntimeError("pulled the plug")
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_a_run_that_is_extended_goes_on_in_a_new_folder_to_the_same_end(
+    explicit: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     trained()
-    fit(f"--trainer.max_epochs={stop}")
-    path = "checkpoints/tiny/version_1/last.ckpt" if explicit else "last"
-    fit("--ckpt_path", path)
-    assert sorted(path.name for path in Path("checkpoints/tiny").iterdir()) == ["version_0", "version_1"]
-    assert_same_end("checkpoints/tiny/version_0", "checkpoints/tiny/version_1")
-
-
-def test_a_run_that_died_in_an_epoch_goes_on_from_its_start_to_the_same_end() -> None:
-    trained()
-    with pytest.raises(RuntimeError, match="pulled the plug"):
-        fit("--planning.fail_in_epoch", "2")
-    assert hadrl("fit", "--config", "tiny.yaml", "--ckpt_path", "last") == 0
-    assert_same_end("checkpoints/tiny/version_0", "checkpoints/tiny/version_1")
-
-
-def test_an_older_checkpoint_drops_the_rows_after_it() -> None:
-    trained()
-    fit("--checkpointing.every_n_epochs", "2")
-    folder = Path("checkpoints/tiny/version_1")
-    middle = Path("checkpoints/tiny/version_1/middle.ckpt")
     fit("--trainer.max_epochs=2")
-    middle.write_bytes(Path("checkpoints/tiny/version_2/last.ckpt").read_bytes())
-    fit("--ckpt_path", str(folder / "middle.ckpt"))
+    before = files("checkpoints")
+    capfd.readouterr()
+    fit("--ckpt_path", "checkpoints/tiny/version_1/last.ckpt" if explicit else "last")
+    told = capfd.readouterr().err
+    assert (
+        "hadrl: warning: checkpoints/tiny/version_1/last.ckpt goes on in the new folder checkpoints/" in told
+    )
+    assert "checkpoints/tiny/version_2: trainer.max_epochs is 4 (before: 2)\n" in told
+    after = files("checkpoints")
+    assert {name: after[name] for name in before} == before
+    assert_same_end("checkpoints/tiny/version_0", "checkpoints/tiny/version_2")
+    assert Path("checkpoints/tiny/version_2/best.ckpt").is_file()
+
+
+def test_a_run_that_died_in_an_epoch_goes_on_in_its_folder_from_the_start_of_the_epoch_to_the_same_end() -> (
+    None
+):
+    trained()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Planning, "on_train_batch_end", pull_the_plug)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            fit()
+    settings = Path("checkpoints/tiny/version_1/config.yaml").read_bytes()
+    fit("--ckpt_path", "last")
+    assert sorted(path.name for path in Path("checkpoints/tiny").iterdir()) == ["version_0", "version_1"]
+    assert Path("checkpoints/tiny/version_1/config.yaml").read_bytes() == settings
     assert_same_end("checkpoints/tiny/version_0", "checkpoints/tiny/version_1")
+
+
+def test_a_run_goes_on_with_its_own_settings_where_its_flags_are_left_out(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Planning, "on_train_batch_end", pull_the_plug)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            fit("--planning.decisions_per_epoch=7", "--trainer.max_epochs=3")
+    settings = Path("checkpoints/tiny/version_0/config.yaml").read_bytes()
+    capfd.readouterr()
+    assert cli.main(["fit", *QUIET[:-1], "--config", "tiny.yaml", "--ckpt_path", "last"]) == 0
+    told = capfd.readouterr().err
+    assert "hadrl: warning: the run goes on as checkpoints/tiny/version_0/config.yaml says: " in told
+    assert "planning.decisions_per_epoch is 7 (by the settings files: 5)" in told
+    assert "trainer.max_epochs is 3 (by the settings files: null)" in told
+    assert Path("checkpoints/tiny/version_0/config.yaml").read_bytes() == settings
+    assert [path.name for path in Path("checkpoints/tiny").iterdir()] == ["version_0"]
+
+
+def test_a_run_goes_on_in_a_new_folder_where_a_setting_differs(capfd: pytest.CaptureFixture[str]) -> None:
+    trained()
+    before = files("checkpoints")
+    capfd.readouterr()
+    fit("--ckpt_path", "last", "--planning.decisions_per_epoch=6", "--trainer.max_epochs=5")
+    assert "planning.decisions_per_epoch is 6 (before: 5)" in capfd.readouterr().err
+    after = files("checkpoints")
+    assert {name: after[name] for name in before} == before
+    settings = yaml.safe_load(Path("checkpoints/tiny/version_1/config.yaml").read_text())
+    assert settings["planning"]["decisions_per_epoch"] == 6
+    epochs = [
+        row["epoch"] for row in rows("checkpoints/tiny/version_1/metrics.csv") if not row["test/latency"]
+    ]
+    assert list(dict.fromkeys(epochs)) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    trained()
+    before = files("checkpoints")
+    capfd.readouterr()
+    fit("--ckpt_path", "last")
+    assert "Finished already, all 4 epochs and the test" in capfd.readouterr().out
+    assert files("checkpoints") == before
+    resume = ["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]
+    for words in (["--trainer.max_epochs=3"], ["--data.num_envs=3"]):
+        line = refused(capfd, *resume, *words)
+        assert line.startswith(
+            "trainer.max_epochs must be more than 4, the epochs behind ckpt_path checkpoints/"
+        )
+
+
+def test_a_checkpoint_that_is_not_the_last_one_goes_on_in_a_new_folder(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    trained()
+    fit("--trainer.max_epochs=2")
+    middle = Path("checkpoints/tiny/version_0/middle.ckpt")
+    middle.write_bytes(Path("checkpoints/tiny/version_1/last.ckpt").read_bytes())
+    before = files("checkpoints")
+    capfd.readouterr()
+    fit("--ckpt_path", str(middle))
+    assert "version_2: middle.ckpt is not the last one of its run" in capfd.readouterr().err
+    after = files("checkpoints")
+    assert {name: after[name] for name in before} == before
+    assert_same_end("checkpoints/tiny/version_0", "checkpoints/tiny/version_2")
 
 
 def test_a_copied_checkpoint_elsewhere_starts_a_new_folder() -> None:
@@ -173,6 +249,37 @@ def test_a_copied_checkpoint_elsewhere_starts_a_new_folder() -> None:
     assert files("checkpoints/tiny/version_0") == before
     written = rows("checkpoints/tiny/version_1/metrics.csv")
     assert {row["epoch"] for row in written if not row["test/latency"]} == {"4"}
+
+
+# --- beginning with weights
+
+
+def test_a_training_begins_with_the_weights_of_an_agent_and_all_else_fresh() -> None:
+    trained()
+    fit("--weights", "best", "--trainer.max_epochs=1", "--data.physics=published")
+    settings = yaml.safe_load(Path("checkpoints/tiny/version_1/config.yaml").read_text())
+    assert settings["weights"] == "checkpoints/tiny/version_0/best.ckpt"
+    first, then = (rows(f"checkpoints/tiny/version_{number}/metrics.csv")[0] for number in (0, 1))
+    assert (first["epoch"], first["step"]) == (then["epoch"], then["step"]) == ("0", "0")
+    assert float(then["train/loss_step"]) != float(first["train/loss_step"])
+    fit("--ckpt_path", "last", "--trainer.max_epochs=2")
+    assert hadrl("test", "--ckpt_path", "last") == 0
+
+
+def test_weights_that_cannot_be_used_get_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    trained()
+    path = "checkpoints/tiny/version_0/last.ckpt"
+    both = ["--weights", "last", "--ckpt_path", "last"]
+    for words, line in (
+        (["fit", *both], "weights must not be given beside ckpt_path, which holds them and all else, got"),
+        (["test", "--weights", "last"], "weights must be given to fit alone, got 'last' with test"),
+        (["fit", "--weights", "last", "--model.net.width=9"], f"weights must fit, got {path}"),
+        (
+            ["fit", "--weights", "nowhere.ckpt"],
+            "weights must be an existing file or one of the shipped agents (",
+        ),
+    ):
+        assert refused(capfd, words[0], "--config", "tiny.yaml", *words[1:]).startswith(line)
 
 
 def test_a_save_that_fails_leaves_the_old_checkpoint() -> None:

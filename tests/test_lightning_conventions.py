@@ -2,11 +2,12 @@
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
-from tests.stand_in import CALLBACKS, files, fit, refused, rows, stand_in
+from tests.stand_in import CALLBACKS, files, fit, hadrl, refused, rows, stand_in
 
 __all__ = ["stand_in"]
 
@@ -189,3 +190,71 @@ def test_a_run_without_checkpoints_is_tested_as_it_ends() -> None:
     fit("--trainer.enable_checkpointing=false")
     assert not [name for name in files("checkpoints") if name.endswith(".ckpt")]
     assert rows("checkpoints/tiny/version_0/metrics.csv")[-1]["test/latency"]
+
+
+# --- loggers
+
+
+class Notes(Logger):
+    """A logger of somebody else's, that knows of no folder."""
+
+    logged: ClassVar[list[dict[str, Any]]] = []
+
+    @property
+    def name(self) -> str:
+        return "notes"
+
+    @property
+    def version(self) -> str:
+        return "1"
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.logged.append(metrics)
+
+
+OTHERS = {
+    "none": "false",
+    "csv": "{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: others}}",
+    "own": "{class_path: tests.test_lightning_conventions.Notes}",
+    "several": (
+        "[{class_path: TensorBoardLogger, init_args: {save_dir: others}},"
+        " {class_path: CSVLogger, init_args: {save_dir: others}}]"
+    ),
+}
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("logger", OTHERS)
+def test_a_run_has_its_folder_with_every_logger(logger: str) -> None:
+    words = ["--trainer.logger", OTHERS[logger], "--trainer.max_epochs=1"]
+    for number in range(2):
+        fit(*words)
+        run = f"checkpoints/tiny/version_{number}"
+        wanted = {"best.ckpt", "config.yaml", "last.ckpt", "test-best.csv"}
+        assert {path.name for path in Path(run).iterdir()} == wanted | (
+            set() if logger == "none" else {"metrics.csv"}
+        )
+        assert float(rows(f"{run}/test-best.csv")[0]["test/latency"]) > 0
+    assert not [path for path in Path().iterdir() if path.suffix == ".ckpt"]
+    assert hadrl("test", "--ckpt_path", "last") == 0
+    assert Path("checkpoints/tiny/version_1/test-last.csv").is_file()
+    if logger in ("csv", "several"):
+        assert list(Path("others").rglob("metrics.csv"))
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_checkpoints_of_ones_own_lie_in_the_folder_of_the_run_too() -> None:
+    own = "{class_path: ModelCheckpoint, init_args: {save_last: true, monitor: val/latency}}"
+    fit("--trainer.callbacks", own, "--trainer.max_epochs=2")
+    run = Path("checkpoints/tiny/version_0")
+    assert {path.name for path in run.glob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
+    assert (run / "checkpoints/last.ckpt").is_file()
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_dry_run_writes_nothing() -> None:
+    before = files()
+    fit("--trainer.fast_dev_run=true")
+    assert files() == before

@@ -4,56 +4,41 @@ import argparse
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters_context
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..agents import check_trainer
 from ..config_files import BASE, load_config, refuse_nulls
+from ..console import show
+from ..errors import HadrlWarning
 from ..parallel import EnsembleParallelStrategy, require_members
 from ..process import quieten, spare_the_collector
 from . import checkpoints, ranks, runs
-from .loggers import EventsLogger, MetricsLogger, Rows
-from .loops import row_to_come
+from .loggers import MetricsLogger
 from .mistakes import naming_settings, trainer_mistakes
+from .outputs import ResultTable, RunTrainer, SaveRun
 from .parser import ConfigByName, HadrlParser
+from .resuming import Start, differences, read_words, told_of_own_settings
 from .signals import StopSignals
 from .stopping import GracefulStop, ending_in_one_line, resuming
+from .trainer_settings import make_loggers, unwanted_callbacks
 
+WEIGHTS_HELP = (
+    "Begin with what an agent has learnt, and with everything else fresh: a file, the name of a shipped agent, or last "
+    "or best. The scenario may be another one. Not together with ckpt_path, which goes on with a training."
+)
 SHARED = ("scenario", "physics", "seed")
 """Settings of the data that the model takes over: the two can't contradict each other."""
-
-
-class SaveRun(SaveConfigCallback):
-    """Saves the settings of a training as config.yaml in its folder, and in every checkpoint the rows logged so far."""
-
-    @property
-    def state_key(self) -> str:
-        """Key of this callback's state in a checkpoint."""
-        return "SaveRun"
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Save config.yaml; other commands than fit leave that of the training alone."""
-        if stage == "fit" and trainer.loggers:
-            super().setup(trainer, pl_module, stage)
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Store how many rows metrics.csv has, and the one that comes next."""
-        if self.metrics is not None:
-            rows = Rows(self.metrics.num_rows, row_to_come(trainer))
-            checkpoint["callbacks"][self.state_key] = rows._asdict()
-
-    metrics: MetricsLogger | None = None
 
 
 class HadrlCLI(LightningCLI):
@@ -91,7 +76,8 @@ class HadrlCLI(LightningCLI):
         }
         both = set(_parameters(model_class)) & set(_parameters(datamodule_class))
         self.shared = [name for name in SHARED if name in both]
-        self.run_folder: Path | None = None
+        self.start = Start(None, runs.RunFolder(Path()))
+        self.notices: list[str | None] = []
         self.checkpoint_file: Path | None = None
         self.checkpoint: dict[str, Any] = {}
         self.stop = GracefulStop(StopSignals())
@@ -105,10 +91,12 @@ class HadrlCLI(LightningCLI):
             datamodule_class,
             save_config_callback=SaveRun,
             save_config_kwargs={"overwrite": True},
+            trainer_class=RunTrainer,
             trainer_defaults=trainer_defaults,
             seed_everything_default=0,
             parser_class=HadrlParser,
             auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # the model's own
             args=self.command_line,
         )
 
@@ -129,11 +117,14 @@ class HadrlCLI(LightningCLI):
     def _prepare_subcommand_parser(
         self, klass: type, subcommand: str, **kwargs: Any
     ) -> LightningArgumentParser:
-        """The callbacks show the results: Lightning's own list of them is off unless asked for."""
+        """Add --weights to fit. The callbacks show results: Lightning's own list of them is off unless asked for."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         self.parsers[subcommand] = parser
         if subcommand in ("validate", "test"):
             parser.set_defaults({"verbose": False})
+        if hasattr(self.model_class, "load_weights"):  # the others meet it in the settings that fit has saved
+            shown = WEIGHTS_HELP if subcommand == "fit" else argparse.SUPPRESS
+            parser.add_argument("--weights", type=str | None, default=None, help=shown)
         return parser
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -151,83 +142,92 @@ class HadrlCLI(LightningCLI):
             parser.add_lightning_class_args(callback_class, key)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; without a `--config`, go by the settings that belong to the checkpoint."""
-        words = list(self.command_line)
-        configs, ckpt_path, root_dir = _given(words)
-        if ckpt_path is not None:
-            name = runs.run_name(configs) if configs else None
-            found = runs.find_checkpoint(ckpt_path, Path(root_dir or ".") / "checkpoints", name)
-            saved = runs.settings_of(found)
-            if not configs and saved is not None:
-                words[1:1] = ["--config", saved]
-        self.config = parser.parse_args(words)
-        subcommand = self.config.subcommand
-        refuse_nulls(self.parsers[subcommand], self.config[subcommand])
+        """Parse; a checkpoint's own settings are the base, unless other settings files are named."""
+        words, parsed = read_words(self.command_line), self.command_line
+        words.check()
+        if words.ckpt_path is not None:
+            self.checkpoint_file = runs.find_checkpoint(words.ckpt_path, words.root, words.run_name)
+            own = runs.settings_of(self.checkpoint_file)
+            resumes = words.command == "fit" and own is not None and runs.run_name([own]) == words.run_name
+            if own is not None and (resumes or not words.configs):
+                parsed = [words.command, "--config", own, *words.others[1:]]
+        self.config = parser.parse_args(parsed)
+        command = self.config.subcommand
+        refuse_nulls(self.parsers[command], self.config[command])
+        if parsed is not self.command_line and words.configs:
+            named = differences(parser.parse_args(self.command_line)[command], self.config[command])
+            if named:
+                self.notices.append(told_of_own_settings(Path(parsed[2]), named))
 
     def _parse_ckpt_path(self) -> None:
         """Find checkpoint and folder of the run. The base class would let the checkpoint's settings win here."""
-        settings = self.config[self.config.subcommand]
+        settings, words = self.config[self.config.subcommand], read_words(self.command_line)
         configs = [path.relative for path in settings.get("config") or [] if path is not None]
         root = Path(settings.trainer.default_root_dir or ".") / "checkpoints"
-        self.run_folder = root / runs.run_name(configs)
+        folder = (root / runs.run_name(configs)).absolute()
         if settings.ckpt_path:
-            name = runs.run_name(configs) if _given(self.command_line)[0] else None
-            self.checkpoint_file = runs.find_checkpoint(str(settings.ckpt_path), root, name)
+            if self.checkpoint_file is None:  # named by a settings file
+                self.checkpoint_file = runs.find_checkpoint(str(settings.ckpt_path), root, folder.name)
             settings.ckpt_path = str(self.checkpoint_file)
+        elif settings.get("weights"):
+            settings.weights = str(runs.find_checkpoint(settings.weights, root, words.run_name, "weights"))
+        command, file = self.config.subcommand, self.checkpoint_file
+        if command != "fit":
+            self.start = Start(file, runs.RunFolder(runs.results_folder(file, folder)))
+            return
+        self.start = Start(file, runs.RunFolder(folder / f"version_{runs.next_version(folder)}", is_new=True))
+        if file is not None and self.start.is_in_run:
+            own = [command, "--config", str(file.with_name(runs.CONFIG_FILE)), "--ckpt_path", str(file)]
+            self.start.stay_if_same(self.parser.parse_args(own)[command], settings)
 
     # --- building
 
     def before_instantiate_classes(self) -> None:
         """Check the checkpoint before anything is built or written."""
-        self._dump_config()
+        self.parser.add_instantiator(self._build_data, self.classes["data"], subclasses=False)
+        self.parser.add_instantiator(self._build_model, self.classes["model"], subclasses=False)
+        command = str(self.subcommand)
+        dump = self.parsers[command].dump(self.config[command], skip_link_targets=False, skip_unset=False)
+        self.settings: dict[str, Any] = yaml.safe_load(dump)
+        """The settings as plain values."""
         if self.checkpoint_file is None:
             return
         self.checkpoint = checkpoints.read_checkpoint(
             self.checkpoint_file, to_resume=self.subcommand == "fit"
         )
-        wanted = {name: self.config_dump["data"][name] for name in self.shared}
+        wanted = {name: self.settings["data"][name] for name in self.shared}
         transfers = getattr(self.model_class, "transfers", lambda settings: False)
-        if self.subcommand != "fit" and transfers(self.config_dump.get("model") or {}):
+        if self.subcommand != "fit" and transfers(self.settings.get("model") or {}):
             del wanted["scenario"]
         checkpoints.check_settings(self.checkpoint_file, self.checkpoint, wanted)
+        if self.subcommand == "fit":
+            self.start.check(self.checkpoint, self.settings["trainer"]["max_epochs"])
 
-    def _add_instantiators(self) -> None:
-        self.parser.add_instantiator(self._build_data, self.classes["data"], subclasses=False)
-        self.parser.add_instantiator(self._build_model, self.classes["model"], subclasses=False)
-
-    def _build_data(
-        self, cls: type, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any
-    ) -> Any:
+    def _build_data(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("applied_instantiation_links", None)
         self._shared_values = {name: kwargs[name] for name in self.shared}
-        with _given_hyperparameters_context(
-            hparams=dict(self.config_dump["data"]), instantiator="lightning.pytorch.cli.instantiate_module"
-        ):
-            return cls(*args, **kwargs)
+        return cls(*args, **kwargs)
 
-    def _build_model(
-        self, cls: type, *args: Any, applied_instantiation_links: Any = None, **kwargs: Any
-    ) -> Any:
-        shared = {name: self.config_dump["data"][name] for name in self.shared}
-        with _given_hyperparameters_context(
-            hparams={**(self.config_dump.get("model") or {}), **shared},
-            instantiator="lightning.pytorch.cli.instantiate_module",
-        ):
-            return cls(*args, **kwargs, **self._shared_values)
+    def _build_model(self, cls: type, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("applied_instantiation_links", None)
+        return cls(*args, **kwargs, **self._shared_values)
 
     def instantiate_classes(self) -> None:
-        """Build data, model, callbacks and Trainer."""
+        """Build data, model, callbacks and Trainer; have the model begin with the weights that are asked for."""
         with naming_settings(self.classes, dict(self.config[self.config.subcommand].items())):
             super().instantiate_classes()
         if self.checkpoint_file is not None:
             checkpoints.check_weights(self.checkpoint_file, self.checkpoint, self.model)
+        elif self.settings.get("weights"):
+            self.model.load_weights(self.settings["weights"])
         self.checkpoint = {}  # the Trainer loads it again: don't hold it twice
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer with our loggers and checkpoint files, where the settings don't ask for others."""
         settings = self.config_init[self.config.subcommand].trainer
-        self._leave_out_callbacks(settings)
-        if settings.get("logger") in (None, True):
-            kwargs["logger"] = self._loggers()
+        for key in unwanted_callbacks(settings, self.callback_classes):
+            self.parsers[self.config.subcommand].callback_keys.remove(key)
+        kwargs["logger"] = make_loggers(settings.get("logger"), self.config.subcommand, self.start)
         plugins = settings.get("plugins") or []
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -235,61 +235,27 @@ class HadrlCLI(LightningCLI):
         with trainer_mistakes():
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
         check_trainer(trainer)
+        assert isinstance(trainer, RunTrainer)
+        if not getattr(trainer, "fast_dev_run", False):
+            trainer.folder = self.start.folder
         metrics = next((logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)), None)
         if metrics is not None:
             metrics.current_epoch = lambda: trainer.current_epoch
         for callback in _callbacks(trainer):
             if isinstance(callback, SaveRun):
-                callback.metrics = metrics
+                callback.metrics, callback.is_new = metrics, self.start.folder.is_new
                 callback.config = _without_checkpoint(callback.config)
-        _callbacks(trainer).insert(0, self.stop)
+        _callbacks(trainer)[:0] = [self.stop, ResultTable()]
         return trainer
-
-    def _leave_out_callbacks(self, settings: Namespace) -> None:
-        """Leave out our progress bar and checkpoints where the Trainer's settings want none, or another bar."""
-        given = settings.get("callbacks") or []
-        bars = [
-            one for one in (given if isinstance(given, list) else [given]) if isinstance(one, ProgressBar)
-        ]
-        unwanted: list[type[Callback]] = []
-        if bars or settings.get("enable_progress_bar") is False:
-            unwanted.append(ProgressBar)
-        if settings.get("enable_checkpointing") is False:
-            unwanted.append(ModelCheckpoint)
-        keys = self.parsers[self.config.subcommand].callback_keys
-        for key, callback_class in self.callback_classes.items():
-            if issubclass(callback_class, tuple(unwanted)):
-                keys.remove(key)
-
-    def _loggers(self) -> list[Any]:
-        """TensorBoard events and metrics.csv for fit, else one file beside the checkpoint."""
-        assert self.run_folder is not None
-        file = self.checkpoint_file
-        if self.subcommand != "fit":
-            folder = runs.results_folder(file, self.run_folder.absolute())
-            name = f"{self.subcommand}-{file.stem}.csv" if file is not None else f"{self.subcommand}.csv"
-            return [MetricsLogger(folder, name)]
-        kept = Rows()
-        if self._resumes_in_place():
-            assert file is not None
-            folder = file.absolute().parent
-            kept = Rows(**self.checkpoint.get("callbacks", {}).get("SaveRun", {}))
-        else:
-            folder = self.run_folder.absolute() / f"version_{runs.next_version(self.run_folder)}"
-        events = EventsLogger(folder.parent, name="", version=folder.name, default_hp_metric=False)
-        return [events, MetricsLogger(folder, runs.METRICS_FILE, kept)]
-
-    def _resumes_in_place(self) -> bool:
-        """Whether the checkpoint lies in the folder of a run, which then goes on there."""
-        if self.checkpoint_file is None:
-            return False
-        folder = self.checkpoint_file.absolute().parent
-        return runs.version_of(folder) is not None and (folder / runs.CONFIG_FILE).is_file()
 
     # --- running
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run, until the end, a signal or the loss of a rank; what ends it early says how to go on."""
+        if self.start.is_finished:
+            show(f"Finished already, all {self.settings['trainer']['max_epochs']} epochs and the test")
+            show(f"Outputs: {os.path.relpath(self.start.folder.path)}")
+            return
         with (
             self.stop.signals.handled(),
             ending_in_one_line(self.stop, self.command_line, self._folder),
@@ -299,41 +265,36 @@ class HadrlCLI(LightningCLI):
 
     def _folder(self) -> Path | None:
         """Where the training at hand keeps its checkpoints; None if nothing is trained."""
-        if self.subcommand != "fit":
-            return None
-        keeper = next((one for one in _callbacks(self.trainer) if isinstance(one, ModelCheckpoint)), None)
-        return Path(keeper.dirpath) if keeper is not None and keeper.dirpath is not None else None
+        keeps = any(isinstance(one, checkpoints.Checkpointing) for one in _callbacks(self.trainer))
+        return self.start.folder.path if self.subcommand == "fit" and keeps else None
 
     def before_fit(self) -> None:
-        """Check what the strategy asks for, reserve the run's folder, and have checkpoints written into it."""
+        """Check what the strategy asks for, and reserve the run's folder."""
         if isinstance(self.trainer.strategy, EnsembleParallelStrategy):
             require_members(self.model, self.trainer.world_size)
         spare_the_collector()
-        ours = [logger for logger in self.trainer.loggers if isinstance(logger, EventsLogger | MetricsLogger)]
-        if not ours or getattr(self.trainer, "fast_dev_run", False):
+        if getattr(self.trainer, "fast_dev_run", False):
             return
-        folder = Path(str(ours[0].log_dir))
-        if not self._resumes_in_place() and getattr(rank_zero_only, "rank", 0) == 0:
-            number = runs.version_of(folder)
-            assert number is not None
-            version = f"version_{runs.reserve_version(folder.parent, number)}"
-            folder = folder.parent / version
-            for logger in ours:
-                logger._version = version
-        for callback in _callbacks(self.trainer):
-            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(folder)
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            self.start.make_folder()
+        for callback in _callbacks(self.trainer):  # those of the user
+            ours = isinstance(callback, checkpoints.Checkpointing)
+            if isinstance(callback, ModelCheckpoint) and not ours and callback.dirpath is None:
+                callback.dirpath = str(self.start.folder.path / "checkpoints")
+        for notice in filter(None, [*self.notices, self.start.notice()]):
+            warnings.warn(notice, HadrlWarning, stacklevel=2)
 
     def after_fit(self) -> None:
         """Judge the best checkpoint of the run, as `test` does, and say where everything is."""
-        if self.trainer.interrupted or not self.trainer.loggers:
+        if self.trainer.interrupted:
             return
         folder = Path(self.trainer.log_dir or ".")  # asks all ranks
-        best = folder / "best.ckpt"
-        ckpt_path = str(best) if best.is_file() else None
-        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=ckpt_path, verbose=False)
-        if self.trainer.is_global_zero:
-            print(f"Outputs: {os.path.relpath(folder)}")
+        dry = getattr(self.trainer, "fast_dev_run", False)
+        names = () if dry or self._folder() is None else (checkpoints.BEST, checkpoints.LAST)
+        tested = next((str(folder / name) for name in names if (folder / name).is_file()), None)
+        self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=tested, verbose=False)
+        if self.trainer.is_global_zero and not dry:
+            show(f"Outputs: {os.path.relpath(folder)}")
 
 
 def run(args: Sequence[str] | None = None) -> None:
@@ -345,19 +306,6 @@ def run(args: Sequence[str] | None = None) -> None:
     callbacks: dict[str, type[Callback]] = {"checkpointing": checkpoints.Checkpointing, **default_callbacks()}
     trainer_defaults = load_config(BASE)["trainer"]
     HadrlCLI(HADRL, TransitionDataModule, callbacks, trainer_defaults, args)
-
-
-def _given(words: Sequence[str]) -> tuple[list[str], str | None, str | None]:
-    """The settings files, the checkpoint and the root directory that a command line names."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("-c", "--config", action="append", default=[])
-    parser.add_argument("--ckpt_path")
-    parser.add_argument("--trainer.default_root_dir", dest="root_dir")
-    try:
-        known, _ = parser.parse_known_args(list(words))
-    except argparse.ArgumentError:
-        return [], None, None  # the real parser says what is wrong
-    return known.config, known.ckpt_path, known.root_dir
 
 
 def _without_checkpoint(config: Namespace) -> Namespace:

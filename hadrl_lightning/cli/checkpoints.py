@@ -120,8 +120,8 @@ def check_settings(path: Path, checkpoint: Mapping[str, Any], settings: Mapping[
     """Raise HadrlError if the checkpoint was trained on another scenario or physics than `settings` (of the model)."""
     saved = checkpoint.get("hyper_parameters", {})
     for key in ("scenario", "physics"):
-        if key in saved and key in settings and _lists(saved[key]) != _lists(settings[key]):
-            difference = _first_difference(key, _lists(saved[key]), _lists(settings[key]))
+        if key in saved and key in settings and plain(saved[key]) != plain(settings[key]):
+            difference = _first_difference(key, plain(saved[key]), plain(settings[key]))
             raise HadrlError(f"ckpt_path must be a checkpoint of the same {key}, got {path}: {difference}")
 
 
@@ -177,16 +177,23 @@ class Checkpointing(ModelCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """What is best so far."""
-        return {"best_score": self.best_score, "best_model_path": self.best_model_path}
+        return {"best_score": self.best_score}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self.best_score = state_dict["best_score"]
-        self.best_model_path = state_dict["best_model_path"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write where the loggers write."""
+        """Write into the folder of the run."""
         self.dirpath = trainer.log_dir  # the same on all ranks
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Go on with the best one of the folder; without it, as in a folder that is new, the next one is best."""
+        best = Path(self.dirpath or ".") / BEST
+        if trainer.strategy.broadcast(best.is_file()):
+            self.best_model_path = str(best)
+        else:
+            self.best_score = None
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -263,11 +270,11 @@ class Checkpointing(ModelCheckpoint):
         self._saved_batches = trainer.fit_loop.total_batch_idx
 
 
-def _lists(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same plain value with lists for tuples: YAML and checkpoints differ in that."""
     if isinstance(value, Mapping):
-        return {key: _lists(item) for key, item in value.items()}
-    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _first_difference(key: str, saved: Any, wanted: Any) -> str:

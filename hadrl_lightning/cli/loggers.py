@@ -1,21 +1,22 @@
-"""Loggers that share one folder and continue in it when a run is resumed."""
+"""Loggers that write into the folder of a run and continue in it when the run is resumed."""
 
 import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 from ..files import replacing, writing
+from .runs import METRICS_FILE, RunFolder
 
 Row = dict[str, Any]
 
 
 class Rows(NamedTuple):
-    """What a resumed run keeps of the file that is there."""
+    """What a resumed run keeps of the rows that are there."""
 
     number: int = 0
     """Rows that were written when the checkpoint was saved."""
@@ -26,6 +27,20 @@ class Rows(NamedTuple):
 
 class EventsLogger(TensorBoardLogger):
     """TensorBoard events without the hparams.yaml beside them: config.yaml has it all."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(save_dir=folder.path.parent, name="", default_hp_metric=False)
+        self.folder = folder
+
+    @property
+    def log_dir(self) -> str:
+        """The folder of the run."""
+        return str(self.folder.path)
+
+    @property
+    def version(self) -> str:
+        """Name of the folder."""
+        return self.folder.path.name
 
     @rank_zero_only
     def save(self) -> None:
@@ -38,36 +53,52 @@ class EventsLogger(TensorBoardLogger):
             self.experiment.flush()
 
 
-class MetricsLogger(CSVLogger):
-    """One CSV file of metrics that survives an interruption.
+class MetricsLogger(Logger):
+    """metrics.csv: one row a step that is logged, on disk as soon as it is there, so that it survives an interruption.
 
-    Every row is on disk as soon as it is logged. Of a file that is there the first rows are kept, so that a run which
-    is resumed ends with the file of a run which was never interrupted.
+    Of the file of the run that is resumed the first rows are kept, so that it ends with the file of a run that was
+    never interrupted.
 
     Args:
-        folder: Where the file lies, all of its own logger's folder.
-        file_name: Name of the file.
-        kept: What stays of a file that is there.
+        folder: where the file lies.
+        kept: what is kept of an earlier file.
+        earlier: that file, in this folder or that of the run which goes on here.
     """
 
-    def __init__(self, folder: Path, file_name: str, kept: Rows = Rows()) -> None:  # noqa: B008 (immutable)
-        """See the class."""
-        super().__init__(save_dir=folder.parent, name="", version=folder.name)
-        self.file_name = file_name
+    def __init__(self, folder: RunFolder, kept: Rows = Rows(), earlier: Path | None = None) -> None:  # noqa: B008 (immutable)
+        super().__init__()
+        self.folder = folder
         self.kept = kept
+        self.earlier = earlier
         self.current_epoch: Callable[[], int] | None = None
+        self._columns: list[str] | None = None
+        self._num_rows = 0
+
+    @property
+    def name(self) -> str:
+        """Of the logger."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Name of the folder."""
+        return self.folder.path.name
+
+    @property
+    def save_dir(self) -> str:
+        """Where the folders of the runs lie."""
+        return str(self.folder.path.parent)
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder.path / METRICS_FILE
 
     @property
     def num_rows(self) -> int:
-        """Rows in the file so far, those of before an interruption included."""
-        return self._experiment.num_rows if isinstance(self._experiment, _MetricsWriter) else 0
-
-    @property
-    def experiment(self) -> Any:
-        """The writer of the file; a dummy on ranks other than 0."""
-        if self._experiment is None and getattr(rank_zero_only, "rank", 0) == 0:
-            self._experiment = _MetricsWriter(Path(self.log_dir), self.file_name, self.kept)
-        return self._experiment if self._experiment is not None else super().experiment
+        """Rows in the file so far, those of before an interruption included; 0 on ranks other than 0."""
+        self._begin()
+        return self._num_rows
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
@@ -76,66 +107,55 @@ class MetricsLogger(CSVLogger):
         Raises:
             OutputError: the disk is full.
         """
+        row = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
         if self.current_epoch is not None:
-            metrics = {"epoch": self.current_epoch(), **metrics}
-        super().log_metrics(metrics, step)
-        self.save()
+            row = {"epoch": self.current_epoch(), **row}
+        if "epoch" in row:
+            row["epoch"] = int(row["epoch"])
+        row["step"] = self.num_rows if step is None else step
+        self._append(row)
 
     @rank_zero_only
-    def log_hyperparams(self, params: Any = None) -> None:
+    def log_hyperparams(self, params: Any = None, *args: Any, **kwargs: Any) -> None:
         """Do nothing: config.yaml has them all."""
 
-
-class _MetricsWriter(ExperimentWriter):
-    """Writes rows; begins with what is kept of an existing file."""
-
-    def __init__(self, folder: Path, file_name: str, kept: Rows) -> None:
-        self.NAME_METRICS_FILE = file_name
-        self._kept = kept
-        self.num_rows = 0
-        with writing(folder / file_name):
-            super().__init__(str(folder))
-
-    def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
-        super().log_metrics(metrics_dict, step)
-        self.num_rows += 1
-
-    def save(self) -> None:
-        """Append the rows that were logged since the last time."""
-        with writing(self.metrics_file_path):
-            super().save()
-
-    def _check_log_dir_exists(self) -> None:
-        """Called by the base class before its first row: there it deletes the file."""
-        path = Path(self.metrics_file_path)
-        if not path.is_file():
+    @rank_zero_only
+    def _begin(self) -> None:
+        """Take over what is kept, once."""
+        if self._columns is not None:
             return
-        rows = _read(path)[: self._kept.number]
-        if self._kept.pending is not None and len(rows) == self._kept.number:
-            rows.append(self._kept.pending)
-        self.num_rows = len(rows)
-        self.metrics_keys = sorted(
-            {key for row in rows for key, cell in row.items() if key and cell not in ("", None)}
-        )
-        if rows:
-            self._replace(rows)
-        else:
-            path.unlink()
+        rows = _read(self.earlier) if self.earlier is not None else []
+        kept = rows[: self.kept.number]
+        if self.kept.pending is not None and len(kept) == self.kept.number:
+            kept.append(self.kept.pending)
+        self._columns = sorted({key for row in kept for key, cell in row.items() if cell not in ("", None)})
+        self._num_rows = len(kept)
+        if kept:
+            self._replace(kept)
+        elif rows and self.earlier == self.path:
+            self.path.unlink()
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """Called by the base class when a row has new columns: there an interruption would cost the file."""
-        self._replace(_read(Path(self.metrics_file_path)))
+    def _append(self, row: Row) -> None:
+        self._begin()
+        assert self._columns is not None
+        if set(row) <= set(self._columns):
+            with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, fieldnames=self._columns).writerow(row)
+        else:
+            self._columns = sorted({*self._columns, *row})
+            self._replace([*_read(self.path), row])
+        self._num_rows += 1
 
     def _replace(self, rows: list[Row]) -> None:
-        with (
-            replacing(self.metrics_file_path) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys, extrasaction="ignore")
+        """Write the file anew: whatever interrupts it, the whole old file or the whole new one is there."""
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=self._columns or [], extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
 
 
 def _read(path: Path) -> list[Row]:
+    if not path.is_file():
+        return []
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

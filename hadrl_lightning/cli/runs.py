@@ -54,12 +54,38 @@ def reserve_version(folder: Path, version: int) -> int:
             return version
 
 
+class RunFolder:
+    """The folder that a command writes into.
+
+    Args:
+        path: where it is. A new one of a training, `…/version_N`, may end as a later number: see `reserve`.
+        is_new: whether it is one of a training that begins, or goes on, in a folder of its own.
+    """
+
+    def __init__(self, path: Path, is_new: bool = False) -> None:
+        self.path = path
+        self.is_new = is_new
+
+    def reserve(self) -> None:
+        """Create it, if it is new; with the next free number if another run has taken this one by now."""
+        number = version_of(self.path)
+        if self.is_new and number is not None:
+            number = reserve_version(self.path.parent, number)
+            self.path = self.path.with_name(f"version_{number}")
+
+
 def settings_of(checkpoint: Path) -> str | None:
     """The settings that a checkpoint was trained with: the file in its run's folder, or the name of a shipped one."""
     if is_shipped(checkpoint):
         return f"{checkpoint.stem}.yaml"
     saved = checkpoint.parent / CONFIG_FILE
     return str(saved) if saved.is_file() else None
+
+
+def is_in_run(checkpoint: Path) -> bool:
+    """Whether the checkpoint lies in the folder of a run, `…/version_N` with its settings."""
+    folder = checkpoint.absolute().parent
+    return version_of(folder) is not None and (folder / CONFIG_FILE).is_file()
 
 
 def results_folder(checkpoint: Path | None, run_folder: Path) -> Path:
@@ -69,20 +95,21 @@ def results_folder(checkpoint: Path | None, run_folder: Path) -> Path:
     return run_folder / "shipped" if is_shipped(checkpoint) else checkpoint.absolute().parent
 
 
-def find_checkpoint(ckpt_path: str, root: Path, name: str | None) -> Path:
+def find_checkpoint(ckpt_path: str, root: Path, name: str | None, what: str = "ckpt_path") -> Path:
     """The checkpoint file that `ckpt_path` stands for.
 
     Args:
         ckpt_path: A path, or `last` or `best`: that of the newest run that has one; or the name of a shipped agent.
         root: The folder `checkpoints`.
         name: Which runs `last` and `best` look at; all of them if None.
+        what: What the error calls it.
 
     Raises:
         HadrlError: there is no such file.
     """
     if ckpt_path not in ("last", "best"):
         try:
-            return find_agent(ckpt_path)
+            return find_agent(ckpt_path, what)
         except HadrlError as error:
             raise HadrlError(f"{error}; last and best stand for those of the newest run") from error
     folders = [root / name] if name is not None else sorted(root.iterdir()) if root.is_dir() else []
@@ -94,7 +121,7 @@ def find_checkpoint(ckpt_path: str, root: Path, name: str | None) -> Path:
     ]
     if not found:
         where = root / (name or "*") / "version_*" / f"{ckpt_path}.ckpt"
-        raise HadrlError(f"ckpt_path {ckpt_path} needs an earlier run of the same configs, found no {where}")
+        raise HadrlError(f"{what} {ckpt_path} needs an earlier run of the same configs, found no {where}")
     if name is None:  # runs of several names: their numbers can't be compared
         return max(found, key=lambda entry: entry[1].stat().st_mtime_ns)[1]
     return max(found)[1]

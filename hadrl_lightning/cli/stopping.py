@@ -155,9 +155,9 @@ def resuming(words: Sequence[str], folder: Path | None) -> str:
     kept, rest = [], list(words)
     while rest:
         word = rest.pop(0)
-        if word == "--ckpt_path" and rest:
+        if word in ("--ckpt_path", "--weights") and rest:
             rest.pop(0)
-        elif not word.startswith("--ckpt_path="):
+        elif not word.startswith(("--ckpt_path=", "--weights=")):
             kept.append(word)
     shown = os.path.relpath(checkpoint)
     return f"resume with: {shlex.join(['hadrl', *kept, '--ckpt_path', shown])}"

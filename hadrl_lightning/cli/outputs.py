@@ -1,0 +1,102 @@
+"""What a command leaves behind, whichever loggers it has: a folder with settings, checkpoints and results."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from ..files import replacing
+from .loggers import MetricsLogger, Rows
+from .loops import row_to_come
+from .runs import RunFolder
+
+__all__ = ["ResultTable", "RunTrainer", "SaveRun", "result_name"]
+
+
+class RunTrainer(Trainer):
+    """A Trainer whose `log_dir` is the folder of the run, not that of its first logger."""
+
+    folder: RunFolder | None = None
+    """Where the command at hand writes; None where it writes nothing, or as Lightning does."""
+
+    @property
+    def log_dir(self) -> str | None:
+        """The folder, that of rank 0; all ranks have to ask."""
+        if self.folder is None:
+            return super().log_dir
+        return str(self.strategy.broadcast(str(self.folder.path)))
+
+
+class SaveRun(SaveConfigCallback):
+    """Saves the settings of a training as config.yaml in its folder, and in every checkpoint the rows logged so far."""
+
+    metrics: MetricsLogger | None = None
+    """Its metrics.csv, if it has one."""
+
+    is_new: bool = True
+    """Whether the folder is a new one; what an earlier training saved stays as it is."""
+
+    @property
+    def state_key(self) -> str:
+        """Key of this callback's state in a checkpoint."""
+        return "SaveRun"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Save config.yaml; other commands than fit leave that of the training alone."""
+        if stage == "fit" and self.is_new:
+            super().setup(trainer, pl_module, stage)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store how many rows metrics.csv has, and the one that comes next."""
+        if self.metrics is not None:
+            rows = Rows(self.metrics.num_rows, row_to_come(trainer))
+            checkpoint["callbacks"][self.state_key] = rows._asdict()
+
+
+class ResultTable(Callback):
+    """Writes what `validate` and `test` found as a CSV file of one row into the folder of the run."""
+
+    def __init__(self) -> None:
+        self._before: set[str] = set()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what was logged before."""
+        self._before = set(trainer.callback_metrics)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what was logged before."""
+        self._before = set(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write validate-best.csv, … if this is no validation of a training."""
+        if trainer.state.fn == "validate":
+            self._write(trainer, "validate", "val/")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write test-best.csv, …"""
+        self._write(trainer, "test", "test/")
+
+    def _write(self, trainer: Trainer, command: str, prefix: str) -> None:
+        folder = trainer.folder if isinstance(trainer, RunTrainer) else None
+        if folder is None or not trainer.is_global_zero:
+            return
+        found = {
+            name: value.item()
+            for name, value in sorted(trainer.callback_metrics.items())
+            if name.startswith(prefix) or name in ("epoch", "step") or name not in self._before
+        }
+        row = {name: int(found.pop(name)) for name in ("epoch", "step") if name in found} | found
+        file = folder.path / result_name(command, trainer.ckpt_path)
+        with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as table:
+            writer = csv.DictWriter(table, fieldnames=list(row))
+            writer.writeheader()
+            writer.writerow(row)
+
+
+def result_name(command: str, checkpoint: str | Path | None) -> str:
+    """Name of the file of results of a checkpoint: test-best.csv; test.csv of weights that are in none."""
+    return f"{command}-{Path(checkpoint).stem}.csv" if checkpoint else f"{command}.csv"

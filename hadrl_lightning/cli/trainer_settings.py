@@ -1,0 +1,48 @@
+"""What of ours a Trainer gets, beside what its settings ask for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+
+from .loggers import EventsLogger, MetricsLogger
+from .resuming import Start
+
+
+def unwanted_callbacks(settings: Namespace, classes: Mapping[str, type[Callback]]) -> list[str]:
+    """Keys of our callbacks to leave out: a Trainer wants no progress bar or checkpoints, or has another bar.
+
+    Args:
+        settings: of the Trainer, with what they name built.
+        classes: ours, by key.
+    """
+    unwanted: list[type[Callback]] = []
+    bars = [one for one in _list(settings.get("callbacks")) if isinstance(one, ProgressBar)]
+    if bars or settings.get("enable_progress_bar") is False:
+        unwanted.append(ProgressBar)
+    if settings.get("enable_checkpointing") is False:
+        unwanted.append(ModelCheckpoint)
+    return [key for key, one in classes.items() if issubclass(one, tuple(unwanted))]
+
+
+def make_loggers(given: Any, command: str, start: Start) -> Any:
+    """The loggers of a command: those given; for fit beside TensorBoard events, where none are given, and metrics.csv.
+
+    Args:
+        given: the Trainer's setting `logger`; False for none at all.
+        command: name of the command. Those other than fit leave their results in a file of their own.
+        start: tells where to write.
+    """
+    if given is False or command != "fit":
+        return False if given in (None, True) else given
+    metrics = MetricsLogger(start.folder, start.kept, start.earlier_metrics)
+    if given in (None, True):
+        return [EventsLogger(start.folder), metrics]
+    return [*_list(given), metrics]
+
+
+def _list(given: Any) -> list[Any]:
+    if given is None:
+        return []
+    return list(given) if isinstance(given, list | tuple) else [given]
