@@ -75,14 +75,19 @@ def read_agent(path: str | Path, name: str = "ckpt_path") -> dict[str, Any]:
     contents = load_tensors(path, name)
     if not isinstance(contents, dict) or not set(AGENT) <= set(contents):
         raise HadrlError(f"{name} must be a checkpoint saved by hadrl fit, got {path}, which holds no agent")
-    check_agent(contents, path, name)
-    if contents[RECORD]["digests"].get("rest") != digest(_rest(contents)):
-        raise _altered(path, name)
+    check_contents(contents, path, name)
     return contents
 
 
+def check_contents(contents: Mapping[str, Any], path: str | Path, name: str = "ckpt_path") -> None:
+    """Raise a HadrlError unless these are, in the present format, the agent and the training that were written."""
+    check_agent(contents, path, name)
+    if contents[RECORD]["digests"].get("rest") != digest(_rest(contents)):
+        raise _altered(path, name)
+
+
 def check_agent(contents: Mapping[str, Any], path: str | Path, name: str = "ckpt_path") -> None:
-    """Raise a HadrlError unless the contents hold the agent that was written, in the present format."""
+    """Raise a HadrlError unless the contents hold, in the present format, the agent that was written."""
     _check_record(contents, path, name)
     if contents[RECORD]["digests"].get("agent") != digest(_agent(contents)):
         raise _altered(path, name)
@@ -103,9 +108,9 @@ def _check_record(contents: Mapping[str, Any], path: str | Path, name: str) -> N
     number = record.get("format") if isinstance(record, Mapping) else None
     fields = {"version": str, "made": str, "data": dict, "training": dict, "scores": dict, "digests": dict}
     if isinstance(number, int) and number != FORMAT:
-        age = "newer" if number > FORMAT else "older"
+        age = "a newer" if number > FORMAT else "an older"
         raise HadrlError(
-            f"{name} must be made by hadrl-lightning {__version__}, got {path} of a {age} version, "
+            f"{name} must be made by hadrl-lightning {__version__}, got {path} of {age} version, "
             f"{str(record.get('version'))[:40]}"
         )
     if number is None or not all(isinstance(record.get(key), kind) for key, kind in fields.items()):

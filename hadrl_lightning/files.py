@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -81,6 +82,8 @@ def load_tensors(path: str | Path, name: str = "ckpt_path") -> Any:
     import torch  # not needed by those who only write
 
     try:
+        if not zipfile.is_zipfile(path):  # torch would try older formats and find instructions in the damage
+            raise ValueError("it is cut off, or no file of torch.save")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a flipped bit can make a reader raise anything
         code = re.search(r"Unsupported (?:global: GLOBAL|class|operand) (\S+)", str(error))

@@ -1,22 +1,36 @@
 """The trained agents that ship with the package: what their README says of them, and using them by name."""
 
 import hashlib
+import random
 import re
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import Logger
 
-from hadrl_lightning.agent_files import find_agent, shipped_agents
-from hadrl_lightning.agents import HADRL
+from hadrl_lightning import __version__
+from hadrl_lightning.agent_files import RECORD, find_agent, read_agent, recorded, shipped_agents
+from hadrl_lightning.agents import HADRL, WorldModelSettings
 from hadrl_lightning.benchmark import PlanSettings, compute, label_of, make_plan
+from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
 from hadrl_lightning.cli import main
-from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.data import TransitionDataModule
+from hadrl_lightning.errors import HadrlError, HadrlWarning
+from hadrl_lightning.process import quiet_trainer
+from hadrl_lightning.scenario import GIB, Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, episode_scores
+from tests.published import published_planner
 
 SCENARIOS = ["es2", "es3", "es4", "es5"]
+WEIGHT = "world_model.resources.demand.weight"
 SMALL = ["--data.test_episodes", "1", "--evaluation.references", "false"]
 
 
@@ -133,3 +147,252 @@ def test_a_subclass_stays_one_in_another_scenario() -> None:
     other = agent.for_scenario(replace(agent.scenario, num_users=3))
     assert type(other) is Subclass
     assert other.scenario.num_users == 3
+
+
+# --- what a file must be
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of es2.ckpt with other contents, and digests of those."""
+    contents = torch.load(find_agent("es2.ckpt"), weights_only=True)
+    change(contents)
+    record = contents.pop(RECORD, None)
+    if record is not None and "state_dict" in contents:
+        made = recorded(contents, record["data"], record["training"], record["scores"])
+        contents = {**made, RECORD: {**made[RECORD], "format": record["format"]}}
+    torch.save(contents, path)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(HadrlError) as caught:
+        HADRL.from_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda one: one["hadrl"].update(format=99), "of a newer version"),
+        (lambda one: one["hadrl"].update(format=0), "of an older version"),
+        (lambda one: one.pop("hadrl"), "of an older version"),
+        (lambda one: one.pop("state_dict"), "which holds no agent"),
+        (lambda one: one["state_dict"].pop("seen.least"), "Missing key"),
+        (lambda one: one["state_dict"].update(more=torch.ones(1)), "Unexpected key"),
+        (lambda one: one["state_dict"].update({"seen.least": torch.ones(3)}), "size mismatch"),
+        (lambda one: one["hyper_parameters"].pop("physics") and one["hyper_parameters"].update(a=1), "'a'"),
+        (lambda one: one["hyper_parameters"]["planner"].update(telepathy=True), "telepathy"),
+        (lambda one: one["hyper_parameters"]["planner"].update(n_candidates=0), "n_candidates must be"),
+        (lambda one: one.update(hyper_parameters=3), "settings"),
+        (lambda one: one["state_dict"][WEIGHT].view(-1)[0].fill_(nan), "finite weights"),
+        (lambda one: one["state_dict"][WEIGHT].view(-1)[0].fill_(inf), "finite weights"),
+    ],
+)
+def test_a_file_of_another_version_or_with_other_keys_is_refused_in_one_line(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], line: str
+) -> None:
+    assert line in refusal(rewritten(tmp_path / "mine.ckpt", change))
+
+
+def test_no_flipped_bit_loads_other_weights(tmp_path: Path) -> None:
+    whole = find_agent("es2.ckpt").read_bytes()
+    expected = HADRL.from_checkpoint("es2.ckpt").state_dict()
+    draw, path, refused = random.Random(4), tmp_path / "mine.ckpt", 0
+    for _ in range(60):
+        broken, bit = bytearray(whole), draw.randrange(8 * len(whole))
+        broken[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(broken)
+        try:
+            found = read_agent(path)["state_dict"]
+        except HadrlError as error:
+            refused += "\n" not in str(error)
+        else:  # a bit that means nothing
+            assert found.keys() == expected.keys()
+            assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert refused >= 45  # each in one line
+
+
+def test_a_truncated_file_is_refused_in_one_line(tmp_path: Path) -> None:
+    whole = find_agent("es2.ckpt").read_bytes()
+    for length in (0, 1, 100, len(whole) // 2, len(whole) - 1000, len(whole) - 1):
+        (tmp_path / "mine.ckpt").write_bytes(whole[:length])
+        assert "must be an undamaged checkpoint" in refusal(tmp_path / "mine.ckpt")
+        assert "()" not in refusal(tmp_path / "mine.ckpt")
+
+
+def test_lightning_loads_the_agent_that_from_checkpoint_makes() -> None:
+    agent, again = HADRL.from_checkpoint("es2.ckpt"), HADRL.load_from_checkpoint("es2.ckpt")
+    assert again.settings == agent.settings
+    assert again.training is agent.training is False
+    for name, value in agent.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    assert again.hparams == agent.settings_dict()
+    assert again.hparams.scenario["num_users"] == 30
+    seven = HADRL.load_from_checkpoint("es2.ckpt", map_location="cpu", seed=7)
+    assert (seven.seed, seven.hparams.seed) == (7, 7)
+    with pytest.raises(HadrlError, match=r"settings of HADRL, got .*'sede'"):
+        HADRL.load_from_checkpoint("es2.ckpt", sede=7)
+
+
+class Kept(Logger):
+    """Keeps the hyper-parameters that it gets."""
+
+    name, version = "kept", 0
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self.params = params
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        pass
+
+
+def trained_for_a_slot(agent: HADRL, logger: Logger | bool = False, **more: Any) -> Trainer:
+    data = TransitionDataModule(agent.scenario, num_envs=1, passes_per_epoch=1, caching_updates_per_epoch=1)
+    planning = CEMPlanning(seed_decisions=1, decisions_per_epoch=1)
+    trainer = quiet_trainer(
+        max_epochs=1, accelerator="cpu", logger=logger, callbacks=[planning, FiniteNumbers()]
+    )
+    trainer.fit(agent, datamodule=data, **more)
+    return trainer
+
+
+TINY = Scenario(num_users=3, decisions_per_episode=1, slots_per_decision=1)
+
+
+def test_a_checkpoint_of_a_trainer_says_what_it_was_made_by_and_is_checked(tmp_path: Path) -> None:
+    logger = Kept()
+    agent = HADRL(TINY)
+    trainer = trained_for_a_slot(agent, logger)
+    assert logger.params["scenario"]["num_users"] == 3
+    path = tmp_path / "mine.ckpt"
+    trainer.save_checkpoint(path)
+    contents = read_agent(path)
+    record = contents[RECORD]
+    assert record["version"] == __version__
+    assert record["training"] == {"epochs": 1, "slots": 1}
+    assert record["data"]["num_envs"] == 1
+    again = HADRL.from_checkpoint(path)
+    assert again.origin == record
+    assert again.seen.ranges()["num_users"] == (3.0, 3.0)
+    contents["optimizer_states"][0]["param_groups"][0]["lr"] += 1e-9  # a bit of the training alone
+    torch.save(contents, path)
+    with pytest.raises(HadrlError, match="digest"):
+        read_agent(path)
+    contents["state_dict"]["seen.least"][0] += 1
+    torch.save(contents, path)
+    with pytest.raises(HadrlError, match="digest"):
+        trained_for_a_slot(HADRL(TINY), ckpt_path=path)
+
+
+def test_what_an_agent_has_learnt_can_be_trained_on_from_in_another_scenario(tmp_path: Path) -> None:
+    first = HADRL.from_checkpoint("es2.ckpt")
+    agent = HADRL(replace(TINY, num_services=4, popularity="zipf", num_servers=3))
+    agent.load_weights("es2.ckpt")
+    own, theirs = agent.state_dict(), first.state_dict()
+    for name in ("world_model.resources.demand.weight", "world_model.server_normaliser.running_mean"):
+        assert torch.equal(own[name], theirs[name])
+    assert own["world_model.best_reward"] == -inf
+    assert own["ddpg.num_updates"] == 0
+    assert own["ddpg.critic.usual_demand"].tolist() == [0.25] * 4
+    trained_for_a_slot(agent)
+    assert agent.seen.ranges()["num_users"] == (3.0, 30.0)
+    flat = HADRL(TINY, slow_level="flat")
+    with pytest.raises(HadrlError, match=r"weights must fit the models of these settings, got .*es2\.ckpt: "):
+        flat.load_weights("es2.ckpt")
+    with pytest.raises(HadrlError, match="weights must be an existing file or one of the shipped agents"):
+        agent.load_weights("nowhere.ckpt")
+
+
+# --- where an agent was never trained
+
+
+def outside(agent: HADRL, **changes: Any) -> list[str]:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        scenario = replace(agent.scenario, decisions_per_episode=1, slots_per_decision=1, **changes)
+        agent.for_scenario(scenario).play(EdgeNetwork(scenario))
+    return [str(one.message) for one in told if one.category is HadrlWarning]
+
+
+def test_an_agent_says_once_where_it_was_never_trained() -> None:
+    agent = HADRL.from_checkpoint("es3.ckpt")
+    assert outside(agent) == []
+    assert outside(agent, compute_hz=(20e9, 20e9, 0.2e9), bandwidth_hz=2e8) == [
+        "the agent acts where it was not trained: compute_hz is 0.2 to 20 GHz here, only 20 GHz in training"
+    ]
+    (tight,) = outside(agent, cache_bytes=40 * GIB)
+    assert "usable cache of a server is 32 GiB here, only 160 GiB in training" in tight
+    assert "usable cache / storage of all services is 0.2979 here, only 1 in training" in tight
+    (many,) = outside(agent, num_users=60, input_step_bytes=1e6, noise_dbm=-90.0, cloud_delay_s=2.0)
+    assert many.count("in training") == 4
+    assert many.endswith("; and 1 more")
+    assert "\n" not in many
+
+
+def test_an_agent_says_where_an_observation_is_none_that_it_was_trained_on() -> None:
+    agent = HADRL.from_checkpoint("es3.ckpt")
+    slow = EdgeNetwork(replace(agent.scenario, compute_hz=1e9, slots_per_decision=2))
+    caching, offloading = agent.policies()  # for a network of the scenario it was trained in
+    slow.begin_frame(caching(slow))
+    with pytest.warns(HadrlWarning, match="compute_hz is 1 GHz here, only 20 GHz in training"):
+        slow.step(offloading(slow))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        slow.step(offloading(slow))
+
+
+def test_an_untrained_agent_has_seen_nothing_to_be_outside_of() -> None:
+    assert outside(HADRL(TINY), num_users=9) == []
+
+
+# --- on the command line
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_a_checkpoint_alone_is_judged_in_its_own_scenario(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str], physics: Physics
+) -> None:
+    own = replace(TINY, num_servers=3, offload_thresholds=(-0.5, 0.25), compute_hz=20e9)
+    level = "set" if physics == "strict" else "flat"
+    planner = replace(HADRL().settings["planner"], n_candidates=8, share_steps=0, target_sweeps=0)
+    if physics == "published":
+        planner = published_planner(plan_horizon=1, n_candidates=8, top_candidates=2, optimisation_iters=1)
+    small = WorldModelSettings(ensemble_size=2, hidden_size=8)
+    agent = HADRL(own, physics, level, level, world_model=small, planner=planner)  # type: ignore[arg-type]
+    agent.save_weights("moved.ckpt")
+    assert main(["test", "--ckpt_path", "moved.ckpt", *SMALL]) == 0
+    out, err = capsys.readouterr()
+    assert "hit ratio" in out
+    assert err == ""
+    with pytest.raises(SystemExit):
+        main(["test", "--ckpt_path", "moved.ckpt", "--data.scenario.num_users", "4", "--print_config"])
+    settings = yaml.safe_load(capsys.readouterr().out)
+    assert settings["data"]["physics"] == physics
+    assert settings["data"]["scenario"]["offload_thresholds"] == [-0.5, 0.25]
+    assert settings["data"]["scenario"]["num_users"] == 4
+    assert settings["model"]["planner"]["n_candidates"] == 8
+
+
+def test_inspect_shows_what_a_file_was_made_by_on_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "es5.ckpt"]) == 0
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    record = read_agent(find_agent("es5.ckpt"))[RECORD]
+    for text in (record["version"], record["made"], record["digests"]["agent"], "es5.yaml", "num_users 40"):
+        assert text in out
+    assert "test/latency" in out
+    assert "test_episodes 100" in out
+    assert "  compute_hz                               20 GHz\n" in out
+
+
+def test_inspect_refuses_what_is_no_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.ckpt").write_bytes(b"x" * 1000)
+    for words in (["inspect"], ["inspect", str(tmp_path / "broken.ckpt")], ["inspect", "es9.ckpt"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"hadrl-lightning {__version__}\n"

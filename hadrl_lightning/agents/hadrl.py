@@ -14,6 +14,7 @@ from ..data import OffloadingTransitions, TrainingBatch
 from ..errors import HadrlWarning
 from ..parallel import ALONE, DataShare, Share, summed, this_rank
 from ..planning import CEMPlanner, Plan, PlannerSettings, plan_on_ranks
+from ..ranges import Ranges, ranges_of
 from ..scenario import Physics, Scenario
 from ..simulator import (
     Allocation,
@@ -28,7 +29,7 @@ from ..simulator import (
     run_episode,
 )
 from .ddpg import DDPG, DDPGSettings
-from .seen import Ranges, SeenRanges, ranges_of, ranges_of_observation
+from .seen import SeenRanges, ranges_of_observation
 from .set_ddpg import SetDDPG, SetDDPGSettings
 from .set_world_model import SetWorldModel, SetWorldModelSettings
 from .stored import StoredAgent

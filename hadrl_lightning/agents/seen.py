@@ -1,9 +1,5 @@
 """What an agent has seen in training: the range of every number, and which numbers of a use lie outside."""
 
-from collections.abc import Iterable
-from math import dist, sqrt
-from typing import NamedTuple
-
 import torch
 import torch.distributed
 from jaxtyping import Float
@@ -11,75 +7,13 @@ from torch import Tensor
 
 from ..nn.set_encoder import read_observation
 from ..parallel import MergedOverRanks
-from ..scenario import BITS_PER_BYTE, GIB, MIB, Physics, Scenario
+from ..ranges import NUMBERS, Ranges, shown
+from ..scenario import Physics, Scenario
 
 TOLERANCE = 1e-6
 """Relative: observations are in single precision."""
 MOST_NAMED = 4
 """Numbers that a warning names."""
-
-
-class Unit(NamedTuple):
-    """How a number is shown."""
-
-    name: str = ""
-    size: float = 1.0
-
-
-NUMBERS: dict[str, Unit] = {
-    "num_servers": Unit(),
-    "num_users": Unit(),
-    "num_services": Unit(),
-    "compute_hz": Unit("GHz", 1e9),
-    "bandwidth_hz": Unit("MHz", 1e6),
-    "usable cache of a server": Unit("GiB", BITS_PER_BYTE * GIB),
-    "usable cache / storage of all services": Unit(),
-    "storage of a service": Unit("GiB", BITS_PER_BYTE * GIB),
-    "input of a task": Unit("Mbit", 1e6),
-    "cycles of a task": Unit("G", 1e9),
-    "distance to the home server": Unit("m"),
-    "cloud_rate_bit_per_s": Unit("Mbit/s", 1e6),
-    "cloud_compute_hz": Unit("GHz", 1e9),
-    "cloud_delay_s": Unit("s"),
-    "backhaul_bytes_per_s": Unit("MiB/s", MIB),
-    "transmit_power_dbm": Unit("dBm"),
-    "noise_dbm": Unit("dBm"),
-    "path_loss_constant_db": Unit("dB"),
-    "path_loss_slope_db": Unit("dB"),
-    "min_distance_m": Unit("m"),
-    "share_floor": Unit(),
-}
-"""Every number that is compared, in SI units and bit: what a slot's latencies depend on, but for the requests' law."""
-
-Ranges = dict[str, tuple[float, float]]
-"""Least and largest value of some numbers, by name."""
-
-
-def ranges_of(scenario: Scenario, physics: Physics = "strict") -> Ranges:
-    """What a network of this scenario can bring."""
-    storage = sum(scenario.storage_bits)
-    caches = scenario.usable_cache_bits
-    values: dict[str, Iterable[float]] = {
-        "compute_hz": scenario.compute_per_server_hz,
-        "bandwidth_hz": scenario.bandwidth_per_server_hz,
-        "usable cache of a server": caches,
-        "usable cache / storage of all services": [min(1.0, bits / storage) for bits in caches],
-        "storage of a service": scenario.storage_bits,
-        "input of a task": scenario.input_bits,
-        "cycles of a task": scenario.cycles,
-        "distance to the home server": _home_distances_m(scenario, physics),
-    }
-    constants = {name: [float(getattr(scenario, name))] for name in NUMBERS if name not in values}
-    return {name: (min(found), max(found)) for name, found in {**constants, **values}.items()}
-
-
-def _home_distances_m(scenario: Scenario, physics: Physics) -> list[float]:
-    homes = [scenario.servers_m[home] for home in scenario.homes(physics)]
-    if scenario.user_positions_m is not None:
-        return [dist(user, home) for user, home in zip(scenario.user_positions_m, homes)]
-    reach = scenario.cell_radius_m * sqrt(2)
-    apart = [dist(scenario.servers_m[cell], home) for cell, home in zip(scenario.cells, homes)]
-    return [max(0.0, away - reach) for away in apart] + [away + reach for away in apart]
 
 
 def ranges_of_observation(
@@ -132,14 +66,6 @@ class SeenRanges(MergedOverRanks):
         ]
         more = f"; and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
         return "; ".join(found[:MOST_NAMED]) + more
-
-
-def shown(name: str, ends: tuple[float, float], only: str = "") -> str:
-    """A range in the unit of its number, such as `0.6 to 60 GHz`; `only` goes before a single value."""
-    unit = NUMBERS[name]
-    least, most = (f"{value / unit.size:.4g}" for value in ends)
-    text = f"{least} to {most}" if least != most else f"{only}{least}"
-    return f"{text} {unit.name}".rstrip()
 
 
 def _within(ends: tuple[float, float], seen: tuple[float, float]) -> bool:

@@ -53,7 +53,12 @@ class StoredAgent(LightningModule):
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """An untrained agent with the settings of `settings_dict`."""
+        """An untrained agent with the settings of `settings_dict`.
+
+        Raises:
+            TypeError: there is no setting of a name.
+            ValueError: a value is not allowed.
+        """
         return cls(**cls._arguments(settings))
 
     @classmethod
@@ -113,10 +118,9 @@ class StoredAgent(LightningModule):
         contents = read_agent(path)
         try:
             agent = cls(**{**cls._arguments(contents["hyper_parameters"]), **settings})
-        except (TypeError, AttributeError) as error:
-            raise HadrlError(
-                f"ckpt_path must hold the settings of {cls.__name__}, got {path}: {error}"
-            ) from error
+        except (TypeError, ValueError) as error:
+            problem = f"ckpt_path must hold the settings of {cls.__name__}, got {path}"
+            raise HadrlError(f"{problem}: {error}") from error
         agent.take(
             contents["state_dict"], f"ckpt_path must be a checkpoint of this agent, got {path}", strict
         )
@@ -170,7 +174,10 @@ class StoredAgent(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the settings as plain values, and what the file was made by."""
         checkpoint["hyper_parameters"] = self.settings_dict()
-        checkpoint[RECORD] = recorded(checkpoint, **self._record())[RECORD]
+        record = self._record()
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        record["training"] = {**record["training"], "epochs": epochs}
+        checkpoint[RECORD] = recorded(checkpoint, **record)[RECORD]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse what is not what was written.
@@ -188,7 +195,8 @@ class StoredAgent(LightningModule):
         if trainer is not None:
             data: Any = getattr(trainer, "datamodule", None)
             known["data"] = getattr(data, "settings", {})
-            known["training"] = {"epochs": trainer.current_epoch, "slots": getattr(data, "slots", 0)}
+            slots = getattr(data, "slots", 0) * getattr(data, "num_collectors", 1)
+            known["training"] = {"epochs": trainer.current_epoch, "slots": slots}
             metrics = trainer.callback_metrics
             known["scores"] = {name: float(metrics[name]) for name in metrics if name.startswith("val/")}
         return known if scores is None else {**known, "scores": dict(scores)}
@@ -204,10 +212,8 @@ class StoredAgent(LightningModule):
     @classmethod
     def _arguments(cls, settings: Any) -> dict[str, Any]:
         """Arguments of the constructor from plain values."""
-        try:
-            return {
-                name: cls.parts[name](**value) if name in cls.parts else value
-                for name, value in settings.items()
-            }
-        except (TypeError, AttributeError) as error:
-            raise HadrlError(f"settings must be those of {cls.__name__}: {error}") from error
+        if not isinstance(settings, Mapping):
+            raise TypeError(f"settings must be a dictionary, got {type(settings).__name__}")
+        return {
+            name: cls.parts[name](**value) if name in cls.parts else value for name, value in settings.items()
+        }

@@ -1,4 +1,4 @@
-"""The command `hadrl`: fit, validate, test, predict, benchmark, plot; settings from YAML files and the command line."""
+"""The command `hadrl` and its subcommands; settings from YAML files and the command line."""
 
 import difflib
 import os
@@ -11,13 +11,14 @@ from ..characters import use_plain_characters
 from ..errors import HadrlError
 from ..files import DISK_ERRORS, unwritable
 from ..messages import tell, warnings_in_one_line
+from ..version import __version__
 from .signals import Stopped, StopSignals
 
 __all__ = ["main"]
 
-COMMANDS = ("fit", "validate", "test", "predict", "benchmark", "plot")
+COMMANDS = ("fit", "validate", "test", "predict", "benchmark", "plot", "inspect")
 
-USAGE = """usage: hadrl [-h] {fit,validate,test,predict,benchmark,plot} ...
+USAGE = """usage: hadrl [-h] [--version] {fit,validate,test,predict,benchmark,plot,inspect} ...
 
 Hierarchical reinforcement learning with active inference for service caching and computation offloading.
 
@@ -28,6 +29,7 @@ commands:
   predict    the decisions themselves, one row a user and slot, to a file: hadrl predict --ckpt_path best
   benchmark  HADRL beside every baseline and the best known, on the same episodes: hadrl benchmark --quick
   plot       the figures of a benchmark, or the learning curves of a run: hadrl plot DIR
+  inspect    what a file of an agent was made by, and what its training saw: hadrl inspect FILE
 
 settings:
   --config NAME      a path, or a shipped file (CONFIGS);
@@ -66,10 +68,17 @@ def _main(words: list[str], args: Sequence[str] | None) -> int:
 
             print(USAGE.replace("CONFIGS", ", ".join(shipped_configs())), end="")
             return 0 if words else 2
+        if words[0] == "--version":
+            print(f"hadrl-lightning {__version__}")
+            return 0
         if words[0] not in COMMANDS and not words[0].startswith("-"):
             nearest = difflib.get_close_matches(words[0], COMMANDS, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise HadrlError(f"command must be one of {', '.join(COMMANDS)}, got {words[0]!r}{hint}")
+        if words[0] == "inspect":
+            from .inspection import run as inspect
+
+            return inspect(words)
         if words[0] in ("benchmark", "plot"):
             with StopSignals(abandonable=True).handled():
                 from .studies import run as run_study

@@ -27,7 +27,7 @@ from . import checkpoints, ranks, runs
 from .loggers import MetricsLogger
 from .mistakes import naming_settings, trainer_mistakes
 from .outputs import ResultTable, RunTrainer, SaveRun
-from .parser import ConfigByName, HadrlParser
+from .parser import ConfigByName, HadrlParser, known_settings
 from .resuming import Start, differences, read_words, told_of_own_settings
 from .signals import StopSignals
 from .stopping import GracefulStop, ending_in_one_line, resuming
@@ -151,6 +151,10 @@ class HadrlCLI(LightningCLI):
             resumes = words.command == "fit" and own is not None and runs.run_name([own]) == words.run_name
             if own is not None and (resumes or not words.configs):
                 parsed = [words.command, "--config", own, *words.others[1:]]
+            if own is None and not words.configs and self._recorded:
+                # a file alone knows what it was made with
+                found = checkpoints.read_checkpoint(self.checkpoint_file, recorded=True)
+                self._set_known_defaults(self.parsers[words.command], checkpoints.settings_in(found))
         self.config = parser.parse_args(parsed)
         command = self.config.subcommand
         refuse_nulls(self.parsers[command], self.config[command])
@@ -158,6 +162,15 @@ class HadrlCLI(LightningCLI):
             named = differences(parser.parse_args(self.command_line)[command], self.config[command])
             if named:
                 self.notices.append(told_of_own_settings(Path(parsed[2]), named))
+
+    @property
+    def _recorded(self) -> bool:
+        """Whether the files of the model hold a record of what they were made by."""
+        return hasattr(self.model_class, "load_weights")
+
+    def _set_known_defaults(self, parser: LightningArgumentParser, settings: dict[str, Any]) -> None:
+        known = set(known_settings(parser))
+        parser.set_defaults({name: value for name, value in settings.items() if name in known})
 
     def _parse_ckpt_path(self) -> None:
         """Find checkpoint and folder of the run. The base class would let the checkpoint's settings win here."""
@@ -193,7 +206,7 @@ class HadrlCLI(LightningCLI):
         if self.checkpoint_file is None:
             return
         self.checkpoint = checkpoints.read_checkpoint(
-            self.checkpoint_file, to_resume=self.subcommand == "fit"
+            self.checkpoint_file, to_resume=self.subcommand == "fit", recorded=self._recorded
         )
         wanted = {name: self.settings["data"][name] for name in self.shared}
         transfers = getattr(self.model_class, "transfers", lambda settings: False)

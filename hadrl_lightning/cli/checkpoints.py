@@ -12,6 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from ..agent_files import RECORD, check_contents, read_agent
+from ..agents.stored import OF_DATA
 from ..errors import HadrlError, OutputError
 from ..files import load_tensors, replacing
 from .loops import make_resumable, validates_next
@@ -51,18 +53,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise
 
 
-def read_checkpoint(path: Path, *, to_resume: bool = False) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, to_resume: bool = False, recorded: bool = False) -> dict[str, Any]:
     """The contents of a checkpoint file, on the CPU.
 
     Args:
         path: The file.
         to_resume: Whether training shall go on from it, for which weights alone don't suffice.
+        recorded: Whether it must hold the record of an agent, and be what was written.
 
     Raises:
         HadrlError: it is damaged, or not a checkpoint of Lightning.
     """
     try:
-        checkpoint = load_tensors(path)
+        checkpoint = read_agent(path) if recorded else load_tensors(path)
     except HadrlError as error:
         raise HadrlError(f"{error}{_other_checkpoint(path)}") from error
     if not isinstance(checkpoint, dict) or not set(checkpoint) >= AGENT:
@@ -81,11 +84,19 @@ def read_checkpoint(path: Path, *, to_resume: bool = False) -> dict[str, Any]:
     return checkpoint
 
 
+def settings_in(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of data and model, by dotted name, that the checkpoint of an agent was made with."""
+    model = dict(checkpoint["hyper_parameters"])
+    data = {**checkpoint[RECORD]["data"], **{name: model.pop(name) for name in OF_DATA}}
+    named = {f"data.{name}": value for name, value in data.items()}
+    return plain({**named, **{f"model.{name}": value for name, value in model.items()}})
+
+
 def last_good(folder: Path) -> str:
     """Which checkpoint in the folder of a run to go on from, in words."""
     for name in (LAST, BEST):
         try:
-            age = _age(load_tensors(folder / name))
+            age = _age(_good(folder / name))
             return f"the last good checkpoint is {os.path.relpath(folder / name)} ({age})"
         except HadrlError:
             continue
@@ -98,9 +109,21 @@ def _other_checkpoint(path: Path) -> str:
     if path.name not in others or not (other := path.with_name(others[path.name])).is_file():
         return ""
     try:
-        return f"; {other} is good ({_age(load_tensors(other))})"
+        return f"; {other} is good ({_age(_good(other))})"
     except HadrlError:
         return ""
+
+
+def _good(path: Path) -> Any:
+    """The contents of a file that is what was written, where it says what that was.
+
+    Raises:
+        HadrlError: it is not.
+    """
+    contents = load_tensors(path)
+    if isinstance(contents, dict) and RECORD in contents:
+        check_contents(contents, path)
+    return contents
 
 
 def _age(checkpoint: Any) -> str:
