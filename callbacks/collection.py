@@ -54,6 +54,7 @@ class Collection:
         network, noise = self.network, self.callback.caching_noise
         if network.episode_over:
             network.reset()
+            self._plan = None
         observation = network.caching_observation()
         decision = self._caching_decision(observation, noise.level)
         switching = network.begin_frame(decision.cache)

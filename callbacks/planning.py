@@ -1,7 +1,7 @@
 """`CEMPlanning`: acts on the simulated networks at the start of every training epoch."""
 
 import time
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from ..agents import HADRL, CachingObjective
 from ..data import TransitionDataModule
 from ..parallel import of_each_rank
-from ..planning import PlannerSettings
+from ..planning import PlannerSettings, require_choice
 from ..simulator import Use, make_generator, restore_generator
 from .collection import Collection
 from .finite import FiniteNumbers
@@ -24,6 +24,8 @@ COLLECTING = PlannerSettings(
     target_sweeps=0,
 )
 """A cheap plan while collecting, with a weight on what it would teach."""
+DEFAULT_LATENCY_WEIGHT = 0.05
+"""Hits that a second of latency is worth."""
 
 
 class CEMPlanning(Callback):
@@ -71,7 +73,7 @@ class CEMPlanning(Callback):
         offloading_noise_decay: float = 0.9,
         offloading_noise_min: float = 0.0,
         caching_reward: CachingObjective = "hits_and_latency",
-        latency_weight: float = 0.05,
+        latency_weight: float = DEFAULT_LATENCY_WEIGHT,
         planner: PlannerSettings | None = COLLECTING,
     ) -> None:
         for name, count in (("seed_decisions", seed_decisions), ("decisions_per_epoch", decisions_per_epoch)):
@@ -90,6 +92,12 @@ class CEMPlanning(Callback):
         )
         if not 0 <= latency_weight < float("inf"):
             raise ValueError(f"latency_weight must be at least 0 and finite, got {latency_weight}")
+        require_choice("caching_reward", caching_reward, get_args(CachingObjective))
+        if caching_reward != "hits_and_latency" and latency_weight != DEFAULT_LATENCY_WEIGHT:
+            raise ValueError(
+                f"latency_weight must be {DEFAULT_LATENCY_WEIGHT} unless caching_reward is hits_and_latency, "
+                f"got {latency_weight}"
+            )
         self.caching_reward: CachingObjective = caching_reward
         self.latency_weight = latency_weight
         self.planner_settings = planner
@@ -101,8 +109,13 @@ class CEMPlanning(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make the generator of exploration."""
         if stage == "fit" and self._generator is None:
-            _, data = _parts(trainer, pl_module)
+            module, data = _parts(trainer, pl_module)
+            self.check_model(module)
             self._generator = make_generator(data.seed, Use.EXPLORATION, data.collector)
+
+    def check_model(self, module: HADRL) -> None:
+        """Raises a HadrlError where the module's world model can't serve the planner of collecting."""
+        module.make_planner(self.planner_settings, "planning.planner")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from the checkpoint that was loaded."""
@@ -150,22 +163,22 @@ class CEMPlanning(Callback):
                 hook(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Noise levels; of every rank the generator's state and the collection that is under way."""
+        """How far noise has faded; of every rank the generator's state and the collection that is under way."""
         assert self._generator is not None
         own = {
             "generator": self._generator.get_state(),
             "collection": self._collection.state_dict() if self._collection is not None else None,
         }
         return {
-            "caching_noise": self.caching_noise.level,
-            "offloading_noise": self.offloading_noise.level,
+            "caching_fades": self.caching_noise.num_fades,
+            "offloading_fades": self.offloading_noise.num_fades,
             "ranks": of_each_rank(own),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.caching_noise.level = state_dict["caching_noise"]
-        self.offloading_noise.level = state_dict["offloading_noise"]
+        self.caching_noise.num_fades = state_dict["caching_fades"]
+        self.offloading_noise.num_fades = state_dict["offloading_fades"]
         self._restored = state_dict["ranks"]
 
     def _log(
@@ -187,25 +200,32 @@ class CEMPlanning(Callback):
 
 
 class NoiseSchedule:
-    """A standard deviation that fades: level <- max(minimum, level * decay).
+    """A standard deviation that fades: after n decisions it is max(minimum, initial · decayⁿ).
 
     Raises:
         ValueError: a number is out of its range.
     """
 
-    def __init__(self, name: str, level: float, decay: float, minimum: float) -> None:
-        for field, value in ((name, level), (f"{name}_min", minimum)):
+    def __init__(self, name: str, initial: float, decay: float, minimum: float) -> None:
+        for field, value in ((name, initial), (f"{name}_min", minimum)):
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{field} must be at least 0 and finite, got {value}")
         if not 0 < decay <= 1:
             raise ValueError(f"{name}_decay must be greater than 0 and at most 1, got {decay}")
-        self.level = level
+        self.initial = initial
         self.decay = decay
         self.minimum = minimum
+        self.num_fades = 0
+        """Decisions since the start."""
+
+    @property
+    def level(self) -> float:
+        """The standard deviation now."""
+        return max(self.minimum, self.initial * self.decay**self.num_fades)
 
     def fade(self) -> None:
         """One decision later."""
-        self.level = max(self.minimum, self.level * self.decay)
+        self.num_fades += 1
 
 
 def _parts(trainer: Trainer, pl_module: LightningModule) -> tuple[HADRL, TransitionDataModule]:

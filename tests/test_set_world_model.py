@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hadrl_lightning.agents.derived_reward import derived_reward
+from hadrl_lightning.agents.optimisers import DecayingAdam
 from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
-from hadrl_lightning.agents.transition_model import DecayingAdam
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.transitions import OffloadingTransitions, WeightedTransitions
 from hadrl_lightning.nn.set_encoder import SharedResources, read_observation, write_observation

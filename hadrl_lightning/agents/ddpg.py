@@ -13,8 +13,9 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
+from hadrl_lightning.agents.optimisers import ResumedAdam
 from hadrl_lightning.data.transitions import CachingTransitions
 from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES, Actor, Critic
 from hadrl_lightning.parallel.shares import ALONE, DataShare
@@ -220,8 +221,8 @@ class DDPG(LightningModule):
     def configure_optimizers(self) -> Any:
         """Adam for the actor, Adam for the critic, in this order."""
         return [
-            Adam(self.actor.parameters(), lr=self.settings.actor_learning_rate),
-            Adam(self.critic.parameters(), lr=self.settings.critic_learning_rate),
+            ResumedAdam(self.actor.parameters(), lr=self.settings.actor_learning_rate),
+            ResumedAdam(self.critic.parameters(), lr=self.settings.critic_learning_rate),
         ]
 
 

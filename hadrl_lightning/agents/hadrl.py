@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..data import OffloadingTransitions, TrainingBatch
-from ..errors import HadrlWarning
+from ..errors import HadrlError, HadrlWarning
 from ..parallel import ALONE, DataShare, Share, summed, this_rank
 from ..planning import CEMPlanner, Plan, PlannerSettings, plan_on_ranks
 from ..ranges import Ranges, ranges_of
@@ -119,6 +119,7 @@ class HADRL(StoredAgent):
                 "seed": seed,
             }
         )
+        self._warn_of_idle_settings()
         generator = make_generator(seed, Use.INITIAL_WEIGHTS)
         self.world_model: WorldModel | SetWorldModel
         if fast_level == "set":
@@ -135,6 +136,15 @@ class HADRL(StoredAgent):
         self.planner = self.make_planner(planner)
         self.seen = SeenRanges()
         self._told = False
+
+    def _warn_of_idle_settings(self) -> None:
+        """Settings of a model that this agent has not got do nothing."""
+        kinds = {"fast_level": ("world_model", "set_world_model"), "slow_level": ("ddpg", "set_ddpg")}
+        for level, (flat, structured) in kinds.items():
+            name = flat if self.settings[level] == "set" else structured
+            if self.settings[name] != type(self.settings[name])():
+                text = f"{name} has no effect where {level} is {self.settings[level]}"
+                warnings.warn(text, HadrlWarning, stacklevel=3)
 
     @staticmethod
     def transfers(settings: Mapping[str, Any]) -> bool:
@@ -158,10 +168,23 @@ class HADRL(StoredAgent):
 
     # Acting --------------------------------------------------------------------------------------------------------
 
-    def make_planner(self, settings: PlannerSettings | None = None) -> CEMPlanner:
-        """A planner for this scenario; the agent's own where no settings are given."""
+    def make_planner(self, settings: PlannerSettings | None = None, name: str = "planner") -> CEMPlanner:
+        """A planner for this scenario and this world model; the agent's own where no settings are given.
+
+        Args:
+            settings: of the planner.
+            name: what an error shall call them.
+
+        Raises:
+            HadrlError: the world model can't serve such a planner.
+        """
         if settings is None:
             return self.planner
+        try:
+            settings.members_used(self.num_members)
+            self.world_model.check_planner(settings.form, settings.plan_horizon)
+        except ValueError as error:
+            raise HadrlError(f"{name}.{error}") from error
         scenario = self.scenario
         return CEMPlanner(
             scenario.offloading_action_size,
@@ -190,7 +213,11 @@ class HADRL(StoredAgent):
         return CachingDecision(action, decode_caching(self.scenario, action, network.cache, self.physics))
 
     def policies(self, seed: int | None = None) -> tuple[CachingPolicy, OffloadingPolicy]:
-        """The trained agent without exploration as a policy for each level; `seed` is that of its draws."""
+        """The trained agent without exploration as a policy for each level; `seed` is that of its draws.
+
+        With the planner's setting `warm_start` a plan starts from that of the slot before, from the second slot of an
+        episode on.
+        """
         generator = make_generator(self.seed if seed is None else seed, Use.PLAY)
         self.tell_outside(ranges_of(self.scenario, self.physics))
 
@@ -198,10 +225,16 @@ class HADRL(StoredAgent):
             action = self.ddpg.act(network.caching_observation(), generator).float()
             return self.decide_caching(network, action).cache
 
+        before: tuple[EdgeNetwork, Plan] | None = None
+
         def offloading(network: EdgeNetwork) -> Allocation:
+            nonlocal before
             observation = network.offloading_observation()
             self.tell_outside(ranges_of_observation(observation, self.scenario, self.physics))
-            plan = self.plan(observation, self.planner, generator)
+            goes_on = before is not None and before[0] is network and network.slot > 0
+            start = before[1] if before is not None and goes_on else None
+            plan = self.plan(observation, self.planner, generator, start)
+            before = (network, plan) if self.planner.settings.warm_start else None
             return decode_offloading(self.scenario, plan.action.float(), self.physics)
 
         return caching, offloading

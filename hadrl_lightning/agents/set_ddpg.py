@@ -45,7 +45,8 @@ class SetDDPGSettings(DDPGSettings):
     """Width of the actor's layers; at least 1."""
 
     num_proposals: int = 128
-    """Caches that are compared in a round of a decision; at least 1 (1: the actor decides alone)."""
+    """Caches that are compared in a round of a decision; at least 1 (1: the actor decides alone, and neither
+    `proposal_rounds` nor `hysteresis` matters)."""
 
     proposal_rounds: int = 6
     """Rounds of proposals: first around the actor's action, then each around the best so far; at least 1."""
@@ -78,6 +79,12 @@ class SetDDPGSettings(DDPGSettings):
         for name in ("actor_width", "num_proposals", "proposal_rounds", *_EXPLORATION, "actor_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.use_actor:
+            for name in ("num_proposals", "explore_proposals"):
+                if getattr(self, name) == 1:
+                    raise ValueError(
+                        f"{name} must be at least 2 without use_actor, got 1: the actor decides alone"
+                    )
         check_seed("seed", self.seed)
         if not 0 <= self.hysteresis < inf:
             raise ValueError(f"hysteresis must be at least 0 and finite, got {self.hysteresis}")

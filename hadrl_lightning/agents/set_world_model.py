@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hadrl_lightning.agents.derived_reward import derived_reward
-from hadrl_lightning.agents.transition_model import DecayingAdam, TransitionModel, over_members
+from hadrl_lightning.agents.optimisers import DecayingAdam
+from hadrl_lightning.agents.transition_model import TransitionModel, over_members
 from hadrl_lightning.data.transitions import AnyOffloadingTransitions
 from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
@@ -24,6 +25,7 @@ from hadrl_lightning.nn.set_encoder import (
     read_observation,
     write_observation,
 )
+from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.planning.model import Prediction
 
 MIN_LATENCY_S = 1e-6
@@ -171,6 +173,14 @@ class SetWorldModel(TransitionModel):
         """Draws all weights anew; what was observed (normalisers, best reward) stays. Optimisers are the caller's."""
         self.resources.reset_parameters(generator)
         self.change.reset_parameters(generator)
+
+    def check_planner(self, form: Form, plan_horizon: int) -> None:
+        """Raises a ValueError where a planner looks beyond the slot that alone is learnt."""
+        if plan_horizon > 1 and self.settings.change_weight == 0:
+            raise ValueError(
+                f"plan_horizon must be 1 with a change_weight of 0, by which no next observation is learnt, "
+                f"got {plan_horizon}"
+            )
 
     # --- what was seen -------------------------------------------------------------------------------------------
 

@@ -10,13 +10,15 @@ from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Optimizer
 
+from hadrl_lightning.agents.optimisers import ResumedAdam
 from hadrl_lightning.data.transitions import AnyOffloadingTransitions, WeightedTransitions
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.parallel.collectives import summed
 from hadrl_lightning.parallel.members import clip_gradients, members_held
 from hadrl_lightning.parallel.shares import Share
+from hadrl_lightning.planning.free_energy import Form
 
 
 class LearningSettings(Protocol):
@@ -33,50 +35,6 @@ class LearningSettings(Protocol):
     @property
     def grad_clip_norm(self) -> float:
         """Norm that the gradient is clipped to."""
-
-
-class DecayingAdam(Adam):
-    """Adam whose learning rate rises over the first steps and then falls as 1/(1 + step/decay).
-
-    The rate follows from the steps that the parameters have taken, which Adam keeps in its state: it is restored with a
-    checkpoint, and it starts anew where the state is cleared. No scheduler is needed, so manual optimisation will do.
-
-    Args:
-        parameters: what to train.
-        learning_rate: the largest rate.
-        decay_steps: steps after the warm-up in which the rate falls to half; None: it stays.
-        warmup_steps: steps in which the rate rises from 0.
-        epsilon: Adam's epsilon.
-    """
-
-    def __init__(
-        self,
-        parameters: Iterable[Tensor],
-        learning_rate: float,
-        decay_steps: float | None = None,
-        warmup_steps: int = 100,
-        epsilon: float = 1e-8,
-    ) -> None:
-        super().__init__(parameters, lr=learning_rate, eps=epsilon)
-        self.learning_rate = learning_rate
-        self.decay_steps = decay_steps
-        self.warmup_steps = warmup_steps
-
-    @property
-    def num_steps(self) -> int:
-        """Steps taken since the state was empty."""
-        return max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
-
-    def step(self, closure: Any = None) -> Any:
-        """One step at the rate that is due."""
-        taken = self.num_steps
-        rate = self.learning_rate
-        if self.decay_steps is not None:
-            late = max(0, taken - self.warmup_steps)
-            rate *= min(1.0, (taken + 1) / max(1, self.warmup_steps)) / (1 + late / self.decay_steps)
-        for group in self.param_groups:
-            group["lr"] = rate
-        return super().step(closure)
 
 
 class TransitionModel(LightningModule):
@@ -105,6 +63,13 @@ class TransitionModel(LightningModule):
     @abstractmethod
     def observe(self, transitions: AnyOffloadingTransitions, synchronise: bool = True) -> None:
         """Takes transitions into the normalisers."""
+
+    def check_planner(self, form: Form, plan_horizon: int) -> None:
+        """Raises a ValueError that begins with the setting's name where a planner asks what the model can't tell."""
+        if form == "outcome":
+            raise ValueError(
+                f"form must not be outcome with a {type(self).__name__}, which predicts no latencies, got {form}"
+            )
 
     @property
     def held(self) -> Share:
@@ -183,7 +148,7 @@ class TransitionModel(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam over all parameters."""
-        return Adam(self.parameters(), lr=self.settings.learning_rate, eps=self.settings.adam_epsilon)
+        return ResumedAdam(self.parameters(), lr=self.settings.learning_rate, eps=self.settings.adam_epsilon)
 
 
 def over_members(

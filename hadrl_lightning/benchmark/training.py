@@ -1,6 +1,7 @@
 """Build and train HADRL from settings as nested dictionaries, without a command line."""
 
 import copy
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from ..agents import HADRL
 from ..callbacks import CEMPlanning, EpisodeEvaluation, FiniteNumbers
 from ..config_files import merged, refuse_nulls
 from ..data import TransitionDataModule
-from ..errors import HadrlError
+from ..errors import HadrlError, HadrlWarning
 from ..judge import KeepBest, Validation
 from ..process import quiet_trainer, quieten
 from .judge import Player
@@ -67,11 +68,14 @@ def build(settings: Mapping[str, Any], seed: int = 0) -> Parts:
     known["data"]["seed"] = seed
     known["model"] |= {name: known["data"][name] for name in SHARED}
     try:
-        built = _parser().instantiate(_parser().parse_object(known))
+        with warnings.catch_warnings():  # some learners have settings for both kinds of model
+            warnings.filterwarnings("ignore", ".* has no effect where ", HadrlWarning)
+            built = _parser().instantiate(_parser().parse_object(known))
     except HadrlError:
         raise
     except ValueError as error:
         raise HadrlError(_one_line(error)) from error
+    built.planning.check_model(built.model)
     return Parts(built.data, built.model, built.planning)
 
 

@@ -282,9 +282,11 @@ class HadrlCLI(LightningCLI):
         return self.start.folder.path if self.subcommand == "fit" and keeps else None
 
     def before_fit(self) -> None:
-        """Check what the strategy asks for, and reserve the run's folder."""
+        """Check what strategy and callbacks ask for, and reserve the run's folder."""
         if isinstance(self.trainer.strategy, EnsembleParallelStrategy):
             require_members(self.model, self.trainer.world_size)
+        for callback in _callbacks(self.trainer):
+            getattr(callback, "check_model", lambda model: None)(self.model)
         spare_the_collector()
         if getattr(self.trainer, "fast_dev_run", False):
             return

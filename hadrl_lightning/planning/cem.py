@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hadrl_lightning.planning.free_energy import Draws, FreeEnergy, FreeEnergyForm, expected_free_energy
-from hadrl_lightning.planning.model import PlanningModel, rollout
+from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.proposal import (
     AnyProposal,
     CategoricalProposal,
@@ -16,7 +16,7 @@ from hadrl_lightning.planning.proposal import (
     average,
     join,
 )
-from hadrl_lightning.planning.refine import preferred_targets, random_targets, refine
+from hadrl_lightning.planning.refine import preferred_targets, random_targets, refine, require_outcomes
 from hadrl_lightning.planning.settings import PlannerSettings
 from hadrl_lightning.planning.usual import usual_action
 
@@ -113,13 +113,14 @@ class CEMPlanner:
 
         Raises:
             ValueError: an observation of another number of dimensions, a warm start of other sizes, more members or
-                fewer rows than there are, the form `gould` without a best reward.
+                fewer rows than there are, the form `gould` without a best reward, the form `outcome` with a model that
+                does not predict one outcome for each user.
         """
         if observation.ndim != 2 or len(observation) < 1:
             raise ValueError(
                 f"observation must have shape [networks, observation], got {list(observation.shape)}"
             )
-        num_members = self._num_members(model)
+        num_members = self.settings.members_used(model.num_members)
         form = self.settings.make_form(None if best_reward is None else float(best_reward))
         first, end, _ = (networks or slice(None)).indices(len(observation))
         before, after = first, len(observation) - end
@@ -152,20 +153,6 @@ class CEMPlanner:
             members = _draw_members(model.num_members, num_members, generator, observation.device)
             plan = self._refine(model, observation, plan, form, members, usual)
         return plan._replace(num_nonfinite=num_nonfinite)
-
-    def _num_members(self, model: PlanningModel) -> int:
-        """Members used in an iteration."""
-        wanted = self.settings.planning_members
-        if wanted is not None and wanted > model.num_members:
-            raise ValueError(
-                f"planning_members must be at most the members of the model ({model.num_members}), got {wanted}"
-            )
-        num_members = model.num_members if wanted is None else wanted
-        if self.settings.max_rows < num_members:
-            raise ValueError(
-                f"max_rows must be at least the members used ({num_members}), got {self.settings.max_rows}"
-            )
-        return num_members
 
     def _start(self, observation: Tensor, warm_start: Plan | None) -> AnyProposal:
         """The proposal of the first iteration."""
@@ -205,7 +192,7 @@ class CEMPlanner:
         alike: bool,
     ) -> CategoricalProposal:
         """The proposal of some networks with each user's own preference among targets at the first step."""
-        num_members = self._num_members(model)
+        num_members = self.settings.members_used(model.num_members)
         members = _draw_members(model.num_members, num_members, generator, observation.device)
         settings = self.settings
         size = max(1, settings.max_rows // (num_members * settings.informed_candidates))
@@ -316,10 +303,16 @@ class CEMPlanner:
         for first in range(0, num_candidates, size):
             part = candidates[:, first : first + size]
             rows = None if uniform is None else uniform[:, first : first + size].flatten(0, 1)
-            predictions = rollout(round_.model, observation, part, round_.members)
+            predictions = self._checked(rollout(round_.model, observation, part, round_.members))
             terms = expected_free_energy(predictions, round_.form, Draws(round_.seed, rows))
             parts.append(FreeEnergy(*(term.reshape(num_networks, -1) for term in terms)))
         return FreeEnergy(*(torch.cat(terms, dim=1) for terms in zip(*parts)))
+
+    def _checked(self, predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+        for prediction in predictions:
+            if self.settings.form == "outcome" and self.num_users:
+                require_outcomes(prediction, self.num_users)
+            yield prediction
 
 
 class _Round(NamedTuple):

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hadrl_lightning.planning.free_energy import Draws, FreeEnergy, FreeEnergyForm, expected_free_energy
-from hadrl_lightning.planning.model import PlanningModel, rollout
+from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.proposal import SMOOTHING, bin_centre
 
 Members = Int[Tensor, " m"] | None
@@ -124,10 +124,7 @@ def preferred_targets(
     parts = []
     for part in _in_parts(model, action, members, max_rows):
         prediction = next(iter(rollout(model, observation, part[:, :, None], members)))
-        if prediction.mean.shape[-1] != num_users:
-            raise ValueError(
-                f"the model must predict one outcome for each of {num_users} users, got {prediction.mean.shape[-1]}"
-            )
+        require_outcomes(prediction, num_users)
         expected = (prediction.mean + 0.5 * prediction.log_var.exp()).exp().mean(dim=0)
         parts.append(expected.view(*part.shape[:2], num_users))
     latency = torch.cat(parts, dim=1)
@@ -137,6 +134,13 @@ def preferred_targets(
     expected = torch.where(count > 0, total / count.clamp(min=1), latency.mean(dim=1)[..., None])
     probability = torch.softmax(-expected.nan_to_num(posinf=1e9) / latency_scale_s, dim=-1)
     return ((1 - SMOOTHING) * probability + SMOOTHING / num_targets)[:, None]
+
+
+def require_outcomes(prediction: Prediction, num_users: int) -> None:
+    """Raises a ValueError unless one outcome is predicted for each user."""
+    found = prediction.mean.shape[-1]
+    if found != num_users:
+        raise ValueError(f"the model must predict one outcome for each of {num_users} users, got {found}")
 
 
 class Refined(NamedTuple):

@@ -31,6 +31,9 @@ CHOICES = {
 }
 """Allowed values of the settings that are words."""
 
+_OF_FORM = {"gould": ("preferred_reward", "gould_epistemic"), "outcome": ("latency_scale_s",)}
+"""Settings that one form alone has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PlannerSettings:
@@ -56,10 +59,12 @@ class PlannerSettings:
     users' latencies and needs a model that predicts them (`SetWorldModel`)."""
 
     strategy: Strategy = "information"
-    """Exploration measure: `information`, `variance`, `disagreement`, `random` or `none`."""
+    """Exploration measure: `information`, `variance`, `disagreement`, `random` (not where plans are refined) or
+    `none`."""
 
     information_estimator: Estimator = "bounded"
-    """Estimate of the information gain: `bounded` (within 0 and ln members) or `nearest_neighbour` (published)."""
+    """Strategy `information` only. Estimate of the information gain: `bounded` (within 0 and ln members) or
+    `nearest_neighbour` (published)."""
 
     use_reward: bool = True
     """Whether the reward counts."""
@@ -125,7 +130,8 @@ class PlannerSettings:
     """Whether candidates are clipped to [-1, 1] before they are scored."""
 
     warm_start: bool = False
-    """Whether a plan starts from the previous one, shifted by one step, where the caller passes it (published: no)."""
+    """Whether a plan starts from that of the slot before, shifted by one step, within an episode (published: no); for
+    horizons of 2 and more, as nothing is left of a plan of one slot."""
 
     planning_members: int | None = 2
     """Members drawn for each iteration, the same for all candidates so that the ranking is fair; none: all
@@ -133,7 +139,8 @@ class PlannerSettings:
 
     max_rows: int = 8192
     """Rows (networks x candidates x members) the model sees at once: bounds the memory of a plan and changes no result
-    beyond rounding; at least the members used. Some thousands suit the caches of a CPU, a GPU likes more."""
+    beyond rounding; at least the members used, all where plans are refined. Some thousands suit the caches of a CPU, a
+    GPU likes more."""
 
     def __post_init__(self) -> None:
         for name in ("plan_horizon", "n_candidates", "top_candidates", "optimisation_iters", "max_rows"):
@@ -162,10 +169,54 @@ class PlannerSettings:
                 f"informed_candidates must be 0 unless form is outcome and proposal categorical, "
                 f"got {self.informed_candidates}"
             )
-        if self.refinement.active and self.plan_horizon != 1:
-            raise ValueError(f"plan_horizon must be 1 where plans are refined, got {self.plan_horizon}")
         for name, choices in CHOICES.items():
             require_choice(name, getattr(self, name), get_args(choices))
+        self._refuse_what_has_no_effect()
+        if self.refinement.active and self.plan_horizon != 1:
+            raise ValueError(f"plan_horizon must be 1 where plans are refined, got {self.plan_horizon}")
+        if self.refinement.active and self.use_exploration and self.strategy == "random":
+            raise ValueError(
+                "strategy must not be random where plans are refined: it has no slope, got random"
+            )
+        if self.warm_start and self.plan_horizon == 1:
+            raise ValueError(
+                "warm_start must be false where plan_horizon is 1: nothing is left to go on from"
+            )
+
+    def _refuse_what_has_no_effect(self) -> None:
+        """Settings of another form must have their defaults."""
+        of_others = {f"unless form is {form}": names for form, names in _OF_FORM.items() if form != self.form}
+        if self.form == "gould" and self.gould_epistemic == "entropy":
+            of_others["where gould_epistemic is entropy"] = (
+                "strategy",
+                "information_estimator",
+                "expl_scale",
+            )
+        for where, names in of_others.items():
+            for name in names:
+                value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+                if value != default:
+                    raise ValueError(f"{name} must be {default} {where}, got {value}")
+
+    def members_used(self, num_members: int) -> int:
+        """Members that score an iteration's candidates, of a model that has `num_members`.
+
+        Raises:
+            ValueError: it has fewer than `planning_members`, or `max_rows` is below what is needed at once.
+        """
+        used = num_members if self.planning_members is None else self.planning_members
+        if used > num_members:
+            raise ValueError(
+                f"planning_members must be at most the members of the model ({num_members}), got {used}"
+            )
+        if self.refinement.active and self.max_rows < num_members:
+            raise ValueError(
+                f"max_rows must be at least the members of the model ({num_members}) where plans are refined, "
+                f"got {self.max_rows}"
+            )
+        if self.max_rows < used:
+            raise ValueError(f"max_rows must be at least the members used ({used}), got {self.max_rows}")
+        return used
 
     @property
     def refinement(self) -> RefinementSettings:
@@ -201,8 +252,9 @@ class PlannerSettings:
             return OutcomeForm(
                 latency_scale_s=self.latency_scale_s,
                 expl_scale=self.expl_scale if self.use_exploration else 0.0,
-                estimator=self.information_estimator,
+                exploration=exploration,
                 use_reward=self.use_reward,
+                reward_scale=self.reward_scale,
             )
         if best_reward is None:
             raise ValueError("best_reward must be given for the form gould, got None")

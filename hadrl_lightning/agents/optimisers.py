@@ -1,0 +1,65 @@
+"""Adam, as the agents use it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Adam
+
+
+class ResumedAdam(Adam):
+    """Adam that goes on with the moments of a state it loads, but by the settings it was made with.
+
+    PyTorch's takes learning rate, epsilon and all from the state, so that a run resumed with others would ignore them.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes moments and steps, and no settings."""
+        settings = [{name: group[name] for name in group if name != "params"} for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, own in zip(self.param_groups, settings, strict=True):
+            group.update(own)
+
+
+class DecayingAdam(ResumedAdam):
+    """Adam whose learning rate rises over the first steps and then falls as 1/(1 + step/decay).
+
+    The rate follows from the steps that the parameters have taken, which Adam keeps in its state: it is restored with a
+    checkpoint, and it starts anew where the state is cleared. No scheduler is needed, so manual optimisation will do.
+
+    Args:
+        parameters: what to train.
+        learning_rate: the largest rate.
+        decay_steps: steps after the warm-up in which the rate falls to half; None: it stays.
+        warmup_steps: steps in which the rate rises from 0.
+        epsilon: Adam's epsilon.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        learning_rate: float,
+        decay_steps: float | None = None,
+        warmup_steps: int = 100,
+        epsilon: float = 1e-8,
+    ) -> None:
+        super().__init__(parameters, lr=learning_rate, eps=epsilon)
+        self.learning_rate = learning_rate
+        self.decay_steps = decay_steps
+        self.warmup_steps = warmup_steps
+
+    @property
+    def num_steps(self) -> int:
+        """Steps taken since the state was empty."""
+        return max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
+
+    def step(self, closure: Any = None) -> Any:
+        """One step at the rate that is due."""
+        taken = self.num_steps
+        rate = self.learning_rate
+        if self.decay_steps is not None:
+            late = max(0, taken - self.warmup_steps)
+            rate *= min(1.0, (taken + 1) / max(1, self.warmup_steps)) / (1 + late / self.decay_steps)
+        for group in self.param_groups:
+            group["lr"] = rate
+        return super().step(closure)
