@@ -217,13 +217,13 @@ def test_it_learns_the_network_and_its_plans_beat_random_ones() -> None:
         plan_horizon=1, n_candidates=64, top_candidates=8, optimisation_iters=3, proposal="categorical"
     )
     planner = CEMPlanner(18, settings, num_users=6, num_targets=2)
-    network = EdgeNetwork(SCENARIO, num_envs=16, generator=generator(3))
+    network = EdgeNetwork(SCENARIO, num_envs=64, generator=generator(3))
     network.begin_frame(fill_caches(SCENARIO, torch.rand(network.cache.shape, generator=draw)))
     action = planner.plan(model, network.offloading_observation(), draw).action
     state = network.state_dict()
     planned = network.step(decode_offloading(SCENARIO, action)).latency.sum(dim=1).mean()
     network.load_state_dict(state)
-    random = network.step(decode_offloading(SCENARIO, 2 * torch.rand(16, 18, generator=draw) - 1)).latency
+    random = network.step(decode_offloading(SCENARIO, 2 * torch.rand(64, 18, generator=draw) - 1)).latency
     assert planned < 0.85 * random.sum(dim=1).mean()
 
 
