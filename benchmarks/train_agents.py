@@ -13,7 +13,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from hadrl_lightning import HADRL
+from hadrl_lightning import HADRL, __version__
 
 SCENARIOS = ["es2.yaml", "es3.yaml", "es4.yaml", "es5.yaml"]
 SCORES = {"test/hit_ratio": "{:.3f}", "test/latency": "{:.2f}", "test/on_time": "{:.3f}"}
@@ -26,14 +26,16 @@ used by its name from any directory, with the settings of the scenario that it w
 hadrl test --config {example}.yaml --ckpt_path {example}.ckpt
 ```
 
-They load with `torch.load(…, weights_only=True)`; `HADRL.from_checkpoint("{example}.ckpt")` makes the agent. Made with
-hadrl-lightning {hadrl}, torch {torch} and lightning {lightning} by
+They load with `torch.load(…, weights_only=True)`; `HADRL.from_checkpoint("{example}.ckpt")` makes the agent, and refuses a file
+that is not what was written. `hadrl inspect {example}.ckpt` shows what it was made by, its scenario, and the ranges of numbers
+that its training saw: used outside of them, an agent says so. Made with hadrl-lightning {hadrl}, torch {torch} and
+lightning {lightning} by
 
 ```
 {command}
 ```
 
-Scores are of 100 test episodes, whose seed differs from those of training and validation.
+Scores are of {episodes} test episodes, whose seed differs from those of training and validation.
 
 | file | trained by | hit ratio | Σ latency (s) | deadlines met | bytes | sha256 |
 |---|---|---|---|---|---|---|
@@ -68,7 +70,7 @@ def main() -> None:
             agent, scores = trained(scenario, seed, overrides)
             stem = Path(scenario).stem + (f"-{seed}" if len(options.seeds) > 1 else "")
             file = options.output / f"{stem}.ckpt"
-            agent.save_weights(file)
+            agent.save_weights(file, {name: float(scores[name]) for name in SCORES})
             contents = file.read_bytes()
             fit = " ".join(["hadrl fit --config", scenario, "--data.seed", str(seed), *overrides])
             cells = [form.format(float(scores[name])) for name, form in SCORES.items()]
@@ -76,9 +78,10 @@ def main() -> None:
             rows.append(" | ".join([f"| {file.name} | `{fit}`", *cells, f"{len(contents)}", f"`{digest}` |"]))
     head = HEAD.format(
         example=Path(options.scenarios[0]).stem,
-        hadrl=version("hadrl-lightning"),
+        hadrl=__version__,
         torch=version("torch"),
         lightning=version("lightning"),
+        episodes=agent.origin["data"]["test_episodes"],
         command=" ".join(["python benchmarks/train_agents.py", *sys.argv[1:]]),
     )
     (options.output / "README.md").write_text(head + "\n".join(rows) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The trained agents that ship with the package: what their README says of them, and using them by name."""
 
 import hashlib
+import inspect
 import random
 import re
 import warnings
@@ -272,6 +273,8 @@ def test_a_checkpoint_of_a_trainer_says_what_it_was_made_by_and_is_checked(tmp_p
     assert record["version"] == __version__
     assert record["training"] == {"epochs": 1, "slots": 1}
     assert record["data"]["num_envs"] == 1
+    arguments = set(inspect.signature(TransitionDataModule).parameters)
+    assert record["data"].keys() == arguments - {"scenario", "physics"}
     again = HADRL.from_checkpoint(path)
     assert again.origin == record
     assert again.seen.ranges()["num_users"] == (3.0, 3.0)

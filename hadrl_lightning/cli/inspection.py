@@ -41,8 +41,7 @@ def run(words: Sequence[str]) -> int:
     )
     parser.add_argument("file", metavar="FILE", help="a path, or a shipped agent such as es2.ckpt")
     path = find_agent(parser.parse_args(list(words[1:])).file, "FILE")
-    for line in description(os.path.relpath(path), read_agent(path, "FILE")):
-        print(line)
+    print("\n".join(description(os.path.relpath(path), read_agent(path, "FILE"))))
     return 0
 
 

@@ -91,8 +91,9 @@ class TransitionDataModule(LightningDataModule):
             for name, value in group.items():
                 if value is not None and value < least:
                     raise ValueError(f"{name} must be at least {least}, got {value}")
-        self.settings: dict[str, int | None] = {**at_least_one, **at_least_zero, "bootstrap": bootstrap}
-        """The numbers by name."""
+        numbers = {**at_least_one, **at_least_zero, **seeds}
+        self.settings: dict[str, int | None] = {**numbers, "bootstrap": bootstrap}
+        """The arguments by name, but for the scenario and its physics."""
         self.scenario = scenario
         self.physics: Physics = physics
         self.num_envs = num_envs
