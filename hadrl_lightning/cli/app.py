@@ -18,6 +18,7 @@ from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from ..agents import check_trainer
+from ..agents.stored import StoredAgent
 from ..config_files import BASE, load_config, refuse_nulls
 from ..console import show
 from ..errors import HadrlWarning
@@ -166,7 +167,7 @@ class HadrlCLI(LightningCLI):
     @property
     def _recorded(self) -> bool:
         """Whether the files of the model hold a record of what they were made by."""
-        return hasattr(self.model_class, "load_weights")
+        return isinstance(self.model_class, type) and issubclass(self.model_class, StoredAgent)
 
     def _set_known_defaults(self, parser: LightningArgumentParser, settings: dict[str, Any]) -> None:
         known = set(known_settings(parser))
