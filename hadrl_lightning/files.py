@@ -27,7 +27,11 @@ DISK_ERRORS = (
 
 def unwritable(error: OSError, remark: str = "") -> OutputError:
     """The error in one line that names the file, if it is known."""
-    return OutputError(f"{error.filename or 'a file'} can't be written: {error.strerror or error}{remark}")
+    name = error.filename
+    path = (
+        os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) else "a file"
+    )  # a number: a descriptor
+    return OutputError(f"{path} can't be written: {error.strerror or error}{remark}")
 
 
 @contextmanager
@@ -82,6 +86,8 @@ def load_tensors(path: str | Path, name: str = "ckpt_path") -> Any:
     import torch  # not needed by those who only write
 
     try:
+        if Path(path).stat().st_size == 0:
+            raise ValueError("it is empty")
         if not zipfile.is_zipfile(path):  # torch would try older formats and find instructions in the damage
             raise ValueError("it is cut off, or no file of torch.save")
         return torch.load(path, map_location="cpu", weights_only=True)

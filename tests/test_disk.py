@@ -1,5 +1,8 @@
 """Full disks, unwritable folders, damaged files, code in files: one line each; the last good checkpoint is named."""
 
+import builtins
+import errno
+import re
 import resource
 import signal
 import subprocess
@@ -13,10 +16,10 @@ import torch
 
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.callbacks.collection import Collection
-from hadrl_lightning.cli import main
-from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO
+from hadrl_lightning.cli import checkpoints, main
+from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO, Checkpointing
 from hadrl_lightning.errors import HadrlError, OutputError
-from hadrl_lightning.files import load_tensors
+from hadrl_lightning.files import load_tensors, unwritable
 
 WORDS = [
     *("--config", "es2.yaml", "--config", "quick.yaml"),
@@ -114,18 +117,17 @@ def test_a_log_that_cannot_be_written_ends_the_run_in_one_line(
     when_collecting(1, fill, monkeypatch)
     assert main(["fit", *WORDS]) == 2
     line = line_of(capsys)
-    assert "can't be written: File too large" in line
+    assert re.match(rf"\S*{RUN}(/\S*)? can't be written: File too large; ", line), line
     assert line.endswith(f"; the last good checkpoint is {RUN}/last.ckpt (after 1 epoch)")
 
 
-@pytest.mark.parametrize("command", ["fit", "test", "predict", "benchmark"])
+@pytest.mark.parametrize("command", ["fit", "predict", "benchmark"])
 def test_a_folder_that_cannot_be_written_gets_one_line(
     in_empty_folder: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     Path("file").write_text("not a folder")
     words = {
         "fit": ["fit", *WORDS, "--trainer.default_root_dir=file"],
-        "test": ["test", *WORDS, "--trainer.default_root_dir=file"],
         "predict": ["predict", *WORDS, "--evaluation.output_dir=file/below"],
         "benchmark": ["benchmark", "--quick", "--no_figures", "--output=file/below"],
     }[command]
@@ -133,6 +135,61 @@ def test_a_folder_that_cannot_be_written_gets_one_line(
     line = line_of(capsys)
     assert "file" in line
     assert "can't be written: " in line
+
+
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_results_are_shown_where_nothing_can_be_written(
+    in_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    def read_only(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    real = builtins.open
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    monkeypatch.setattr("os.makedirs", read_only)
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda path, mode="r", *rest, **named: (
+            real(path, mode, *rest, **named) if "r" in mode or isinstance(path, int) else read_only(path)
+        ),
+    )
+    assert main([command, "--ckpt_path=last", "--config=es2.yaml", "--config=quick.yaml", *WORDS[4:]]) == 0
+    shown = capsys.readouterr()
+    assert "HADRL" in shown.out
+    (line,) = shown.err.splitlines()
+    assert line.startswith("hadrl: warning: ")
+    assert line.endswith(
+        f"{command}-last.csv can't be written: Read-only file system; the results are shown and not kept"
+    )
+
+
+def test_the_last_good_checkpoint_is_the_later_one(
+    in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copies = []
+
+    def copyfile(source: Path, target: Path) -> None:
+        copies.append(target)
+        if len(copies) > 1:  # best.ckpt of epoch 2 is there, last.ckpt of epoch 2 finds no room
+            raise OSError(errno.ENOSPC, "No space left on device", str(target))
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(checkpoints.shutil, "copyfile", copyfile)
+    monkeypatch.setattr(Checkpointing, "_is_better", lambda self, trainer: True)
+    assert main(["fit", *WORDS]) == 2
+    assert line_of(capsys) == (
+        f"{in_empty_folder / RUN}/last.ckpt can't be written: No space left on device; "
+        f"the last good checkpoint is {RUN}/best.ckpt (after 2 epochs)"
+    )
+
+
+def test_a_file_is_named_as_text_whatever_named_it() -> None:
+    assert str(unwritable(OSError(errno.EFBIG, "File too large", b"run/events"))) == (
+        "run/events can't be written: File too large"
+    )
+    assert str(unwritable(OSError(errno.EIO, "Input/output error", 7))) == (
+        "a file can't be written: Input/output error"
+    )
 
 
 def test_a_save_that_meets_a_full_disk_says_so_and_leaves_the_old_checkpoint(
@@ -157,6 +214,8 @@ def test_a_damaged_checkpoint_names_the_other_one(
     assert main(["fit", *WORDS, f"--ckpt_path={damaged}"]) == 2
     line = line_of(capsys)
     assert line.startswith(f"ckpt_path must be an undamaged checkpoint, got {path} (")
+    assert "()" not in line
+    assert ("(it is empty)" in line) == (size == 0)
     assert f"); {RUN}/{good}.ckpt is good (after " in line
 
 

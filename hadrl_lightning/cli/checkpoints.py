@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,13 +95,13 @@ def settings_in(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
 def last_good(folder: Path) -> str:
     """Which checkpoint in the folder of a run to go on from, in words."""
-    for name in (LAST, BEST):
-        try:
-            age = _age(_good(folder / name))
-            return f"the last good checkpoint is {os.path.relpath(folder / name)} ({age})"
-        except HadrlError:
-            continue
-    return "there is no checkpoint yet"
+    good: list[tuple[tuple[int, int], str]] = []
+    for name in (BEST, LAST):  # of two of the same age the latter
+        with suppress(HadrlError):
+            checkpoint = _good(folder / name)
+            path = os.path.relpath(folder / name)
+            good.append((_progress(checkpoint), f"the last good checkpoint is {path} ({_age(checkpoint)})"))
+    return max(reversed(good), key=lambda one: one[0])[1] if good else "there is no checkpoint yet"
 
 
 def _other_checkpoint(path: Path) -> str:
@@ -133,6 +134,15 @@ def _age(checkpoint: Any) -> str:
     text = "after " + _count(epochs["processed"], "epoch", "epochs")
     unfinished = epochs["started"] > epochs["processed"]
     return text + (f" and {_count(batches, 'batch', 'batches')}" if unfinished else "")
+
+
+def _progress(checkpoint: Any) -> tuple[int, int]:
+    """Epochs, and batches of the one at hand, that a checkpoint comes after: the larger, the later."""
+    loops = checkpoint["loops"]["fit_loop"]
+    epochs = loops["epoch_progress"]["current"]
+    unfinished = epochs["started"] > epochs["processed"]
+    batches = loops["epoch_loop.batch_progress"]["current"]["processed"]
+    return epochs["processed"], batches if unfinished else 0
 
 
 def _count(number: int, one: str, several: str) -> str:

@@ -1,12 +1,14 @@
 """What a command leaves behind, whichever loggers it has: a folder with settings, checkpoints and results."""
 
 import csv
+import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from ..errors import HadrlWarning, OutputError
 from ..files import replacing
 from .loggers import MetricsLogger, Rows
 from .loops import row_to_come
@@ -91,10 +93,13 @@ class ResultTable(Callback):
         }
         row = {name: int(found.pop(name)) for name in ("epoch", "step") if name in found} | found
         file = folder.path / result_name(command, trainer.ckpt_path)
-        with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as table:
-            writer = csv.DictWriter(table, fieldnames=list(row))
-            writer.writeheader()
-            writer.writerow(row)
+        try:
+            with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as table:
+                writer = csv.DictWriter(table, fieldnames=list(row))
+                writer.writeheader()
+                writer.writerow(row)
+        except OutputError as error:  # no reason to show nothing
+            warnings.warn(f"{error}; the results are shown and not kept", HadrlWarning, stacklevel=2)
 
 
 def result_name(command: str, checkpoint: str | Path | None) -> str:
