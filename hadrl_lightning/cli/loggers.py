@@ -43,6 +43,26 @@ class EventsLogger(TensorBoardLogger):
         return self.folder.path.name
 
     @rank_zero_only
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Log; what the disk refused to TensorBoard's thread comes up here.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        with writing(self.log_dir):
+            super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write the rest.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        with writing(self.log_dir):
+            super().finalize(status)
+
+    @rank_zero_only
     def save(self) -> None:
         """Write what is pending to disk.
 
