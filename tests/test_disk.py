@@ -255,7 +255,7 @@ def test_an_agent_with_code_in_it_is_refused_from_python_too(in_run: Path) -> No
     agent = HADRL.from_checkpoint(RUN / "last.ckpt")
     assert not agent.training
     torch.save({"hyper_parameters": Payload(), "state_dict": {}}, "agent.ckpt")
-    with pytest.raises(HadrlError, match="checkpoint must hold tensors and plain values only, got agent"):
+    with pytest.raises(HadrlError, match="must hold tensors and plain values only, got agent"):
         HADRL.from_checkpoint("agent.ckpt")
     assert not Path("owned").exists()
 
