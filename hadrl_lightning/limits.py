@@ -1,17 +1,20 @@
 """What the fields of a scenario may hold: ranges, and the checks that say what is wrong."""
 
 import math
+import os
 from typing import Any
 
+import numpy as np
+
 COUNTS = {
-    "num_servers": 1000,
+    "num_servers": math.inf,
     "num_users": 100_000,
-    "num_services": 1000,
+    "num_services": math.inf,
     "cell_radius_m": 10_000_000,
     "decisions_per_episode": 1_000_000,
     "slots_per_decision": 1_000_000,
 }
-"""Whole numbers from 1 on, and the largest that is allowed."""
+"""Whole numbers from 1 on, and the largest that is allowed; of servers and services, as many as fit into memory."""
 POSITIVE = {
     "input_step_bytes": (1.0, 1e12),
     "input_bytes": (1.0, 1e12),
@@ -33,6 +36,12 @@ POSITIVE = {
 }
 """Positive numbers: the least and the largest that are allowed, far beyond any network. Within these limits no latency,
 energy, reward or observation leaves single precision, not even the sum over all users at the worst link and share."""
+FORMULAS = {
+    "input_step_bytes": ("input_bytes", 1e15),
+    "storage_step_bytes": ("storage_bytes", 1e18),
+    "deadline_step_s": ("deadline_s", 1e15),
+}
+"""Steps that are multiplied by up to `num_services`, the list that stands in for each, and the largest product."""
 LISTS = {
     "compute_hz": "num_servers",
     "bandwidth_hz": "num_servers",
@@ -46,7 +55,8 @@ LISTS = {
 
 
 def as_floats(value: Any) -> Any:
-    """Lists become tuples and whole numbers floats, at any depth; all else stays."""
+    """Lists and arrays become tuples and whole numbers floats, at any depth; all else stays."""
+    value = plain(value)
     if isinstance(value, list | tuple):
         return tuple(as_floats(item) for item in value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -57,7 +67,35 @@ def as_floats(value: Any) -> Any:
         return math.inf if value > 0 else -math.inf
 
 
-def check_integer(name: str, value: Any, least: int, most: int) -> None:
+def plain(value: Any) -> Any:
+    """A number or an array of numpy's as Python's own numbers and lists; all else stays."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def network_bytes(num_servers: int, num_users: int, num_services: int, num_envs: int = 1) -> int:
+    """About what networks take of memory while they are played, in bytes, as measured with up to 4 million pairs."""
+    return num_envs * (50 * num_servers * num_services + 150 * num_users) + 500 * (num_servers + num_services)
+
+
+def beyond_memory(needed_bytes: int) -> str:
+    """What is needed and what this machine has of memory, in words; empty if that is enough."""
+    have = memory_bytes()
+    if needed_bytes <= have:
+        return ""
+    return (
+        f"about {as_floats(needed_bytes) / 2**30:.3g} GiB are needed, and this machine has {have / 2**30:.3g}"
+    )
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or 1 TiB where it does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 2**40
+
+
+def check_integer(name: str, value: Any, least: int, most: int | float) -> None:
     """Raise a ValueError that names the field if the value is no whole number in this range."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{name} must be a whole number, got {value!r}")

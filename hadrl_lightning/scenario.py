@@ -1,12 +1,25 @@
 """The constants of an edge network: one frozen, validated dataclass."""
 
 import math
+import warnings
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from .config_files import load_config
-from .limits import COUNTS, LISTS, POSITIVE, as_floats, check_integer, check_number
+from .errors import HadrlWarning
+from .limits import (
+    COUNTS,
+    FORMULAS,
+    LISTS,
+    POSITIVE,
+    as_floats,
+    beyond_memory,
+    check_integer,
+    check_number,
+    network_bytes,
+    plain,
+)
 from .units import read_unit
 
 Physics = Literal["strict", "published"]
@@ -106,7 +119,9 @@ class Scenario:
     cell_radius_m: int = 100
     """Users are drawn over the integers from -radius to radius - 1 metres around their server, on both axes."""
     server_positions_m: Points | None = None
-    """(x, y) of every server in metres, in place of the published line x = (2 s + 1) * 100, y = 0."""
+    """(x, y) of every server in metres, in place of the published line x = (2 s + 1) * 100, y = 0. It matters beside
+    `user_positions_m` alone: without, users are drawn around the server they belong to, whose link they use, wherever
+    it stands (only `published` physics can associate a user with another server than that of its cell)."""
     user_positions_m: Points | None = None
     """(x, y) of every user in metres: fixed users, each with the nearest server as home, in place of the cells."""
 
@@ -125,9 +140,10 @@ class Scenario:
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
             value = read_unit(name, value)
-            object.__setattr__(self, name, value if name in COUNTS else as_floats(value))
+            object.__setattr__(self, name, plain(value) if name in COUNTS else as_floats(value))
         for name, largest in COUNTS.items():
             check_integer(name, getattr(self, name), 1, largest)
+        self._check_memory()
         for name, (least, most) in POSITIVE.items():
             if name not in LISTS:
                 check_number(name, getattr(self, name), above=0.0, least=least, most=most)
@@ -142,6 +158,8 @@ class Scenario:
         self._check_points("server_positions_m", self.num_servers, "num_servers")
         self._check_points("user_positions_m", self.num_users, "num_users")
         self._check_thresholds()
+        self._check_formulas()
+        self._warn_of_positions()
 
     @classmethod
     def from_config(cls, name: str) -> "Scenario":
@@ -342,6 +360,43 @@ class Scenario:
             for coordinate in point:
                 check_number(name, coordinate, least=-1e7, most=1e7)
 
+    def _check_memory(self) -> None:
+        lacking = beyond_memory(network_bytes(self.num_servers, self.num_users, self.num_services))
+        if lacking:
+            name, other = "num_servers", "num_services"
+            if self.num_services > self.num_servers:
+                name, other = other, name
+            size, beside = (as_floats(getattr(self, one)) for one in (name, other))
+            raise ValueError(
+                f"{name} must be as many as fit into memory with {other} = {beside:g}, got {size:g}: {lacking}"
+            )
+
+    def _check_formulas(self) -> None:
+        """What grows with the number of services stays within what single precision holds."""
+        for name, (given, most) in FORMULAS.items():
+            if getattr(self, given) is None:
+                check_number(name, getattr(self, name), most=most / self.num_services)
+        if self.workload_cycles is None:
+            check_number(
+                "workload_cycles by the formula", max(self.cycles), most=POSITIVE["workload_cycles"][1]
+            )
+
+    def _warn_of_positions(self) -> None:
+        """Said once a process, however often a scenario is made: the place in the code is always this one."""
+        for name in ("server_positions_m", "user_positions_m"):
+            points = getattr(self, name)
+            if points is not None and _look_like_degrees(points):
+                text = f"{name} look like degrees, got {points[0]} and others within 1 m: give metres"
+                warnings.warn(text, HadrlWarning, stacklevel=1)
+        if self.server_positions_m is not None and self.user_positions_m is None:
+            where = "" if self.homes("published") == self.cells else "under physics strict "
+            warnings.warn(
+                f"server_positions_m changes nothing {where}without user_positions_m: "
+                "users are drawn around their own server, whose link they use",
+                HadrlWarning,
+                stacklevel=1,
+            )
+
     def _check_thresholds(self) -> None:
         thresholds = self.offload_thresholds
         if thresholds is None:
@@ -352,6 +407,13 @@ class Scenario:
             check_number("offload_thresholds", threshold, least=-1.0, most=1.0)
         if list(thresholds) != sorted(set(thresholds)):
             raise ValueError(f"offload_thresholds must increase, got {thresholds}")
+
+
+def _look_like_degrees(points: Points) -> bool:
+    """Several points that could be longitude and latitude, in either order, all within what would be a metre."""
+    spread = max(max(axis) - min(axis) for axis in zip(*points, strict=True))
+    small, large = sorted(max(map(abs, axis)) for axis in zip(*points, strict=True))
+    return 0 < spread < 1 and small <= 90 and large <= 180
 
 
 # The class checks its own arguments, with messages for users, and takes what YAML gives (whole numbers, lists):

@@ -3,13 +3,17 @@
 import dataclasses
 import math
 import pickle
+import warnings
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from hadrl_lightning import limits
+from hadrl_lightning.errors import HadrlWarning
 from hadrl_lightning.scenario import GIB, KIB, MIB, Scenario
-from hadrl_lightning.simulator import Allocation, serve
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, equal_shares, make_generator, serve
 from tests.twin import PUBLISHED
 
 
@@ -158,6 +162,139 @@ def test_what_is_out_of_range_is_refused_by_name(fields, message):
         Scenario(**fields)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+BIG = {"num_services": 5000, "popularity": "zipf"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"num_servers": 10**6, "num_services": 10**9},
+            "num_services must be as many as fit into memory with num_servers = 1e+06, got 1e+09: about 4.66e+07 GiB "
+            "are needed, and this machine has 1",
+        ),
+        (
+            {"num_servers": 10**400},
+            "num_servers must be as many as fit into memory with num_services = 10, got inf",
+        ),
+        ({**BIG, "input_step_bytes": 1e12}, "input_step_bytes must be at most 2e+11, got 1e+12"),
+        ({**BIG, "storage_step_bytes": 1e15}, "storage_step_bytes must be at most 2e+14, got 1e+15"),
+        ({**BIG, "deadline_step_s": 1e12}, "deadline_step_s must be at most 2e+11, got 1e+12"),
+        ({**BIG, "input_step_bytes": 2e11}, "workload_cycles by the formula must be at most 1e+20, got"),
+    ],
+)
+def test_sizes_are_limited_by_memory_and_by_single_precision_alone(monkeypatch, fields, message):
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 2**30)
+    with pytest.raises(ValueError) as refusal:
+        Scenario(**fields)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_thousands_of_servers_and_of_services_are_played():
+    for sizes in ({"num_servers": 2000}, BIG):
+        scenario = Scenario(num_users=4, decisions_per_episode=1, slots_per_decision=1, **sizes)
+        network = EdgeNetwork(scenario, num_envs=2)
+        network.begin_frame(network.cache)
+        service = network.step(equal_shares(scenario, torch.zeros(2, 4, dtype=torch.long), network.dtype))
+        assert torch.isfinite(service.latency).all()
+        assert network.caching_observation().shape == (2, scenario.caching_observation_size)
+
+
+def test_more_networks_than_fit_into_memory_are_refused_before_they_are_made(monkeypatch):
+    monkeypatch.setattr(limits, "memory_bytes", lambda: 2**30)
+    EdgeNetwork(Scenario(), num_envs=2)
+    with pytest.raises(
+        ValueError, match=r"^networks in parallel must be .*, got 1e\+09: about 5.12e\+03 GiB are"
+    ):
+        EdgeNetwork(Scenario(), num_envs=10**9)
+
+
+def test_numbers_of_numpy_are_numbers():
+    scenario = Scenario(
+        num_servers=np.int64(2),
+        num_users=np.int32(3),
+        bandwidth_hz=np.float32(1e8),
+        compute_hz=np.array([1e9, 2e9]),
+        cache_bytes=[np.int64(4 * 10**10), np.float64(8e10)],
+        user_positions_m=np.array([[0, 0], [5, 1], [30, 7]]),
+    )
+    assert scenario == Scenario(
+        num_servers=2,
+        num_users=3,
+        bandwidth_hz=1e8,
+        compute_hz=[1e9, 2e9],
+        cache_bytes=[4e10, 8e10],
+        user_positions_m=[[0, 0], [5, 1], [30, 7]],
+    )
+    assert type(scenario.num_servers) is int
+
+
+# Vienna: longitude and latitude, and the other way round.
+DEGREES = [(16.37, 48.21), (16.38, 48.20), (16.36, 48.215)]
+
+
+@pytest.mark.parametrize("points", [DEGREES, [point[::-1] for point in DEGREES]])
+def test_positions_in_degrees_are_warned_of(points):
+    with pytest.warns(HadrlWarning, match=r"^user_positions_m look like degrees, got \(.* give metres$"):
+        Scenario(num_users=3, user_positions_m=points)
+    servers = {"num_servers": 3, "server_positions_m": points, "offload_thresholds": None}
+    with pytest.warns(HadrlWarning, match="^server_positions_m look like degrees"):
+        Scenario(num_users=2, user_positions_m=[[0, 0], [50, 0]], **servers)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0, 0), (0, 0), (0, 0)],  # no spread: all at one place
+        [(0, 0), (1.5, 0), (0, 0)],  # metres
+        [(481234.2, 5339000.1), (481234.7, 5339000.5), (481234.3, 5339000.2)],  # no degrees
+        [(95, 100), (95.5, 100), (95, 100)],
+    ],
+)
+def test_positions_in_metres_are_not_warned_of(points):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Scenario(num_users=3, user_positions_m=points)
+
+
+def test_server_positions_that_change_nothing_are_said_to():
+    positions = {"server_positions_m": [[0, 0], [300, 0]]}
+    with pytest.warns(
+        HadrlWarning, match="^server_positions_m changes nothing without user_positions_m: "
+    ) as said:
+        apart = Scenario(**positions)
+    assert len(said) == 1
+    near, far = (
+        EdgeNetwork(scenario, num_envs=3, generator=make_generator(1, Use.TEST_NETWORKS))
+        for scenario in (Scenario(), apart)
+    )
+    for network in (near, far):
+        network.begin_frame(network.cache)
+    services = [
+        network.step(equal_shares(network.scenario, network.requests % 2, network.dtype))
+        for network in (near, far)
+    ]
+    assert torch.equal(services[0].latency, services[1].latency)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Scenario(num_users=2, user_positions_m=[[0, 0], [290, 5]], **positions)
+
+
+def test_where_published_homes_are_not_the_cells_server_positions_change_nothing_under_strict_alone():
+    uneven = {"num_servers": 3, "num_users": 4, "server_positions_m": [[0, 0], [300, 0], [0, 900]]}
+    with pytest.warns(HadrlWarning, match="^server_positions_m changes nothing under physics strict without"):
+        Scenario(**uneven)
+
+
+def test_a_warning_is_said_once_however_often_a_scenario_is_made():
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            dataclasses.replace(Scenario(server_positions_m=[[0, 0], [300, 0]]), num_users=20)
+    assert len(said) == 1
 
 
 def test_an_unknown_field_is_refused_by_name():

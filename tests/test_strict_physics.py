@@ -243,6 +243,24 @@ def test_a_network_survives_draws_of_exactly_zero(monkeypatch):
     assert (offloading_reward(service.latency) > 0).all()
 
 
+@pytest.mark.parametrize("name", ["bandwidth_share", "compute_share"])
+def test_no_decision_gives_away_more_than_a_server_has(name):
+    network = EdgeNetwork(Scenario(num_users=4), num_envs=1)
+    network.begin_frame(network.cache)
+    fair = equal_shares(network.scenario, torch.tensor([[0, 0, 1, 1]]), network.dtype)
+    greedy = fair._replace(**{name: torch.tensor([[0.5, 0.5, 0.7, 0.5]])})
+    with pytest.raises(ValueError, match=f"{name} must sum to at most 1 on every server, got 1.2"):
+        network.step(greedy)
+    network.step(fair)
+
+
+def test_equal_shares_of_very_many_users_are_not_taken_for_more_than_there_is():
+    network = EdgeNetwork(Scenario(num_servers=1, num_users=100_000), num_envs=1)
+    network.begin_frame(network.cache)
+    everybody = torch.zeros(1, 100_000, dtype=torch.long)
+    network.step(equal_shares(network.scenario, everybody, network.dtype))
+
+
 def test_fading_is_rayleigh_with_sigma_one():
     draws = network_module.rayleigh(
         (200, 1000), torch.Generator().manual_seed(0), torch.device("cpu"), torch.float64

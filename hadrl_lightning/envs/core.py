@@ -1,8 +1,9 @@
 """What all environments share: B networks in step, tensors in and tensors out, no Gymnasium."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -32,25 +33,44 @@ class Outcome(NamedTuple):
     observation: Float[Tensor, "batch observation"]
     reward: Float[Tensor, " batch"]
     info: dict[str, Float[Tensor, " batch"]]
-    """See `slot_info`; `switching` is there in steps in which a caching decision was made, for all networks."""
+    """What `slot_info` lists, and `switching`; the same names in every step."""
+
+
+ScenarioLike = Scenario | Mapping[str, Any] | str | Path | None
+"""A scenario, its fields as plain values, the name of a config that holds them, or (None) ES2."""
 
 
 def build_network(
-    scenario: Scenario | str | Path | None,
+    scenario: ScenarioLike,
     physics: Physics,
     num_envs: int = 1,
     device: str | torch.device | None = None,
 ) -> EdgeNetwork:
-    """The networks of a scenario, of the config that holds one, or (None) of ES2.
+    """The networks of a scenario.
 
     Raises:
         ValueError: there is no such config, or a setting is out of range.
     """
+    return EdgeNetwork(read_scenario(scenario), physics, num_envs, device)
+
+
+def read_scenario(scenario: ScenarioLike) -> Scenario:
+    """The scenario that is meant.
+
+    Raises:
+        ValueError: there is no such config, or a setting is out of range.
+    """
+    if isinstance(scenario, Scenario):
+        return scenario
     if scenario is None:
-        scenario = Scenario()
-    elif not isinstance(scenario, Scenario):
-        scenario = Scenario.from_config(str(scenario))
-    return EdgeNetwork(scenario, physics, num_envs, device)
+        return Scenario()
+    if isinstance(scenario, Mapping):
+        return Scenario.from_dict(dict(scenario))
+    if isinstance(scenario, str | Path):
+        return Scenario.from_config(str(scenario))
+    raise ValueError(
+        f"scenario must be a Scenario, a mapping of its fields or the name of a config, got {scenario!r}"
+    )
 
 
 class Core(ABC):
@@ -106,6 +126,11 @@ class Core(ABC):
         self.network.reset()
         return self.observe()
 
+    def nothing_happened(self) -> dict[str, Float[Tensor, " batch"]]:
+        """The info of a reset, in which no slot is served: 0 under every name that a step has."""
+        zero = torch.zeros(self.network.num_envs, device=self.network.device)
+        return {name: zero.clone() for name in INFO}
+
     @property
     def over(self) -> bool:
         """The episode of all networks is over."""
@@ -144,8 +169,8 @@ class CachingCore(Core):
         switching = network.begin_frame(decode_caching(self.scenario, action, network.cache, self.physics))
         slots = []
         while not network.frame_over:
-            slots.append(slot_info(network.step(self.offloading_policy(network))))
-        info = {name: torch.stack([slot[name] for slot in slots]).mean(0) for name in slots[0]}
+            slots.append(slot_info(network.step(self.offloading_policy(network)), switching))
+        info = {name: torch.stack([slot[name] for slot in slots]).mean(0) for name in INFO}
         info["switching"] = switching
         if self.pays == "published":
             reward = caching_reward(info["hits"], switching)
@@ -165,7 +190,7 @@ class OffloadingCore(Core):
     ) -> None:
         super().__init__(network, reward)
         self.caching_policy = caching_policy
-        self._switching: Tensor | None = None
+        self._switching = torch.zeros(network.num_envs)
 
     @property
     def bounds(self) -> Bounds:
@@ -190,10 +215,8 @@ class OffloadingCore(Core):
     def _advance(self, action: Tensor) -> Outcome:
         """Serve a slot; if it ends a frame, the caches of the next are filled before the agent sees it."""
         service = self.network.step(decode_offloading(self.scenario, action, self.physics))
-        info, switching = slot_info(service), self._switching
-        self._switching = None
-        if switching is not None:
-            info["switching"] = switching
+        info = slot_info(service, self._switching)
+        self._switching = torch.zeros_like(self._switching)
         if self.network.frame_over and not self.over:
             self._begin_frame()
         return Outcome(self.observe(), slot_reward(self.pays, service), info)
@@ -242,10 +265,8 @@ class JointCore(Core):
             self._switching = network.begin_frame(cache)
             self._frame_hits = torch.zeros_like(self._switching)
         service = network.step(allocation)
-        info = slot_info(service)
+        info = slot_info(service, self._switching if due else torch.zeros_like(self._switching))
         self._frame_hits = self._frame_hits + info["hits"]
-        if due:
-            info["switching"] = self._switching
         reward = slot_reward(self.pays, service)
         if self.pays == "published" and network.frame_over:
             reward = reward + caching_reward(
@@ -259,12 +280,26 @@ def slot_reward(pays: Reward, service: Service) -> Float[Tensor, " batch"]:
     return offloading_reward(service.latency) if pays == "published" else -service.latency.mean(1)
 
 
-def slot_info(service: Service) -> dict[str, Tensor]:
+INFO = (
+    "hits",
+    "hit_ratio",
+    "latency",
+    "on_time",
+    "energy",
+    "bandwidth_over_subscription",
+    "compute_over_subscription",
+    "switching",
+)
+"""Names in the info of every step and reset."""
+
+
+def slot_info(service: Service, switching: Float[Tensor, " batch"]) -> dict[str, Float[Tensor, " batch"]]:
     """What a slot was like, [B] each.
 
     `hits`: tasks served from a cache; `hit_ratio`: as a share of all; `latency`: summed over the users, s; `on_time`:
     share of tasks within their deadline; `energy`: summed over the users, J; `bandwidth_over_subscription` and
-    `compute_over_subscription`: what is allotted beyond capacity as a share of it, mean over the servers.
+    `compute_over_subscription`: what is allotted beyond capacity as a share of it, mean over the servers;
+    `switching`: what the caching decision before this slot took to fetch, s, and 0 where none was due.
     """
     dtype = service.latency.dtype
 
@@ -279,4 +314,5 @@ def slot_info(service: Service) -> dict[str, Tensor]:
         "energy": service.energy.sum(1),
         "bandwidth_over_subscription": excess(service.bandwidth_load),
         "compute_over_subscription": excess(service.compute_load),
+        "switching": switching,
     }

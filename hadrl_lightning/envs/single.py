@@ -1,6 +1,5 @@
 """Gymnasium environments of one network."""
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import gymnasium
@@ -10,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..scenario import Physics, Scenario
 from ..simulator import CachingPolicy, OffloadingPolicy
-from .core import CachingCore, Core, JointCore, OffloadingCore, Reward, build_network
+from .core import CachingCore, Core, JointCore, OffloadingCore, Reward, ScenarioLike, build_network
 from .policies import home_with_equal_shares, most_requested
 
 Array = NDArray[np.float32]
@@ -55,9 +54,9 @@ class _SingleEnv(gymnasium.Env[Array, Array]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Start an episode; a seed fixes all draws from here on. There are no options."""
+        """Start an episode; a seed fixes all draws from here on. There are no options. The info is all 0."""
         super().reset(seed=seed)
-        return self.core.reset(seed)[0].cpu().numpy(), {}
+        return self.core.reset(seed)[0].cpu().numpy(), _of_one(self.core.nothing_happened())
 
     def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Apply an action in [-1, 1]; values outside count as the bound.
@@ -75,8 +74,13 @@ class _SingleEnv(gymnasium.Env[Array, Array]):
             reward.item(),
             False,
             self.core.over,
-            {name: value.item() for name, value in info.items()},
+            _of_one(info),
         )
+
+
+def _of_one(info: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The info of one network, numpy numbers of single precision."""
+    return {name: value.cpu().numpy()[0] for name, value in info.items()}
 
 
 class ServiceCachingEnv(_SingleEnv):
@@ -84,10 +88,11 @@ class ServiceCachingEnv(_SingleEnv):
 
     Observation and action are those of the slow level: K (1 + 2 S) + S numbers, and S K numbers of which the positive
     ones ask for their service. Reward: mean hits per slot / 100 + 1 / (switching cost + 100), or (`latency`) minus the
-    mean latency of a task in seconds. `info` has the means over the slots of what `slot_info` lists, and `switching`.
+    mean latency of a task in seconds. `info` has the means over the slots of what `slot_info` lists, but the whole
+    `switching` cost of the decision.
 
     Args:
-        scenario: the constants, or the name of a config that holds them; ES2 by default.
+        scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
         physics: `strict` or `published`.
         offloading_policy: decides the slots, from the network to an `Allocation`; by default every user goes to its
             home server and gets an equal share.
@@ -99,7 +104,7 @@ class ServiceCachingEnv(_SingleEnv):
 
     def __init__(
         self,
-        scenario: Scenario | str | Path | None = None,
+        scenario: ScenarioLike = None,
         physics: Physics = "strict",
         offloading_policy: OffloadingPolicy = home_with_equal_shares,
         reward: Reward = "published",
@@ -112,11 +117,10 @@ class ComputationOffloadingEnv(_SingleEnv):
 
     Observation and action are those of the fast level: S K + 3 S + 3 U numbers, and for each user target server,
     bandwidth share and compute share (three blocks of U). Reward: 10^4 over the summed latency in seconds, or
-    (`latency`) minus the mean latency of a task in seconds. `info` has what `slot_info` lists, and in the first slot
-    of a frame `switching`.
+    (`latency`) minus the mean latency of a task in seconds. `info` has what `slot_info` lists.
 
     Args:
-        scenario: the constants, or the name of a config that holds them; ES2 by default.
+        scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
         physics: `strict` or `published`.
         caching_policy: fills the caches at the start of each frame, from the network to bool [1, S, K]; by default
             with the services most requested so far in the episode, while they fit.
@@ -128,7 +132,7 @@ class ComputationOffloadingEnv(_SingleEnv):
 
     def __init__(
         self,
-        scenario: Scenario | str | Path | None = None,
+        scenario: ScenarioLike = None,
         physics: Physics = "strict",
         caching_policy: CachingPolicy = most_requested,
         reward: Reward = "published",
@@ -146,7 +150,7 @@ class EdgeNetworkEnv(_SingleEnv):
     on top; or (`latency`) minus the mean latency of a task in seconds. `info` as in `ComputationOffloading`.
 
     Args:
-        scenario: the constants, or the name of a config that holds them; ES2 by default.
+        scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
         physics: `strict` or `published`.
         reward: `published` or `latency`.
 
@@ -156,7 +160,7 @@ class EdgeNetworkEnv(_SingleEnv):
 
     def __init__(
         self,
-        scenario: Scenario | str | Path | None = None,
+        scenario: ScenarioLike = None,
         physics: Physics = "strict",
         reward: Reward = "published",
     ) -> None:

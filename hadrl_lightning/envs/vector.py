@@ -1,6 +1,5 @@
 """Gymnasium vector environments over the batched simulator: B networks cost little more than one."""
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..scenario import Physics, Scenario
 from ..simulator import CachingPolicy, OffloadingPolicy
-from .core import CachingCore, Core, JointCore, OffloadingCore, Reward, build_network
+from .core import CachingCore, Core, JointCore, OffloadingCore, Reward, ScenarioLike, build_network
 from .policies import home_with_equal_shares, most_requested
 from .single import Array, as_action, spaces
 
@@ -21,7 +20,9 @@ Bools = NDArray[np.bool_]
 class _BatchedEnv(VectorEnv[Array, ArrayLike, Any]):
     """B networks in step. Their episodes end together, so autoreset resets all of them at once.
 
-    Every entry of `info` is an array [B], with a mask `_name` beside it as Gymnasium's own vector environments have.
+    Every entry of `info` is an array [B], with a mask `_name` beside it as Gymnasium's own vector environments have;
+    the names are those of `slot_info` in every step and reset, and all entries are 0 where a step was a reset. With
+    autoreset in the same step, the last step of an episode has its own in `final_info` and `final_obs` besides.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -57,7 +58,7 @@ class _BatchedEnv(VectorEnv[Array, ArrayLike, Any]):
                 f"reset_mask must be true for all networks, whose episodes end together, got {mask}"
             )
         super().reset(seed=seed)
-        return self.core.reset(seed).cpu().numpy(), {}
+        return self.core.reset(seed).cpu().numpy(), self._info(self.core.nothing_happened())
 
     def step(self, actions: ArrayLike) -> tuple[Array, Any, Bools, Bools, dict[str, Any]]:
         """Apply actions [B, A] in [-1, 1]; values outside count as the bound.
@@ -71,16 +72,21 @@ class _BatchedEnv(VectorEnv[Array, ArrayLike, Any]):
             if self.autoreset_mode is not AutoresetMode.NEXT_STEP:
                 raise RuntimeError("step must follow reset: the episode is over")
             observation = self.core.reset().cpu().numpy()
-            return observation, np.zeros(self.num_envs, np.float32), never, never.copy(), {}
+            info = self._info(self.core.nothing_happened())
+            return observation, np.zeros(self.num_envs, np.float32), never, never.copy(), info
         batch = torch.as_tensor(as_action(actions), device=self.core.network.device)
         outcome = self.core.step(batch)
         observation = outcome.observation.cpu().numpy()
-        info = self._masked({name: value.cpu().numpy() for name, value in outcome.info.items()})
+        info = self._info(outcome.info)
         over = np.full(self.num_envs, self.core.over)
         if self.core.over and self.autoreset_mode is AutoresetMode.SAME_STEP:
-            info = self._masked({"final_obs": observation, "final_info": info})
+            final = self._masked({"final_obs": observation, "final_info": info})
+            info = self._info(self.core.nothing_happened()) | final
             observation = self.core.reset().cpu().numpy()
         return observation, outcome.reward.cpu().numpy(), never, over, info
+
+    def _info(self, info: dict[str, torch.Tensor]) -> dict[str, Any]:
+        return self._masked({name: value.cpu().numpy() for name, value in info.items()})
 
     def _masked(self, info: dict[str, Any]) -> dict[str, Any]:
         everywhere = np.ones(self.num_envs, dtype=bool)
@@ -92,7 +98,7 @@ class ServiceCachingVectorEnv(_BatchedEnv):
 
     Args:
         num_envs: B.
-        scenario: the constants, or the name of a config that holds them; ES2 by default.
+        scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
         physics: `strict` or `published`.
         offloading_policy: decides the slots, from the networks to an `Allocation`.
         reward: `published` or `latency`.
@@ -106,7 +112,7 @@ class ServiceCachingVectorEnv(_BatchedEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        scenario: Scenario | str | Path | None = None,
+        scenario: ScenarioLike = None,
         physics: Physics = "strict",
         offloading_policy: OffloadingPolicy = home_with_equal_shares,
         reward: Reward = "published",
@@ -122,7 +128,7 @@ class ComputationOffloadingVectorEnv(_BatchedEnv):
 
     Args:
         num_envs: B.
-        scenario: the constants, or the name of a config that holds them; ES2 by default.
+        scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
         physics: `strict` or `published`.
         caching_policy: fills the caches at the start of each frame, from the networks to bool [B, S, K].
         reward: `published` or `latency`.
@@ -136,7 +142,7 @@ class ComputationOffloadingVectorEnv(_BatchedEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        scenario: Scenario | str | Path | None = None,
+        scenario: ScenarioLike = None,
         physics: Physics = "strict",
         caching_policy: CachingPolicy = most_requested,
         reward: Reward = "published",
@@ -152,7 +158,7 @@ class EdgeNetworkVectorEnv(_BatchedEnv):
 
     Args:
         num_envs: B.
-        scenario: the constants, or the name of a config that holds them; ES2 by default.
+        scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
         physics: `strict` or `published`.
         reward: `published` or `latency`.
         autoreset_mode: `NextStep`, `SameStep` or `Disabled`, as in Gymnasium.
@@ -165,7 +171,7 @@ class EdgeNetworkVectorEnv(_BatchedEnv):
     def __init__(
         self,
         num_envs: int = 1,
-        scenario: Scenario | str | Path | None = None,
+        scenario: ScenarioLike = None,
         physics: Physics = "strict",
         reward: Reward = "published",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..errors import HadrlError
+from ..limits import as_floats, beyond_memory, network_bytes
 from ..scenario import Physics, Scenario
 from .actions import Allocation
 from .constants import constants
@@ -33,6 +35,7 @@ class EdgeNetwork:
 
     Raises:
         ValueError: `num_envs` or `physics` is out of range, or the generator is not on the CPU.
+        HadrlError: so many networks do not fit into memory.
     """
 
     def __init__(
@@ -48,6 +51,12 @@ class EdgeNetwork:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
         if physics not in ("strict", "published"):
             raise ValueError(f"physics must be strict or published, got {physics!r}")
+        sizes = (scenario.num_servers, scenario.num_users, scenario.num_services)
+        lacking = beyond_memory(network_bytes(*sizes, num_envs))
+        if lacking:
+            raise HadrlError(
+                f"networks in parallel must be as many as fit into memory, got {as_floats(num_envs):g}: {lacking}"
+            )
         self.scenario = scenario
         self.physics: Physics = physics
         self.num_envs = num_envs

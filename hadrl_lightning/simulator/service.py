@@ -61,12 +61,18 @@ def serve(
         physics: decides the home servers and the unit of the energy.
 
     Raises:
-        ValueError: a wrong shape or type, an index out of range, a value that is not finite or negative, or a share
-            above 1.
+        ValueError: a wrong shape or type, an index out of range, a value that is not finite or negative, a share above
+            1, or (`strict`) shares of a server that sum to more than 1.
     """
     _check_inputs(scenario, cache, requests, positions, fading, allocation)
     table = constants(scenario, physics, positions.device, positions.dtype)
     server, bandwidth_share, compute_share = allocation
+    bandwidth_load, compute_load = (
+        sum_per_server(share, server, scenario.num_servers) for share in (bandwidth_share, compute_share)
+    )
+    if physics == "strict":
+        _check_load("bandwidth_share", bandwidth_load, scenario.num_users)
+        _check_load("compute_share", compute_load, scenario.num_users)
     bits, cycles = table.input_bits[requests], table.cycles[requests]
     hit = cache.flatten(1).gather(1, server * scenario.num_services + requests)
     efficiency = spectral_efficiency(scenario, positions, fading, physics)
@@ -80,10 +86,16 @@ def serve(
         hit=hit,
         on_time=latency <= table.deadlines_s[requests],
         energy=transmission * transmit_power(scenario, physics),
-        bandwidth_load=sum_per_server(bandwidth_share, server, scenario.num_servers),
-        compute_load=sum_per_server(compute_share, server, scenario.num_servers),
+        bandwidth_load=bandwidth_load,
+        compute_load=compute_load,
         spectral_efficiency=efficiency,
     )
+
+
+def _check_load(name: str, load: Float[Tensor, "batch server"], num_users: int) -> None:
+    """No server gives away more than it has, but for what a sum over users is rounded by."""
+    if load.numel() and float(load.max()) > MAX_SHARE + num_users * torch.finfo(load.dtype).eps:
+        raise ValueError(f"{name} must sum to at most 1 on every server, got {float(load.max()):g}")
 
 
 def transmit_power(scenario: Scenario, physics: Physics) -> float:
