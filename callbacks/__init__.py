@@ -1,6 +1,6 @@
 """Lightning callbacks: `CEMPlanning` acts, `EpisodeEvaluation` judges, the rest serves them."""
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 from .epoch_metrics import EpochMetrics
 from .evaluation import EpisodeEvaluation
@@ -17,7 +17,19 @@ __all__ = [
     "RandomState",
     "TrainingProgress",
     "default_callbacks",
+    "missing_callbacks",
 ]
+
+
+def missing_callbacks(trainer: Trainer) -> list[Callback]:
+    """What a Trainer without our callbacks lacks for what it is asked to do: to collect and to judge, as on the command
+    line, each with its default settings.
+    """
+    judging: list[type[Callback]] = [EpisodeEvaluation]
+    training: list[type[Callback]] = [CEMPlanning, *judging, RandomState, EpochMetrics, FiniteNumbers]
+    given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    wanted = training if trainer.state.fn == "fit" else judging
+    return [cls() for cls in wanted if not any(isinstance(callback, cls) for callback in given)]
 
 
 def default_callbacks() -> dict[str, type[Callback]]:

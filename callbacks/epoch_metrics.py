@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import ParallelStrategy
 
 from ..parallel import of_each_rank
 
@@ -28,7 +29,7 @@ class EpochMetrics(Callback):
         epochs: Any = trainer.fit_loop.epoch_progress.current
         if epochs.started == epochs.processed:  # none is under way
             return
-        distributed = trainer._accelerator_connector.is_distributed
+        distributed = isinstance(trainer.strategy, ParallelStrategy)
         metrics = trainer.fit_loop.epoch_loop._results.values()
         own = [{**_state(metric), "distributed": distributed} for metric in metrics if metric.is_tensor]
         checkpoint["epoch_metrics"] = of_each_rank(own)
@@ -64,7 +65,7 @@ def _state(metric: Any) -> dict[str, Any]:
 
 def _restore(trainer: Trainer, state: dict[str, Any]) -> None:
     results, device = trainer.fit_loop.epoch_loop._results, trainer.strategy.root_device
-    distributed = trainer._accelerator_connector.is_distributed
+    distributed = isinstance(trainer.strategy, ParallelStrategy)
     value = state["value"].to(device)
     results.log(
         state["fx"],

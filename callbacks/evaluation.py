@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from ..agents import progress
 from ..console import show
 from ..data import TransitionDataModule
 from ..errors import HadrlWarning
@@ -137,9 +138,21 @@ class EpisodeEvaluation(Callback):
     def _log(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         for name, value in self._agent.values().items():
             module.log(f"{stage}/{name}", value, batch_size=1, sync_dist=True)
-        if trainer.state.fn == "fit":
-            data = _data(trainer)
-            module.log("step", float(data.slots * data.num_collectors), batch_size=1, sync_dist=True)
+        judged = self._judged(trainer, module)
+        if "slots" in judged:
+            module.log("step", float(judged["slots"]), batch_size=1, sync_dist=True)
+        if (
+            trainer.state.fn != "fit" and "epochs" in judged
+        ):  # counted as rows of a training count them: from 0
+            module.log("epoch", float(max(judged["epochs"] - 1, 0)), batch_size=1, sync_dist=True)
+
+    def _judged(self, trainer: Trainer, module: LightningModule) -> dict[str, int]:
+        """Epochs and slots that the agent has learnt from: of its file, or here; empty where nothing says so."""
+        trained_here = trainer.ckpt_path is None and _data(trainer).network is not None
+        if trained_here or trainer.state.fn == "fit":
+            return progress(trainer)
+        origin: dict[str, Any] = getattr(module, "origin", {})
+        return origin.get("training", {})
 
     def _validation(self, trainer: Trainer) -> Validation:
         values, data = self._agent.values(), _data(trainer)

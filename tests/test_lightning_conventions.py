@@ -1,18 +1,30 @@
 """Lightning's conventions: what a Trainer can be asked for works, or is refused in one line."""
 
+import ast
 import random
+import re
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from lightning import pytorch as lightning_pytorch
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 
 from hadrl_lightning.agents import HADRL, SetWorldModel, SetWorldModelSettings, check_trainer
-from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers, TrainingProgress
+from hadrl_lightning.callbacks import (
+    CEMPlanning,
+    EpisodeEvaluation,
+    EpochMetrics,
+    FiniteNumbers,
+    RandomState,
+    TrainingProgress,
+)
 from hadrl_lightning.cli.app import HadrlCLI
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
@@ -39,7 +51,13 @@ def agent(**settings: Any) -> HADRL:
 
 
 def data(**settings: Any) -> TransitionDataModule:
-    small = {"passes_per_epoch": 2, "samples_per_pass": 16, "batch_size": 8, "caching_batch_size": 4}
+    small = {
+        "num_envs": 1,
+        "passes_per_epoch": 2,
+        "samples_per_pass": 16,
+        "batch_size": 8,
+        "caching_batch_size": 4,
+    }
     small |= {"caching_updates_per_epoch": 2, "validation_episodes": 1, "test_episodes": 2}
     return TransitionDataModule(SCENARIO, **{**small, **settings})
 
@@ -211,7 +229,7 @@ class Notes(Logger):
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None: ...
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        self.logged.append(metrics)
+        self.logged.append({**metrics, "step": step or 0})
 
 
 OTHERS = {
@@ -258,3 +276,116 @@ def test_a_dry_run_writes_nothing() -> None:
     before = files()
     fit("--trainer.fast_dev_run=true")
     assert files() == before
+
+
+# --- from Python
+
+
+def plain_trainer(folder: Path, **settings: Any) -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return Trainer(**{**quiet, "num_sanity_val_steps": 0, "default_root_dir": folder, **settings})
+
+
+def test_a_test_is_logged_at_the_slots_and_the_epoch_that_the_agent_was_trained_to(tmp_path: Path) -> None:
+    module, networks, notes = agent(), data(), Notes()
+    notes.logged.clear()
+    trainer = plain_trainer(tmp_path, max_epochs=2, logger=notes, check_val_every_n_epoch=1)
+    short = CEMPlanning(seed_decisions=2, decisions_per_epoch=2)
+    trainer.callbacks += [short, EpisodeEvaluation(references=False)]  # type: ignore[attr-defined]
+    before = [value.clone() for value in module.parameters()]
+    trainer.fit(module, datamodule=networks)
+    assert networks.slots == 4 * SCENARIO.slots_per_decision
+    assert any(not torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))
+    (scores,) = trainer.test(module, datamodule=networks)
+    assert scores["test/latency"] > 0
+    test = next(row for row in notes.logged if "test/latency" in row)
+    assert (test["step"], test["epoch"]) == (networks.slots, 1)
+
+    for file in tmp_path.rglob("*.ckpt"):  # another process: the file says what was learnt from
+        again = plain_trainer(tmp_path, logger=notes)
+        (stored,) = again.test(agent(), datamodule=data(), ckpt_path=file)
+        assert {**stored, "epoch": 1.0} == {**scores, "epoch": 1.0}
+        assert stored["step"] == networks.slots
+        break
+    else:
+        raise AssertionError("there is a checkpoint")
+
+
+def test_a_trainer_lacks_nothing_that_the_command_line_has(tmp_path: Path) -> None:
+    trainer = plain_trainer(tmp_path, max_epochs=1, logger=False, enable_checkpointing=False, fast_dev_run=1)
+    trainer.fit(agent(), datamodule=data())
+    kinds = {type(one) for one in trainer.callbacks}  # type: ignore[attr-defined]
+    assert kinds >= {CEMPlanning, EpisodeEvaluation, FiniteNumbers, RandomState, EpochMetrics}
+    assert trainer.callback_metrics["collect/latency"] > 0
+    assert trainer.callback_metrics["val/latency"] > 0
+
+
+def test_judging_without_our_data_says_what_is_missing(tmp_path: Path) -> None:
+    networks = data()
+    with pytest.raises(
+        HadrlError, match="datamodule must be a TransitionDataModule to test with, got NoneType"
+    ):
+        plain_trainer(tmp_path, logger=False).test(agent(), dataloaders=networks.test_dataloader())
+
+
+# --- what of Lightning is private
+
+PRIVATE = {
+    "_checkpoint_connector",  # a checkpoint whose writing may fail on one rank
+    "_logger_connector",  # the row that comes after a checkpoint
+    "_first_loop_iter",
+    "_batches_that_stepped",
+    "_results",  # the means of an unfinished epoch
+    "_signal_connector",  # stopping where a resume can go on
+    "_sigterm_notifier_fn",
+    "_parse_ckpt_path",  # LightningCLI: a checkpoint's settings would win over the command line's
+    "_prepare_subcommand_parser",
+    "_run_subcommand",
+}
+"""Every private name of Lightning that the package uses or overrides. It may shrink."""
+
+
+def test_no_more_of_lightning_that_is_private_is_used_and_what_is_used_is_there(root: Path) -> None:
+    assert len(PRIVATE) <= 10
+    lightning = Path(lightning_pytorch.__file__).parents[1]
+    theirs: set[str] = set()
+    for path in [*lightning.glob("pytorch/**/*.py"), *lightning.glob("fabric/**/*.py")]:
+        theirs |= set(re.findall(r"(?:def |self\.)(_[a-z]\w+)", path.read_text()))
+    assert theirs >= PRIVATE
+    used: set[str] = set()
+    for path in [*(root / "hadrl_lightning").rglob("*.py"), *(root / "callbacks").glob("*.py")]:
+        text = path.read_text()
+        if "lightning" not in text:
+            continue
+        tree = ast.parse(text)
+        own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+                if not of_self or node.attr not in own | _assigned(tree):
+                    used.add(node.attr)
+            elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lightning"):
+                used |= {alias.name for alias in node.names if alias.name.startswith("_")}
+            elif (
+                isinstance(node, ast.FunctionDef)
+                and path.name == "app.py"
+                and hasattr(LightningCLI, node.name)
+            ):
+                used.add(node.name)
+    assert {name for name in used & theirs if not name.startswith("__")} - OWN <= PRIVATE
+
+
+OWN = {"_asdict", "_replace", "_make", "_fields", "_actions"}
+"""Of named tuples, which are public, and of argparse."""
+
+
+def _assigned(tree: ast.AST) -> set[str]:
+    """Attributes that a module's classes give themselves."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            found |= (
+                {one.attr for one in ast.walk(target) if isinstance(one, ast.Attribute)} if target else set()
+            )
+    return found

@@ -5,6 +5,7 @@ from .ddpg import DDPG, DDPGSettings
 from .hadrl import HADRL, CachingDecision
 from .set_ddpg import SetDDPG, SetDDPGSettings
 from .set_world_model import SetWorldModel, SetWorldModelSettings
+from .stored import progress
 from .trainer_limits import check_trainer
 from .world_model import WorldModel, WorldModelSettings
 
@@ -22,4 +23,5 @@ __all__ = [
     "WorldModelSettings",
     "caching_objective",
     "check_trainer",
+    "progress",
 ]

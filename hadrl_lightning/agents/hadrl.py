@@ -6,11 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..data import OffloadingTransitions, TrainingBatch
+from ..data import OffloadingTransitions, TrainingBatch, TransitionDataModule
 from ..errors import HadrlError, HadrlWarning
 from ..parallel import ALONE, DataShare, Share, summed, this_rank
 from ..planning import CEMPlanner, Plan, PlannerSettings, plan_on_ranks
@@ -279,6 +280,27 @@ class HADRL(StoredAgent):
         return other.to(self.device).train(self.training)
 
     # Learning ------------------------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Supply those of our callbacks that a Trainer lacks: `CEMPlanning` to collect, `EpisodeEvaluation` to judge.
+
+        A subclass that collects or judges in another way returns an empty list.
+
+        Raises:
+            HadrlError: episodes are to be judged without a `TransitionDataModule`.
+        """
+        trainer: Any = self.trainer
+        if isinstance(trainer.datamodule, TransitionDataModule):
+            from ..callbacks import missing_callbacks  # they need the agents
+
+            return missing_callbacks(trainer)
+        command = trainer.state.fn.value
+        if command in ("validate", "test"):
+            raise HadrlError(
+                f"datamodule must be a TransitionDataModule to {command} with, "
+                f"got {type(trainer.datamodule).__name__}"
+            )
+        return []
 
     def setup(self, stage: str) -> None:
         """Refuse what training can't do.

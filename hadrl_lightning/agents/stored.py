@@ -25,6 +25,16 @@ OF_TRAINING = ("best_reward", "num_updates")
 """Endings of the names of buffers that belong to a training and not to what it taught."""
 
 
+def progress(trainer: Trainer) -> dict[str, int]:
+    """Epochs that a training has finished, and slots that all its ranks have collected."""
+    data: Any = getattr(trainer, "datamodule", None)
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    return {
+        "epochs": epochs.processed,
+        "slots": getattr(data, "slots", 0) * getattr(data, "num_collectors", 1),
+    }
+
+
 class StoredAgent(LightningModule):
     """An agent that is made from its settings and from files.
 
@@ -195,8 +205,7 @@ class StoredAgent(LightningModule):
         if trainer is not None:
             data: Any = getattr(trainer, "datamodule", None)
             known["data"] = getattr(data, "settings", {})
-            slots = getattr(data, "slots", 0) * getattr(data, "num_collectors", 1)
-            known["training"] = {"epochs": trainer.current_epoch, "slots": slots}
+            known["training"] = progress(trainer)
             metrics = trainer.callback_metrics
             known["scores"] = {name: float(metrics[name]) for name in metrics if name.startswith("val/")}
         return known if scores is None else {**known, "scores": dict(scores)}

@@ -50,6 +50,12 @@ def row_to_come(trainer: Trainer) -> dict[str, float | int] | None:
 
 def validates_next(trainer: Trainer) -> bool:
     """Whether a validation follows the training batch at hand, so that a checkpoint would come before it."""
-    loop = trainer.fit_loop
-    assert loop._data_fetcher is not None
-    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    if trainer.should_stop:
+        return True
+    every: float | None = trainer.val_check_batch
+    epochs = trainer.check_val_every_n_epoch
+    if not every or not trainer.enable_validation or trainer.sanity_checking:
+        return False
+    if epochs is None:  # counted through the epochs
+        return (trainer.fit_loop.total_batch_idx + 1) % every == 0
+    return (trainer.current_epoch + 1) % epochs == 0 and (trainer.fit_loop.batch_idx + 1) % every == 0
