@@ -14,7 +14,9 @@ COUNTS = {
     "decisions_per_episode": 1_000_000,
     "slots_per_decision": 1_000_000,
 }
-"""Whole numbers from 1 on, and the largest that is allowed; of servers and services, as many as fit into memory."""
+"""Whole numbers, and the largest that is allowed; of servers and services, as many as fit into memory."""
+LEAST = {"num_users": 0}
+"""The least that is allowed, where it is not 1: there are slots in which nobody asks for anything."""
 POSITIVE = {
     "input_step_bytes": (1.0, 1e12),
     "input_bytes": (1.0, 1e12),

@@ -1,6 +1,6 @@
 """The ranges of a network's numbers: what training saw, and what a use brings."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from math import dist, sqrt
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ def ranges_of(scenario: Scenario, physics: Physics = "strict") -> Ranges:
     """What a network of this scenario can bring."""
     storage = sum(scenario.storage_bits)
     caches = scenario.usable_cache_bits
-    values: dict[str, Iterable[float]] = {
+    values: dict[str, Sequence[float]] = {
         "compute_hz": scenario.compute_per_server_hz,
         "bandwidth_hz": scenario.bandwidth_per_server_hz,
         "usable cache of a server": caches,
@@ -59,7 +59,7 @@ def ranges_of(scenario: Scenario, physics: Physics = "strict") -> Ranges:
     }
     constants = {name: [float(getattr(scenario, name))] for name in NUMBERS if name not in values}
     every = {**constants, **values}
-    return {name: (min(every[name]), max(every[name])) for name in NUMBERS}
+    return {name: (min(every[name]), max(every[name])) for name in NUMBERS if every[name]}
 
 
 def _home_distances_m(scenario: Scenario, physics: Physics) -> list[float]:

@@ -11,6 +11,7 @@ from .errors import HadrlWarning
 from .limits import (
     COUNTS,
     FORMULAS,
+    LEAST,
     LISTS,
     POSITIVE,
     as_floats,
@@ -63,7 +64,7 @@ class Scenario:
     num_servers: int = 2
     """S, the number of edge servers (at least 1)."""
     num_users: int = 30
-    """U, the number of mobile users (at least 1)."""
+    """U, the number of mobile users (at least 1; 0 for an agent that decides on a slot without any)."""
     num_services: int = 10
     """K, the number of services (at least 1)."""
 
@@ -142,7 +143,7 @@ class Scenario:
             value = read_unit(name, value)
             object.__setattr__(self, name, plain(value) if name in COUNTS else as_floats(value))
         for name, largest in COUNTS.items():
-            check_integer(name, getattr(self, name), 1, largest)
+            check_integer(name, getattr(self, name), LEAST.get(name, 1), largest)
         self._check_memory()
         for name, (least, most) in POSITIVE.items():
             if name not in LISTS:
@@ -190,6 +191,15 @@ class Scenario:
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain numbers, strings and tuples."""
         return asdict(self)
+
+    def require_users(self) -> None:
+        """Refuse a network of nobody, where there is nothing to learn or to judge.
+
+        Raises:
+            ValueError: there are no users.
+        """
+        if self.num_users < 1:
+            raise ValueError(f"num_users must be at least 1, got {self.num_users}")
 
     # Services ------------------------------------------------------------------------------------------------------
 

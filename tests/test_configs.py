@@ -117,7 +117,7 @@ def test_the_published_agent_is_asked_for_by_name() -> None:
         ("model: {planer: {n_candidates: 5}}", "planer"),
         ("model: {planner: {n_candidates: many}}", "n_candidates"),
         ("model: {planner: null}", "planner must not be null"),
-        ("data: {scenario: {num_users: 0}}", "num_users must be"),
+        ("data: {scenario: {num_users: -1}}", "num_users must be"),
     ],
 )
 def test_a_wrong_setting_of_an_agent_is_refused_in_python_too(

@@ -111,7 +111,7 @@ def test_fewer_users_than_servers_have_a_published_home_too():
     ("fields", "message"),
     [
         ({"num_servers": 0}, "num_servers must be at least 1, got 0"),
-        ({"num_users": -3}, "num_users must be at least 1, got -3"),
+        ({"num_users": -3}, "num_users must be at least 0, got -3"),
         ({"num_users": 2.5}, "num_users must be a whole number, got 2.5"),
         ({"num_services": True}, "num_services must be a whole number, got True"),
         ({"slots_per_decision": 0}, "slots_per_decision must be at least 1, got 0"),

@@ -26,6 +26,7 @@ from ..simulator import (
     Use,
     decode_caching,
     decode_offloading,
+    equal_shares,
     make_generator,
     run_episode,
 )
@@ -35,6 +36,14 @@ from .set_ddpg import SetDDPG, SetDDPGSettings
 from .set_world_model import SetWorldModel, SetWorldModelSettings
 from .stored import StoredAgent
 from .trainer_limits import check_trainer
+from .views import (
+    check_caching_view,
+    check_network,
+    check_offloading_view,
+    check_plan,
+    check_size,
+    check_weights,
+)
 from .world_model import WorldModel, WorldModelSettings
 
 Level = Literal["flat", "set"]
@@ -187,10 +196,11 @@ class HADRL(StoredAgent):
         except ValueError as error:
             raise HadrlError(f"{name}.{error}") from error
         scenario = self.scenario
+        users = max(1, scenario.num_users)  # for nobody nothing is planned
         return CEMPlanner(
-            scenario.offloading_action_size,
+            3 * users,
             settings,
-            num_users=scenario.num_users,
+            num_users=users,
             num_targets=scenario.num_servers,
         )
 
@@ -200,14 +210,62 @@ class HADRL(StoredAgent):
         planner: CEMPlanner,
         generator: torch.Generator,
         warm_start: Plan | None = None,
+        alike: bool = False,
     ) -> Plan:
-        """Plan the coming slot of every network with the present world model."""
+        """Plan the coming slot of every network with the present world model.
+
+        Args:
+            observation: as `EdgeNetwork.offloading_observation` gives it.
+            planner: one of `make_planner`.
+            generator: the only source of randomness.
+            warm_start: the plan of the slot before.
+            alike: whether all networks draw the same numbers.
+
+        Raises:
+            HadrlError: an observation of another number of users.
+        """
+        check_size(observation, self.scenario)
         best_reward = float(self.world_model.best_reward)
         if self.held.is_whole:
-            return planner.plan(self.world_model, observation, generator, warm_start, best_reward)
+            return planner.plan(
+                self.world_model, observation, generator, warm_start, best_reward, alike=alike
+            )
         return plan_on_ranks(
-            planner, self.world_model, self.held, observation, generator, warm_start, best_reward
+            planner, self.world_model, self.held, observation, generator, warm_start, best_reward, alike
         )
+
+    def allocate(
+        self, observation: Float[Tensor, "batch observation"], seed: int | None = None
+    ) -> Allocation:
+        """Decide on a slot without exploration: a function of each network's own observation and of the seed.
+
+        Args:
+            observation: as `EdgeNetwork.offloading_observation` gives it, for the users of the agent's scenario.
+            seed: of the plan's draws; None: the agent's.
+
+        Returns:
+            Targets and shares, [B, U]; empty ones for no users.
+
+        Raises:
+            NonFiniteError: a number of the observation, a weight or the plan is infinite or none.
+            HadrlError: an observation of another number of users, a service that is not there, a negative size.
+        """
+        return self._decide(observation, self.seed if seed is None else seed)[0]
+
+    def _decide(
+        self, observation: Tensor, seed: int, warm_start: Plan | None = None
+    ) -> tuple[Allocation, Plan | None]:
+        """As `allocate`, and the plan; none for no users."""
+        check_offloading_view(observation, self.scenario, self.physics)
+        if not self.scenario.num_users:
+            nobody = observation.new_zeros(len(observation), 0, dtype=torch.long)
+            return equal_shares(self.scenario, nobody, observation.dtype), None
+        check_weights(self.world_model, "world_model")
+        self.tell_outside(ranges_of_observation(observation, self.scenario, self.physics))
+        plan = self.plan(observation, self.planner, make_generator(seed, Use.PLAY), warm_start, alike=True)
+        action = plan.action.float()
+        check_plan(action, plan.free_energy.total)
+        return decode_offloading(self.scenario, action, self.physics), plan
 
     def decide_caching(self, network: EdgeNetwork, action: Float[Tensor, "batch action"]) -> CachingDecision:
         """What an action of the caching agent stands for in every network."""
@@ -216,27 +274,38 @@ class HADRL(StoredAgent):
     def policies(self, seed: int | None = None) -> tuple[CachingPolicy, OffloadingPolicy]:
         """The trained agent without exploration as a policy for each level; `seed` is that of its draws.
 
-        With the planner's setting `warm_start` a plan starts from that of the slot before, from the second slot of an
-        episode on.
+        A decision depends on what the network shows, on the seed and, for the caches, on how many decisions the episode
+        had before: asked again it is the same, and it does not depend on the networks beside it. With the planner's
+        setting `warm_start` a plan starts from that of the slot before, from the second slot of an episode on, and
+        depends on it too.
+
+        Raises (when a policy is called):
+            NonFiniteError: a number that is observed, a weight or the decision is infinite or none.
+            HadrlError: a network of other sizes than the agent's scenario (`for_scenario` takes the agent there).
         """
-        generator = make_generator(self.seed if seed is None else seed, Use.PLAY)
-        self.tell_outside(ranges_of(self.scenario, self.physics))
+        seed = self.seed if seed is None else seed
+        if self.scenario.num_users:  # for nobody nothing is decided
+            self.tell_outside(ranges_of(self.scenario, self.physics))
 
         def caching(network: EdgeNetwork) -> Tensor:
-            action = self.ddpg.act(network.caching_observation(), generator).float()
+            check_network(self.scenario, network)
+            observation = network.caching_observation()
+            check_caching_view(observation, self.scenario, self.physics)
+            check_weights(self.ddpg, "ddpg")
+            generator = make_generator(seed, Use.PLAY, network.decision)
+            action = self.ddpg.act(observation, generator).float()
             return self.decide_caching(network, action).cache
 
         before: tuple[EdgeNetwork, Plan] | None = None
 
         def offloading(network: EdgeNetwork) -> Allocation:
             nonlocal before
-            observation = network.offloading_observation()
-            self.tell_outside(ranges_of_observation(observation, self.scenario, self.physics))
+            check_network(self.scenario, network)
             goes_on = before is not None and before[0] is network and network.slot > 0
             start = before[1] if before is not None and goes_on else None
-            plan = self.plan(observation, self.planner, generator, start)
-            before = (network, plan) if self.planner.settings.warm_start else None
-            return decode_offloading(self.scenario, plan.action.float(), self.physics)
+            allocation, plan = self._decide(network.offloading_observation(), seed, start)
+            before = (network, plan) if plan is not None and self.planner.settings.warm_start else None
+            return allocation
 
         return caching, offloading
 

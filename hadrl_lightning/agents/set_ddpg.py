@@ -19,6 +19,7 @@ from ..scenario import Scenario
 from ..simulator import Use, check_seed, fill_caches, make_generator
 from .cache_proposals import normal, propose_caches
 from .ddpg import DDPG, DDPGLosses, DDPGSettings
+from .views import check_caching_view
 
 VALUE_DECIMALS = 5
 """Values are compared to so many digits, so that the order among equal caches does not hang on rounding."""
@@ -101,8 +102,8 @@ class SetDDPG(DDPG):
     deviation after the rare outliers are cut (latencies have a long tail), so any caching reward will do.
 
     Weights do not depend on the number of users, servers or services: `for_scenario` takes them to another network.
-    Everything is deterministic: draws come from the given generator, else from one seeded by `settings.seed`; in the
-    latter case they are the same for every row, so a row's decision does not depend on the rows beside it.
+    Everything is deterministic: draws come from the given generator, else from one seeded by `settings.seed`. Those
+    of a decision without exploration are the same for every row, so it does not depend on the rows beside it.
 
     Args:
         scenario: gives S, K, storage and usable caches, which decoding a decision needs anyway.
@@ -154,13 +155,15 @@ class SetDDPG(DDPG):
 
         Args:
             observation: as `EdgeNetwork.caching_observation` gives it.
-            generator: of the proposals. With one, decisions that follow each other search in new directions, which an
-                episode gains from; without, the decision is a function of the observation.
+            generator: of the proposals, the same for all rows. With others each time, decisions that follow each other
+                search in new directions, which an episode gains from; None: one of the setting `seed`.
 
         Raises:
-            ValueError: an observation of another size.
+            ValueError: an observation of another size, or of caches of another size than the scenario's.
+            NonFiniteError: a number of it is infinite or none.
         """
         self._check(observation)
+        check_caching_view(observation, self.scenario)
         return self.decide(observation, self.actor, self.target_critic, generator)
 
     def _check(self, observation: Tensor) -> None:
@@ -198,7 +201,7 @@ class SetDDPG(DDPG):
         What is held now stays, filled up, where that is worth nearly as much (`hysteresis`).
         """
         rows = observation.reshape(-1, self.observation_size)
-        cache = self._search(rows, actor, critic, generator)
+        cache = self._search(rows, actor, critic, generator, shared=True)
         if self.settings.num_proposals > 1:
             cache = self._worth_switching(rows, cache, critic)
         action = _as_action(cache, observation)
@@ -225,6 +228,7 @@ class SetDDPG(DDPG):
         num_proposals: int | None = None,
         rounds: int | None = None,
         among: Share | None = None,
+        shared: bool = False,
     ) -> Bool[Tensor, "batch server service"]:
         num_proposals = num_proposals or self.settings.num_proposals
         shape = (len(observation), self.scenario.num_servers, self.scenario.num_services)
@@ -233,7 +237,6 @@ class SetDDPG(DDPG):
             wish = actor(observation).to(observation.dtype).view(shape)
         if num_proposals == 1:
             return fill_caches(self.scenario, wish)
-        shared = generator is None
         generator = generator or make_generator(self.settings.seed, Use.CACHING_DECISIONS)
         best = fill_caches(self.scenario, self._held(observation))  # full, as all that the critic learns from
         for _ in range(rounds or self.settings.proposal_rounds):

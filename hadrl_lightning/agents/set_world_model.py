@@ -171,6 +171,7 @@ class SetWorldModel(TransitionModel):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew; what was observed (normalisers, best reward) stays. Optimisers are the caller's."""
+        self.rescale()
         self.resources.reset_parameters(generator)
         self.change.reset_parameters(generator)
 
@@ -216,6 +217,7 @@ class SetWorldModel(TransitionModel):
             ValueError: fields of other shapes.
         """
         batch = self._by_member(transitions)
+        self.keep_scale()
         before = self._read(batch.observation)
         target, share = self._read_action(batch.action)
         token = self._tokens_at(before, target)
@@ -297,7 +299,7 @@ class SetWorldModel(TransitionModel):
 
     def _latency_offset(self, like: Tensor) -> Tensor:
         """The mean log latency seen, so that the networks start near what they have to predict."""
-        return self.latency_normaliser.mean.to(like.dtype)
+        return self.latency_normaliser.centre.to(like.dtype)
 
     # --- planning ------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class TransitionModel(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("best_reward", torch.tensor(-torch.inf))
+        self.register_load_state_dict_pre_hook(_keeping_scale)
 
     @abstractmethod
     def loss(self, transitions: AnyOffloadingTransitions) -> tuple[Tensor, ...]:
@@ -92,6 +93,17 @@ class TransitionModel(LightningModule):
     def normalisers(self) -> list[RunningNormaliser]:
         """All running statistics."""
         return [module for module in self.modules() if isinstance(module, RunningNormaliser)]
+
+    def keep_scale(self) -> None:
+        """From the first gradient on the scale of inputs and outputs stays: what was learnt holds in it alone."""
+        if self.training and torch.is_grad_enabled():
+            for normaliser in self.normalisers:
+                normaliser.freeze()
+
+    def rescale(self) -> None:
+        """Take up the scale of all that was seen: for weights that are drawn anew."""
+        for normaliser in self.normalisers:
+            normaliser.thaw()
 
     def synchronise(self) -> None:
         """Merges what every rank observed alone (`observe(synchronise=False)` from the start on)."""
@@ -166,3 +178,10 @@ def over_members(
             raise ValueError(f"weight must have shape {expected} as the reward, got {found}")
         by_row = by_row * transitions.weight
     return by_row.mean(dim=1).sum()
+
+
+def _keeping_scale(model: TransitionModel, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Weights of older versions, which don't tell, were trained if they have seen anything."""
+    for name, module in model.named_modules(prefix=prefix.removesuffix(".")):
+        if isinstance(module, RunningNormaliser) and f"{name}.count" in state_dict:
+            state_dict.setdefault(f"{name}.frozen", state_dict[f"{name}.count"] > 0)

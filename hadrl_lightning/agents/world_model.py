@@ -143,6 +143,7 @@ class WorldModel(TransitionModel):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew; what was observed (normalisers, best reward) stays. Optimisers are the caller's."""
+        self.rescale()
         self.dynamics.reset_parameters(generator)
         self.reward.reset_parameters(generator)
 
@@ -178,6 +179,7 @@ class WorldModel(TransitionModel):
             ValueError: fields of other shapes.
         """
         batch = self._by_member(transitions)
+        self.keep_scale()
         observation = self.observation_normaliser.normalise(batch.observation)
         action = self.action_normaliser.normalise(batch.action)
         change = self.change_normaliser.normalise(batch.next_observation - batch.observation)
@@ -191,7 +193,7 @@ class WorldModel(TransitionModel):
 
         with torch.no_grad():
             dynamics_error = (part * (mean - change).square().mean()).sqrt()
-            scale = self.reward_normaliser.std[0].to(reward) if self.settings.normalise_reward else 1.0
+            scale = self.reward_normaliser.scale[0].to(reward) if self.settings.normalise_reward else 1.0
             reward_error = (part * (reward_mean - reward).square().mean()).sqrt() * scale
         return WorldModelLoss(
             dynamics + reward_loss, dynamics.detach(), reward_loss.detach(), dynamics_error, reward_error

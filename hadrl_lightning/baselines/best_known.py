@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..scenario import Physics, Scenario
-from ..simulator import Allocation, EdgeNetwork, Service, serve
+from ..simulator import Allocation, EdgeNetwork, Service, equal_shares, serve
 from ..simulator.radio import rayleigh
 from .lower_bound import relaxed_assignment
 from .problem import (
@@ -65,6 +65,8 @@ def best_known_allocation(
 
     Arguments as in `best_known`.
     """
+    if not requests.numel():
+        return equal_shares(scenario, requests, positions.dtype)
     if fading is None:
         fading = expected_fading(scenario, positions, physics)
     problem = offloading_problem(scenario, cache, requests, positions, fading, physics)

@@ -94,6 +94,7 @@ class TransitionDataModule(LightningDataModule):
         numbers = {**at_least_one, **at_least_zero, **seeds}
         self.settings: dict[str, int | None] = {**numbers, "bootstrap": bootstrap}
         """The arguments by name, but for the scenario and its physics."""
+        scenario.require_users()
         self.scenario = scenario
         self.physics: Physics = physics
         self.num_envs = num_envs

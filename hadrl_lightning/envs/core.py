@@ -87,6 +87,7 @@ class Core(ABC):
     def __init__(self, network: EdgeNetwork, reward: Reward = "published") -> None:
         if reward not in get_args(Reward):
             raise ValueError(f"reward must be published or latency, got {reward!r}")
+        network.scenario.require_users()
         self.network, self.scenario, self.physics = network, network.scenario, network.physics
         self.pays = reward
 

@@ -1,10 +1,10 @@
 """Running mean and standard deviation of a stream of vectors."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hadrl_lightning.parallel.members import MergedOverRanks
@@ -43,6 +43,13 @@ def merge(first: Moments, second: Moments) -> Moments:
     )
 
 
+def deviation(moments: Moments) -> Float[Tensor, " dim"]:
+    """Standard deviation over n; 1 where constant, and of no vectors."""
+    std = (moments.squares / moments.number.clamp(min=1)).sqrt()
+    floor = (moments.mean.abs() * RELATIVE_FLOOR).clamp(min=ABSOLUTE_FLOOR)
+    return torch.where(std > floor, std, torch.ones_like(std))
+
+
 def over_ranks(moments: Moments) -> Moments:
     """Moments of the sets of all ranks together, equal on all ranks; without `torch.distributed` the given ones.
 
@@ -65,6 +72,9 @@ class RunningNormaliser(MergedOverRanks):
     before anything was seen. Statistics are float64 buffers, part of the state dict; results have the dtype of the
     input.
 
+    Weights that were trained behind a normaliser mean something in its scale alone. `freeze` therefore keeps the scale
+    as it is while statistics go on being gathered, and `thaw` takes up what was gathered meanwhile.
+
     Args:
         size: numbers in a vector.
 
@@ -75,6 +85,9 @@ class RunningNormaliser(MergedOverRanks):
     count: Float[Tensor, ""]
     running_mean: Float[Tensor, " dim"]
     squares: Float[Tensor, " dim"]
+    centre: Float[Tensor, " dim"]
+    scale: Float[Tensor, " dim"]
+    frozen: Bool[Tensor, ""]
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -84,6 +97,10 @@ class RunningNormaliser(MergedOverRanks):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("running_mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("centre", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("scale", torch.ones(size, dtype=torch.float64))
+        self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
+        self.register_load_state_dict_pre_hook(_scaled_by_statistics)
 
     @property
     def mean(self) -> Float[Tensor, " dim"]:
@@ -93,9 +110,18 @@ class RunningNormaliser(MergedOverRanks):
     @property
     def std(self) -> Float[Tensor, " dim"]:
         """Standard deviation of what was seen (over n, not n − 1), float64; 1 where constant."""
-        std = (self.squares / self.count.clamp(min=1)).sqrt()
-        floor = (self.running_mean.abs() * RELATIVE_FLOOR).clamp(min=ABSOLUTE_FLOOR)
-        return torch.where(std > floor, std, torch.ones_like(std))
+        return deviation(self._moments())
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Keep the scale as it is: something is trained behind it."""
+        self.frozen.fill_(True)
+
+    @torch.no_grad()
+    def thaw(self) -> None:
+        """Let the scale follow what is seen again, and take up what was seen meanwhile."""
+        self.frozen.fill_(False)
+        self._follow()
 
     @torch.no_grad()
     def update(self, values: Float[Tensor, "..."], synchronise: bool = True) -> None:
@@ -124,20 +150,20 @@ class RunningNormaliser(MergedOverRanks):
             self._store(over_ranks(self._moments()))
 
     def normalise(self, values: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-        """(x − mean) / std."""
-        return (values - self.mean.to(values.dtype)) / self.std.to(values.dtype)
+        """(x − mean) / std, of what was seen before the scale was frozen, if it was."""
+        return (values - self.centre.to(values.dtype)) / self.scale.to(values.dtype)
 
     def denormalise(self, values: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-        """x·std + mean."""
-        return values * self.std.to(values.dtype) + self.mean.to(values.dtype)
+        """Inverse of `normalise`."""
+        return values * self.scale.to(values.dtype) + self.centre.to(values.dtype)
 
     def denormalise_log_var(self, log_var: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
         """Log-variance of the denormalised variable: log σ² + 2 ln std."""
-        return log_var + 2 * self.std.log().to(log_var.dtype)
+        return log_var + 2 * self.scale.log().to(log_var.dtype)
 
     def normalise_log_var(self, log_var: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
         """Inverse of `denormalise_log_var`."""
-        return log_var - 2 * self.std.log().to(log_var.dtype)
+        return log_var - 2 * self.scale.log().to(log_var.dtype)
 
     def _moments(self) -> Moments:
         return Moments(self.count.double(), self.running_mean.double(), self.squares.double())
@@ -146,3 +172,22 @@ class RunningNormaliser(MergedOverRanks):
         self.count.copy_(moments.number)
         self.running_mean.copy_(moments.mean)
         self.squares.copy_(moments.squares)
+        if not bool(self.frozen):
+            self._follow()
+
+    def _follow(self) -> None:
+        self.centre.copy_(self.mean)
+        self.scale.copy_(self.std)
+
+
+def _scaled_by_statistics(
+    normaliser: RunningNormaliser, state_dict: dict[str, Any], prefix: str, *_: Any
+) -> None:
+    """Weights of older versions come with statistics alone, whose scale they were trained in."""
+    names = [prefix + name for name in ("count", "running_mean", "squares")]
+    if prefix + "scale" in state_dict or not all(name in state_dict for name in names):
+        return
+    told = Moments(*(state_dict[name].double() for name in names))
+    state_dict[prefix + "centre"] = told.mean.clone()
+    state_dict[prefix + "scale"] = deviation(told)
+    state_dict.setdefault(prefix + "frozen", torch.zeros((), dtype=torch.bool))

@@ -42,7 +42,7 @@ def decode_offloading(
         NonFiniteError: it has a value that is not finite.
     """
     _check_action("offloading action", action, scenario.offloading_action_size)
-    target, bandwidth, compute = action.clamp(-1, 1).split(scenario.num_users, dim=1)
+    target, bandwidth, compute = action.clamp(-1, 1).chunk(3, dim=1)  # of no users too
     if physics == "published":
         server = _published_server(scenario, target)
         return Allocation(

@@ -62,5 +62,5 @@ def constants(scenario: Scenario, physics: Physics, device: torch.device, dtype:
         servers_m=real(scenario.servers_m),
         homes=whole(scenario.homes(physics)),
         cells=whole(scenario.cells),
-        user_positions_m=None if users is None else real(users),
+        user_positions_m=None if users is None else real(users).view(-1, 2),
     )

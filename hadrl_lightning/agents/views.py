@@ -1,0 +1,217 @@
+"""What an agent is asked to decide on: refused, in one line, where it is no view of the agent's network.
+
+Nothing is decided silently about a number that is none, a service or server that is not there, or another network.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..errors import HadrlError, NonFiniteError
+from ..scenario import Physics, Scenario
+from ..simulator import EdgeNetwork
+
+SIZES = ("num_servers", "num_users", "num_services")
+CAPACITY_TOLERANCE = 1e-3
+"""Relative: by how much an observed cache may differ from the one of the agent's scenario."""
+UNBOUNDED = ("best_reward",)
+"""Buffers that may be infinite: nothing was seen yet."""
+
+
+class _Block(NamedTuple):
+    """Some numbers of an observation that mean the same."""
+
+    name: str
+    """With {} for the index within the block."""
+    count: int
+    least: float = 0.0
+    most: float = torch.finfo(torch.float32).max
+    whole: bool = False
+
+    def allowed(self) -> str:
+        """What a number may be, in words."""
+        if self.whole:
+            return f"a whole number from {self.least:.0f} to {self.most:.0f}"
+        return "finite" if self.least < 0 else "at least 0 and finite"
+
+
+def check_network(scenario: Scenario, network: EdgeNetwork) -> None:
+    """Refuse networks of other sizes than those of the agent's scenario.
+
+    Raises:
+        HadrlError: another number of servers, users or services, or services of other sizes.
+    """
+    other = network.scenario
+    if other == scenario:
+        return
+    for name in SIZES:
+        if getattr(other, name) != getattr(scenario, name):
+            raise _wrong_network(name, getattr(scenario, name), getattr(other, name))
+    if other.storage_bits != scenario.storage_bits:
+        raise _wrong_network("storage_bits", scenario.storage_bits, other.storage_bits)
+
+
+def check_offloading_view(observation: Tensor, scenario: Scenario, physics: Physics) -> None:
+    """Refuse what is no offloading observation of the scenario, `[networks, observation]`.
+
+    Raises:
+        NonFiniteError: a number is infinite or none.
+        HadrlError: another number of users, a service that is not there, a cache bit other than 0 and 1, a negative
+            capacity, input or number of cycles.
+    """
+    check_size(observation, scenario)
+    _check_blocks("offloading observation", observation, offloading_blocks(scenario, physics))
+
+
+def check_size(observation: Tensor, scenario: Scenario) -> None:
+    """Refuse an offloading observation of another number of users.
+
+    Raises:
+        HadrlError: it is of another size.
+    """
+    size = scenario.offloading_observation_size
+    found = list(observation.shape)
+    if observation.ndim == 2 and found[1] == size:
+        return
+    users, rest = divmod(found[-1] - (size - 3 * scenario.num_users) if found else -1, 3)
+    of = f"of {users} users" if len(found) == 2 and users >= 0 and not rest else f"of shape {found}"
+    raise HadrlError(
+        f"offloading observation must have shape [networks, {size}], {scenario.num_users} users, got one {of}"
+    )
+
+
+def check_caching_view(observation: Tensor, scenario: Scenario, physics: Physics | None = None) -> None:
+    """Refuse what is no caching observation of the scenario, `[..., observation]`.
+
+    Args:
+        observation: as `EdgeNetwork.caching_observation` gives it.
+        scenario: the agent's.
+        physics: how the remaining cache is to be read; None: either way.
+
+    Raises:
+        NonFiniteError: a number is infinite or none.
+        HadrlError: a cache bit other than 0 and 1, a negative demand, or caches of another size than the scenario's:
+            the decision would overfill them, or leave them empty.
+    """
+    blocks = caching_blocks(scenario, physics)
+    _check_blocks("caching observation", observation, blocks)
+    pairs, servers = scenario.caching_action_size, scenario.num_servers
+    like = observation.detach().double()
+    bits = like[..., :pairs].unflatten(-1, (servers, scenario.num_services))
+    left = like[..., -servers:] * 1e9
+    usable, whole = (
+        like.new_tensor(size) for size in (scenario.usable_cache_bits, scenario.cache_per_server_bits)
+    )
+    wrong = torch.ones_like(left, dtype=torch.bool)
+    if physics != "published":
+        wrong &= (left - usable).abs() > CAPACITY_TOLERANCE * usable
+    if physics != "strict":
+        total = left + bits @ like.new_tensor(scenario.storage_bits)
+        wrong &= (total - whole).abs() > CAPACITY_TOLERANCE * whole
+    if bool(wrong.any()):
+        place = tuple(wrong.nonzero()[0].tolist())
+        server = place[-1]
+        raise HadrlError(
+            f"remaining cache of server {server} must be that of the agent's scenario "
+            f"({float(usable[server]) / 1e9:.6g} Gbit may be filled), got {float(left[place]) / 1e9:.6g} Gbit: "
+            "for_scenario takes an agent to other caches"
+        )
+
+
+def check_weights(module: nn.Module, name: str) -> None:
+    """Refuse to act with a weight or a statistic that is infinite or not a number.
+
+    Raises:
+        NonFiniteError: there is one; it is named.
+    """
+    tensors = [
+        (part, value.detach())
+        for part, value in (*module.named_parameters(), *module.named_buffers())
+        if value.is_floating_point() and value.numel() and part.rpartition(".")[2] not in UNBOUNDED
+    ]
+    if not tensors or bool(torch.stack([value.sum().double() for _, value in tensors]).isfinite().all()):
+        return
+    for part, value in tensors:
+        bad = value[~value.isfinite()]
+        if len(bad):
+            raise NonFiniteError(f"weight {name}.{part} must be finite, got {float(bad[0])}")
+
+
+def check_plan(action: Float[Tensor, "networks action"], free_energy: Float[Tensor, " networks"]) -> None:
+    """Refuse a plan that no candidate was good for.
+
+    Raises:
+        NonFiniteError: it, or the free energy that it was chosen by, is not finite in some network.
+    """
+    finite = (action.sum(dim=1) + free_energy).isfinite()
+    if not bool(finite.all()):
+        network = int((~finite).nonzero()[0])
+        raise NonFiniteError(f"plan must be finite, got one of free energy nan in network {network}")
+
+
+@lru_cache(maxsize=64)
+def offloading_blocks(scenario: Scenario, physics: Physics) -> tuple[_Block, ...]:
+    """The numbers of an offloading observation in their order."""
+    servers, services, users = scenario.num_servers, scenario.num_services, scenario.num_users
+    capacity = 0.0 if physics == "strict" else -torch.finfo(torch.float32).max  # less what was taken before
+    return (
+        _Block("cache bit {}", servers * services, 0.0, 1.0, whole=True),
+        _Block("remaining cache of server {}", servers, capacity),
+        _Block("bandwidth of server {}", servers, capacity),
+        _Block("compute of server {}", servers, capacity),
+        _Block("service of user {}", users, 1.0, float(services), whole=True),
+        _Block("input of user {}", users),
+        _Block("cycles of user {}", users),
+    )
+
+
+@lru_cache(maxsize=64)
+def caching_blocks(scenario: Scenario, physics: Physics | None) -> tuple[_Block, ...]:
+    """The numbers of a caching observation in their order."""
+    servers, services = scenario.num_servers, scenario.num_services
+    remaining = 0.0 if physics == "strict" else -torch.finfo(torch.float32).max
+    return (
+        _Block("cache bit {}", servers * services, 0.0, 1.0, whole=True),
+        _Block("demand of service {}", services),
+        _Block("hits of pair {}", servers * services),
+        _Block("remaining cache of server {}", servers, remaining),
+    )
+
+
+@lru_cache(maxsize=64)
+def _bounds(blocks: tuple[_Block, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Least, largest and whether whole, for every number."""
+    rows = [(block.least, block.most, float(block.whole)) for block in blocks for _ in range(block.count)]
+    least, most, whole = torch.tensor(rows, dtype=torch.float32, device=device).view(-1, 3).unbind(1)
+    return least, most, whole.bool()
+
+
+def _check_blocks(
+    what: str, observation: Float[Tensor, "*rows observation"], blocks: tuple[_Block, ...]
+) -> None:
+    least, most, whole = _bounds(blocks, observation.device)
+    value = observation.detach().float()
+    wrong: Bool[Tensor, "*rows observation"] = ~((value >= least) & (value <= most)) | (
+        whole & (value != value.round())
+    )
+    if not bool(wrong.any()):
+        return
+    place = tuple(wrong.nonzero()[0].tolist())
+    index, found = place[-1], float(value[place])
+    for block in blocks:
+        if index < block.count:
+            break
+        index -= block.count
+    kind = HadrlError if abs(found) < torch.inf else NonFiniteError  # of NaN no comparison holds
+    row = f" in network {place[0]}" if len(place) > 1 else ""
+    raise kind(f"{what}: {block.name.format(index)} must be {block.allowed()}, got {found:g}{row}")
+
+
+def _wrong_network(name: str, expected: object, found: object) -> HadrlError:
+    return HadrlError(
+        f"network must have the {name} of the agent's scenario ({expected}), got {found}: "
+        "for_scenario takes an agent there"
+    )
