@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.optim import Optimizer
 
+from hadrl_lightning.agents.loader_items import check_finite, check_item, check_shapes
 from hadrl_lightning.agents.optimisers import ResumedAdam
 from hadrl_lightning.data.transitions import CachingTransitions
 from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES, Actor, Critic
@@ -210,7 +211,15 @@ class DDPG(LightningModule):
         return DDPGLosses(critic_loss.detach(), actor_loss.detach())
 
     def training_step(self, batch: CachingTransitions, batch_idx: int) -> None:
-        """One gradient update; for training without `HADRL`."""
+        """One gradient update; for training without `HADRL`.
+
+        Raises:
+            HadrlError: the loader gives something else, of other sizes, or a number that is none.
+        """
+        check_item(batch, CachingTransitions)
+        sizes = {"observation": self.observation_size, "action": self.action_size}
+        check_shapes(batch, {**sizes, "next_observation": self.observation_size, "cache": self.action_size})
+        check_finite(batch)
         optimizers = self.optimizers()
         assert isinstance(optimizers, list), "there are always the two of configure_optimizers"
         actor_optimizer, critic_optimizer = optimizers

@@ -1,13 +1,14 @@
 """`HADRL`: the two levels as one LightningModule."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -31,6 +32,7 @@ from ..simulator import (
     run_episode,
 )
 from .ddpg import DDPG, DDPGSettings
+from .loader_items import check_item
 from .seen import SeenRanges, ranges_of_observation
 from .set_ddpg import SetDDPG, SetDDPGSettings
 from .set_world_model import SetWorldModel, SetWorldModelSettings
@@ -383,6 +385,17 @@ class HADRL(StoredAgent):
     def on_train_start(self) -> None:
         """Note what the scenario brings."""
         self.seen.include(ranges_of(self.scenario, self.physics))
+        if (
+            getattr(self.trainer, "datamodule", None) is None
+        ):  # of a loader alone nothing was observed by collecting
+            with isolate_rng():
+                self.world_model.observe_first(self._passes(self.trainer.train_dataloader or ()))
+
+    def _passes(self, batches: Iterable[Any]) -> Iterator[OffloadingTransitions]:
+        """The fast level's transitions of all batches."""
+        for batch in batches:
+            check_item(batch, TrainingBatch)
+            yield from batch.offloading or ()
 
     def observe(self, transitions: OffloadingTransitions) -> None:
         """Take new transitions into the world model's normalisers and into the ranges seen; every rank has to call."""
@@ -399,7 +412,12 @@ class HADRL(StoredAgent):
         self._optimizers()[0].state.clear()
 
     def training_step(self, batch: TrainingBatch, batch_idx: int) -> None:
-        """Update the world model on every minibatch of the pass, then DDPG on each of its batches."""
+        """Update the world model on every minibatch of the pass, then DDPG on each of its batches.
+
+        Raises:
+            HadrlError: the loader gives something else than a `TrainingBatch`.
+        """
+        check_item(batch, TrainingBatch)
         world_model_optimizer, actor_optimizer, critic_optimizer = self._optimizers()
         losses: dict[str, list[Tensor]] = {}
         for transitions in batch.offloading or ():

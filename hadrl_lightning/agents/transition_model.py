@@ -12,8 +12,13 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hadrl_lightning.agents.loader_items import check_finite, check_item
 from hadrl_lightning.agents.optimisers import ResumedAdam
-from hadrl_lightning.data.transitions import AnyOffloadingTransitions, WeightedTransitions
+from hadrl_lightning.data.transitions import (
+    AnyOffloadingTransitions,
+    OffloadingTransitions,
+    WeightedTransitions,
+)
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.parallel.collectives import summed
 from hadrl_lightning.parallel.members import clip_gradients, members_held
@@ -64,6 +69,10 @@ class TransitionModel(LightningModule):
     @abstractmethod
     def observe(self, transitions: AnyOffloadingTransitions, synchronise: bool = True) -> None:
         """Takes transitions into the normalisers."""
+
+    @abstractmethod
+    def _by_member(self, transitions: AnyOffloadingTransitions) -> AnyOffloadingTransitions:
+        """Fields with a dimension of members in front; refuses other shapes."""
 
     def check_planner(self, form: Form, plan_horizon: int) -> None:
         """Raises a ValueError that begins with the setting's name where a planner asks what the model can't tell."""
@@ -126,16 +135,33 @@ class TransitionModel(LightningModule):
 
     def on_train_start(self) -> None:
         """Fits the normalisers to the train dataloader, if nothing was observed before."""
+        with isolate_rng():
+            self.observe_first(self.trainer.train_dataloader or ())
+
+    def observe_first(self, batches: Iterable[AnyOffloadingTransitions]) -> None:
+        """Fits the normalisers to these batches, if nothing was observed before; every rank has to call.
+
+        Raises:
+            HadrlError: an item is no `OffloadingTransitions`, or holds a number that is none.
+        """
         if any(normaliser.count > 0 for normaliser in self.normalisers):
             return
-        loader: Iterable[AnyOffloadingTransitions] = self.trainer.train_dataloader or ()
-        with isolate_rng():
-            for batch in loader:
-                self.observe(batch, synchronise=False)
+        for batch in batches:
+            check_item(batch, OffloadingTransitions, WeightedTransitions)
+            check_finite(batch)
+            self._by_member(batch)
+            batch = type(batch)(*(field.to(self.device) for field in batch))
+            self.observe(batch, synchronise=False)
         self.synchronise()
 
     def training_step(self, batch: AnyOffloadingTransitions, batch_idx: int) -> Tensor:
-        """Loss of a batch; for training without `HADRL`."""
+        """Loss of a batch; for training without `HADRL`.
+
+        Raises:
+            HadrlError: the loader gives something else, or a number that is none.
+        """
+        check_item(batch, OffloadingTransitions, WeightedTransitions)
+        check_finite(batch)
         losses: Any = self.loss(batch)
         if self.trainer.lightning_module is self:
             terms = {
