@@ -20,6 +20,7 @@ from hadrl_lightning.agents import (
 )
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TrainingBatch, member_batches
 from hadrl_lightning.errors import HadrlError, NonFiniteError
+from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.scenario import GIB
 from tests.test_set_world_model import transitions
 
@@ -87,7 +88,11 @@ def models() -> dict[str, tuple[LightningModule, Any]]:
     offloading = DataLoader(Rows(OFFLOADING), batch_size=8, shuffle=True)
     decisions = DataLoader(Rows(CACHING), batch_size=8)
     caching_sizes = (SCENARIO.caching_observation_size, SCENARIO.caching_action_size)
-    flat = {"world_model": small, "ddpg": DDPGSettings(hidden_sizes=(8,))}
+    flat = {
+        "world_model": small,
+        "ddpg": DDPGSettings(hidden_sizes=(8,)),
+        "planner": PlannerSettings(form="tschantz", informed_candidates=0),
+    }
     return {
         "WorldModel": (WorldModel(*sizes, small, generator=generator()), offloading),
         "SetWorldModel": (SetWorldModel(2, 10, set_small, generator=generator()), offloading),

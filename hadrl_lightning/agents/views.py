@@ -26,7 +26,7 @@ class _Block(NamedTuple):
 
     name: str
     """With {} for the index within the block."""
-    count: int
+    size: int
     least: float = 0.0
     most: float = torch.finfo(torch.float32).max
     whole: bool = False
@@ -184,7 +184,7 @@ def caching_blocks(scenario: Scenario, physics: Physics | None) -> tuple[_Block,
 @lru_cache(maxsize=64)
 def _bounds(blocks: tuple[_Block, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Least, largest and whether whole, for every number."""
-    rows = [(block.least, block.most, float(block.whole)) for block in blocks for _ in range(block.count)]
+    rows = [(block.least, block.most, float(block.whole)) for block in blocks for _ in range(block.size)]
     least, most, whole = torch.tensor(rows, dtype=torch.float32, device=device).view(-1, 3).unbind(1)
     return least, most, whole.bool()
 
@@ -202,9 +202,9 @@ def _check_blocks(
     place = tuple(wrong.nonzero()[0].tolist())
     index, found = place[-1], float(value[place])
     for block in blocks:
-        if index < block.count:
+        if index < block.size:
             break
-        index -= block.count
+        index -= block.size
     kind = HadrlError if abs(found) < torch.inf else NonFiniteError  # of NaN no comparison holds
     row = f" in network {place[0]}" if len(place) > 1 else ""
     raise kind(f"{what}: {block.name.format(index)} must be {block.allowed()}, got {found:g}{row}")
