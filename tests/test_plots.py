@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from hadrl_lightning.benchmark import default_policies
 from hadrl_lightning.cli import main
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.plots import draw
-from hadrl_lightning.plots.benchmark import family
-from hadrl_lightning.plots.style import look
+from hadrl_lightning.plots.benchmark import ONE_TRAINING, OVER_BOTH, OVER_SEEDS, _bars, _convergence
+from hadrl_lightning.plots.looks import colour, family, look
+from hadrl_lightning.plots.style import style
+from hadrl_lightning.plots.tables import read_rows
 
 HEAD = {"label": "a label", "scenario": "es2", "sweep_key": "", "sweep_value": ""}
 
@@ -21,7 +24,8 @@ def write(path: Path, rows: list[dict]) -> None:
 
 
 def summary(policy: str, metric: str, mean: float, **head: object) -> dict:
-    interval = {"mean": mean, "low": mean * 0.9, "high": mean * 1.1, "seeds": 5}
+    trainings = 0 if "+" in policy else 1 if policy == "ppo" else 5
+    interval = {"mean": mean, "low": mean * 0.9, "high": mean * 1.1, "seeds": 5, "trainings": trainings}
     return {"policy": policy, **HEAD, **head, "metric": metric, **interval}
 
 
@@ -66,7 +70,10 @@ def test_a_sweep_is_drawn_over_numbers_and_over_words(tmp_path: Path, key: str, 
         for value in values
     ]
     write(tmp_path / "summary.csv", rows)
-    assert draw(tmp_path)[0].name == f"sweep-es2-{key.rpartition('.')[2]}.pdf"
+    names = [file.name for file in draw(tmp_path)]
+    short = key.rpartition(".")[2]
+    assert names[0] == f"sweep-es2-{short}.pdf"
+    assert f"bars-es2-{short}-{'16' if 'cache' in key else 'flat'}.png" in names
 
 
 def test_a_run_has_learning_curves_although_rows_have_gaps(tmp_path: Path) -> None:
@@ -78,9 +85,39 @@ def test_a_run_has_learning_curves_although_rows_have_gaps(tmp_path: Path) -> No
     assert [file.name for file in draw(tmp_path)] == ["learning-curves.pdf", "learning-curves.png"]
 
 
-def test_lines_differ_in_colour_marker_or_dashes() -> None:
-    looks = [tuple(sorted(look(index).items())) for index in range(28)]
-    assert len(set(looks)) == 28
+def test_a_policy_looks_the_same_everywhere_and_unlike_the_others() -> None:
+    names = default_policies()
+    looks = {
+        name: (look(name)["color"], look(name)["marker"], str(look(name)["linestyle"])) for name in names
+    }
+    assert len(set(looks.values())) == len(names)
+    learners = [name for name in names if family(name) in ("HADRL", "ablation", "learner")]
+    assert len({colour(name) for name in learners}) == len(learners)
+    assert look("mine+home_equal") == look("mine+home_equal")
+
+
+def test_ours_is_above_all_other_lines() -> None:
+    others = [name for name in default_policies() if name != "hadrl"]
+    assert look("hadrl")["zorder"] > max(look(name)["zorder"] for name in others)
+    assert look("agents/es2-{seed}.ckpt")["zorder"] == look("hadrl")["zorder"]
+
+
+def test_figures_say_what_is_better_what_bands_are_and_what_is_of_one_training(benchmark: Path) -> None:
+    rows = read_rows(benchmark / "summary.csv", ())
+    curves = read_rows(benchmark / "curves.csv", ())
+    with style() as plt:
+        bars, lines = _bars(plt, rows), _convergence(plt, curves, rows)
+        texts = {
+            figure: {text.get_text() for text in figure.legends[0].get_texts()} for figure in (bars, lines)
+        }
+        assert texts[bars] == {OVER_BOTH, ONE_TRAINING}
+        assert OVER_SEEDS in texts[lines]
+        assert "a label (one training)" in texts[lines]
+        hatches = [patch.get_hatch() for patch in bars.axes[0].patches]
+        assert hatches == [None, None, "////", None]  # ppo has one
+        axes = [panel.get_xlabel() for panel in bars.axes] + [panel.get_title() for panel in lines.axes]
+        assert all("lower is better" in text or "higher is better" in text for text in axes)
+        plt.close("all")
 
 
 def test_policies_are_sorted_into_families() -> None:

@@ -59,27 +59,32 @@ class CellResult:
 
 def read_result(cell: Cell, folder: Path) -> CellResult | None:
     """The result of a cell computed earlier; None where there is none or its file is damaged."""
+    return result_in(cell.file(folder))
+
+
+def result_in(file: Path) -> CellResult | None:
+    """The result in a file; None where there is none or it is damaged."""
     try:
-        stored = json.loads(cell.file(folder).read_text(encoding="utf-8"))
+        stored = json.loads(file.read_text(encoding="utf-8"))
         return CellResult(**stored["result"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def write_result(cell: Cell, result: CellResult, folder: Path) -> None:
-    """Store a result under the cell's key, with nine significant digits.
+    """Store a result under the cell's key, with seven significant digits.
 
     The file is whole or not there, whatever interrupts the writing.
     """
-    text = json.dumps({"cell": asdict(cell), "result": _rounded(asdict(result))}, separators=(",", ":"))
+    text = json.dumps({"cell": asdict(cell), "result": rounded(asdict(result))}, separators=(",", ":"))
     with replacing(cell.file(folder)) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _rounded(value: Any) -> Any:
-    """The same plain value with nine significant digits, which is all that there is of a 32-bit number."""
+def rounded(value: Any) -> Any:
+    """The same plain value with seven significant digits, which is all that there is of a 32-bit number."""
     if isinstance(value, dict):
-        return {name: _rounded(one) for name, one in value.items()}
+        return {name: rounded(one) for name, one in value.items()}
     if isinstance(value, list):
-        return [_rounded(one) for one in value]
-    return float(f"{value:.9g}") if isinstance(value, float) else value
+        return [rounded(one) for one in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value

@@ -20,7 +20,8 @@ from ..scenario import Physics, Scenario
 from ..simulator import EdgeNetwork, Use, make_generator
 from .cells import Cell, CellResult
 from .judge import Judge, play, player
-from .policies import LEARNERS, LOWER_BOUND, pair_of
+from .own import import_modules
+from .policies import LOWER_BOUND, pair_of
 from .sb3 import train_sb3
 from .trained import trained_player
 from .training import Trained, build, train
@@ -51,10 +52,11 @@ def compute(cell: Cell) -> CellResult:
         own.add(episode)
         least.add(own_best_known(stream, index, episode))
     values = {name: float(value) for name, value in own.values().items()}
+    scores = {name: values[name] for name in (*BY_EPISODE, "latency_p95")}
     return _finished(
         scenario,
         {**own.episodes(), "own_best_known": least.episodes()["latency"]},
-        {name: values[name] for name in (*BY_EPISODE, "latency_p95")},
+        scores,
         started,
         curve=[one._asdict() for one in trained.validations],
         slots=trained.slots,
@@ -78,7 +80,8 @@ def _finished(
 
 def _trained(cell: Cell, scenario: Scenario, physics: Physics) -> Trained:
     seed, settings = cell.seed or 0, cell.settings
-    pair = pair_of(cell.policy)
+    import_modules(settings.get("modules", {}))
+    pair = pair_of(cell.policy) if "kind" not in settings else None
     if pair is not None:
         draws = [make_generator(seed, use) for use in (Use.BASELINE_CACHING, Use.BASELINE_OFFLOADING)]
         policies = (
@@ -88,7 +91,7 @@ def _trained(cell: Cell, scenario: Scenario, physics: Physics) -> Trained:
         return Trained(player(policies), 0, [])
     if "agent" in settings:
         return Trained(trained_player(settings["agent"], scenario, physics), 0, [])
-    kind = LEARNERS[cell.policy].kind
+    kind = settings["kind"]
     if kind == "hadrl":
         return train(settings["config"], seed)
     validation = settings["validation"]
@@ -116,7 +119,7 @@ def _ddpg_learner(cell: Cell, scenario: Scenario, physics: Physics, seed: int) -
     settings = LearnerSettings(**cell.settings["learner"])
     generator = make_generator(seed, Use.RIVAL_NETWORKS)
     network = EdgeNetwork(scenario, physics, settings.num_envs, generator=generator)
-    kind = LEARNERS[cell.policy].kind
+    kind = cell.settings["kind"]
     if kind == "flat-ddpg":
         return FlatDDPG(network, settings, seed)
     slow = _slow_agent(cell, seed) if kind == "no-planning" else None

@@ -1,7 +1,7 @@
 """What became of a cell: computing it without falling over it, and storing what came out."""
 
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,9 +53,9 @@ def attempt_in_worker(cell: Cell, compute: Compute) -> Attempt:
     return attempt(cell, compute)
 
 
-def stored(cell: Cell, folder: Path) -> Outcome | None:
-    """The outcome of a cell that was computed earlier; None if there is none."""
-    result = read_result(cell, folder)
+def stored(cell: Cell, folder: Path, archived: Mapping[str, CellResult]) -> Outcome | None:
+    """The outcome of a cell that was computed earlier, by its file or by the archive; None if there is none."""
+    result = read_result(cell, folder) or archived.get(cell.key)
     return None if result is None else Outcome(cell, result, reused=True)
 
 

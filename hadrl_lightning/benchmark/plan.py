@@ -12,6 +12,7 @@ from ..errors import HadrlError
 from ..judge import LEAST_KNOWN
 from ..units import read_prefix
 from .cells import Cell
+from .own import own_modules
 from .policies import (
     LEARNERS,
     LOWER_BOUND,
@@ -124,7 +125,7 @@ def make_plan(settings: PlanSettings) -> Plan:
     for scenario in settings.scenarios:
         files = (scenario, *settings.overlays)
         base = merged(*(load_config(file) for file in (BASE, *files)), settings.overrides)
-        name = "-".join(dict.fromkeys(Path(file).stem for file in files))
+        name = place_label(scenario, settings.overlays)
         variants = [(key, value) for key, values in settings.sweeps for value in values] or [("", None)]
         for key, value in variants:
             raw = merged(base, nested(key, value)) if key else base
@@ -139,6 +140,11 @@ def make_plan(settings: PlanSettings) -> Plan:
                     cell = Cell(policy=policy, settings=contents, seed=seed if draws(policy) else None)
                     entries.append(Entry(name, key, value, policy, label, seed, cell))
     return Plan(settings, entries)
+
+
+def place_label(scenario: str, overlays: Sequence[str]) -> str:
+    """What tables call a scenario: the names of its settings files, such as `es2-tight`."""
+    return "-".join(dict.fromkeys(Path(file).stem for file in (scenario, *overlays)))
 
 
 def require_extras(policies: Sequence[str]) -> None:
@@ -177,7 +183,10 @@ def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
         },
     }
     if policy not in LEARNERS:
-        return contents
+        pair = pair_of(policy)
+        modules = own_modules(pair) if pair is not None else {}
+        return {**contents, "modules": modules} if modules else contents
+    contents["kind"] = LEARNERS[policy].kind
     slots = plan.slots or num_slots(base)
     learner = LEARNERS[policy]
     if learner.kind == "hadrl":

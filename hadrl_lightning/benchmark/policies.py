@@ -14,8 +14,8 @@ Kind = Literal["hadrl", "twin-ddpg", "flat-ddpg", "no-planning", "sb3"]
 Settings = dict[str, Any]
 
 LOWER_BOUND = "lower-bound"
-DRAWING = {"random", "random_full", "genetic"}
-"""Heuristics that draw; the others are the same for every seed."""
+FIXED = {*CACHING_POLICIES, *OFFLOADING_POLICIES} - {"random", "random_full", "genetic"}
+"""Heuristics of ours that draw nothing and so are the same for every seed."""
 
 CACHING_LABELS = {
     "none": "no caches",
@@ -50,7 +50,15 @@ class PairPolicy:
     @property
     def draws(self) -> bool:
         """Whether it depends on the seed."""
-        return bool({self.caching, self.offloading} & DRAWING)
+        return not {self.caching, self.offloading} <= FIXED
+
+    @property
+    def factories(self) -> dict[str, Any]:
+        """What makes the two policies, by name."""
+        return {
+            self.caching: CACHING_POLICIES[self.caching],
+            self.offloading: OFFLOADING_POLICIES[self.offloading],
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,4 +240,12 @@ def label_of(name: str, published_size: str = "small") -> str:
         return "least known (latency-optimal caches)"
     if pair == PairPolicy("random", "random"):
         return "random, both levels"
-    return f"{CACHING_LABELS[pair.caching]} + {OFFLOADING_LABELS[pair.offloading]}"
+    caching = CACHING_LABELS.get(pair.caching, pair.caching)
+    return f"{caching} + {OFFLOADING_LABELS.get(pair.offloading, pair.offloading)}"
+
+
+def rank(policy: str) -> tuple[int, int]:
+    """By which policies are ordered: agents of files, learners in the order of `LEARNERS`, the others, the bound."""
+    if policy in LEARNERS:
+        return 1, list(LEARNERS).index(policy)
+    return (3 if policy == LOWER_BOUND else 0 if is_trained(policy) else 2), 0

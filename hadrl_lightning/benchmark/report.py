@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from ..files import replacing
-from ..judge import NONE, Interval, figures_table, interval
+from ..judge import NONE, Interval, cell, figures_table, interval
+from .aggregate import Summary, aggregate
 from .records import SCORES, Group, Place, Record, groups, intervals, place_name
 
 Row = dict[str, Any]
@@ -66,6 +67,12 @@ def write_report(records: Sequence[Record], folder: Path) -> None:
             curves.append({**head, **point})
     _write(folder / "summary.csv", summary)
     _write(folder / "curves.csv", curves)
+    _write(folder / "aggregate.csv", [_aggregate_row(one) for one in aggregate_of(records)])
+
+
+def aggregate_of(records: Sequence[Record]) -> list[Summary]:
+    """A summary of every policy over all places; none where there is one place."""
+    return aggregate(records) if len({record.place for record in records}) > 1 else []
 
 
 def result_table(records: Sequence[Record]) -> list[Table]:
@@ -73,7 +80,9 @@ def result_table(records: Sequence[Record]) -> list[Table]:
     by_place: dict[Place, list[Group]] = {}
     for group in groups(records):
         by_place.setdefault(group.first.place, []).append(group)
-    return [_table(place, found) for place, found in by_place.items()]
+    tables = [_table(place, found) for place, found in by_place.items()]
+    summaries = aggregate_of(records)
+    return [*tables, _summary_table(summaries)] if summaries else tables
 
 
 def _table(place: Place, found: list[Group]) -> Table:
@@ -81,9 +90,9 @@ def _table(place: Place, found: list[Group]) -> Table:
     optimum = first.scores["optimal_hit_ratio"]
     rows = [(group.first.label, _figures(intervals(group))) for group in found]
     further = {
-        "Σ latency (s) of every seed": [_seeds(group) for group in found],
-        "best validation after (slots)": [_best_slots(group) for group in found],
-        "last ÷ best validation": [_rises(group) for group in found],
+        "Σ latency (s) of every seed": [seeds_text_of(group) for group in found],
+        "best validation after (slots)": [slots_text(group) for group in found],
+        "last ÷ best validation": [rises_text(group) for group in found],
         "seeds": [str(len(group.seeds)) for group in found],
         "slots": [_slots(group) for group in found],
         "training (s)": [_training(group) for group in found],
@@ -97,23 +106,49 @@ def _table(place: Place, found: list[Group]) -> Table:
     return figures_table(title, "policy", rows, further)
 
 
+def _summary_table(summaries: Sequence[Summary]) -> Table:
+    first = summaries[0]
+    heading = f"probability that {first.label} has less latency"
+    return figures_table(
+        f"all {first.places} places: interquartile mean over places and seeds, ± 95 % interval over seeds",
+        "policy",
+        [(one.label, {"least_ratio": one.ratio}) for one in summaries],
+        {heading: [cell(one.behind, "{:.3f}") for one in summaries]},
+    )
+
+
+def _aggregate_row(one: Summary) -> Row:
+    row: Row = {"policy": one.policy, "label": one.label, "places": one.places}
+    for name, found in (
+        ("ratio_to_least_known_iqm", one.ratio),
+        ("probability_that_first_is_better", one.behind),
+    ):
+        values = found._asdict() if found is not None else dict.fromkeys(Interval._fields)
+        row |= {name if part == "mean" else f"{name}_{part}": value for part, value in values.items()}
+    return row
+
+
 def _figures(found: dict[str, Interval]) -> dict[str, Interval]:
     return {figure: found[column] for column, figure in FIGURES.items() if column in found}
 
 
-def _seeds(group: Group) -> str:
-    """The latencies of all seeds in their order, a few on a line."""
+def seeds_text_of(group: Group, between: str = "") -> str:
+    """The latencies of all seeds in their order; a few on a line where nothing is said of what is between them."""
     if len(group.results) < 2:
         return NONE
     texts = [f"{result.scores['latency']:.1f}" for result in group.results]
+    if between:
+        return between.join(texts)
     return "\n".join(" ".join(texts[start : start + A_LINE]) for start in range(0, len(texts), A_LINE))
 
 
-def _best_slots(group: Group) -> str:
+def slots_text(group: Group) -> str:
+    """After how many slots the best validations were made."""
     return _span([f"{one.best.slots:,.0f}" for one in sorted(group.courses, key=lambda one: one.best.slots)])
 
 
-def _rises(group: Group) -> str:
+def rises_text(group: Group) -> str:
+    """How many times the latency of the best validations the last ones have."""
     return _span([f"{1 + one.rise:.3f}" for one in sorted(group.courses, key=lambda one: one.rise)])
 
 

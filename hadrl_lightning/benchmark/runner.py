@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from .archive import Archive
 from .cells import Cell
 from .compute import compute as compute_cell
 from .outcomes import Attempts, Compute, Outcome, attempt, store, stored
@@ -52,8 +53,9 @@ def run_cells(
             on_done(outcome)
 
     pending = []
+    archived = Archive(folder).results
     for cell in cells:
-        outcome = None if refresh else stored(cell, folder)
+        outcome = None if refresh else stored(cell, folder, archived)
         if outcome is None:
             pending.append(cell)
         else:
@@ -71,7 +73,10 @@ def run_cells(
 
 def computed_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Outcome]:
     """The outcome of every cell by its key, as far as it was computed earlier; nothing is computed."""
-    return {cell.key: stored(cell, folder) or Outcome(cell, None, "not computed yet") for cell in cells}
+    archived = Archive(folder).results
+    return {
+        cell.key: stored(cell, folder, archived) or Outcome(cell, None, "not computed yet") for cell in cells
+    }
 
 
 def _here(cells: Sequence[Cell], compute: Compute) -> Attempts:

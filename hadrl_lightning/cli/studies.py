@@ -126,19 +126,8 @@ def _benchmark_parser() -> argparse.ArgumentParser:
 
 
 def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Sequence[str]) -> int:
-    from ..benchmark import (
-        PlanSettings,
-        computed_cells,
-        groups,
-        make_plan,
-        records_of,
-        result_table,
-        run_cells,
-        write_report,
-    )
+    from ..benchmark import Archive, PlanSettings, make_plan, records_of, run_cells
     from ..benchmark.plan import parse_sweep
-    from ..benchmark.records import early_bests
-    from ..console import show
 
     _check_engine(options)
     default = QUICK if options.quick else {}
@@ -153,43 +142,75 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
         episodes=default.get("episodes") if options.episodes is None else options.episodes,
         published_size=options.published_size,
     )
-    plan = make_plan(settings)
     if not options.no_figures:
         from ..plots.style import pyplot
 
         pyplot()  # before hours of work, not after
-    _write_command(options.output, words)
-    progress = Progress(len(plan.cells))
     if options.report_only:
-        outcomes = computed_cells(plan.cells, options.output)
-    else:
-        outcomes = run_cells(
-            plan.cells,
-            options.output,
-            options.workers,
-            progress,
-            options.refresh,
-            options.engine,
-            options.ray_address,
+        _report(_archived(options, settings), options)
+        return 0
+    plan = make_plan(settings)
+    _write_command(options.output, words)
+    archive = Archive(options.output)
+    archive.note(plan)
+    progress = Progress(len(plan.cells))
+    outcomes = run_cells(
+        plan.cells,
+        options.output,
+        options.workers,
+        progress,
+        options.refresh,
+        options.engine,
+        options.ray_address,
+    )
+    archive.finish(outcomes)
+    failed = [outcome for outcome in outcomes.values() if outcome.result is None]
+    _report(records_of(plan, outcomes), options, progress.remark)
+    for outcome in failed:
+        where = os.path.relpath(outcome.cell.file(options.output).with_suffix(".failed.txt"))
+        print(f"failed: {outcome.cell.policy}: {outcome.error} ({where})", file=sys.stderr)
+    return CODE_OF_FAILURE if failed else 0
+
+
+def _archived(options: argparse.Namespace, settings: Any) -> list[Any]:
+    """The results that the folder holds: all of them, or those that the options name."""
+    from ..benchmark import Archive, chosen
+    from ..benchmark.plan import place_label
+    from ..judge import LEAST_KNOWN
+
+    archive = Archive(options.output)
+    archive.collect()
+    named = options.scenarios or options.config or options.quick
+    records = chosen(
+        archive.records(),
+        scenarios=[place_label(name, settings.overlays) for name in settings.scenarios] if named else [],
+        sweep_keys=[sweep.key for sweep in settings.sweeps],
+        policies=[*options.policies, LEAST_KNOWN] if options.policies else [],
+        seeds=options.seeds or [],
+    )
+    if not records:
+        raise HadrlError(
+            f"report_only needs results of what is asked for in {options.output}, got "
+            f"{len(archive.records())} others"
         )
-    records = records_of(plan, outcomes)
+    return records
+
+
+def _report(records: list[Any], options: argparse.Namespace, remark: str = "") -> None:
+    """Tables, CSV files and figures."""
+    from ..benchmark import groups, result_table, write_report
+    from ..benchmark.records import early_bests
+    from ..console import show
+
     write_report(records, options.output)
     show(*result_table(records))
     for text in early_bests(groups(records)):
         warnings.warn(text, HadrlWarning, stacklevel=2)
-    print(f"Outputs: {os.path.relpath(options.output)}{progress.remark}")
-    failed = [outcome for outcome in outcomes.values() if outcome.result is None]
-    if options.report_only:
-        print(f"{len(plan.cells) - len(failed)} of {len(plan.cells)} cells are computed")
-        failed = [] if len(failed) < len(plan.cells) else failed[:1]
-    for outcome in failed:
-        where = os.path.relpath(outcome.cell.file(options.output).with_suffix(".failed.txt"))
-        print(f"failed: {outcome.cell.policy}: {outcome.error} ({where})", file=sys.stderr)
-    if not options.no_figures and len(failed) < len(outcomes):
+    print(f"Outputs: {os.path.relpath(options.output)}{remark}")
+    if records and not options.no_figures:
         from ..plots import draw
 
         draw(options.output)
-    return CODE_OF_FAILURE if failed else 0
 
 
 def _check_engine(options: argparse.Namespace) -> None:

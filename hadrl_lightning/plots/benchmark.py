@@ -2,48 +2,38 @@
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import HadrlError
-from .style import COLOURS, PAGE_IN, band, look, save, style
+from .looks import YARDSTICK, colour, family, look
+from .style import BAND_ALPHA, PAGE_IN, band, save, style
 from .tables import Row, distinct, number, read_rows
 
 HEAD = ("policy", "label", "scenario", "sweep_key", "sweep_value")
 
+LOW, HIGH = "lower is better", "higher is better"
 BARS = {
-    "hit_ratio": "hit ratio",
-    "latency_s": "Σ latency (s)",
-    "on_time": "deadlines met",
-    "energy_j": "energy (J)",
-    "switching_s": "switching (s a caching decision)",
+    "hit_ratio": f"hit ratio\n{HIGH}",
+    "latency_s": f"Σ latency (s)\n{LOW}",
+    "on_time": f"deadlines met\n{HIGH}",
+    "energy_j": f"energy (J)\n{LOW}",
+    "switching_s": f"switching (s\na decision)\n{LOW}",
 }
 """Panels of the bars, and the names of their axes."""
 LEVELS = {
-    "hit_ratio": ("hit ratio", "slow level: caches"),
-    "latency": ("Σ latency per slot (s)", "fast level: offloading"),
+    "hit_ratio": ("hit ratio", f"slow level: caches ({HIGH})"),
+    "latency": ("Σ latency per slot (s)", f"fast level: offloading ({LOW})"),
 }
 SWEEPS = {
-    "hit_ratio": "hit ratio",
-    "latency_s": "Σ latency per slot (s)",
-    "ratio_to_least_known": "Σ latency ÷ least known",
+    "hit_ratio": ("hit ratio", HIGH),
+    "latency_s": ("Σ latency per slot (s)", LOW),
+    "ratio_to_least_known": ("Σ latency ÷ least known", LOW),
 }
-YARDSTICK = "latency_optimal+best_known"
-
-FAMILIES: dict[str, tuple[str, Callable[[str], bool]]] = {
-    "HADRL": (COLOURS[0], lambda name: name == "hadrl" or name.endswith(".ckpt")),
-    "ablation": (COLOURS[5], lambda name: name.startswith("hadrl-") and name != "hadrl-published"),
-    "learner": (COLOURS[1], lambda name: "+" not in name and name != "lower-bound"),
-    "knows the physics": (
-        COLOURS[2],
-        lambda name: (
-            name.endswith(("+best_known", "+genetic", "_sqrt", "+hindsight")) or name == "lower-bound"
-        ),
-    ),
-    "heuristic": ("#999999", lambda name: True),
-}
-"""Kinds of policies in the order in which they are tried: colour, and whether a name belongs to it."""
+"""Panels of learning curves and of sweeps: the names of their axes, and their titles."""
+OVER_SEEDS = "95 % interval over seeds"
+OVER_BOTH = "95 % interval over seeds and episodes"
+ONE_TRAINING = "one training: interval over episodes alone"
 
 LEGEND_CHARACTERS = 130
 """Characters of a legend that fit beside each other on the width of a page, of which a line and its gap take eight."""
@@ -90,17 +80,16 @@ def draw_benchmark(folder: Path, output: Path) -> list[Path]:
         for scenario in distinct(summary, "scenario"):
             rows = [row for row in summary if row["scenario"] == scenario]
             for key in distinct(rows, "sweep_key"):
-                some = [row for row in rows if row["sweep_key"] == key]
                 if key:
+                    some = [row for row in rows if row["sweep_key"] == key]
                     name = f"sweep-{scenario}-{key.rpartition('.')[2]}"
                     files += save(_sweep(plt, some, key), output / file_name(name))
-                else:
-                    files += save(_bars(plt, some), output / file_name(f"bars-{scenario}"))
             for key, value in dict.fromkeys((row["sweep_key"], row["sweep_value"]) for row in rows):
                 here = (scenario, key, value)
                 some = [row for row in curves if _place(row) == here]
                 where = scenario + (f"-{key.rpartition('.')[2]}-{_short(key, value)}" if key else "")
                 base = [row for row in rows if _place(row) == here]
+                files += save(_bars(plt, base), output / file_name(f"bars-{where}"))
                 for name, families in CONVERGENCE.items():
                     shown = [row for row in some if family(row["policy"]) in families]
                     if any(family(row["policy"]) == families[1] for row in shown) or (
@@ -113,11 +102,6 @@ def draw_benchmark(folder: Path, output: Path) -> list[Path]:
 def file_name(text: str) -> str:
     """`text` with everything that does not belong in a file's name replaced."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", text)
-
-
-def family(policy: str) -> str:
-    """The kind of a policy, a key of `FAMILIES`."""
-    return next(name for name, (_, belongs) in FAMILIES.items() if belongs(policy))
 
 
 def _short(key: str, value: str) -> str:
@@ -143,10 +127,10 @@ def _bars(plt: Any, rows: list[Row]) -> Any:
     labels = {row["policy"]: row["label"] for row in rows}
     figure, panels = plt.subplots(1, len(BARS), sharey=True, figsize=(PAGE_IN, 0.9 + 0.155 * len(policies)))
     for axes, (metric, title) in zip(panels, BARS.items(), strict=True):
-        found = {row["policy"]: _value(row) for row in rows if row["metric"] == metric}
+        found = {row["policy"]: row for row in rows if row["metric"] == metric}
         for place, policy in enumerate(policies):
             if policy in found:
-                _bar(axes, place, found[policy], FAMILIES[family(policy)][0])
+                _bar(axes, place, _value(found[policy]), colour(policy), _one_training(found[policy]))
         axes.set_xlabel(title)
         axes.set_xlim(left=0)
         axes.grid(axis="y", visible=False)
@@ -154,14 +138,23 @@ def _bars(plt: Any, rows: list[Row]) -> Any:
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks(range(len(policies)), [labels[policy] for policy in policies])
     panels[0].set_ylim(len(policies) - 0.4, -0.6)
-    present = [name for name in FAMILIES if any(family(policy) == name for policy in policies)]
-    handles = [plt.Rectangle((0, 0), 1, 1, color=FAMILIES[name][0]) for name in present]
-    figure.legend(handles, present, loc="outside upper center", ncols=len(present), handlelength=1)
+    whisker = panels[0].errorbar([], [], xerr=[], fmt="none", ecolor="black", elinewidth=0.7, capsize=1.5)
+    handles, meanings = [whisker], [OVER_BOTH]
+    if any(map(_one_training, rows)):
+        handles.append(plt.Rectangle((0, 0), 1, 1, facecolor="white", edgecolor="#555555", hatch="////"))
+        meanings.append(ONE_TRAINING)
+    figure.legend(handles, meanings, loc="outside upper center", ncols=len(handles))
     return figure
 
 
-def _bar(axes: Any, place: int, value: Value, colour: str) -> None:
-    axes.barh(place, value.mean, height=0.72, color=colour)
+def _one_training(row: Row) -> bool:
+    """Whether the mean is that of a single training."""
+    return row.get("trainings") == "1"
+
+
+def _bar(axes: Any, place: int, value: Value, shade: str, hollow: bool) -> None:
+    look = {"facecolor": "white", "edgecolor": shade, "hatch": "////"} if hollow else {"color": shade}
+    axes.barh(place, value.mean, height=0.72, **look)
     if value.high > value.low:
         whisker = [[max(value.mean - value.low, 0)], [max(value.high - value.mean, 0)]]
         axes.errorbar(
@@ -174,20 +167,22 @@ def _bar(axes: Any, place: int, value: Value, colour: str) -> None:
 
 def _convergence(plt: Any, rows: list[Row], base: list[Row]) -> Any:
     """Validations while training, both levels; dashed: the least known."""
-    figure, panels = plt.subplots(1, 2, figsize=(PAGE_IN, 2.6))
     policies = distinct(rows, "policy")
+    figure, panels = plt.subplots(1, 2, figsize=(PAGE_IN, _height(len(policies))))
     for axes, (metric, (name, title)) in zip(panels, LEVELS.items(), strict=True):
-        for index, policy in enumerate(policies):
+        for policy in policies:
             points = [row for row in rows if row["policy"] == policy and row["metric"] == metric]
-            _line(axes, [number(row["slots"]) for row in points], points, index)
+            _line(axes, [number(row["slots"]) for row in points], points)
         column = "latency_s" if metric == "latency" else metric
+        least = [row for row in base if row["policy"] == YARDSTICK and row["metric"] == column]
+        _room(axes, [*(row for row in rows if row["metric"] == metric), *least])
         for row in base:
             if row["policy"] == YARDSTICK and row["metric"] == column:
                 dashed = {"color": "black", "linestyle": (0, (4, 2)), "linewidth": 0.8}
                 axes.axhline(number(row["mean"]), label=row["label"], **dashed)
         axes.set(xlabel="slots trained on", ylabel=name, title=title)
         axes.set_xlim(left=0)
-    _legend(figure, panels[0])
+    _legend(plt, figure, panels[0], OVER_SEEDS)
     return figure
 
 
@@ -201,22 +196,23 @@ def _sweep(plt: Any, rows: list[Row], key: str) -> Any:
     numeric = all(math.isfinite(number(row["sweep_value"])) for row in rows)
     ticks = distinct(rows, "sweep_value")
     metrics = {name: axis for name, axis in SWEEPS.items() if any(row["metric"] == name for row in rows)}
-    figure, panels = plt.subplots(1, len(metrics), figsize=(PAGE_IN, 2.6), squeeze=False)
-    for axes, (metric, name) in zip(panels[0], metrics.items(), strict=True):
-        for index, policy in enumerate(policies):
+    figure, panels = plt.subplots(1, len(metrics), figsize=(PAGE_IN, _height(len(policies))), squeeze=False)
+    for axes, (metric, (name, better)) in zip(panels[0], metrics.items(), strict=True):
+        for policy in policies:
             points = [row for row in rows if row["policy"] == policy and row["metric"] == metric]
             if numeric:
                 points.sort(key=lambda row: number(row["sweep_value"]))
                 x = [number(row["sweep_value"]) / unit for row in points]
             else:
                 x = [float(ticks.index(row["sweep_value"])) for row in points]
-            _line(axes, x, points, index)
+            _line(axes, x, points)
+        _room(axes, [row for row in rows if row["metric"] == metric and row["policy"] in policies])
         if numeric:
             _scale(axes, sorted({number(tick) / unit for tick in ticks}))
         else:
             axes.set_xticks(range(len(ticks)), ticks)
-        axes.set(xlabel=title, ylabel=name)
-    _legend(figure, panels[0][0])
+        axes.set(xlabel=title, ylabel=name, title=better)
+    _legend(plt, figure, panels[0][0], OVER_BOTH)
     return figure
 
 
@@ -236,17 +232,42 @@ def _chosen(policies: list[str]) -> list[str]:
     return [policy for policy in policies if policy in kept]
 
 
-def _line(axes: Any, x: list[float], points: list[Row], index: int) -> None:
+def _line(axes: Any, x: list[float], points: list[Row]) -> None:
+    """A line with its band; hollow markers where it is of one training."""
     if not points:
         return
     values = [_value(row) for row in points]
     columns = [[getattr(value, name) for value in values] for name in Value._fields]
-    band(axes, x, *columns, label=points[0]["label"], **look(index))
+    label = points[0]["label"]
+    hollow = {"markerfacecolor": "white"} if _one_training(points[0]) else {}
+    band(
+        axes,
+        x,
+        *columns,
+        label=f"{label} (one training)" if hollow else label,
+        **look(points[0]["policy"]),
+        **hollow,
+    )
 
 
-def _legend(figure: Any, axes: Any) -> None:
-    """Below the panels, in as many columns as the longest label leaves room for."""
+def _height(lines: int) -> float:
+    """Of a figure in inches: two lines of the plot stand beside each other in its legend."""
+    return 2.1 + 0.08 * (lines + 2)
+
+
+def _room(axes: Any, rows: list[Row]) -> None:
+    """Limits that show all means: bands of few seeds may be cut."""
+    means = [number(row["mean"]) for row in rows if math.isfinite(number(row["mean"]))]
+    if means:
+        space = 0.12 * (max(means) - min(means)) or 0.1 * abs(max(means)) or 1.0
+        axes.set_ylim(min(means) - space, max(means) + space)
+
+
+def _legend(plt: Any, figure: Any, axes: Any, meaning: str) -> None:
+    """Below the panels, in as many columns as the longest label leaves room for; the last entry is what bands are."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
+        handles.append(plt.Rectangle((0, 0), 1, 1, color="#555555", alpha=BAND_ALPHA, linewidth=0))
+        labels.append(meaning)
         columns = max(1, LEGEND_CHARACTERS // (max(map(len, labels)) + 8))
         figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))

@@ -12,8 +12,8 @@ COLUMN_IN, PAGE_IN = 3.5, 7.16
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette without its yellow, which is too pale for lines on white."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", ":", "-.")
+
+BAND_ALPHA = 0.15
 
 SETTINGS = {
     "font.size": 8,
@@ -33,7 +33,7 @@ SETTINGS = {
     "lines.linewidth": 1.2,
     "lines.markersize": 3.5,
     "figure.constrained_layout.use": True,
-    "savefig.dpi": 300,
+    "savefig.dpi": 200,
     "pdf.fonttype": 42,  # TrueType, which publishers ask for
     "svg.fonttype": "none",
 }
@@ -74,19 +74,9 @@ def save(figure: Any, path: Path) -> list[Path]:
     return files
 
 
-def look(index: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the line of this number: all different for 28 lines."""
-    turn = index // len(COLOURS)
-    return {
-        "color": COLOURS[index % len(COLOURS)],
-        "marker": MARKERS[(index + turn) % len(MARKERS)],
-        "linestyle": DASHES[turn % len(DASHES)],
-    }
-
-
 def band(
     axes: Any, x: list[float], mean: list[float], low: list[float], high: list[float], **kw: Any
 ) -> None:
-    """A line with its confidence band."""
+    """A line with its confidence band, which lies below all lines."""
     axes.plot(x, mean, **kw)
-    axes.fill_between(x, low, high, color=kw["color"], alpha=0.15, linewidth=0)
+    axes.fill_between(x, low, high, color=kw["color"], alpha=BAND_ALPHA, linewidth=0, zorder=1)

@@ -1,0 +1,160 @@
+"""The results of a benchmark folder in one compact file, from which tables and figures are made again."""
+
+import hashlib
+import json
+import lzma
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import HadrlError
+from ..files import replacing
+from .cells import Cell, CellResult, result_in, rounded
+from .outcomes import Outcome
+from .plan import Plan
+from .policies import rank
+from .records import Record
+
+FILE = "cells.json.xz"
+"""Its name in the folder."""
+FORMAT = 1
+
+
+class Noted(NamedTuple):
+    """Where a result belongs in the tables."""
+
+    scenario: str
+    sweep_key: str
+    sweep_value: Any
+    policy: str
+    label: str
+    seed: int
+    key: str
+    """Of the cell."""
+    judged: str
+    """Hash of what makes results comparable: the network and the test episodes."""
+
+    @property
+    def place(self) -> str:
+        """The place in the tables, as a text."""
+        return json.dumps([self.scenario, self.sweep_key, self.sweep_value])
+
+
+class Archive:
+    """What a benchmark folder holds of all commands that were given for it.
+
+    Where a command computes anew what is there, its results take the place of the old ones; where it judges on other
+    episodes or another network, they take the place of all that was in that place of the tables.
+
+    Raises:
+        HadrlError: the file is damaged, or of another format.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.noted: list[Noted] = []
+        self.results: dict[str, CellResult] = {}
+        file = folder / FILE
+        if not file.is_file():
+            return
+        try:
+            stored = json.loads(lzma.decompress(file.read_bytes()))
+            if stored["format"] != FORMAT:
+                raise HadrlError(f"{file} must be of format {FORMAT}, got {stored['format']}")
+            self.noted = [Noted(*one) for one in stored["noted"]]
+            self.results = {key: CellResult(**one) for key, one in stored["results"].items()}
+        except (OSError, lzma.LZMAError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, HadrlError):
+                raise
+            raise HadrlError(f"{file} must be an undamaged archive of results, got {error}") from error
+
+    def collect(self) -> None:
+        """Take over what the folder `cells` holds by now."""
+        files = {file.stem.rpartition("-")[2]: file for file in (self.folder / "cells").glob("*.json")}
+        for key in {one.key for one in self.noted} & set(files):
+            result = result_in(files[key])
+            if result is not None:
+                self.results[key] = result
+
+    def note(self, plan: Plan) -> None:
+        """Write down where the results of a plan will belong."""
+        new = [
+            Noted(
+                entry.scenario,
+                entry.sweep_key,
+                entry.sweep_value,
+                entry.policy,
+                entry.label,
+                entry.seed,
+                entry.cell.key,
+                judged(entry.cell),
+            )
+            for entry in plan.entries
+        ]
+        self.add(new)
+        self.write()
+
+    def add(self, new: Sequence[Noted]) -> None:
+        """Take entries over, in place of those that they contradict."""
+        judgements = {one.place: one.judged for one in new}
+        replaced = {(one.place, one.policy, one.seed) for one in new}
+        kept = [
+            one
+            for one in self.noted
+            if judgements.get(one.place, one.judged) == one.judged
+            and (one.place, one.policy, one.seed) not in replaced
+        ]
+        self.noted = [*kept, *new]
+
+    def finish(self, outcomes: Mapping[str, Outcome]) -> None:
+        """Take over what became of cells, and write the file."""
+        for key, outcome in outcomes.items():
+            if outcome.result is None:
+                self.results.pop(key, None)
+            else:
+                self.results[key] = outcome.result
+        self.write()
+
+    def records(self) -> list[Record]:
+        """The results by their places in the tables, those of learners first."""
+        known = {place: number for number, place in enumerate(dict.fromkeys(one.place for one in self.noted))}
+        ordered = sorted(self.noted, key=lambda one: (known[one.place], rank(one.policy), one.seed))
+        return [Record(*one[:7], self.results[one.key]) for one in ordered if one.key in self.results]
+
+    def write(self) -> None:
+        """Write the file, with the results that belong somewhere."""
+        wanted = {one.key for one in self.noted}
+        self.results = {key: result for key, result in self.results.items() if key in wanted}
+        stored = {
+            "format": FORMAT,
+            "noted": [list(one) for one in self.noted],
+            "results": {key: rounded(asdict(result)) for key, result in sorted(self.results.items())},
+        }
+        packed = lzma.compress(json.dumps(stored, separators=(",", ":")).encode(), preset=6)
+        with replacing(self.folder / FILE) as temporary:
+            temporary.write_bytes(packed)
+
+
+def judged(cell: Cell) -> str:
+    """Hash of what makes the results of cells comparable."""
+    text = json.dumps([cell.settings[name] for name in ("scenario", "physics", "test")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def chosen(
+    records: Iterable[Record],
+    scenarios: Sequence[str] = (),
+    sweep_keys: Sequence[str] = (),
+    policies: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+) -> list[Record]:
+    """Those records that are asked for; what is empty leaves all in."""
+    return [
+        one
+        for one in records
+        if one.scenario in (scenarios or [one.scenario])
+        and one.sweep_key in (sweep_keys or [one.sweep_key])
+        and one.policy in (policies or [one.policy])
+        and one.seed in (seeds or [one.seed])
+    ]

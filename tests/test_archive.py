@@ -1,0 +1,284 @@
+"""The compact file of a benchmark folder, what is reported of it, and policies that a user registers."""
+
+import csv
+import linecache
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
+from hadrl_lightning.benchmark import (
+    LEARNERS,
+    Archive,
+    CellResult,
+    Outcome,
+    Plan,
+    PlanSettings,
+    Record,
+    make_plan,
+    records_of,
+    run_cells,
+)
+from hadrl_lightning.benchmark.aggregate import _middle_mean, _probability, aggregate
+from hadrl_lightning.benchmark.records import early_bests, groups
+from hadrl_lightning.benchmark.report import result_table
+from hadrl_lightning.cli import main
+from hadrl_lightning.judge import LEAST_KNOWN
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def plan_of(*policies: str, episodes: int = 2, seeds: tuple[int, ...] = (0, 1), **more: object) -> Plan:
+    return make_plan(PlanSettings(policies=policies, episodes=episodes, seeds=seeds, **more))  # type: ignore[arg-type]
+
+
+def made_up(plan: Plan, latency: float = 10.0) -> dict[str, Outcome]:
+    """An outcome of every cell without computing it."""
+    found = {}
+    for number, cell in enumerate(plan.cells):
+        episodes = {"latency": [latency + number, latency + number + 1], "hit_ratio": [0.5, 0.6]}
+        scores = {name: sum(values) / 2 for name, values in episodes.items()}
+        found[cell.key] = Outcome(
+            cell, CellResult(scores={**scores, "optimal_hit_ratio": 1.0}, episodes=episodes)
+        )
+    return found
+
+
+# The archive ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_archive_holds_what_all_commands_computed(tmp_path: Path) -> None:
+    first, second = plan_of("density+home_equal"), plan_of("random+random", seeds=(0,))
+    for plan in (first, second):
+        archive = Archive(tmp_path)
+        archive.note(plan)
+        archive.finish(made_up(plan))
+    found = Archive(tmp_path).records()
+    assert {(one.policy, one.seed) for one in found} == {
+        ("density+home_equal", 0),
+        ("density+home_equal", 1),
+        ("random+random", 0),
+        (LEAST_KNOWN, 0),
+        (LEAST_KNOWN, 1),
+    }
+    assert [file.name for file in tmp_path.iterdir()] == ["cells.json.xz"]
+    expected = records_of(first, made_up(first))[0]
+    assert expected in found
+
+
+def test_results_on_other_episodes_take_the_place_of_the_old_ones(tmp_path: Path) -> None:
+    old, new = plan_of("density+home_equal", "random+random"), plan_of("density+home_equal", episodes=3)
+    for plan in (old, new):
+        archive = Archive(tmp_path)
+        archive.note(plan)
+        archive.finish(made_up(plan))
+    assert {one.policy for one in Archive(tmp_path).records()} == {"density+home_equal", LEAST_KNOWN}
+
+
+def test_what_is_archived_is_not_computed_again(tmp_path: Path) -> None:
+    plan = plan_of("density+home_equal")
+    archive = Archive(tmp_path)
+    archive.note(plan)
+    archive.finish(made_up(plan))
+    outcomes = run_cells(plan.cells, tmp_path)
+    assert all(outcome.reused for outcome in outcomes.values())
+
+
+def test_a_failure_leaves_nothing_old_in_the_archive(tmp_path: Path) -> None:
+    plan = plan_of("density+home_equal")
+    archive = Archive(tmp_path)
+    archive.note(plan)
+    archive.finish(made_up(plan))
+    archive.finish({key: outcome._replace(result=None) for key, outcome in made_up(plan).items()})
+    assert Archive(tmp_path).records() == []
+
+
+def test_a_damaged_archive_is_told_in_one_line(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out").mkdir()
+    Path("out/cells.json.xz").write_bytes(b"no archive")
+    assert main(["benchmark", "--report_only", "--no_figures", "--output", "out"]) == 2
+    assert "out/cells.json.xz must be an undamaged archive of results" in capsys.readouterr().err
+
+
+def test_a_page_is_made_again_of_its_archive_alone(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("page").mkdir()
+    shutil.copy(ROOT / "docs/results/transfer/cells.json.xz", "page")
+    assert main(["benchmark", "--report_only", "--no_figures", "--output", "page"]) == 0
+    shown = capsys.readouterr().out
+    assert "HADRL, trained as es2" in shown
+    assert "÷ least known" in shown
+    assert "all 3 places" in shown
+    with open("page/results.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 60
+    assert not Path("page/command.txt").exists()
+    words = ["benchmark", "--report_only", "--no_figures", "--output", "page", "--seeds"]
+    assert main([*words, "3"]) == 0
+    with open("page/results.csv", newline="") as file:
+        assert {row["seed"] for row in csv.DictReader(file)} == {"3"}
+    assert main([*words, "77"]) == 2
+    assert "report_only needs results of what is asked for" in capsys.readouterr().err
+
+
+def test_the_repository_is_light() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [name for name in listed.stdout.split("\0") if name]
+    assert len(files) < 300
+    results = [ROOT / name for name in files if name.startswith("docs/results/")]
+    assert sum(file.stat().st_size for file in results if file.is_file()) < 5e6
+
+
+# Many places ---------------------------------------------------------------------------------------------------------
+
+
+def records(policy: str, latencies: list[list[float]]) -> list[Record]:
+    """Results of a policy by place and seed."""
+    return [
+        Record(f"es{place}", "", None, policy, policy, seed, f"{policy}-{place}-{seed}", result_of(latency))
+        for place, seeds in enumerate(latencies)
+        for seed, latency in enumerate(seeds)
+    ]
+
+
+def result_of(latency: float) -> CellResult:
+    return CellResult(scores={"latency": latency}, episodes={"latency": [latency]}, slots=100)
+
+
+def test_many_places_are_summed_up_by_the_middle_half_and_the_odds_of_winning() -> None:
+    ours = [[2.0, 4.0], [3.0, 3.0]]
+    theirs = [[3.0, 5.0], [3.0, 9.0]]
+    found = aggregate(
+        [*records("hadrl", ours), *records("ppo", theirs), *records(LEAST_KNOWN, [[2.0], [1.0]])]
+    )
+    ratios = {one.policy: one.ratio.mean for one in found}
+    assert ratios["hadrl"] == pytest.approx(2.5)  # of 1, 2, 3, 3 the middle half: 2 and 3
+    odds = {one.policy: one.behind for one in found}
+    # place 0: 2 < 3, 2 < 5, 4 > 3, 4 < 5; place 1: 3 = 3 twice, 3 < 9 twice
+    assert odds["ppo"] is not None
+    assert odds["ppo"].mean == pytest.approx((3 / 4 + 3 / 4) / 2)
+    assert odds["hadrl"] is None
+
+
+def test_a_value_at_the_quartile_counts_in_part() -> None:
+    # of 1 … 6 the middle half is three values wide: 3, 4 and half of 2 and of 5
+    assert _middle_mean(np.array([[1.0, 2.0, 3.0, 4.0, 5.0, 60.0]]))[0] == pytest.approx(
+        (1 + 3 + 4 + 2.5) / 3
+    )
+    same = [np.array([[1.0, 1.0]])]
+    assert _probability([same, same])[0] == 0.5
+
+
+def test_a_policy_with_one_training_has_no_interval_over_seeds() -> None:
+    found = aggregate([*records("hadrl", [[2.0], [3.0, 4.0]]), *records(LEAST_KNOWN, [[1.0], [1.0]])])
+    assert found[0].ratio.half != found[0].ratio.half
+
+
+def test_a_best_validation_of_before_the_caches_were_learnt_is_told() -> None:
+    curve = [
+        {
+            "slots": 100.0,
+            "latency": 3.0,
+            "hit_ratio": 0.5,
+            "on_time": 0.5,
+            "epoch": 1,
+            "caching_learnt": False,
+        },
+        {
+            "slots": 200.0,
+            "latency": 4.0,
+            "hit_ratio": 0.5,
+            "on_time": 0.5,
+            "epoch": 2,
+            "caching_learnt": True,
+        },
+    ]
+    (one, other) = records("hadrl", [[2.0, 3.0]])
+    scores = {"latency": 2.0, "optimal_hit_ratio": 0.9}
+    early = one._replace(
+        result=CellResult(scores=scores, episodes={"latency": [2.0]}, slots=200, curve=curve)
+    )
+    late = other._replace(
+        result=CellResult(scores=scores, episodes={"latency": [3.0]}, slots=200, curve=curve[1:])
+    )
+    (text,) = early_bests(groups([early, late]))
+    assert "seed 0: the best validation was made before the caching agent had learnt anything" in text
+    (table,) = result_table([early, late])
+    cells = {str(column.header): next(iter(column.cells)) for column in table.columns}
+    assert cells["best validation after (slots)"] == "100 to 200"
+    assert cells["last ÷ best validation"] == "1.000 to 1.333"
+    assert cells["Σ latency (s) of every seed"] == "2.0 2.0"
+
+
+# Joining in ----------------------------------------------------------------------------------------------------------
+
+
+def example(name: str) -> str:
+    """A program of docs/benchmark.md."""
+    text = (ROOT / "docs/benchmark.md").read_text(encoding="utf-8")
+    (found,) = [one for one in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if f"# {name}" in one]
+    return found
+
+
+WORDS = ["--seeds", "0", "--episodes", "1", "--output", "out", "--no_figures"]
+
+
+@pytest.fixture
+def own(in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the programs of docs/benchmark.md; what they register is gone afterwards."""
+    Path("mine.py").write_text(example("mine.py"))
+    Path("compare.py").write_text(example("compare.py").replace(', "hadrl-two-members"', ", *sys.argv[1:]"))
+    monkeypatch.syspath_prepend(str(in_empty_folder))
+    yield in_empty_folder
+    sys.modules.pop("mine", None)
+    CACHING_POLICIES.pop("least_popular", None)
+    OFFLOADING_POLICIES.pop("first_server", None)
+    LEARNERS.pop("hadrl-two-members", None)
+
+
+def test_policies_of_ones_own_are_compared_and_computed_anew_when_their_code_changes(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compare(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["compare.py", *WORDS, *words])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path("compare.py", run_name="__main__")
+        assert ended.value.code == 0
+        return capsys.readouterr().out
+
+    assert "least_popular + first_server" in compare()
+    assert "] least_popular" not in compare()
+    assert "least_popular + first_server" in compare("--report_only")
+    Path("mine.py").write_text(example("mine.py").replace("-popularity", "popularity"))
+    linecache.clearcache()
+    assert "] least_popular+first_server, seed 0: hits" in compare()
+    plan = plan_of("hadrl-two-members")
+    cell = next(cell for cell in plan.cells if cell.policy == "hadrl-two-members")
+    assert cell.settings["config"]["model"]["set_world_model"]["ensemble_size"] == 2
+
+
+@pytest.mark.slow
+def test_worker_processes_know_policies_of_ones_own(own: Path) -> None:
+    program = [sys.executable, "compare.py", *WORDS, "--workers", "2"]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "least_popular + first_server" in done.stdout
+
+
+def test_quick_keeps_its_own_files_beneath_those_of_the_user(in_empty_folder: Path) -> None:
+    words = ["benchmark", "--quick", "--config", "tight.yaml", "--policies", "none+all_cloud", "--no_figures"]
+    assert main([*words, "--seeds", "0", "--output", "out"]) == 0
+    (record, *_) = Archive(Path("out")).records()
+    assert record.scenario == "es2-tight-quick"
+    assert len(record.result.episodes["latency"]) == 5
