@@ -48,7 +48,8 @@ def aggregate(records: Sequence[Record]) -> list[Summary]:
         behind = None
         if first is not None:
             both = known and all(_spread_known(group) for group in everywhere[summaries[0].policy])
-            behind = _interval([first, runs], _probability, both)
+            odds = _interval([first, runs], _probability, both)
+            behind = Interval(odds.mean, *(float(np.clip(bound, 0, 1)) for bound in odds[1:]))
         else:
             first = runs
         summaries.append(Summary(policy, label, len(places), ratio, behind))

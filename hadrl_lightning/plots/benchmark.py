@@ -153,8 +153,8 @@ def _one_training(row: Row) -> bool:
 
 
 def _bar(axes: Any, place: int, value: Value, shade: str, hollow: bool) -> None:
-    look = {"facecolor": "white", "edgecolor": shade, "hatch": "////"} if hollow else {"color": shade}
-    axes.barh(place, value.mean, height=0.72, **look)
+    face = {"facecolor": "white", "edgecolor": shade, "hatch": "////"} if hollow else {"color": shade}
+    axes.barh(place, value.mean, height=0.72, **face)
     if value.high > value.low:
         whisker = [[max(value.mean - value.low, 0)], [max(value.high - value.mean, 0)]]
         axes.errorbar(
@@ -237,17 +237,12 @@ def _line(axes: Any, x: list[float], points: list[Row]) -> None:
     if not points:
         return
     values = [_value(row) for row in points]
-    columns = [[getattr(value, name) for value in values] for name in Value._fields]
-    label = points[0]["label"]
-    hollow = {"markerfacecolor": "white"} if _one_training(points[0]) else {}
-    band(
-        axes,
-        x,
-        *columns,
-        label=f"{label} (one training)" if hollow else label,
-        **look(points[0]["policy"]),
-        **hollow,
-    )
+    mean, low, high = ([getattr(value, name) for value in values] for name in Value._fields)
+    label, appearance = points[0]["label"], look(points[0]["policy"])
+    if _one_training(points[0]):
+        label += " (one training)"
+        appearance["markerfacecolor"] = "white"
+    band(axes, x, mean, low, high, label=label, **appearance)
 
 
 def _height(lines: int) -> float:
