@@ -27,8 +27,8 @@ hadrl test --config {example}.yaml --ckpt_path {example}.ckpt
 ```
 
 They load with `torch.load(…, weights_only=True)`; `HADRL.from_checkpoint("{example}.ckpt")` makes the agent, and
-refuses a file that is not what was written. `hadrl inspect {example}.ckpt` shows what it was made by, its scenario, and the
-ranges of numbers that its training saw: used outside of them, an agent says so. Made with hadrl-lightning {hadrl},
+refuses a file that is not what was written. `hadrl inspect {example}.ckpt` shows what it was made by, its scenario, and
+the ranges of numbers that its training saw: used outside of them, an agent says so. Made with hadrl-lightning {hadrl},
 torch {torch} and lightning {lightning} by
 
 ```
