@@ -284,3 +284,19 @@ def test_a_whole_number_beyond_double_precision_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert error.startswith("hadrl: error: settings must be numbers of at most 1.8e308")
     assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_published_algorithm_shrunk_trains_to_the_end(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", "es2.yaml", "--config", "published.yaml", "--config", "quick.yaml"]
+    assert main(["fit", *words]) == 0
+    assert "10 test episodes" in capsys.readouterr().out
+
+
+def test_quick_shrinks_the_published_algorithm_to_plans_of_one_slot() -> None:
+    agent = HADRL.from_config("es2.yaml", "published.yaml", "quick.yaml")
+    planner = agent.settings["planner"]
+    assert (planner.plan_horizon, planner.n_candidates, planner.optimisation_iters) == (1, 32, 2)
+    assert agent.num_members == 20
