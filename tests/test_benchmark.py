@@ -153,6 +153,7 @@ def test_variants_differ_from_hadrl_in_what_their_names_say() -> None:
         if name.startswith("hadrl")
     }
     assert not model["hadrl-no-epistemic"]["planner"]["use_exploration"]
+    assert model["hadrl-no-law"]["set_world_model"]["encoder"] == "deep_sets"
     assert model["hadrl-one-member"]["set_world_model"]["ensemble_size"] == 1
     assert model["hadrl-horizon-5"]["planner"]["plan_horizon"] == 5
     assert model["hadrl-no-refinement"]["planner"]["target_sweeps"] == 0

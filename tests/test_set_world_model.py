@@ -16,7 +16,9 @@ from hadrl_lightning.agents.optimisers import DecayingAdam
 from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.transitions import OffloadingTransitions, WeightedTransitions
+from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.set_encoder import SharedResources, read_observation, write_observation
+from hadrl_lightning.parallel import MemberWise, Share
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.free_energy import Draws, expected_free_energy
 from hadrl_lightning.planning.outcome import OutcomeForm
@@ -32,6 +34,8 @@ from hadrl_lightning.simulator import EdgeNetwork, decode_offloading, fill_cache
 from tests.published import published_planner
 
 SMALL = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, num_resources=2)
+NO_LAW = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, encoder="deep_sets")
+both_encoders = pytest.mark.parametrize("settings", [SMALL, NO_LAW], ids=["law", "no law"])
 SCENARIO = Scenario(num_servers=2, num_users=6, cache_bytes=40 * GIB)
 
 
@@ -129,8 +133,41 @@ def test_resources_of_all_users_are_pooled_by_their_mean() -> None:
         torch.testing.assert_close(mean.exp(), torch.full((1, 1, num_users), 3.0))  # 1 + 1·1 + 1·1
 
 
-def test_permuting_users_permutes_what_is_predicted() -> None:
-    model, data = world_model(), transitions()
+def test_without_the_law_a_user_feels_the_users_of_its_server_and_no_others() -> None:
+    network = DeepSets(2, 8, 6, generator=generator())
+    token, share = torch.randn(1, 4, 7, generator=generator(1)), torch.zeros(1, 4, 2)
+    target = torch.tensor([[[0, 0, 1, 1]]])
+
+    def mean(token: Tensor, share: Tensor, target: Tensor, num_servers: int = 2) -> Tensor:
+        return network.combine(network.describe(token), share, target, num_servers)[0]
+
+    before = mean(token, share, target)
+    other_token, other_share = token.clone(), share.clone()
+    other_token[0, 1] += 1
+    other_share[0, 1] += 1
+    for after in (mean(other_token, share, target), mean(token, other_share, target)):
+        assert (after[..., :2] != before[..., :2]).all()
+        torch.testing.assert_close(after[..., 2:], before[..., 2:], rtol=0, atol=0)
+    torch.testing.assert_close(mean(token, share, target + 1, 5), before)  # which server it is says nothing
+
+
+def test_without_the_law_members_that_are_held_apart_predict_what_they_do_together() -> None:
+    whole, data = world_model(settings=NO_LAW), transitions(slots=1)
+    for share in (Share(0, 1, 3), Share(1, 2, 3)):
+        part = world_model(settings=NO_LAW)
+        for module in part.modules():
+            if isinstance(module, MemberWise):
+                module.hold(share)
+        assert part.num_members == share.count
+        expected = predict(whole, data.observation, data.action).mean[share.items]
+        torch.testing.assert_close(predict(part, data.observation, data.action).mean, expected)
+
+
+@both_encoders
+def test_permuting_users_permutes_what_is_predicted(
+    settings: SetWorldModelSettings,
+) -> None:
+    model, data = world_model(settings=settings), transitions()
     order = torch.randperm(6, generator=generator(1))
     before = predict(model, data.observation, data.action)
     head = data.observation.shape[1] - 18
@@ -141,8 +178,11 @@ def test_permuting_users_permutes_what_is_predicted() -> None:
     torch.testing.assert_close(after.reward_mean, before.reward_mean, atol=0, rtol=1e-5)
 
 
-def test_swapping_the_servers_and_the_targets_changes_nothing() -> None:
-    model, data = world_model(), transitions()
+@both_encoders
+def test_swapping_the_servers_and_the_targets_changes_nothing(
+    settings: SetWorldModelSettings,
+) -> None:
+    model, data = world_model(settings=settings), transitions()
     cache, server, user = data.observation.split([20, 6, 18], dim=1)
     swapped = [
         cache.unflatten(1, (2, 10)).flip(1).flatten(1),
@@ -156,11 +196,14 @@ def test_swapping_the_servers_and_the_targets_changes_nothing() -> None:
     torch.testing.assert_close(after.mean, before.mean, atol=1e-5, rtol=1e-5)
 
 
-def test_the_same_weights_act_on_other_numbers_of_users_and_servers() -> None:
-    model = world_model()
+@both_encoders
+def test_the_same_weights_act_on_other_numbers_of_users_and_servers(
+    settings: SetWorldModelSettings,
+) -> None:
+    model = world_model(settings=settings)
     for servers, users in ((2, 3), (2, 12), (4, 8)):
         scenario = Scenario(num_servers=servers, num_users=users, cache_bytes=40 * GIB)
-        other = SetWorldModel(servers, 10, SMALL)
+        other = SetWorldModel(servers, 10, settings)
         other.load_state_dict(model.state_dict())
         data = transitions(scenario)
         prediction = predict(other, data.observation, data.action)
@@ -171,8 +214,11 @@ def test_the_same_weights_act_on_other_numbers_of_users_and_servers() -> None:
 # --- learning ------------------------------------------------------------------------------------------------------
 
 
-def test_the_loss_is_the_likelihood_of_what_planning_predicts() -> None:
-    model, data = world_model(settings=replace(SMALL, change_weight=0.0)), transitions()
+@both_encoders
+def test_the_loss_is_the_likelihood_of_what_planning_predicts(
+    settings: SetWorldModelSettings,
+) -> None:
+    model, data = world_model(settings=replace(settings, change_weight=0.0)), transitions()
     prediction = predict(model, data.observation, data.action)
     error = prediction.mean - data.latency.log()
     expected = 0.5 * (error.square() / prediction.log_var.exp() + prediction.log_var)
@@ -181,8 +227,11 @@ def test_the_loss_is_the_likelihood_of_what_planning_predicts() -> None:
     torch.testing.assert_close(losses.latency_error, error.square().mean().sqrt(), rtol=1e-4, atol=1e-4)
 
 
-def test_every_parameter_gets_a_gradient_and_members_learn_apart() -> None:
-    model, data = world_model(), transitions()
+@both_encoders
+def test_every_parameter_gets_a_gradient_and_members_learn_apart(
+    settings: SetWorldModelSettings,
+) -> None:
+    model, data = world_model(settings=settings), transitions()
     by_member = OffloadingTransitions(*(field.expand(3, *field.shape) for field in data))
     torch.testing.assert_close(model.loss(by_member).total, model.loss(data).total)
     model.loss(data).total.backward()
@@ -251,11 +300,14 @@ def test_it_trains_alone_with_a_plain_trainer(tmp_path: Path) -> None:
     assert model.loss(data).latency < fresh.loss(data).latency
 
 
-def test_a_reset_draws_the_same_weights_from_the_same_seed_and_keeps_what_was_seen() -> None:
-    model, seen = world_model(), world_model().latency_normaliser.mean
+@both_encoders
+def test_a_reset_draws_the_same_weights_from_the_same_seed_and_keeps_what_was_seen(
+    settings: SetWorldModelSettings,
+) -> None:
+    model, seen = world_model(settings=settings), world_model(settings=settings).latency_normaliser.mean
     first = {name: value.clone() for name, value in model.state_dict().items()}
     model.reset_parameters(generator(1))
-    assert not torch.equal(model.resources.demand.weight, first["resources.demand.weight"])
+    assert not torch.equal(model.resources.token[0].weight, first["resources.token.0.weight"])
     model.reset_parameters(generator(0))
     assert all(torch.equal(value, first[name]) for name, value in model.state_dict().items())
     assert torch.equal(model.latency_normaliser.mean, seen)
@@ -299,8 +351,11 @@ def test_transitions_of_other_sizes_are_refused() -> None:
 # --- planning ------------------------------------------------------------------------------------------------------
 
 
-def test_candidates_are_paired_with_their_own_network_and_members_with_their_own_weights() -> None:
-    model, data = world_model(), transitions(slots=1, envs=2)
+@both_encoders
+def test_candidates_are_paired_with_their_own_network_and_members_with_their_own_weights(
+    settings: SetWorldModelSettings,
+) -> None:
+    model, data = world_model(settings=settings), transitions(slots=1, envs=2)
     assert isinstance(model, PlanningModel)
     action = 2 * torch.rand(2, 3, 18, generator=generator()) - 1
     members = torch.tensor([2, 0])
@@ -507,8 +562,11 @@ def planner_of(**changes: Any) -> CEMPlanner:
     return CEMPlanner(SCENARIO.offloading_action_size, settings, **sizes)
 
 
-def test_a_refined_plan_is_expected_to_be_no_worse_and_can_be_made_while_gradients_are_off() -> None:
-    model = world_model()
+@both_encoders
+def test_a_refined_plan_is_expected_to_be_no_worse_and_can_be_made_while_gradients_are_off(
+    settings: SetWorldModelSettings,
+) -> None:
+    model = world_model(settings=settings)
     observation = EdgeNetwork(SCENARIO, num_envs=3, generator=generator(4)).offloading_observation()
     plain = planner_of(expl_scale=0.0).plan(model, observation, generator(5)).action
     with torch.inference_mode():  # as in validation and test

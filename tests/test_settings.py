@@ -305,6 +305,7 @@ WORLD_MODEL: dict[str, Any] = {
 }
 SET_WORLD_MODEL: dict[str, Any] = {
     "ensemble_size": 2,
+    "encoder": "deep_sets",
     "hidden_size": 5,
     "weight_size": 5,
     "num_resources": 2,
@@ -353,6 +354,17 @@ def test_every_setting_of_a_world_model_changes_what_it_learns(
     assert same(before, learnt(make()))
     for name, value in changes.items():
         assert not same(before, learnt(make(**{name: value}))), name
+
+
+def test_the_sizes_of_deep_sets_change_what_is_learnt_and_resources_are_refused() -> None:
+    before = learnt(set_world_model(encoder="deep_sets"))
+    for name in ("hidden_size", "weight_size"):
+        assert not same(before, learnt(set_world_model(encoder="deep_sets", **{name: 5})))
+    for name, default in (("num_resources", 3), ("num_common_resources", 0)):
+        with pytest.raises(
+            ValueError, match=f"{name} must be {default} unless encoder is shared_resources, got 2"
+        ):
+            set_world_model(encoder="deep_sets", **{name: 2})
 
 
 def test_a_model_refuses_a_planner_that_asks_what_it_cannot_tell() -> None:

@@ -68,6 +68,10 @@ class HADRL(StoredAgent):
     policies. `CEMPlanning` collects for it, `EpisodeEvaluation` judges the episodes that it plays.
     The published algorithm is `HADRL.from_config("es2.yaml", "published.yaml")`.
 
+    The fast level learns from every user's measured latency in every slot where its model is structured, and from the
+    observation that follows; agents without a world model (`baselines.learners`, Stable-Baselines3) learn from one
+    reward a slot.
+
     Each level has two kinds of model. `flat` is the published one, over vectors. `set` has the structure of the problem
     in it: users, servers and services are sets, and the same weights act on any number of them. How well they do where
     a number lies outside what training saw is another matter: the agent keeps the ranges it has seen (`seen`), and

@@ -92,7 +92,11 @@ class SetDDPGSettings(DDPGSettings):
 
 
 class SetDDPG(DDPG):
-    """DDPG with the structure of the caching problem in it. It departs from the published one as follows.
+    """DDPG with the structure of the caching problem in it.
+
+    It departs so far from the published one that little of DDPG is left. By default the discount is 0: the critic
+    learns what a frame earns and no future. The actor learns by cross-entropy, not by a policy gradient. A decision is
+    the best of many proposals. In detail:
 
     The critic learns from the caches that were executed, not from the raw actions, and sees coverage and copies of
     each service (`SetCritic`). A decision is the target critic's best of many feasible caches: the actor's, the one

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from hadrl_lightning.agents.derived_reward import derived_reward
 from hadrl_lightning.agents.optimisers import DecayingAdam
 from hadrl_lightning.agents.transition_model import TransitionModel, over_members
 from hadrl_lightning.data.transitions import AnyOffloadingTransitions
+from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.nn.set_encoder import (
@@ -25,8 +26,10 @@ from hadrl_lightning.nn.set_encoder import (
     read_observation,
     write_observation,
 )
-from hadrl_lightning.planning.free_energy import Form
+from hadrl_lightning.planning.free_energy import Form, require_choice
 from hadrl_lightning.planning.model import Prediction
+
+Encoder = Literal["shared_resources", "deep_sets"]
 
 MIN_LATENCY_S = 1e-6
 """Measured latencies count as at least this, so that their logarithm is finite."""
@@ -39,17 +42,24 @@ class SetWorldModelSettings:
     ensemble_size: int = 5
     """Networks in the ensemble; at least 1."""
 
+    encoder: Encoder = "shared_resources"
+    """How users affect each other. `shared_resources`: by the law of sharing, demand × pooled weight ÷ own weight, with
+    learnt demands and weights (`SharedResources`). `deep_sets`: by sums over the users of a server and plain layers,
+    which know no law (`DeepSets`); to measure what the law is worth."""
+
     hidden_size: int = 32
-    """Width of the two hidden layers that describe a user at a server; at least 1."""
+    """Width of the two hidden layers that describe a user at a server, and of those of the outcome of `deep_sets`; at
+    least 1."""
 
     weight_size: int = 16
-    """Width of the hidden layer of the weights by which users share a resource; at least 1."""
+    """Width of the hidden layer of the weights by which users share a resource, or numbers in a message of `deep_sets`;
+    at least 1."""
 
     num_resources: int = 3
-    """Resources that the users of a server share; at least 1."""
+    """Encoder `shared_resources` only: resources that the users of a server share; at least 1."""
 
     num_common_resources: int = 0
-    """Resources that all users share, whatever their server; 0 or more."""
+    """Encoder `shared_resources` only: resources that all users share, whatever their server; 0 or more."""
 
     learning_rate: float = 2e-2
     """Adam's learning rate at its largest; above 0."""
@@ -74,6 +84,14 @@ class SetWorldModelSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_common_resources < 0:
             raise ValueError(f"num_common_resources must be at least 0, got {self.num_common_resources}")
+        require_choice("encoder", self.encoder, get_args(Encoder))
+        if self.encoder == "deep_sets":
+            for name in ("num_resources", "num_common_resources"):
+                value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+                if value != default:
+                    raise ValueError(
+                        f"{name} must be {default} unless encoder is shared_resources, got {value}"
+                    )
         for name in ("learning_rate", "adam_epsilon", "grad_clip_norm"):
             if not 0 < getattr(self, name) < inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
@@ -115,9 +133,14 @@ class SetWorldModel(TransitionModel):
     """Predicts every user's latency, and the next observation, from observation and action: an ensemble over users.
 
     The outcome of a slot is what the network measures anyway: each user's latency. `Prediction.mean` and `log_var` are
-    of the users' *log latencies* in ln s (latency: a log-normal), and the reward is derived from them. What is built in
-    is structure only: users are exchangeable, so are servers, and users share what they use together (see
-    `SharedResources`). The same weights act on any number of users and servers.
+    of the users' *log latencies* in ln s (latency: a log-normal), and the reward is derived from them. The same weights
+    act on any number of users and servers.
+
+    What is built in: users are exchangeable, so are servers, users of a server affect each other and no one else, and
+    with the encoder `shared_resources` the law by which they do: what a user waits for is its demand times the weights
+    of all who share a resource over its own weight (see `SharedResources`). That is the form of the physics of the
+    problem, in which users split bandwidth and compute in proportion to weights; demands and weights are learnt. The
+    encoder `deep_sets` leaves the law out.
 
     Trains alone with a plain `Trainer` on a loader of `OffloadingTransitions`, `[b, …]` for all members or `[members,
     b, …]`, or as a child of `HADRL`, which calls `observe` and `loss`; only the root module logs. Is a `PlanningModel`.
@@ -149,14 +172,13 @@ class SetWorldModel(TransitionModel):
         self.num_servers = num_servers
         self.num_services = num_services
         self.settings = settings
-        self.resources = SharedResources(
-            settings.ensemble_size,
-            settings.hidden_size,
-            settings.weight_size,
-            settings.num_resources,
-            settings.num_common_resources,
-            generator,
-        )
+        self.resources: SharedResources | DeepSets
+        sizes = (settings.ensemble_size, settings.hidden_size, settings.weight_size)
+        if settings.encoder == "shared_resources":
+            resources = (settings.num_resources, settings.num_common_resources)
+            self.resources = SharedResources(*sizes, *resources, generator)
+        else:
+            self.resources = DeepSets(*sizes, generator)
         self.change = SetChange(settings.ensemble_size, settings.weight_size, generator=generator)
         self.user_normaliser = RunningNormaliser(USER_FEATURES)
         self.server_normaliser = RunningNormaliser(SERVER_FEATURES)
@@ -167,7 +189,7 @@ class SetWorldModel(TransitionModel):
     @property
     def num_members(self) -> int:
         """Members of the ensemble held here."""
-        return len(self.resources.demand.weight)
+        return len(self.change.user.weight)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew; what was observed (normalisers, best reward) stays. Optimisers are the caller's."""

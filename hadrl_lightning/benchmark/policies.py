@@ -85,6 +85,11 @@ LEARNERS: dict[str, Learner] = {
     "hadrl-no-epistemic": Learner(
         label="HADRL, no epistemic term", kind="hadrl", settings=_planner(use_exploration=False)
     ),
+    "hadrl-no-law": Learner(
+        label="HADRL, no sharing law",
+        kind="hadrl",
+        settings={"model": {"set_world_model": {"encoder": "deep_sets"}}},
+    ),
     "hadrl-one-member": Learner(
         label="HADRL, one member",
         kind="hadrl",

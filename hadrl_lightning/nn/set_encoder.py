@@ -1,8 +1,9 @@
 """A network over sets of users who share servers: permutation-equivariant, the same weights for any number of both.
 
 Every user is a token. What it gets is its demand against its *share* of what it uses together with others, and a share
-is a user's weight over the weights pooled over those it shares with (the users of its server, or all users). Demands
-and weights are learnt: nothing here knows a formula, a constant or a unit of the network that it models.
+is a user's weight over the weights pooled over those it shares with (the users of its server, or all users). This law
+of sharing is built in, and has the form of the physics that is to be learnt. Demands and weights are learnt: no
+constant and no unit of the network is known here, nor which of its numbers matters for what.
 """
 
 from typing import NamedTuple
@@ -91,10 +92,11 @@ def compressed(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 class SharedResources(nn.Module):
     """Each user's log latency (a Gaussian) from its token, its action and the weights of those it shares with.
 
-    latency = demand_0 + Σ_r demand_r · (pooled weight_r / own weight_r), all of them exponentials of small networks:
-    demands of the token, weights of token and action. Resources r are pooled over the users of the same server (sums)
-    or, the last `num_common`, over all users (means, so that more users alone change nothing). The variance of the
-    logarithm is that of a sum of independent parts, each with a learnt relative variance.
+    The law of sharing is given, not learnt: latency = demand_0 + Σ_r demand_r · (pooled weight_r / own weight_r).
+    Learnt are demands and weights, exponentials of small networks: demands of the token, weights of token and action.
+    Resources r are pooled over the users of the same server (sums) or, the last `num_common`, over all users (means, so
+    that more users alone change nothing). The variance of the logarithm is that of a sum of independent parts, each
+    with a learnt relative variance.
 
     Only the weights depend on the shares asked for, so the demands of every (user, server) pair are computed once per
     plan (`describe`) and looked up for each candidate (`combine`).
