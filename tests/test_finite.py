@@ -96,7 +96,7 @@ def train(
     finite: FiniteNumbers, epochs: int = 2, **settings: Any
 ) -> tuple[HADRL, TransitionDataModule, Trainer]:
     planner = published_planner(
-        plan_horizon=1, n_candidates=8, top_candidates=2, optimisation_iters=1, warm_start=True
+        plan_horizon=2, n_candidates=8, top_candidates=2, optimisation_iters=1, warm_start=True
     )
     module = HADRL(SCENARIO, slow_level="flat", planner=planner, **settings)
     data = TransitionDataModule(

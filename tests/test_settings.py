@@ -6,7 +6,6 @@ setting without an entry fails.
 
 import dataclasses
 import inspect
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -32,7 +31,7 @@ from hadrl_lightning.agents import (
 from hadrl_lightning.agents.derived_reward import derived_reward
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
-from hadrl_lightning.errors import HadrlError, HadrlWarning
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import (
     CEMPlanner,
     Draws,
@@ -601,24 +600,12 @@ def played(module: HADRL) -> Any:
     return list(module.parameters()), list(module.play(network))
 
 
-@pytest.mark.filterwarnings("ignore:.*has no effect where")
 def test_every_setting_of_the_agent_changes_what_it_is_or_does() -> None:
     assert set(AGENT) == set(inspect.signature(HADRL).parameters)
     before = {False: played(agent()), True: played(agent(**FLAT))}
     assert same(before[False], played(agent()))
     for name, (others, value) in AGENT.items():
         assert not same(before[bool(others)], played(agent(**{**others, name: value}))), name
-
-
-def test_settings_of_a_model_that_the_agent_has_not_got_warn_in_one_line() -> None:
-    for others, name in ((FLAT, "set_world_model"), (FLAT, "set_ddpg"), ({}, "world_model"), ({}, "ddpg")):
-        value = {**AGENT, "set_world_model": ({}, SetWorldModelSettings(hidden_size=5))}[name][1]
-        with pytest.warns(HadrlWarning, match=f"{name} has no effect where (fast|slow)_level is"):
-            agent(**{**others, name: value})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        agent(**FLAT)
-        agent()
 
 
 # --- from slot to slot, and from run to run ------------------------------------------------------------------------

@@ -82,10 +82,10 @@ class HADRL(StoredAgent):
         physics: how actions are read: `strict` or `published`.
         fast_level: `flat` plans with `WorldModel`, `set` with `SetWorldModel`.
         slow_level: `flat` caches with `DDPG`, `set` with `SetDDPG`.
-        world_model: settings of the fast level's flat model.
-        set_world_model: settings of the fast level's structured model.
-        ddpg: settings of the slow level's flat agent.
-        set_ddpg: settings of the slow level's structured agent.
+        world_model: settings of the fast level's flat model; of no effect where `fast_level` is `set`.
+        set_world_model: settings of the fast level's structured model; of no effect where it is `flat`.
+        ddpg: settings of the slow level's flat agent; of no effect where `slow_level` is `set`.
+        set_ddpg: settings of the slow level's structured agent; of no effect where it is `flat`.
         planner: the fast level's planner.
         reset_world_model: start the world model anew before each learning step, as published; else go on training it.
         seed: of the initial weights, of their resets, and of plans outside training.
@@ -135,7 +135,6 @@ class HADRL(StoredAgent):
                 "seed": seed,
             }
         )
-        self._warn_of_idle_settings()
         generator = make_generator(seed, Use.INITIAL_WEIGHTS)
         self.world_model: WorldModel | SetWorldModel
         if fast_level == "set":
@@ -152,15 +151,6 @@ class HADRL(StoredAgent):
         self.planner = self.make_planner(planner)
         self.seen = SeenRanges()
         self._told = False
-
-    def _warn_of_idle_settings(self) -> None:
-        """Settings of a model that this agent has not got do nothing."""
-        kinds = {"fast_level": ("world_model", "set_world_model"), "slow_level": ("ddpg", "set_ddpg")}
-        for level, (flat, structured) in kinds.items():
-            name = flat if self.settings[level] == "set" else structured
-            if self.settings[name] != type(self.settings[name])():
-                text = f"{name} has no effect where {level} is {self.settings[level]}"
-                warnings.warn(text, HadrlWarning, stacklevel=3)
 
     @staticmethod
     def transfers(settings: Mapping[str, Any]) -> bool:

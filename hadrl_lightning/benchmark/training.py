@@ -1,7 +1,6 @@
 """Build and train HADRL from settings as nested dictionaries, without a command line."""
 
 import copy
-import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from ..agents import HADRL
 from ..callbacks import CEMPlanning, EpisodeEvaluation, FiniteNumbers
 from ..config_files import merged, refuse_nulls
 from ..data import TransitionDataModule
-from ..errors import HadrlError, HadrlWarning
+from ..errors import HadrlError
 from ..judge import KeepBest, Validation
 from ..process import quiet_trainer, quieten
 from .judge import Player
@@ -68,9 +67,7 @@ def build(settings: Mapping[str, Any], seed: int = 0) -> Parts:
     known["data"]["seed"] = seed
     known["model"] |= {name: known["data"][name] for name in SHARED}
     try:
-        with warnings.catch_warnings():  # some learners have settings for both kinds of model
-            warnings.filterwarnings("ignore", ".* has no effect where ", HadrlWarning)
-            built = _parser().instantiate(_parser().parse_object(known))
+        built = _parser().instantiate(_parser().parse_object(known))
     except HadrlError:
         raise
     except ValueError as error:
