@@ -61,6 +61,18 @@ def read_unit(name: str, value: Any) -> Any:
     return _plain(Decimal(number) * Decimal(units[unit]))
 
 
+def with_unit(name: str, value: Any) -> str:
+    """A number of the setting with the unit that makes it shortest, such as `200 GiB`; any other value as a text."""
+    units = next((units for end, units in UNITS.items() if name.endswith(end)), None)
+    if units is None or isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    texts = [f"{value:g} {next(iter(units))}"] if len(units) == 1 else []
+    for unit, factor in units.items():
+        if unit not in _BARE and value >= float(factor):
+            texts.append(f"{value / float(factor):g} {unit}")
+    return min(texts, key=lambda text: len(text.partition(" ")[0]), default=str(value))
+
+
 def read_units(settings: Any, name: str = "") -> Any:
     """Nested settings with a number in place of every text with a unit (see `read_unit`).
 

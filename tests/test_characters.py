@@ -12,9 +12,13 @@ from rich.table import Table
 
 from hadrl_lightning import cli
 from hadrl_lightning.characters import plain, use_plain_characters
+from hadrl_lightning.cli import app
+from hadrl_lightning.cli.help import OPENINGS, OURS, SETTINGS
+from hadrl_lightning.cli.parser import HadrlParser
 from hadrl_lightning.console import make_console, show
 from hadrl_lightning.errors import HadrlError, HadrlWarning
 from hadrl_lightning.messages import warnings_in_one_line
+from hadrl_lightning.units import with_unit
 
 
 def results(num_policies: int = 2) -> Table:
@@ -167,3 +171,80 @@ def test_other_warnings_stay_as_they_are() -> None:
 def test_a_warning_is_no_error() -> None:
     assert issubclass(HadrlWarning, UserWarning)
     assert not issubclass(HadrlWarning, HadrlError)
+
+
+# --- help
+
+
+@pytest.fixture(scope="module")
+def parser() -> HadrlParser:
+    """The parser of `hadrl fit`."""
+    with pytest.MonkeyPatch.context() as patch:
+        made: list[HadrlParser] = []
+
+        def parse_args(self: HadrlParser, *_: Any, **__: Any) -> Any:
+            made.append(self)
+            raise HadrlError("no more is needed")
+
+        patch.setattr(HadrlParser, "parse_args", parse_args)
+        with pytest.raises(HadrlError, match="no more"):
+            app.run(["fit"])
+    return made[0]._subcommands_action._name_parser_map["fit"]
+
+
+def test_help_opens_with_what_matters(parser: HadrlParser) -> None:
+    first, _, rest = parser.format_help().partition("\n\noptions:\n")
+    assert len(first.splitlines()) <= 40
+    assert first.splitlines()[0] == "usage: hadrl fit [--config NAME] … [--KEY VALUE] …"
+    for line in (
+        "--data.scenario.num_users N        mobile users (30)",
+        "--data.scenario.cache_bytes X      cache of a server (200 GiB)",
+        "--data.scenario.compute_hz X       CPU cycles per second of a server (60 GHz)",
+        "--trainer.max_epochs N             epochs; each collects caching decisions, then learns (12)",
+    ):
+        assert line in first
+    for setting in (
+        "--trainer.precision",
+        "--data.scenario.cloud_delay_s",
+        "--planning.latency_weight",
+        "--ckpt_path",
+    ):
+        assert f"\n  {setting} " in rest
+
+
+def test_every_setting_that_help_speaks_of_is_there(parser: HadrlParser) -> None:
+    known = {action.dest for action in parser._actions}
+    assert {name for name in OURS if name not in ("verbose", "return_predictions")} <= known
+    assert set(OPENINGS["fit"].settings) <= known
+    for about in OPENINGS.values():
+        assert set(about.settings) <= set(SETTINGS)
+
+
+def test_no_help_is_cut_or_of_something_else(parser: HadrlParser) -> None:
+    text = " ".join(parser.format_help().split())
+    assert ":paramref:" not in text
+    assert "``" not in text
+    assert "os.getcwd()" not in text
+    assert "max_epochs = 1000" not in text
+    assert "Default: 50" not in text
+    assert "Model Registry" not in text
+    for action in parser._actions:
+        assert not str(action.help).rstrip().endswith((",", ":", " the", " a")), action.dest
+    for words in ("see its grad_clip_norm.", "that of the newest run of the same configs"):
+        assert words in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("cache_bytes", 200 * 1024**3, "200 GiB"),
+        ("cache_bytes", 20e9, "20 GB"),
+        ("compute_hz", 60e9, "60 GHz"),
+        ("cloud_delay_s", 0.1, "100 ms"),
+        ("noise_dbm", -114.0, "-114.0"),
+        ("num_users", 30, "30"),
+        ("references", True, "true"),
+    ],
+)
+def test_a_default_has_the_unit_that_makes_it_shortest(name: str, value: Any, text: str) -> None:
+    assert with_unit(name, value) == text

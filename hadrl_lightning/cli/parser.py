@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from ..config_files import find_config, numbers_for_units, read_config
 from ..errors import HadrlError
+from .help import OPENINGS, opening, use_our_texts
 
 
 class ConfigByName(ActionConfigFile):
@@ -47,6 +48,15 @@ class HadrlParser(LightningArgumentParser):
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
         """Parse settings, numbers with units too."""
         return super().parse_string(numbers_for_units(content.removeprefix("\ufeff")), *args, **kwargs)
+
+    def format_help(self) -> str:
+        """What matters first, then all settings."""
+        command = self.prog.rpartition(" ")[2]
+        if command not in OPENINGS:
+            return super().format_help()
+        use_our_texts(self, command)
+        self.usage, self.description = command, None
+        return opening(self, command) + super().format_help().partition("\n\n")[2]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the essence of `message`."""
