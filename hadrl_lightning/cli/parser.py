@@ -49,14 +49,14 @@ class HadrlParser(LightningArgumentParser):
         """Parse settings, numbers with units too."""
         return super().parse_string(numbers_for_units(content.removeprefix("\ufeff")), *args, **kwargs)
 
-    def format_help(self) -> str:
+    def format_help(self, formatter: Any = None) -> str:
         """What matters first, then all settings."""
         command = self.prog.rpartition(" ")[2]
         if command not in OPENINGS:
-            return super().format_help()
+            return super().format_help(formatter)
         use_our_texts(self, command)
         self.usage, self.description = command, None
-        return opening(self, command) + super().format_help().partition("\n\n")[2]
+        return opening(self, command) + super().format_help(formatter).partition("\n\n")[2]
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise the essence of `message`."""
