@@ -10,7 +10,7 @@ import yaml
 
 from hadrl_lightning import cli
 from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO
-from hadrl_lightning.cli.runs import find_checkpoint, next_version, reserve_version, run_name
+from hadrl_lightning.cli.runs import find_checkpoint, name_of, next_version, reserve_version, run_name
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
 from hadrl_lightning.errors import HadrlError
 from tests.stand_in import QUIET, Planning, files, fit, hadrl, refused, rows, stand_in, trained
@@ -449,6 +449,11 @@ def test_settings_files_are_found_by_path_first_then_among_the_shipped(tmp_path:
 def test_numbers_in_settings_files_may_be_written_with_an_exponent() -> None:
     Path("numbers.yaml").write_text("a: 200e6\nb: 1e-3\nc: [2.5E+2]\nd: es2\n")
     assert load_config("numbers.yaml") == {"a": 2e8, "b": 1e-3, "c": [250.0], "d": "es2"}
+
+
+def test_settings_name_a_shipped_agent_by_its_name_and_another_file_by_its_path(tmp_path: Path) -> None:
+    assert name_of(find_checkpoint("es2.ckpt", tmp_path, None)) == "es2.ckpt"
+    assert name_of(tmp_path / "es2.ckpt") == str(tmp_path / "es2.ckpt")
 
 
 def test_a_run_bears_the_names_of_its_settings_files() -> None:

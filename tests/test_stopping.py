@@ -39,7 +39,7 @@ WORDS = [
     "--evaluation.references=false",
 ]
 """A run of three epochs, each of two caching decisions, three batches and two validation batches."""
-WARM = ["--planning.planner.warm_start=true"]
+WARM = ["--planning.planner.warm_start=true", "--planning.planner.plan_horizon=2"]
 """Plans that begin with the plan of the slot before: a state of the collection."""
 
 

@@ -184,7 +184,8 @@ class HadrlCLI(LightningCLI):
                 self.checkpoint_file = runs.find_checkpoint(str(settings.ckpt_path), root, folder.name)
             settings.ckpt_path = str(self.checkpoint_file)
         elif settings.get("weights"):
-            settings.weights = str(runs.find_checkpoint(settings.weights, root, words.run_name, "weights"))
+            found = runs.find_checkpoint(settings.weights, root, words.run_name, "weights")
+            settings.weights = runs.name_of(found)
         command, file = self.config.subcommand, self.checkpoint_file
         if command != "fit":
             self.start = Start(file, runs.RunFolder(runs.results_folder(file, folder)))

@@ -82,6 +82,11 @@ def settings_of(checkpoint: Path) -> str | None:
     return str(saved) if saved.is_file() else None
 
 
+def name_of(checkpoint: Path) -> str:
+    """How settings name a checkpoint: a shipped one by its name, which is the same wherever the package lies."""
+    return checkpoint.name if is_shipped(checkpoint) else str(checkpoint)
+
+
 def is_in_run(checkpoint: Path) -> bool:
     """Whether the checkpoint lies in the folder of a run, `…/version_N` with its settings."""
     folder = checkpoint.absolute().parent
