@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES, expected_fading, lower_bound
+from hadrl_lightning.judge import interval
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
@@ -75,7 +76,7 @@ def play(scenario: Scenario, caching: str, offloading: str, seeds: int, num_envs
 def row(name: str, score: Score, scores: dict[str, Score]) -> str:
     """One line of the table."""
     latency = score.latency_s
-    half = 1.96 * float(latency.std()) / len(latency) ** 0.5 if len(latency) > 1 else float("nan")
+    half = interval([latency.tolist()]).half
     ratios = [
         f"{float(latency.mean() / scores[other].latency_s.mean()):8.3f}" if other in scores else " " * 8
         for other in ("best_known", "lower bound")

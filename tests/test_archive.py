@@ -27,6 +27,7 @@ from hadrl_lightning.benchmark import (
     run_cells,
 )
 from hadrl_lightning.benchmark.aggregate import _middle_mean, _probability, aggregate
+from hadrl_lightning.benchmark.archive import judged
 from hadrl_lightning.benchmark.records import early_bests, groups
 from hadrl_lightning.benchmark.report import result_table
 from hadrl_lightning.cli import main
@@ -80,6 +81,11 @@ def test_results_on_other_episodes_take_the_place_of_the_old_ones(tmp_path: Path
         archive.note(plan)
         archive.finish(made_up(plan))
     assert {one.policy for one in Archive(tmp_path).records()} == {"density+home_equal", LEAST_KNOWN}
+
+
+def test_results_of_episodes_that_were_drawn_otherwise_are_not_compared_with_new_ones() -> None:
+    (cell, *_) = plan_of("density+home_equal").cells
+    assert judged(cell, 1) != judged(cell)
 
 
 def test_what_is_archived_is_not_computed_again(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import HadrlError
 from ..files import replacing
+from . import cells
 from .cells import Cell, CellResult, result_in, rounded
 from .outcomes import Outcome
 from .plan import Plan
@@ -136,9 +137,10 @@ class Archive:
             temporary.write_bytes(packed)
 
 
-def judged(cell: Cell) -> str:
-    """Hash of what makes the results of cells comparable."""
-    text = json.dumps([cell.settings[name] for name in ("scenario", "physics", "test")], sort_keys=True)
+def judged(cell: Cell, cells_format: int = cells.FORMAT) -> str:
+    """Hash of what makes the results of cells comparable: the network, the test episodes, and who draws them."""
+    what = [cells_format, *(cell.settings[name] for name in ("scenario", "physics", "test"))]
+    text = json.dumps(what, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..files import replacing
 
 FORMAT = 2
-"""Raised when cells computed before must not be used any more."""
+"""Raised when cells computed before must not be used any more: other contents, or episodes that are drawn otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from ..agent_files import RECORD, check_contents, read_agent
 from ..agents.stored import OF_DATA
 from ..errors import HadrlError, OutputError
 from ..files import load_tensors, replacing
+from ..judge.selection import improves
 from .loops import make_resumable, validates_next
 from .signals import Stopped
 
@@ -271,13 +272,10 @@ class Checkpointing(ModelCheckpoint):
             return False
         self._validated = False
         value = float(score)
-        better = self.best_score is None or (
-            value < self.best_score if self.mode == "min" else value > self.best_score
-        )
-        if better and value == value:  # not NaN
+        better = improves(value, self.best_score, self.mode)
+        if better:
             self.best_score = value
-            return True
-        return False
+        return better
 
     def _save(self, trainer: Trainer, better: bool) -> None:
         """Write last.ckpt; the best one first: a run killed in between goes on from before both."""

@@ -3,13 +3,11 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
-
-Mode = Literal["min", "max"]
+from typing import Any, NamedTuple
 
 
-def improves(value: float, best: float | None, mode: Mode = "min") -> bool:
-    """Whether a validation is better than the best one so far; one that is not a number never is."""
+def improves(value: float, best: float | None, mode: str = "min") -> bool:
+    """Whether a validation is better than the best one so far (`min` or `max`); what is not a number never is."""
     if math.isnan(value):
         return False
     return best is None or (value < best if mode == "min" else value > best)
