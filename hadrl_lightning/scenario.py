@@ -69,17 +69,17 @@ class Scenario:
     """K, the number of services (at least 1)."""
 
     input_step_bytes: float = 700 * KIB
-    """Input of service k (k = 1...K) in bytes is this times k (700 KiB in ES2, 500 KiB in ES3-ES5)."""
+    """Input of service k (k = 0...K-1) in bytes is this times k + 1 (700 KiB in ES2, 500 KiB in ES3-ES5)."""
     input_bytes: tuple[float, ...] | None = None
     """Input of every service in bytes, in place of the formula."""
     storage_step_bytes: float = 2000 * MIB
-    """Storage of service k in bytes is this times k."""
+    """Storage of service k in bytes is this times k + 1."""
     storage_bytes: tuple[float, ...] | None = None
     """Storage of every service in bytes, in place of the formula."""
     workload_cycles: tuple[float, ...] | None = None
-    """CPU cycles of a task of every service, in place of the published (400 + 50 k) * input bits / 10."""
+    """CPU cycles of a task of every service, in place of the published (450 + 50 k) * input bits / 10."""
     deadline_step_s: float = 0.8
-    """Deadline of service k in seconds is this times k."""
+    """Deadline of service k in seconds is this times k + 1."""
     deadline_s: tuple[float, ...] | None = None
     """Deadline of every service in seconds, in place of the formula."""
 

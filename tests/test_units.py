@@ -88,6 +88,8 @@ def test_python_reads_them_too() -> None:
             "cache_bytes": "20GiB",
             "cell_radius_m": "0.2km",
             "deadline_step_s": "800ms",
+            "num_users": 1,
+            "user_positions_m": [["50 m", 0]],
             "server_positions_m": [["0 m", "0 m"], ["0.1 km", 0], [200, 0]],
         }
     )
@@ -97,6 +99,8 @@ def test_python_reads_them_too() -> None:
         cache_bytes=20 * GIB,
         cell_radius_m=200,
         deadline_step_s=0.8,
+        num_users=1,
+        user_positions_m=((50, 0),),
         server_positions_m=((0, 0), (100, 0), (200, 0)),
     )
     with pytest.raises(ValueError, match=r"^compute_hz must be a number, in one of Hz.*got '20GiB'$"):
