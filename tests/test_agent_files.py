@@ -198,7 +198,7 @@ def test_a_file_of_another_version_or_with_other_keys_is_refused_in_one_line(
 
 def test_no_flipped_bit_loads_other_weights(tmp_path: Path) -> None:
     whole = find_agent("es2.ckpt").read_bytes()
-    expected = HADRL.from_checkpoint("es2.ckpt").state_dict()
+    expected = read_agent(find_agent("es2.ckpt"))["state_dict"]
     draw, path, refused = random.Random(4), tmp_path / "mine.ckpt", 0
     for _ in range(60):
         broken, bit = bytearray(whole), draw.randrange(8 * len(whole))
@@ -359,10 +359,11 @@ def test_a_checkpoint_alone_is_judged_in_its_own_scenario(
     own = replace(TINY, num_servers=3, offload_thresholds=(-0.5, 0.25), compute_hz=20e9)
     level = "set" if physics == "strict" else "flat"
     planner = replace(HADRL().settings["planner"], n_candidates=8, share_steps=0, target_sweeps=0)
+    models = {}
     if physics == "published":
+        models["world_model"] = WorldModelSettings(ensemble_size=2, hidden_size=8)
         planner = published_planner(plan_horizon=1, n_candidates=8, top_candidates=2, optimisation_iters=1)
-    small = WorldModelSettings(ensemble_size=2, hidden_size=8)
-    agent = HADRL(own, physics, level, level, world_model=small, planner=planner)  # type: ignore[arg-type]
+    agent = HADRL(own, physics, level, level, **models, planner=planner)  # type: ignore[arg-type]
     agent.save_weights("moved.ckpt")
     assert main(["test", "--ckpt_path", "moved.ckpt", *SMALL]) == 0
     out, err = capsys.readouterr()
