@@ -215,21 +215,27 @@ class _Search(NamedTuple):
     """Actions that are improved at once."""
 
     def refine(self, observation: Tensor, starts: Float[Tensor, "networks starts action"]) -> Refined:
-        """From several starts of each network, the preferred one first, the planner's action last."""
+        """From several starts of each network, the preferred one first, the planner's action last.
+
+        They compete after the first sweep.
+        """
         seen = observation.repeat_interleave(starts.shape[1], dim=0).split(self.size)
         improved = [self._improve(*part) for part in zip(seen, starts.flatten(0, 1).split(self.size))]
         best = self._first(observation, torch.cat(improved).view_as(starts), self.settings.start_margin)
         refined = best.action
+        for _ in range(self.settings.target_sweeps - 1):
+            refined = self._sweep(observation, refined)
         if self.settings.target_sweeps:
             refined = self._descend(observation, refined)
         return self._first(observation, torch.stack((refined, starts[:, -1]), dim=1), 0.0)
 
     def _improve(self, observation: Tensor, action: Tensor) -> Tensor:
         action = self._descend(observation, action)
-        for _ in range(self.settings.target_sweeps):
-            sizes = (self.num_users, self.num_targets, self.members, self.max_rows)
-            action = sweep_targets(self.model, observation, action, self.form, self.settings, *sizes)
-        return action
+        return self._sweep(observation, action) if self.settings.target_sweeps else action
+
+    def _sweep(self, observation: Tensor, action: Tensor) -> Tensor:
+        sizes = (self.num_users, self.num_targets, self.members, self.max_rows)
+        return sweep_targets(self.model, observation, action, self.form, self.settings, *sizes)
 
     def _descend(self, observation: Tensor, action: Tensor) -> Tensor:
         return descend_shares(self.model, observation, action, self.form, self.settings, self.num_users)
