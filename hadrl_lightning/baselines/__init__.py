@@ -8,15 +8,8 @@ from .best_known import (
     coming_fading,
     hindsight_policy,
 )
-from .caches import (
-    BestCaches,
-    Coverage,
-    best_caches,
-    coverage,
-    expected_latency,
-    maximal_contents,
-    optimal_coverage,
-)
+from .cache_choices import maximal_contents
+from .caches import BestCaches, best_caches, least_latency
 from .caching import (
     CACHING_POLICIES,
     LeastRecentlyUsed,
@@ -28,6 +21,7 @@ from .caching import (
     random_caching,
     random_full_caches,
 )
+from .coverage import Coverage, coverage, optimal_coverage
 from .genetic import GeneticSearch, GeneticSettings
 from .lower_bound import Relaxation, lower_bound, relaxed_assignment
 from .offloading import (
@@ -60,11 +54,11 @@ __all__ = [
     "coverage",
     "density_knapsack",
     "expected_fading",
-    "expected_latency",
     "fixed_caches",
     "hindsight_policy",
     "home_equal",
     "least_frequently_used",
+    "least_latency",
     "least_loaded_equal",
     "least_loaded_sqrt",
     "lower_bound",

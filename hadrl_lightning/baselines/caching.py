@@ -11,8 +11,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from ..scenario import Scenario
-from ..simulator import CachingPolicy, EdgeNetwork, Use, decode_caching, fill_caches, make_generator
-from .caches import best_caches, optimal_coverage
+from ..simulator import CachingPolicy, EdgeNetwork, decode_caching, fill_caches
+from .caches import least_latency
+from .coverage import optimal_coverage
 
 
 def no_caching(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
@@ -102,9 +103,7 @@ CACHING_POLICIES: dict[str, CachingFactory] = {
     "lru": lambda scenario, generator: LeastRecentlyUsed(),
     "lfu": lambda scenario, generator: least_frequently_used,
     "hit_optimal": lambda scenario, generator: fixed_caches(optimal_coverage(scenario).cache),
-    "latency_optimal": lambda scenario, generator: fixed_caches(
-        best_caches(scenario, make_generator(0, Use.CACHE_SEARCH)).cache
-    ),
+    "latency_optimal": lambda scenario, generator: fixed_caches(least_latency(scenario).cache),
 }
 """Caching policies by name."""
 

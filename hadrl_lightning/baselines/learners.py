@@ -11,6 +11,7 @@ from ..agents import DDPG, SetDDPG
 from ..agents.ddpg import DDPGSettings
 from ..data import CachingTransitions, ReplayBuffer
 from ..envs.core import JointCore, Reward
+from ..nn.actor_critic import HIDDEN_SIZES
 from ..nn.normaliser import RunningNormaliser
 from ..simulator import (
     Allocation,
@@ -49,6 +50,8 @@ class LearnerSettings:
     """Weight of the next step's value; 0 or more and below 1."""
     target_rate: float = 0.005
     """Share by which target networks follow each update; above 0, at most 1."""
+    hidden_sizes: tuple[int, ...] = HIDDEN_SIZES
+    """Widths of the hidden layers of actors and critics; each at least 1."""
     batch_size: int = 64
     """Transitions of a gradient update (at least 1)."""
     memory: int = 500_000
@@ -80,6 +83,7 @@ class LearnerSettings:
             critic_learning_rate=self.critic_learning_rate,
             discount=self.discount,
             target_rate=self.target_rate,
+            hidden_sizes=tuple(self.hidden_sizes),
         )
 
     def noise(self, progress: float) -> float:

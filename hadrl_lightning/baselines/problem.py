@@ -64,12 +64,19 @@ def offloading_problem(
     bits, cycles = table.input_bits[requests], table.cycles[requests]
     efficiency = spectral_efficiency(scenario, positions.double(), fading.double(), physics)
     held = holders(cache, requests).double()
-    cloud = bits / scenario.cloud_rate_bit_per_s + cycles / scenario.cloud_compute_hz + scenario.cloud_delay_s
+    cloud = cloud_seconds(scenario, bits, cycles)
     return OffloadingProblem(
         radio_root=((bits / efficiency).unsqueeze(-1) / table.bandwidth_hz).sqrt(),
         edge_root=(cycles.unsqueeze(-1) / table.compute_hz).sqrt() * held,
         cloud_latency=cloud.unsqueeze(-1) * (1 - held),
     )
+
+
+def cloud_seconds(
+    scenario: Scenario, bits: Float[Tensor, "*tasks"], cycles: Float[Tensor, "*tasks"]
+) -> Float[Tensor, "*tasks"]:
+    """What a miss costs beyond the uplink, s."""
+    return bits / scenario.cloud_rate_bit_per_s + cycles / scenario.cloud_compute_hz + scenario.cloud_delay_s
 
 
 def holders(
