@@ -7,20 +7,21 @@ A trial trains a rival with the benchmark's own budget of slots in one of `PLACE
 the benchmark does: equally often, on the same validation episodes, its best validation counts. Its score is the latency
 as a share of that of random decisions, mean over the places: each weighs alike, and one setting has to serve both, as
 HADRL has one for all scenarios. From the second validation on, a trial whose score so far is worse than the median of
-those before it at that point is stopped. Training is seeded from `FIRST_SEED` on and the test episodes are never played:
-nothing of what is reported is searched on.
+those before it at that point is stopped. Training is seeded from `FIRST_SEED` on and the test episodes are never
+played: nothing of what is reported is searched on. `--slots` shortens the trainings.
 
-The first trial of a rival is what the benchmark used before any search. For those of Stable-Baselines3 the second is the
-same with discount 0, which is HADRL's, and with rewards normalised as our DDPG learners' are. Then Optuna's
+The first trial of a rival is what the benchmark used before any search. For those of Stable-Baselines3 the second is
+the same with discount 0, which is HADRL's, and with rewards normalised as our DDPG learners' are. Then Optuna's
 tree-structured Parzen estimator proposes. What is finished lies in the journal: the same command goes on where it was,
 and more trials may be asked for. With one worker the search is the same each time.
 """
 
 import argparse
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import optuna
@@ -29,13 +30,16 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from hadrl_lightning.baselines import random_caching, random_offloading
 from hadrl_lightning.benchmark.cells import Cell
-from hadrl_lightning.benchmark.compute import _policies as trained_policies
-from hadrl_lightning.benchmark.compute import compute
-from hadrl_lightning.benchmark.judge import Judge, Policies
+from hadrl_lightning.benchmark.compute import train_rival
+from hadrl_lightning.benchmark.judge import Judge
 from hadrl_lightning.benchmark.plan import PlanSettings, make_plan
 from hadrl_lightning.benchmark.training import merged
+from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.judge import Policies, Validation
 from hadrl_lightning.scenario import GIB, Scenario
+from hadrl_lightning.simulator import Use, make_generator
 
 Settings = dict[str, Any]
 
@@ -46,7 +50,6 @@ FIRST_SEED = 100
 RANDOM_TRIALS = 4
 """Trials before the estimator proposes, those that are given among them."""
 DISCOUNTS = [0.0, 0.5, 0.9, 0.99]
-RANDOM = "random+random"
 
 
 class Rival(NamedTuple):
@@ -114,7 +117,7 @@ def td3(trial: Trial) -> Settings:
 
 
 def off_policy(trial: Trial, architectures: list[str]) -> Settings:
-    """What SAC and TD3 share; a gradient step for each transition, as for the DDPGs, or half as many."""
+    """What SAC and TD3 share; an update for each transition, as for the DDPGs, or half as many."""
     return {
         "learning_rate": trial.suggest_float("learning_rate", 3e-5, 3e-3, log=True),
         "gamma": trial.suggest_categorical("gamma", DISCOUNTS),
@@ -123,7 +126,7 @@ def off_policy(trial: Trial, architectures: list[str]) -> Settings:
         "learning_starts": trial.suggest_categorical("learning_starts", [400, 1600]),
         "reward_scaling": trial.suggest_categorical("reward_scaling", ["returns", "rewards"]),
         "policy_kwargs": {"net_arch": widths(trial, architectures)},
-        "gradient_steps": trial.suggest_categorical("gradient_steps", [8, 16]),
+        "updates_per_transition": trial.suggest_categorical("updates_per_transition", [0.5, 1.0]),
     }
 
 
@@ -148,7 +151,7 @@ OFF_POLICY = {
     "batch_size": 64,
     "learning_starts": 400,
     "reward_scaling": "returns",
-    "gradient_steps": 16,
+    "updates_per_transition": 1.0,
 }
 RIVALS = {
     "ppo": Rival(
@@ -196,12 +199,18 @@ def cell_of(policy: str, place: str, slots: int | None, seed: int) -> Cell:
     return next(cell for cell in plan.cells if cell.policy == policy)
 
 
-def validation_latency(place: str) -> float:
+def random_latency(place: str) -> float:
     """Latency of random decisions in the validation episodes of a place, s."""
-    cell = cell_of(RANDOM, place, None, FIRST_SEED)
-    validation = cell_of("ppo", place, None, FIRST_SEED).settings["validation"]
-    test = {name: validation[name] for name in ("episodes", "parallel", "seed")}
-    return compute(replace(cell, settings={**cell.settings, "test": test})).scores["latency"]
+    settings = cell_of("ppo", place, None, FIRST_SEED).settings
+    scenario, validation = Scenario(**settings["scenario"]), settings["validation"]
+    episodes, parallel, seed = (validation[name] for name in ("episodes", "parallel", "seed"))
+    stream = EpisodeStream(
+        scenario, "strict", episodes, min(parallel, episodes), seed, Use.VALIDATION_NETWORKS
+    )
+    judge = Judge(stream, [])
+    draws = (make_generator(FIRST_SEED, use) for use in (Use.BASELINE_CACHING, Use.BASELINE_OFFLOADING))
+    judge(0, (random_caching(next(draws)), random_offloading(next(draws))), dict)
+    return judge.validations[0].latency
 
 
 class TrialJudge(Judge):
@@ -211,44 +220,44 @@ class TrialJudge(Judge):
         trial: the trial.
         before: shares of random decisions' latency in the places before this one.
         random: latency of random decisions here, s.
-        validation: settings of the validations.
-        scenario: the constants.
+        stream: the validation episodes.
+        due: slots of training after which they are played.
     """
 
     def __init__(
-        self, trial: Trial, before: list[float], random: float, validation: Settings, scenario: Scenario
+        self, trial: Trial, before: list[float], random: float, stream: EpisodeStream, due: Sequence[int]
     ) -> None:
-        super().__init__(
-            scenario, "strict", validation["episodes"], validation["parallel"], validation["seed"]
-        )
+        super().__init__(stream, due)
         self._trial, self._before, self._random = trial, before, random
-        self._first_step = len(before) * validation["number"]
-
-    @property
-    def share(self) -> float:
-        """Latency of the best validation so far as a share of random decisions'."""
-        return min(entry["latency"] for entry in self.curve) / self._random
+        self._first_step = len(before) * len(due)
 
     def __call__(self, slots: int, policies: Policies, snapshot: Callable[[], Any]) -> None:
         """Validate after `slots` slots of training."""
         super().__call__(slots, policies, snapshot)
-        shares = [*self._before, self.share]
-        self._trial.report(sum(shares) / len(shares), self._first_step + len(self.curve) - 1)
+        shares = [*self._before, least_latency(self.validations) / self._random]
+        self._trial.report(sum(shares) / len(shares), self._first_step + len(self.validations) - 1)
         if self._trial.should_prune():
             raise optuna.TrialPruned
 
 
+def least_latency(validations: Sequence[Validation]) -> float:
+    """Of the best validation, s."""
+    return min(one.latency for one in validations)
+
+
 def score(trial: Trial, rival: str, slots: int | None, random: dict[str, float]) -> float:
     """Mean over the places of latency ÷ that of random decisions."""
-    learner, shares = RIVALS[rival].suggest(trial), []
+    learner = RIVALS[rival].suggest(trial)
+    shares: list[float] = []
     for index, place in enumerate(PLACES):
         cell = cell_of(rival, place, slots, FIRST_SEED + index)
-        cell = replace(cell, settings={**cell.settings, "learner": merged(cell.settings["learner"], learner)})
-        scenario = Scenario(**cell.settings["scenario"])
-        judge = TrialJudge(trial, shares.copy(), random[place], cell.settings["validation"], scenario)
-        trained_policies(cell, scenario, "strict", judge)
-        trial.set_user_attr(place, judge.share * random[place])
-        shares.append(judge.share)
+        settings = {**cell.settings, "learner": merged(cell.settings["learner"], learner)}
+        judged_by = partial(TrialJudge, trial, shares.copy(), random[place])
+        scenario = Scenario(**settings["scenario"])
+        trained = train_rival(replace(cell, settings=settings), scenario, "strict", judged_by)
+        latency = least_latency(trained.validations)
+        trial.set_user_attr(place, latency)
+        shares.append(latency / random[place])
     return sum(shares) / len(shares)
 
 
@@ -318,7 +327,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if asked.report:
         return report(asked.journal)
-    random = {place: validation_latency(place) for place in PLACES}
+    random = {place: random_latency(place) for place in PLACES}
     print(f"latency of random decisions, s: {random}", flush=True)
     done = {rival: len(finished(study_of(rival, asked.journal))) for rival in asked.rivals}
     jobs = [

@@ -177,8 +177,7 @@ class EpisodeEvaluation(Callback):
         if number > 1:
             title += ", mean ± 95 % interval over episodes (not over trainings)"
         others = self._others.boards if self._others is not None else []
-        missing = self._others.missing if self._others is not None else ""
-        show(result_table(title, scenario, self._agent, others), *filter(None, (weights.text, missing)))
+        show(result_table(title, scenario, self._agent, others), *filter(None, (weights.text,)))
         warning = weights.warning(scenario)
         if warning:
             warnings.warn(warning, HadrlWarning, stacklevel=2)

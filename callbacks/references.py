@@ -34,20 +34,13 @@ class References:
         self.random = random_policies(scenario, physics)
         self.boards = [Scoreboard(name) for name in (OWN, LEAST, "home, equal, same caches")]
         self.boards.append(Scoreboard("random, both levels"))
-        self.missing = ""
-        """Why there is no least latency known; empty if there is."""
-        try:
-            self._least: Policies | None = least_known_policies(scenario)
-        except ImportError:
-            self._least = None
-            self.missing = "the least latency known needs SciPy: pip install 'hadrl-lightning[baselines]'"
+        self._least = least_known_policies(scenario)
 
     def play(self, stream: EpisodeStream, index: int, agent: Episode) -> None:
         """Batch `index` of the stream, which the agent has played."""
         own, least, home, random = self.boards
         own.add(own_best_known(stream, index, agent))
-        if self._least is not None:
-            least.add(run_episode(stream.networks(index), *self._least))
+        least.add(run_episode(stream.networks(index), *self._least))
         home.add(run_episode(stream.networks(index), replayed(agent), home_equal))
         random.add(run_episode(stream.networks(index), *self.random))
 

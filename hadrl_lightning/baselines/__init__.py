@@ -21,7 +21,7 @@ from .caching import (
     random_caching,
     random_full_caches,
 )
-from .coverage import Coverage, coverage, optimal_coverage
+from .covering import Coverage, coverage, optimal_coverage
 from .genetic import GeneticSearch, GeneticSettings
 from .lower_bound import Relaxation, lower_bound, relaxed_assignment
 from .offloading import (

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..scenario import Scenario
 from ..simulator import fill_caches
-from .coverage import density, filled_by_density
+from .covering import density, filled_by_density
 
 MAX_SERVICES_LISTED = 16
 """`maximal_contents` goes through 2^K subsets."""
@@ -72,8 +72,8 @@ class Choices:
         if not sizes:
             return math.inf
         if self.interchangeable:
-            return math.comb(sizes[0] + len(sizes) - 1, len(sizes))
-        return math.prod(sizes)
+            return float(math.comb(sizes[0] + len(sizes) - 1, len(sizes)))
+        return float(math.prod(sizes))
 
     @property
     def patience(self) -> int:
@@ -117,8 +117,8 @@ class Choices:
         """Other contents of one server: all maximal ones, or those with one service in place of another or of more."""
         if self._contents and max(len(sets) for sets in self._contents) <= MAX_CONTENTS:
             refilled = [cache.repeat(len(sets), 1, 1) for sets in self._contents]
-            for server, sets in enumerate(self._contents):
-                refilled[server][:, server] = sets
+            for index, sets in enumerate(self._contents):
+                refilled[index][:, index] = sets
             return torch.cat(refilled)
         server, absent = (~cache).nonzero().unbind(dim=1)
         leaves = torch.cat([cache, torch.ones_like(cache[:, :1])], dim=1)[

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..scenario import Scenario
 from ..simulator import CachingPolicy, EdgeNetwork, decode_caching, fill_caches
 from .caches import least_latency
-from .coverage import optimal_coverage
+from .covering import optimal_coverage
 
 
 def no_caching(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:

@@ -41,8 +41,9 @@ class CellResult:
     scores: dict[str, float]
     """Mean over the test episodes: hit_ratio, latency, latency_p95, on_time, energy (J), switching (s a caching
     decision), bandwidth_over_subscription, compute_over_subscription, own_best_known (latency of the best known
-    decisions under this policy's caches); and `optimal_hit_ratio`, what any caches allow. A score that makes no sense
-    is left out."""
+    decisions under this policy's caches); `optimal_hit_ratio`, what any caches allow; and under the caches of least
+    latency `exact_caches`, 1 if they are the optimum, 0 if a local search found them. A score that makes no sense is
+    left out."""
     episodes: dict[str, list[float]]
     """The scores that exist episode by episode, in the same order for all policies."""
     curve: list[dict[str, Any]] = field(default_factory=list)

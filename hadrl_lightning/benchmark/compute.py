@@ -3,6 +3,7 @@
 import hashlib
 import platform
 import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from .. import callbacks
 from ..agents import SetDDPG
-from ..baselines import CACHING_POLICIES, OFFLOADING_POLICIES, optimal_coverage
+from ..baselines import CACHING_POLICIES, OFFLOADING_POLICIES, least_latency, optimal_coverage
 from ..baselines.learners import FlatDDPG, LearnerSettings, TwinDDPG
 from ..data import EpisodeStream
 from ..judge import BY_EPISODE, Scoreboard, bounds, own_best_known
@@ -41,7 +42,7 @@ def compute(cell: Cell) -> CellResult:
     started = time.perf_counter()
     if cell.policy == LOWER_BOUND:
         caching = CACHING_POLICIES["latency_optimal"](scenario, make_generator(0, Use.CACHE_SEARCH))
-        return _finished(scenario, {"latency": bounds(stream, caching)}, {}, started)
+        return _finished(cell.policy, scenario, {"latency": bounds(stream, caching)}, {}, started)
     trained = _trained(cell, scenario, physics)
     training_s = time.perf_counter() - started if trained.slots else 0.0
     started = time.perf_counter()
@@ -54,6 +55,7 @@ def compute(cell: Cell) -> CellResult:
     values = {name: float(value) for name, value in own.values().items()}
     scores = {name: values[name] for name in (*BY_EPISODE, "latency_p95")}
     return _finished(
+        cell.policy,
         scenario,
         {**own.episodes(), "own_best_known": least.episodes()["latency"]},
         scores,
@@ -66,6 +68,7 @@ def compute(cell: Cell) -> CellResult:
 
 
 def _finished(
+    policy: str,
     scenario: Scenario,
     episodes: dict[str, list[float]],
     scores: dict[str, float],
@@ -74,6 +77,8 @@ def _finished(
 ) -> CellResult:
     means = {name: sum(values) / len(values) for name, values in episodes.items()}
     means["optimal_hit_ratio"] = optimal_coverage(scenario).hit_ratio
+    if policy == LOWER_BOUND or policy.startswith("latency_optimal+"):
+        means["exact_caches"] = float(least_latency(scenario).exact)
     rest.setdefault("evaluation_s", time.perf_counter() - started)
     return CellResult(scores={**means, **scores}, episodes=episodes, versions=versions(), **rest)
 
@@ -91,15 +96,32 @@ def _trained(cell: Cell, scenario: Scenario, physics: Physics) -> Trained:
         return Trained(player(policies), 0, [])
     if "agent" in settings:
         return Trained(trained_player(settings["agent"], scenario, physics), 0, [])
-    kind = settings["kind"]
-    if kind == "hadrl":
+    if settings["kind"] == "hadrl":
         return train(settings["config"], seed)
+    return train_rival(cell, scenario, physics)
+
+
+def train_rival(
+    cell: Cell,
+    scenario: Scenario,
+    physics: Physics,
+    judged_by: Callable[[EpisodeStream, Sequence[int]], Judge] = Judge,
+) -> Trained:
+    """Train a learner that HADRL is compared with.
+
+    Args:
+        cell: of the learner.
+        scenario: its constants.
+        physics: `strict` or `published`.
+        judged_by: makes what validates while it trains.
+    """
+    seed, settings = cell.seed or 0, cell.settings
     validation = settings["validation"]
     episodes = validation["episodes"]
     parallel = min(validation["parallel"], episodes)
     stream = EpisodeStream(scenario, physics, episodes, parallel, validation["seed"], Use.VALIDATION_NETWORKS)
-    judge = Judge(stream, validation["slots"])
-    if kind == "sb3":
+    judge = judged_by(stream, validation["slots"])
+    if settings["kind"] == "sb3":
         return train_sb3(scenario, physics, settings["learner"], settings["slots"], seed, judge)
     return _train_ddpg(_ddpg_learner(cell, scenario, physics, seed), settings["slots"], judge)
 

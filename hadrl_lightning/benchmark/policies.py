@@ -1,5 +1,6 @@
 """The policies of a benchmark by name, and how each learner differs from HADRL as configured."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ LOWER_BOUND = "lower-bound"
 FIXED = {*CACHING_POLICIES, *OFFLOADING_POLICIES} - {"random", "random_full", "genetic"}
 """Heuristics of ours that draw nothing and so are the same for every seed."""
 
+LATENCY_OPTIMAL = "latency-optimal caches"
+
 CACHING_LABELS = {
     "none": "no caches",
     "random": "random caches",
@@ -26,7 +29,7 @@ CACHING_LABELS = {
     "lru": "LRU",
     "lfu": "LFU",
     "hit_optimal": "hit-optimal caches",
-    "latency_optimal": "latency-optimal caches",
+    "latency_optimal": LATENCY_OPTIMAL,
 }
 OFFLOADING_LABELS = {
     "all_cloud": "all cloud",
@@ -240,13 +243,20 @@ def label_of(name: str, published_size: str = "small") -> str:
         return label_of_trained(name)
     pair = pair_of(name)
     if pair is None:
-        return "lower bound (latency-optimal caches)"
+        return f"lower bound ({LATENCY_OPTIMAL})"
     if name == LEAST_KNOWN:
         return "least known (latency-optimal caches)"
     if pair == PairPolicy("random", "random"):
         return "random, both levels"
     caching = CACHING_LABELS.get(pair.caching, pair.caching)
     return f"{caching} + {OFFLOADING_LABELS.get(pair.offloading, pair.offloading)}"
+
+
+def label_with(label: str, scores: Mapping[str, float]) -> str:
+    """The label of a policy once its scores are known: least latency found by local search is not called optimal."""
+    if scores.get("exact_caches", 1.0):
+        return label
+    return label.replace(LATENCY_OPTIMAL, "caches of least latency found (local search)")
 
 
 def rank(policy: str) -> tuple[int, int]:

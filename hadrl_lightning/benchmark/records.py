@@ -7,6 +7,7 @@ from ..judge import LEAST_KNOWN, BestAndLast, Interval, Validation, best_and_las
 from .cells import CellResult
 from .outcomes import Outcome
 from .plan import Plan
+from .policies import label_with
 
 SCORES = {
     "hit_ratio": "hit_ratio",
@@ -77,7 +78,8 @@ def records_of(plan: Plan, outcomes: Mapping[str, Outcome]) -> list[Record]:
         result = outcomes[entry.cell.key].result
         if result is not None:
             place = (entry.scenario, entry.sweep_key, entry.sweep_value)
-            found.append(Record(*place, entry.policy, entry.label, entry.seed, entry.cell.key, result))
+            label = label_with(entry.label, result.scores)
+            found.append(Record(*place, entry.policy, label, entry.seed, entry.cell.key, result))
     return found
 
 

@@ -48,8 +48,8 @@ def train_sb3(
     Args:
         scenario: the constants.
         physics: `strict` or `published`.
-        settings: `algorithm`, `num_envs`, `reward`, `reward_scaling` (see `_normalised`), `noise` (standard deviation of
-            the noise on the actions of SAC and TD3), and arguments of the algorithm.
+        settings: `algorithm`, `num_envs`, `reward`, `reward_scaling` (see `_normalised`), arguments of the algorithm;
+            for SAC and TD3 also `updates_per_transition` and `noise`, the standard deviation of that on actions.
         slots: over all networks.
         seed: of the environments, the weights and all draws.
         judge: validates while it trains, and keeps the best weights.
@@ -63,6 +63,8 @@ def train_sb3(
         rollouts = max(1, steps // settings["n_steps"])
         settings["n_steps"] = max(2, steps // rollouts)
         steps = rollouts * settings["n_steps"]
+    if "updates_per_transition" in settings:
+        settings["gradient_steps"] = max(1, round(settings.pop("updates_per_transition") * num_envs))
     if "learning_starts" in settings:
         settings["learning_starts"] = min(settings["learning_starts"], slots // 4)
     with isolate_rng(), warnings.catch_warnings():
@@ -131,7 +133,7 @@ def _normalised(vec_env: Any, makers: list[Any], scaling: str, gamma: float) -> 
     if scaling == "returns":
         return vec_env.VecNormalize(vec_env.DummyVecEnv(makers), gamma=gamma)
 
-    class Centred(vec_env.VecNormalize):  # type: ignore[misc]
+    class Centred(vec_env.VecNormalize):
         def _update_reward(self, reward: np.ndarray) -> None:
             self.ret_rms.update(reward)
 

@@ -26,11 +26,7 @@ LEAST_KNOWN = "latency_optimal+best_known"
 
 
 def least_known_policies(scenario: Scenario) -> Policies:
-    """The policies of the least latency known.
-
-    Raises:
-        ImportError: SciPy is missing (extra `baselines`), which most scenarios need for the caches.
-    """
+    """The policies of the least latency known."""
     return CACHING_POLICIES["latency_optimal"](
         scenario, make_generator(0, Use.CACHE_SEARCH)
     ), best_known_policy
