@@ -299,9 +299,7 @@ def test_a_broken_plan_stops_a_test_in_one_line_too(
 ) -> None:
     at_call(0, CEMPlanner, "plan", lambda plan: plan._replace(action=one(NAN, 0)(plan.action)))(monkeypatch)
     assert main(["test", *WORDS[1:], "--nonfinite.action=skip"]) == 3
-    assert capsys.readouterr().err == (
-        "hadrl: error: offloading action must be finite, got 1 values that are not\n"
-    )
+    assert capsys.readouterr().err == ("hadrl: error: offloading plan must be finite, got nan in network 0\n")
 
 
 def test_an_unknown_action_is_refused_in_one_line(

@@ -141,7 +141,7 @@ def check_weights(module: nn.Module, name: str) -> None:
 
 
 def check_plan(action: Float[Tensor, "networks action"], free_energy: Float[Tensor, " networks"]) -> None:
-    """Refuse a plan that no candidate was good for.
+    """Refuse a plan that holds a number that is none, or that no candidate was good for.
 
     Raises:
         NonFiniteError: it, or the free energy that it was chosen by, is not finite in some network.
@@ -149,7 +149,9 @@ def check_plan(action: Float[Tensor, "networks action"], free_energy: Float[Tens
     finite = (action.sum(dim=1) + free_energy).isfinite()
     if not bool(finite.all()):
         network = int((~finite).nonzero()[0])
-        raise NonFiniteError(f"plan must be finite, got one of free energy nan in network {network}")
+        numbers = torch.cat((action[network], free_energy[network, None]))
+        bad = float(numbers[~numbers.isfinite()][0])
+        raise NonFiniteError(f"offloading plan must be finite, got {bad:g} in network {network}")
 
 
 @lru_cache(maxsize=64)
