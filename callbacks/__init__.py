@@ -2,6 +2,7 @@
 
 from lightning.pytorch import Callback, Trainer
 
+from ..agents import HADRL
 from .epoch_metrics import EpochMetrics
 from .evaluation import EpisodeEvaluation
 from .finite import FiniteNumbers
@@ -21,7 +22,7 @@ __all__ = [
 ]
 
 
-def missing_callbacks(trainer: Trainer) -> list[Callback]:
+def missing_callbacks(trainer: Trainer, module: HADRL) -> list[Callback]:
     """What a Trainer without our callbacks lacks for what it is asked to do: to collect and to judge, as on the command
     line, each with its default settings.
     """
@@ -29,7 +30,8 @@ def missing_callbacks(trainer: Trainer) -> list[Callback]:
     training: list[type[Callback]] = [CEMPlanning, *judging, RandomState, EpochMetrics, FiniteNumbers]
     given: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     wanted = training if trainer.state.fn == "fit" else judging
-    return [cls() for cls in wanted if not any(isinstance(callback, cls) for callback in given)]
+    missing = [cls for cls in wanted if not any(isinstance(callback, cls) for callback in given)]
+    return [CEMPlanning.for_agent(module) if cls is CEMPlanning else cls() for cls in missing]
 
 
 def default_callbacks() -> dict[str, type[Callback]]:

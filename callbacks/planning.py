@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from ..agents import HADRL, CachingObjective
 from ..data import TransitionDataModule
+from ..errors import HadrlError
 from ..parallel import of_each_rank
 from ..planning import PlannerSettings, require_choice
 from ..simulator import Use, make_generator, restore_generator
@@ -112,6 +113,15 @@ class CEMPlanning(Callback):
             module, data = _parts(trainer, pl_module)
             self.check_model(module)
             self._generator = make_generator(data.seed, Use.EXPLORATION, data.collector)
+
+    @classmethod
+    def for_agent(cls, module: HADRL) -> "CEMPlanning":
+        """With the defaults, but by the agent's own planner where its world model can't serve the cheaper one."""
+        try:
+            module.make_planner(COLLECTING)
+        except HadrlError:
+            return cls(planner=None)
+        return cls()
 
     def check_model(self, module: HADRL) -> None:
         """Raises a HadrlError where the module's world model can't serve the planner of collecting."""

@@ -30,6 +30,13 @@ SCENARIO = Scenario(num_users=6, decisions_per_episode=3)
 MEMBERS = 5
 
 
+class Agent(HADRL):
+    """An agent for whom nobody collects unless told to."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        return []
+
+
 def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
     """An agent of one kind and its data: five members, five networks, batches that 2, 3 and 4 do not divide."""
     set_planner = PlannerSettings(
@@ -47,7 +54,7 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
         max_rows=128,
     )
     flat_planner = published_planner(plan_horizon=3, n_candidates=16, top_candidates=4, optimisation_iters=2)
-    module = HADRL(
+    module = Agent(
         SCENARIO,
         fast_level=kind,  # type: ignore[arg-type]
         slow_level=kind,  # type: ignore[arg-type]

@@ -378,6 +378,8 @@ def test_a_model_refuses_a_planner_that_asks_what_it_cannot_tell() -> None:
     with pytest.raises(HadrlError, match=r"planning\.planner\.form must not be outcome with a WorldModel"):
         CEMPlanning(planner=outcome).check_model(agent)
     CEMPlanning(planner=None).check_model(agent)
+    assert CEMPlanning.for_agent(agent).planner_settings is None
+    assert CEMPlanning.for_agent(HADRL(SCENARIO)).planner_settings == CEMPlanning().planner_settings
     for settings, message in (
         (
             {"planning_members": 3},

@@ -358,7 +358,7 @@ class HADRL(StoredAgent):
         if isinstance(trainer.datamodule, TransitionDataModule):
             from ..callbacks import missing_callbacks  # they need the agents
 
-            return missing_callbacks(trainer)
+            return missing_callbacks(trainer, self)
         command = trainer.state.fn.value
         if command in ("validate", "test"):
             raise HadrlError(
