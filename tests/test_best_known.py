@@ -1,3 +1,4 @@
+import importlib
 import itertools
 import math
 from dataclasses import replace
@@ -245,6 +246,15 @@ def test_on_the_mean_over_fading_no_plan_beats_the_best_known_policy_by_more_tha
     optimum = exhaustive_latency(state)
     assert (planned >= optimum * (1 - 1e-9)).all()
     assert planned.mean() <= optimum.mean() * 1.001
+
+
+def test_exchanges_weighed_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario, cache, requests, positions, fading = draw_slots(ES5, 12)
+    problem = offloading_problem(scenario, cache, requests, positions, fading)
+    whole = best_targets(problem)
+    module = importlib.import_module("hadrl_lightning.baselines.best_known")  # a function has its name too
+    monkeypatch.setattr(module, "PAIRS_AT_ONCE", 5 * 40**2)
+    assert torch.equal(best_targets(problem), whole)
 
 
 # Caches ------------------------------------------------------------------------------------------------------------

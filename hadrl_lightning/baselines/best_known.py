@@ -24,6 +24,8 @@ from .problem import (
 
 START_ITERATIONS = 40
 """Gradient steps of the relaxation whose rounding is one of the starts."""
+PAIRS_AT_ONCE = 4_000_000
+"""Pairs of users whose exchange is weighed at once, over all slots: 32 MB a tensor."""
 MIN_GAIN = 1e-9
 """A change of targets must save this share of the latency: no endless search among equals."""
 
@@ -136,9 +138,8 @@ def local_search(
         least = summed_latency(here, now) * -MIN_GAIN
         gain, moved = _best_move(here, now)
         stuck = (gain >= least).nonzero().squeeze(1)
-        if stuck.numel():
-            swap_gain, swapped = _best_swap(here.rows(stuck), now[stuck])
-            gain[stuck], moved[stuck] = swap_gain, swapped
+        for part in stuck.split(max(PAIRS_AT_ONCE // target.shape[1] ** 2, 1)):
+            gain[part], moved[part] = _best_swap(here.rows(part), now[part])
         improved = gain < least
         active = active[improved]
         if active.numel() == 0:
