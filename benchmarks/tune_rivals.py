@@ -68,7 +68,7 @@ def ddpg(trial: Trial) -> Settings:
         "critic_learning_rate": trial.suggest_float("critic_learning_rate", 1e-4, 3e-3, log=True),
         "discount": trial.suggest_categorical("discount", DISCOUNTS),
         "target_rate": trial.suggest_categorical("target_rate", [0.005, 0.02]),
-        "hidden_sizes": widths(trial, ["128-64", "256-128", "400-300"]),
+        "hidden_sizes": tuple(widths(trial, ["128-64", "256-128", "400-300"])),
         "batch_size": trial.suggest_categorical("batch_size", [64, 128, 256]),
         "random_share": trial.suggest_categorical("random_share", [0.1, 0.25]),
         "noise_start": trial.suggest_float("noise_start", 0.1, 1.0),
@@ -298,18 +298,29 @@ def run_trial(job: tuple[str, str, int, int | None, dict[str, float]]) -> str:
 
 
 def report(journal: str) -> None:
-    """Print the trials of each rival as tables, and its best settings."""
+    """Print the trials of each rival as a table, and its best settings."""
     for rival, (_, suggest) in RIVALS.items():
         study = study_of(rival, journal)
-        print(f"\n{rival}\n")
+        print(f"\n## {rival}\n")
+        print(f"| trial | score | {' | '.join(f'{place} (s)' for place in PLACES)} | settings |")
+        print("|---|---|---|---|---|")
         for trial in finished(study):
-            places = " ".join(
-                f"{place} {trial.user_attrs[place]:.2f} s" for place in PLACES if place in trial.user_attrs
-            )
-            value = "–" if trial.value is None else f"{trial.value:.4f}"
-            print(f"{trial.number:>3} {trial.state.name:<8} {value} {places} {trial.params}")
+            print(row_of(trial))
         if any(trial.state == TrialState.COMPLETE for trial in study.trials):
-            print(f"best: {study.best_trial.number} {suggest(optuna.trial.FixedTrial(study.best_params))}")
+            best = suggest(optuna.trial.FixedTrial(study.best_params))
+            print(f"\nBest: trial {study.best_trial.number}, `{best}`.")
+
+
+def row_of(trial: FrozenTrial) -> str:
+    """A trial as a row of a table; of one that was stopped, its score at the last validation."""
+    value = "–" if trial.value is None else f"{trial.value:.4f}"
+    score = f"stopped at {value}" if trial.state == TrialState.PRUNED else value
+    places = [f"{trial.user_attrs[place]:.1f}" if place in trial.user_attrs else "–" for place in PLACES]
+    settings = ", ".join(
+        f"{name} {setting:.3g}" if isinstance(setting, float) else f"{name} {setting}"
+        for name, setting in trial.params.items()
+    )
+    return f"| {trial.number} | {score} | {' | '.join(places)} | {settings} |"
 
 
 def main() -> None:

@@ -143,12 +143,12 @@ LEARNERS: dict[str, Learner] = {
     "sac": Learner(
         label="SAC (SB3)",
         kind="sb3",
-        learner={"algorithm": "SAC", "learning_starts": 400, "batch_size": 64, "gradient_steps": -1},
+        learner={"algorithm": "SAC", "learning_starts": 400, "batch_size": 64, "updates_per_transition": 1.0},
     ),
     "td3": Learner(
         label="TD3 (SB3)",
         kind="sb3",
-        learner={"algorithm": "TD3", "learning_starts": 400, "batch_size": 64, "gradient_steps": -1},
+        learner={"algorithm": "TD3", "learning_starts": 400, "batch_size": 64, "updates_per_transition": 1.0},
     ),
 }
 """Learners by name."""
