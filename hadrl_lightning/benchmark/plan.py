@@ -218,7 +218,8 @@ def _validated_slots(base: Settings, slots: int) -> list[int]:
 def hadrl_settings(policy: str, base: Settings, published_size: str) -> Settings:
     """(Resolved) settings of a variant of HADRL: those of the scenario, then what makes the variant.
 
-    Unless it runs at full size, the published algorithm collects on as many networks and learns as often as the others;
+    Unless it runs at full size, the published algorithm collects on as many networks, and learns and is validated as
+    often as the others;
     its updates of the caching agent for each decision stay the published ones.
     """
     learner = LEARNERS[policy]
@@ -231,7 +232,8 @@ def hadrl_settings(policy: str, base: Settings, published_size: str) -> Settings
             each = variant["data"]["caching_updates_per_epoch"] / variant["planning"]["decisions_per_epoch"]
             updates = round(each * rhythm["decisions_per_epoch"] * num_envs)
             data = {"num_envs": num_envs, "caching_updates_per_epoch": updates}
-            variant = merged(variant, {"data": data, "planning": rhythm})
+            validation = {"check_val_every_n_epoch": base["trainer"]["check_val_every_n_epoch"]}
+            variant = merged(variant, {"data": data, "planning": rhythm, "trainer": validation})
     elif base["planning"]["planner"] is None:
         variant.pop("planning", None)  # it collects with the planner that it is judged with
     return merged(base, variant)

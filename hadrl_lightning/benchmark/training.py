@@ -25,6 +25,10 @@ TRAINER_SETTINGS = ("max_epochs", "check_val_every_n_epoch", "accelerator", "pre
 """What of the Trainer's settings matters to a cell; the rest is about files and output."""
 
 
+OPTIONAL_GROUPS = ("planning.planner",)
+"""Groups of settings that may be null, which has a meaning of its own: to collect with the agent's planner."""
+
+
 class Parts(NamedTuple):
     """What a training is made of."""
 
@@ -170,7 +174,9 @@ def _check_groups(given: Mapping[str, Any], default: Mapping[str, Any], prefix: 
     """Whatever is a group of settings by default must be one, or be left out: jsonargparse accepts some others."""
     for name, value in default.items():
         found = given.get(name)
-        left_out = name not in given or (found is None and not prefix)
+        left_out = name not in given or (
+            found is None and (not prefix or f"{prefix}{name}" in OPTIONAL_GROUPS)
+        )
         if not isinstance(value, Mapping) or left_out:
             continue
         if not isinstance(found, Mapping):
