@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..baselines import home_equal
+from ..baselines import home_equal, least_latency
 from ..data import EpisodeStream
 from ..judge import Policies, Scoreboard, least_known_policies, own_best_known, replayed
 from ..scenario import Physics, Scenario
@@ -35,6 +35,10 @@ class References:
         self.boards = [Scoreboard(name) for name in (OWN, LEAST, "home, equal, same caches")]
         self.boards.append(Scoreboard("random, both levels"))
         self._least = least_known_policies(scenario)
+        self.note = (
+            "" if least_latency(scenario).exact else f"{LEAST}: its caches are the best that a search found"
+        )
+        """What should be known of them."""
 
     def play(self, stream: EpisodeStream, index: int, agent: Episode) -> None:
         """Batch `index` of the stream, which the agent has played."""

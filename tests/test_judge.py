@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hadrl_lightning.baselines import CACHING_POLICIES, best_known_policy
+from hadrl_lightning.baselines import CACHING_POLICIES, best_known_policy, least_latency
 from hadrl_lightning.callbacks.references import LEAST, OWN, References
 from hadrl_lightning.callbacks.results import Weights, result_table
 from hadrl_lightning.cli import main
@@ -177,6 +177,13 @@ def test_the_least_known_is_the_best_known_decision_under_latency_optimal_caches
         expected.add(run_episode(networks, *least_known_policies(SMALL)))
     assert by_name[LEAST].episodes() == expected.episodes()
     assert agent.ratio(by_name[LEAST]).mean > 1.01  # own caches hide what they lose
+
+
+def test_a_least_latency_that_a_search_found_says_so() -> None:
+    assert References(SMALL, "strict").note == ""
+    many = Scenario(num_servers=5, num_users=4, offload_thresholds=None, cache_bytes=40 * GIB)
+    assert not least_latency(many).exact
+    assert "the best that a search found" in References(many, "strict").note
 
 
 def test_the_table_has_both_yardsticks_and_the_unit_of_switching(boards: list[Scoreboard]) -> None:
