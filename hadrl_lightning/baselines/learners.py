@@ -32,7 +32,8 @@ class LearnerSettings:
     """Settings of the DDPG learners. Observations and rewards are normalised by their running mean and deviation.
 
     The defaults are those that did best in ES2 with 40 GiB caches and 3000 slots; the published learning rates (1e-3
-    and 2e-3), discount (0.95) and noise (1.0) drive the actors into the corners of the action space there.
+    and 2e-3), discount (0.95) and noise (1.0) drive the actors into the corners of the action space there. The
+    benchmark uses what a search found (`LEARNERS` in benchmark/policies.py).
 
     Raises:
         ValueError: a field is out of its range.
