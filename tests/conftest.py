@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 hadrl_lightning.__path__.append(str(ROOT))
 
 torch.set_num_threads(1)
+
+# pytest-xdist tells its workers the columns of the terminal: tables would look as wide as where the tests are started.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session")

@@ -621,9 +621,9 @@ def test_play_without_exploration_carries_the_plan_from_slot_to_slot_within_an_e
     starts, plans = [], []
     plan = module.plan
 
-    def spy(observation: Tensor, planner: Any, draw: Any, start: Any = None) -> Any:
+    def spy(observation: Tensor, planner: Any, draw: Any, start: Any = None, **options: Any) -> Any:
         starts.append(start)
-        plans.append(plan(observation, planner, draw, start))
+        plans.append(plan(observation, planner, draw, start, **options))
         return plans[-1]
 
     monkeypatch.setattr(module, "plan", spy)
@@ -650,9 +650,11 @@ def test_collecting_starts_an_episode_without_the_plan_of_the_last(monkeypatch: 
     starts: list[bool] = []
     plan = CEMPlanner.plan
 
-    def spy(self: Any, model: Any, observation: Any, draw: Any, start: Any = None, *rest: Any) -> Any:
+    def spy(
+        self: Any, model: Any, observation: Any, draw: Any, start: Any = None, *rest: Any, **options: Any
+    ) -> Any:
         starts.append(start is None)
-        return plan(self, model, observation, draw, start, *rest)
+        return plan(self, model, observation, draw, start, *rest, **options)
 
     monkeypatch.setattr(CEMPlanner, "plan", spy)
     # 1 decision of seeding, then 4: of episodes of 2 decisions of 2 slots

@@ -182,7 +182,13 @@ def test_the_test_command_shows_the_agent_beside_the_references(
 ) -> None:
     assert main(["test", "--ckpt_path", "checkpoints/es2-quick/version_0/last.ckpt"]) == 0
     shown = capsys.readouterr().out
-    for name in ("HADRL", "random", "home server", "best known"):
+    for name in (
+        "HADRL",
+        "random, both levels",
+        "home, equal, same caches",
+        "best known, same caches",
+        "least known",
+    ):
         assert name in shown
 
 

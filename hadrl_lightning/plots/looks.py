@@ -23,6 +23,7 @@ COLOURS: dict[str, dict[str, str]] = {
     "HADRL": {"hadrl": OURS},
     "ablation": {
         "hadrl-no-epistemic": "#5E4FA2",
+        "hadrl-no-law": "#3690C0",
         "hadrl-one-member": "#56B4E9",
         "hadrl-no-refinement": "#02818A",
         "hadrl-horizon-5": "#9E9AC8",
