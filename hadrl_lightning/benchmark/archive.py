@@ -65,9 +65,9 @@ class Archive:
                 raise HadrlError(f"{file} must be of format {FORMAT}, got {stored['format']}")
             self.noted = [Noted(*one) for one in stored["noted"]]
             self.results = {key: CellResult(**one) for key, one in stored["results"].items()}
+        except HadrlError:  # another format: a ValueError too
+            raise
         except (OSError, lzma.LZMAError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, HadrlError):
-                raise
             raise HadrlError(f"{file} must be an undamaged archive of results, got {error}") from error
 
     def collect(self) -> None:
