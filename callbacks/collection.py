@@ -6,14 +6,14 @@ import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from ..agents import HADRL, CachingDecision, caching_objective
-from ..data import CachingTransitions, OffloadingTransitions, TransitionDataModule
-from ..planning import CEMPlanner, Plan, plan_from_state, plan_state
-from ..simulator import EdgeNetwork, Service, decode_offloading, offloading_reward
-from .finite import FiniteNumbers
+from hadrl_lightning.agents import HADRL, CachingDecision, caching_objective
+from hadrl_lightning.callbacks.finite import FiniteNumbers
+from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
+from hadrl_lightning.planning import CEMPlanner, Plan, plan_from_state, plan_state
+from hadrl_lightning.simulator import EdgeNetwork, Service, decode_offloading, offloading_reward
 
 if TYPE_CHECKING:
-    from .planning import CEMPlanning
+    from hadrl_lightning.callbacks.planning import CEMPlanning
 
 Transitions = TypeVar("Transitions", CachingTransitions, OffloadingTransitions)
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ..agents import progress
-from ..console import show
-from ..data import TransitionDataModule
-from ..errors import HadrlWarning
-from ..judge import Scoreboard, Validation
-from .planning import CEMPlanning
-from .predictions import write_decisions
-from .references import References
-from .results import Weights, result_table
+from hadrl_lightning.agents import progress
+from hadrl_lightning.callbacks.planning import CEMPlanning
+from hadrl_lightning.callbacks.predictions import write_decisions
+from hadrl_lightning.callbacks.references import References
+from hadrl_lightning.callbacks.results import Weights, result_table
+from hadrl_lightning.console import show
+from hadrl_lightning.data import TransitionDataModule
+from hadrl_lightning.errors import HadrlWarning
+from hadrl_lightning.judge import Scoreboard, Validation
 
 
 class EpisodeEvaluation(Callback):

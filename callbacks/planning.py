@@ -7,14 +7,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from ..agents import HADRL, CachingObjective
-from ..data import TransitionDataModule
-from ..errors import HadrlError
-from ..parallel import of_each_rank
-from ..planning import PlannerSettings, require_choice
-from ..simulator import Use, make_generator, restore_generator
-from .collection import Collection
-from .finite import FiniteNumbers
+from hadrl_lightning.agents import HADRL, CachingObjective
+from hadrl_lightning.callbacks.collection import Collection
+from hadrl_lightning.callbacks.finite import FiniteNumbers
+from hadrl_lightning.data import TransitionDataModule
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.parallel import of_each_rank
+from hadrl_lightning.planning import PlannerSettings, require_choice
+from hadrl_lightning.simulator import Use, make_generator, restore_generator
 
 COLLECTING = PlannerSettings(
     n_candidates=32,

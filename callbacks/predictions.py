@@ -7,9 +7,9 @@ from pathlib import Path
 import yaml
 from torch import Tensor
 
-from ..files import replacing, writing
-from ..scenario import Physics, Scenario
-from ..simulator import Episode
+from hadrl_lightning.files import replacing, writing
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import Episode
 
 DECISIONS = {
     "episode": "the episode, from 0 on",

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from ..console import make_console
+from hadrl_lightning.console import make_console
 
 
 class TrainingProgress(ProgressBar):

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from ..baselines import home_equal, least_latency
-from ..data import EpisodeStream
-from ..judge import Policies, Scoreboard, least_known_policies, own_best_known, replayed
-from ..scenario import Physics, Scenario
-from ..simulator import (
+from hadrl_lightning.baselines import home_equal, least_latency
+from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.judge import Policies, Scoreboard, least_known_policies, own_best_known, replayed
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import (
     Allocation,
     EdgeNetwork,
     Episode,

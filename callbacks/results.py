@@ -7,9 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from ..errors import HadrlError
-from ..files import load_tensors
-from ..judge import (
+from hadrl_lightning.callbacks.references import LEAST, OWN
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.files import load_tensors
+from hadrl_lightning.judge import (
     BestAndLast,
     Interval,
     Scoreboard,
@@ -19,8 +20,7 @@ from ..judge import (
     figures_table,
     optimal_hit_ratio,
 )
-from ..scenario import Scenario
-from .references import LEAST, OWN
+from hadrl_lightning.scenario import Scenario
 
 
 def result_table(title: str, scenario: Scenario, agent: Scoreboard, others: Sequence[Scoreboard]) -> Table:

@@ -6,8 +6,8 @@ Importing the package registers its environments with Gymnasium. The names below
 from importlib import import_module
 from typing import Any
 
-from .registration import register_environments
-from .version import __version__ as __version__
+from hadrl_lightning.registration import register_environments
+from hadrl_lightning.version import __version__ as __version__
 
 _HOMES = {
     "Scenario": "scenario",

@@ -6,10 +6,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from .digests import digest
-from .errors import HadrlError
-from .files import load_tensors
-from .version import __version__
+from hadrl_lightning.digests import digest
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.files import load_tensors
+from hadrl_lightning.version import __version__
 
 SUFFIX = ".ckpt"
 """Ending of the files of trained agents."""

@@ -14,8 +14,8 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-from .errors import HadrlError
-from .units import read_units
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.units import read_units
 
 BASE = "base.yaml"
 """The shipped file that lies beneath all others: settings of the Trainer, which no class of ours has as defaults."""

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .characters import plain, use_plain_characters
+from hadrl_lightning.characters import plain, use_plain_characters
 
 UNLIMITED = 10_000
 """Columns of an output that is no terminal, where nothing has to be broken."""

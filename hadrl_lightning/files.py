@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import HadrlError, OutputError
+from hadrl_lightning.errors import HadrlError, OutputError
 
 DISK_ERRORS = (
     errno.ENOSPC,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .errors import HadrlWarning
+from hadrl_lightning.errors import HadrlWarning
 
 
 def tell(kind: str, message: object) -> None:

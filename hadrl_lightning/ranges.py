@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import dist, sqrt
 from typing import NamedTuple
 
-from .scenario import BITS_PER_BYTE, GIB, MIB, Physics, Scenario
+from hadrl_lightning.scenario import BITS_PER_BYTE, GIB, MIB, Physics, Scenario
 
 
 class Unit(NamedTuple):

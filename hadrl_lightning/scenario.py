@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from .config_files import load_config
-from .errors import HadrlWarning
-from .limits import (
+from hadrl_lightning.config_files import load_config
+from hadrl_lightning.errors import HadrlWarning
+from hadrl_lightning.limits import (
     COUNTS,
     FORMULAS,
     LEAST,
@@ -21,7 +21,7 @@ from .limits import (
     network_bytes,
     plain,
 )
-from .units import read_unit
+from hadrl_lightning.units import read_unit
 
 Physics = Literal["strict", "published"]
 """Which arithmetic the simulator follows: ``strict`` obeys the constraints, ``published`` repeats the paper's code."""

@@ -1,13 +1,13 @@
 """The agents: LightningModules that learn and decide."""
 
-from .caching_objective import CachingObjective, caching_objective
-from .ddpg import DDPG, DDPGSettings
-from .hadrl import HADRL, CachingDecision
-from .set_ddpg import SetDDPG, SetDDPGSettings
-from .set_world_model import SetWorldModel, SetWorldModelSettings
-from .stored import progress
-from .trainer_limits import check_trainer
-from .world_model import WorldModel, WorldModelSettings
+from hadrl_lightning.agents.caching_objective import CachingObjective, caching_objective
+from hadrl_lightning.agents.ddpg import DDPG, DDPGSettings
+from hadrl_lightning.agents.hadrl import HADRL, CachingDecision
+from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings
+from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
+from hadrl_lightning.agents.stored import progress
+from hadrl_lightning.agents.trainer_limits import check_trainer
+from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
 
 __all__ = [
     "DDPG",

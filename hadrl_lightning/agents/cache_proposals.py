@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..parallel import Share
-from ..scenario import Scenario
-from ..simulator import fill_caches
+from hadrl_lightning.parallel import Share
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import fill_caches
 
 SCATTERED_RATES = (0.05, 0.1, 0.2, 0.4)
 """Parts of all (server, service) pairs that a proposal disturbs; proposals take turns."""

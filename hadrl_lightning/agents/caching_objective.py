@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..simulator import caching_reward
+from hadrl_lightning.simulator import caching_reward
 
 CachingObjective = Literal["published", "hits", "latency", "hits_and_latency"]
 """`published`: hits a slot / 100 + 1 / (switching cost + 100). `hits`: hit ratio. `latency`: minus the mean latency

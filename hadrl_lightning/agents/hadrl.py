@@ -12,13 +12,29 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..data import OffloadingTransitions, TrainingBatch, TransitionDataModule
-from ..errors import HadrlError, HadrlWarning
-from ..parallel import ALONE, DataShare, Share, summed, this_rank
-from ..planning import CEMPlanner, Plan, PlannerSettings, plan_on_ranks
-from ..ranges import Ranges, ranges_of
-from ..scenario import Physics, Scenario
-from ..simulator import (
+from hadrl_lightning.agents.ddpg import DDPG, DDPGSettings
+from hadrl_lightning.agents.loader_items import check_item
+from hadrl_lightning.agents.seen import SeenRanges, ranges_of_observation
+from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings
+from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
+from hadrl_lightning.agents.stored import StoredAgent
+from hadrl_lightning.agents.trainer_limits import check_trainer
+from hadrl_lightning.agents.views import (
+    check_caching_view,
+    check_network,
+    check_offloading_view,
+    check_plan,
+    check_size,
+    check_weights,
+)
+from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
+from hadrl_lightning.data import OffloadingTransitions, TrainingBatch, TransitionDataModule
+from hadrl_lightning.errors import HadrlError, HadrlWarning
+from hadrl_lightning.parallel import ALONE, DataShare, Share, summed, this_rank
+from hadrl_lightning.planning import CEMPlanner, Plan, PlannerSettings, plan_on_ranks
+from hadrl_lightning.ranges import Ranges, ranges_of
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import (
     Allocation,
     CachingPolicy,
     EdgeNetwork,
@@ -31,22 +47,6 @@ from ..simulator import (
     make_generator,
     run_episode,
 )
-from .ddpg import DDPG, DDPGSettings
-from .loader_items import check_item
-from .seen import SeenRanges, ranges_of_observation
-from .set_ddpg import SetDDPG, SetDDPGSettings
-from .set_world_model import SetWorldModel, SetWorldModelSettings
-from .stored import StoredAgent
-from .trainer_limits import check_trainer
-from .views import (
-    check_caching_view,
-    check_network,
-    check_offloading_view,
-    check_plan,
-    check_size,
-    check_weights,
-)
-from .world_model import WorldModel, WorldModelSettings
 
 Level = Literal["flat", "set"]
 """Kind of model: the published one over vectors, or the structured one over sets."""
@@ -356,7 +356,7 @@ class HADRL(StoredAgent):
         """
         trainer: Any = self.trainer
         if isinstance(trainer.datamodule, TransitionDataModule):
-            from ..callbacks import missing_callbacks  # they need the agents
+            from hadrl_lightning.callbacks import missing_callbacks  # they need the agents
 
             return missing_callbacks(trainer, self)
         command = trainer.state.fn.value

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import HadrlError, NonFiniteError
+from hadrl_lightning.errors import HadrlError, NonFiniteError
 
 
 def check_item(item: Any, *kinds: type) -> None:

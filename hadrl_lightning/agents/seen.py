@@ -5,10 +5,10 @@ import torch.distributed
 from jaxtyping import Float
 from torch import Tensor
 
-from ..nn.set_encoder import read_observation
-from ..parallel import MergedOverRanks
-from ..ranges import NUMBERS, Ranges, shown
-from ..scenario import Physics, Scenario
+from hadrl_lightning.nn.set_encoder import read_observation
+from hadrl_lightning.parallel import MergedOverRanks
+from hadrl_lightning.ranges import NUMBERS, Ranges, shown
+from hadrl_lightning.scenario import Physics, Scenario
 
 TOLERANCE = 1e-6
 """Relative: observations are in single precision."""

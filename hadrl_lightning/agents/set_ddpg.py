@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Optimizer
 
-from ..data.transitions import CachingTransitions
-from ..nn.cache_encoder import SetActor, SetCritic, read_caching_observation
-from ..nn.normaliser import RunningNormaliser
-from ..parallel import ALONE, DataShare, Share
-from ..scenario import Scenario
-from ..simulator import Use, check_seed, fill_caches, make_generator
-from .cache_proposals import normal, propose_caches
-from .ddpg import DDPG, DDPGLosses, DDPGSettings
-from .views import check_caching_view
+from hadrl_lightning.agents.cache_proposals import normal, propose_caches
+from hadrl_lightning.agents.ddpg import DDPG, DDPGLosses, DDPGSettings
+from hadrl_lightning.agents.views import check_caching_view
+from hadrl_lightning.data.transitions import CachingTransitions
+from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic, read_caching_observation
+from hadrl_lightning.nn.normaliser import RunningNormaliser
+from hadrl_lightning.parallel import ALONE, DataShare, Share
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import Use, check_seed, fill_caches, make_generator
 
 VALUE_DECIMALS = 5
 """Values are compared to so many digits, so that the order among equal caches does not hang on rounding."""

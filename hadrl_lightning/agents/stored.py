@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import __version__ as lightning_version
 
-from ..agent_files import RECORD, check_agent, find_agent, read_agent, recorded
-from ..config_files import construct, load_config, merged
-from ..errors import HadrlError
-from ..files import replacing
+from hadrl_lightning.agent_files import RECORD, check_agent, find_agent, read_agent, recorded
+from hadrl_lightning.config_files import construct, load_config, merged
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.files import replacing
 
 if TYPE_CHECKING:
     from typing import Self

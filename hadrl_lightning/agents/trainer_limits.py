@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 
-from ..errors import HadrlError
+from hadrl_lightning.errors import HadrlError
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 """In which HADRL trains and plays."""

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..errors import HadrlError, NonFiniteError
-from ..scenario import Physics, Scenario
-from ..simulator import EdgeNetwork
+from hadrl_lightning.errors import HadrlError, NonFiniteError
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import EdgeNetwork
 
 SIZES = ("num_servers", "num_users", "num_services")
 CAPACITY_TOLERANCE = 1e-3

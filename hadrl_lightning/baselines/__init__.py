@@ -1,6 +1,6 @@
 """Policies to compare with, the best known decision and the bounds that bracket it."""
 
-from .best_known import (
+from hadrl_lightning.baselines.best_known import (
     best_known,
     best_known_allocation,
     best_known_policy,
@@ -8,9 +8,9 @@ from .best_known import (
     coming_fading,
     hindsight_policy,
 )
-from .cache_choices import maximal_contents
-from .caches import BestCaches, best_caches, least_latency
-from .caching import (
+from hadrl_lightning.baselines.cache_choices import maximal_contents
+from hadrl_lightning.baselines.caches import BestCaches, best_caches, least_latency
+from hadrl_lightning.baselines.caching import (
     CACHING_POLICIES,
     LeastRecentlyUsed,
     density_knapsack,
@@ -21,10 +21,10 @@ from .caching import (
     random_caching,
     random_full_caches,
 )
-from .covering import Coverage, coverage, optimal_coverage
-from .genetic import GeneticSearch, GeneticSettings
-from .lower_bound import Relaxation, lower_bound, relaxed_assignment
-from .offloading import (
+from hadrl_lightning.baselines.covering import Coverage, coverage, optimal_coverage
+from hadrl_lightning.baselines.genetic import GeneticSearch, GeneticSettings
+from hadrl_lightning.baselines.lower_bound import Relaxation, lower_bound, relaxed_assignment
+from hadrl_lightning.baselines.offloading import (
     OFFLOADING_POLICIES,
     all_cloud,
     home_equal,
@@ -32,7 +32,12 @@ from .offloading import (
     least_loaded_sqrt,
     random_offloading,
 )
-from .problem import OffloadingProblem, expected_fading, offloading_problem, square_root_shares
+from hadrl_lightning.baselines.problem import (
+    OffloadingProblem,
+    expected_fading,
+    offloading_problem,
+    square_root_shares,
+)
 
 __all__ = [
     "CACHING_POLICIES",

@@ -9,11 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..scenario import Physics, Scenario
-from ..simulator import Allocation, EdgeNetwork, Service, equal_shares, serve
-from ..simulator.radio import rayleigh
-from .lower_bound import relaxed_assignment
-from .problem import (
+from hadrl_lightning.baselines.lower_bound import relaxed_assignment
+from hadrl_lightning.baselines.problem import (
     OffloadingProblem,
     expected_fading,
     offloading_problem,
@@ -21,6 +18,9 @@ from .problem import (
     square_root_shares,
     summed_latency,
 )
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, Service, equal_shares, serve
+from hadrl_lightning.simulator.radio import rayleigh
 
 START_ITERATIONS = 40
 """Gradient steps of the relaxation whose rounding is one of the starts."""

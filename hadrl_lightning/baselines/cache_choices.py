@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..scenario import Scenario
-from ..simulator import fill_caches
-from .covering import density, filled_by_density
+from hadrl_lightning.baselines.covering import density, filled_by_density
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import fill_caches
 
 MAX_SERVICES_LISTED = 16
 """`maximal_contents` goes through 2^K subsets."""

@@ -6,12 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..scenario import Scenario
-from ..simulator import EdgeNetwork, spectral_efficiency
-from ..simulator.constants import constants
-from .best_known import best_targets
-from .lower_bound import relaxed_assignment
-from .problem import (
+from hadrl_lightning.baselines.best_known import best_targets
+from hadrl_lightning.baselines.lower_bound import relaxed_assignment
+from hadrl_lightning.baselines.problem import (
     OffloadingProblem,
     cloud_seconds,
     expected_fading,
@@ -19,6 +16,9 @@ from .problem import (
     offloading_problem,
     summed_latency,
 )
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import EdgeNetwork, spectral_efficiency
+from hadrl_lightning.simulator.constants import constants
 
 KEPT = {8: 1000, 32: 200, 128: 50, 512: 12}
 """After so many slots, how many choices are compared further at most."""

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..scenario import Scenario
-from ..simulator import Use, make_generator
-from .cache_choices import FINALISTS, Choices, Met
-from .cache_slots import DrawnSlots, MeanSlot
+from hadrl_lightning.baselines.cache_choices import FINALISTS, Choices, Met
+from hadrl_lightning.baselines.cache_slots import DrawnSlots, MeanSlot
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import Use, make_generator
 
 MAX_COMPARED = 10_000
 """Choices of caches up to which all are compared on drawn slots."""

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..scenario import Scenario
-from ..simulator import CachingPolicy, EdgeNetwork, decode_caching, fill_caches
-from .caches import least_latency
-from .covering import optimal_coverage
+from hadrl_lightning.baselines.caches import least_latency
+from hadrl_lightning.baselines.covering import optimal_coverage
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import CachingPolicy, EdgeNetwork, decode_caching, fill_caches
 
 
 def no_caching(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..scenario import Scenario
-from ..simulator import fill_caches
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import fill_caches
 
 NODES_TIMES_CELLS = 100_000
 """Nodes of a branch-and-bound tree times servers times services: the effort ends there, on any machine alike."""

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..simulator import Allocation, EdgeNetwork, decode_offloading, serve
-from .problem import expected_fading
+from hadrl_lightning.baselines.problem import expected_fading
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, decode_offloading, serve
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ..agents import DDPG, SetDDPG
-from ..agents.ddpg import DDPGSettings
-from ..data import CachingTransitions, ReplayBuffer
-from ..envs.core import JointCore, Reward
-from ..nn.actor_critic import HIDDEN_SIZES
-from ..nn.normaliser import RunningNormaliser
-from ..simulator import (
+from hadrl_lightning.agents import DDPG, SetDDPG
+from hadrl_lightning.agents.ddpg import DDPGSettings
+from hadrl_lightning.data import CachingTransitions, ReplayBuffer
+from hadrl_lightning.envs.core import JointCore, Reward
+from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES
+from hadrl_lightning.nn.normaliser import RunningNormaliser
+from hadrl_lightning.simulator import (
     Allocation,
     CachingPolicy,
     EdgeNetwork,

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..scenario import Physics, Scenario
-from .problem import OffloadingProblem, offloading_problem
+from hadrl_lightning.baselines.problem import OffloadingProblem, offloading_problem
+from hadrl_lightning.scenario import Physics, Scenario
 
 
 class Relaxation(NamedTuple):

@@ -11,12 +11,18 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..scenario import Scenario
-from ..simulator import Allocation, EdgeNetwork, OffloadingPolicy, decode_offloading, equal_shares
-from ..simulator.constants import constants
-from .best_known import best_known_policy, hindsight_policy
-from .genetic import GeneticSearch
-from .problem import expected_fading, holders, offloading_problem, square_root_shares
+from hadrl_lightning.baselines.best_known import best_known_policy, hindsight_policy
+from hadrl_lightning.baselines.genetic import GeneticSearch
+from hadrl_lightning.baselines.problem import expected_fading, holders, offloading_problem, square_root_shares
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import (
+    Allocation,
+    EdgeNetwork,
+    OffloadingPolicy,
+    decode_offloading,
+    equal_shares,
+)
+from hadrl_lightning.simulator.constants import constants
 
 
 def random_offloading(generator: torch.Generator) -> OffloadingPolicy:

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..scenario import Physics, Scenario
-from ..simulator import Allocation, spectral_efficiency
-from ..simulator.constants import constants
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import Allocation, spectral_efficiency
+from hadrl_lightning.simulator.constants import constants
 
 QUADRATURE_NODES = 32
 LARGEST_FADING = 8.0

@@ -1,14 +1,14 @@
 """`hadrl benchmark`: policies × scenarios × seeds on the same requests, positions and fading."""
 
-from .archive import Archive, chosen
-from .cells import Cell, CellResult
-from .compute import compute
-from .outcomes import MAX_RETRIES, Outcome
-from .plan import Plan, PlanSettings, make_plan
-from .policies import LEARNERS, Learner, PairPolicy, default_policies, label_of
-from .records import Group, Record, groups, intervals, records_of
-from .report import result_table, write_report
-from .runner import Engine, computed_cells, run_cells
+from hadrl_lightning.benchmark.archive import Archive, chosen
+from hadrl_lightning.benchmark.cells import Cell, CellResult
+from hadrl_lightning.benchmark.compute import compute
+from hadrl_lightning.benchmark.outcomes import MAX_RETRIES, Outcome
+from hadrl_lightning.benchmark.plan import Plan, PlanSettings, make_plan
+from hadrl_lightning.benchmark.policies import LEARNERS, Learner, PairPolicy, default_policies, label_of
+from hadrl_lightning.benchmark.records import Group, Record, groups, intervals, records_of
+from hadrl_lightning.benchmark.report import result_table, write_report
+from hadrl_lightning.benchmark.runner import Engine, computed_cells, run_cells
 
 __all__ = [
     "LEARNERS",

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..judge import Interval
-from ..judge.intervals import t_quantile
-from .records import Group, Record, groups
+from hadrl_lightning.benchmark.records import Group, Record, groups
+from hadrl_lightning.judge import Interval
+from hadrl_lightning.judge.intervals import t_quantile
 
 RESAMPLES = 2000
 

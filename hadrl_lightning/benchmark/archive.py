@@ -8,14 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import HadrlError
-from ..files import replacing
-from . import cells
-from .cells import Cell, CellResult, result_in, rounded
-from .outcomes import Outcome
-from .plan import Plan
-from .policies import rank
-from .records import Record
+from hadrl_lightning.benchmark import cells
+from hadrl_lightning.benchmark.cells import Cell, CellResult, result_in, rounded
+from hadrl_lightning.benchmark.outcomes import Outcome
+from hadrl_lightning.benchmark.plan import Plan
+from hadrl_lightning.benchmark.policies import rank
+from hadrl_lightning.benchmark.records import Record
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.files import replacing
 
 FILE = "cells.json.xz"
 """Its name in the folder."""

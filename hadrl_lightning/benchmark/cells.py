@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from hadrl_lightning.files import replacing
 
 FORMAT = 2
 """Raised when cells computed before must not be used any more: other contents, or episodes that are drawn otherwise."""

@@ -11,21 +11,21 @@ from typing import Any
 
 import torch
 
-from .. import callbacks
-from ..agents import SetDDPG
-from ..baselines import CACHING_POLICIES, OFFLOADING_POLICIES, least_latency, optimal_coverage
-from ..baselines.learners import FlatDDPG, LearnerSettings, TwinDDPG
-from ..data import EpisodeStream
-from ..judge import BY_EPISODE, Scoreboard, bounds, own_best_known
-from ..scenario import Physics, Scenario
-from ..simulator import EdgeNetwork, Use, make_generator
-from .cells import Cell, CellResult
-from .judge import Judge, play, player
-from .own import import_modules
-from .policies import LOWER_BOUND, pair_of
-from .sb3 import train_sb3
-from .trained import trained_player
-from .training import Trained, build, train
+from hadrl_lightning import callbacks
+from hadrl_lightning.agents import SetDDPG
+from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES, least_latency, optimal_coverage
+from hadrl_lightning.baselines.learners import FlatDDPG, LearnerSettings, TwinDDPG
+from hadrl_lightning.benchmark.cells import Cell, CellResult
+from hadrl_lightning.benchmark.judge import Judge, play, player
+from hadrl_lightning.benchmark.own import import_modules
+from hadrl_lightning.benchmark.policies import LOWER_BOUND, pair_of
+from hadrl_lightning.benchmark.sb3 import train_sb3
+from hadrl_lightning.benchmark.trained import trained_player
+from hadrl_lightning.benchmark.training import Trained, build, train
+from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.judge import BY_EPISODE, Scoreboard, bounds, own_best_known
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator
 
 
 def compute(cell: Cell) -> CellResult:

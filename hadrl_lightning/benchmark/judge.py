@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from ..data import EpisodeStream
-from ..judge import KeepBest, Policies, Scoreboard, Validation
-from ..simulator import EdgeNetwork, Episode, run_episode
+from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.judge import KeepBest, Policies, Scoreboard, Validation
+from hadrl_lightning.simulator import EdgeNetwork, Episode, run_episode
 
 Player = Callable[[EdgeNetwork], Episode]
 """Plays an episode of networks; `HADRL.play` is one."""

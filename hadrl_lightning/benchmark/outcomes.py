@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ..process import single_thread
-from .cells import Cell, CellResult, read_result, write_result
+from hadrl_lightning.benchmark.cells import Cell, CellResult, read_result, write_result
+from hadrl_lightning.process import single_thread
 
 MAX_RETRIES = 2
 """How often a cell is tried again whose worker died. One that raises an exception would raise it again."""

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from .policies import PairPolicy
+from hadrl_lightning.benchmark.policies import PairPolicy
 
 PACKAGE = __name__.partition(".")[0]
 

@@ -6,14 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..baselines.learners import LearnerSettings
-from ..config_files import BASE, load_config, parse_setting
-from ..errors import HadrlError
-from ..judge import LEAST_KNOWN
-from ..units import read_prefix
-from .cells import Cell
-from .own import own_modules
-from .policies import (
+from hadrl_lightning.baselines.learners import LearnerSettings
+from hadrl_lightning.benchmark.cells import Cell
+from hadrl_lightning.benchmark.own import own_modules
+from hadrl_lightning.benchmark.policies import (
     LEARNERS,
     LOWER_BOUND,
     PUBLISHED_SIZES,
@@ -22,9 +18,21 @@ from .policies import (
     needs_stable_baselines3,
     pair_of,
 )
-from .sb3 import stable_baselines3
-from .trained import SEED, agent_contents, is_trained
-from .training import Settings, build, merged, num_slots, resolved, validated_slots, with_slots
+from hadrl_lightning.benchmark.sb3 import stable_baselines3
+from hadrl_lightning.benchmark.trained import SEED, agent_contents, is_trained
+from hadrl_lightning.benchmark.training import (
+    Settings,
+    build,
+    merged,
+    num_slots,
+    resolved,
+    validated_slots,
+    with_slots,
+)
+from hadrl_lightning.config_files import BASE, load_config, parse_setting
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.judge import LEAST_KNOWN
+from hadrl_lightning.units import read_prefix
 
 _VALUE = re.compile(r"\[[^\]]*\]|[^,]+")
 """A value among several: a list, or anything without a comma."""

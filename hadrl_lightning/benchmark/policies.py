@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..baselines import CACHING_POLICIES, OFFLOADING_POLICIES
-from ..errors import HadrlError
-from ..judge import LEAST_KNOWN
-from .trained import is_trained, label_of_trained
+from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
+from hadrl_lightning.benchmark.trained import is_trained, label_of_trained
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.judge import LEAST_KNOWN
 
 Kind = Literal["hadrl", "twin-ddpg", "flat-ddpg", "no-planning", "sb3"]
 """How a learner is trained: by a Trainer, by the loops of `baselines.learners`, or by Stable-Baselines3."""

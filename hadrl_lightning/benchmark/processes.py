@@ -9,10 +9,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from threading import Thread
 
-from ..characters import use_plain_characters
-from ..messages import warnings_in_one_line
-from .cells import Cell
-from .outcomes import MAX_RETRIES, Attempt, Attempts, Compute, attempt_in_worker
+from hadrl_lightning.benchmark.cells import Cell
+from hadrl_lightning.benchmark.outcomes import MAX_RETRIES, Attempt, Attempts, Compute, attempt_in_worker
+from hadrl_lightning.characters import use_plain_characters
+from hadrl_lightning.messages import warnings_in_one_line
 
 
 def in_processes(cells: Sequence[Cell], workers: int, compute: Compute) -> Attempts:

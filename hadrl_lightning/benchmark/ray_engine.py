@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import HadrlError
-from .cells import Cell
-from .outcomes import MAX_RETRIES, Attempt, Attempts, Compute, attempt_in_worker
+from hadrl_lightning.benchmark.cells import Cell
+from hadrl_lightning.benchmark.outcomes import MAX_RETRIES, Attempt, Attempts, Compute, attempt_in_worker
+from hadrl_lightning.errors import HadrlError
 
 OBJECT_STORE_BYTES = 80 * 1024**2
 """Shared memory of a Ray that is started here; a result takes some kilobytes."""

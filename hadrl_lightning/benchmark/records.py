@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..judge import LEAST_KNOWN, BestAndLast, Interval, Validation, best_and_last, interval
-from .cells import CellResult
-from .outcomes import Outcome
-from .plan import Plan
-from .policies import label_with
+from hadrl_lightning.benchmark.cells import CellResult
+from hadrl_lightning.benchmark.outcomes import Outcome
+from hadrl_lightning.benchmark.plan import Plan
+from hadrl_lightning.benchmark.policies import label_with
+from hadrl_lightning.judge import LEAST_KNOWN, BestAndLast, Interval, Validation, best_and_last, interval
 
 SCORES = {
     "hit_ratio": "hit_ratio",

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from ..files import replacing
-from ..judge import NONE, Interval, cell, figures_table, interval
-from .aggregate import Summary, aggregate
-from .records import SCORES, Group, Place, Record, groups, intervals, place_name
+from hadrl_lightning.benchmark.aggregate import Summary, aggregate
+from hadrl_lightning.benchmark.records import SCORES, Group, Place, Record, groups, intervals, place_name
+from hadrl_lightning.files import replacing
+from hadrl_lightning.judge import NONE, Interval, cell, figures_table, interval
 
 Row = dict[str, Any]
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from .archive import Archive
-from .cells import Cell
-from .compute import compute as compute_cell
-from .outcomes import Attempts, Compute, Outcome, attempt, store, stored
-from .processes import in_processes
-from .ray_engine import in_ray
+from hadrl_lightning.benchmark.archive import Archive
+from hadrl_lightning.benchmark.cells import Cell
+from hadrl_lightning.benchmark.compute import compute as compute_cell
+from hadrl_lightning.benchmark.outcomes import Attempts, Compute, Outcome, attempt, store, stored
+from hadrl_lightning.benchmark.processes import in_processes
+from hadrl_lightning.benchmark.ray_engine import in_ray
 
 Engine = Literal["processes", "ray"]
 """What computes: processes of this machine, or Ray, on this machine or a cluster."""

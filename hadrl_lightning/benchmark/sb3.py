@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
-from ..baselines.learners import joint_policies
-from ..errors import HadrlError
-from ..judge import Policies
-from ..scenario import Physics, Scenario
-from ..simulator import Use, make_generator
-from .judge import Judge, player
-from .training import Trained
+from hadrl_lightning.baselines.learners import joint_policies
+from hadrl_lightning.benchmark.judge import Judge, player
+from hadrl_lightning.benchmark.training import Trained
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.judge import Policies
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import Use, make_generator
 
 
 def stable_baselines3() -> Any:

@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from ..agent_files import SUFFIX, find_agent
-from ..agents import HADRL
-from ..errors import HadrlError
-from ..scenario import Physics, Scenario
-from .judge import Player
+from hadrl_lightning.agent_files import SUFFIX, find_agent
+from hadrl_lightning.agents import HADRL
+from hadrl_lightning.benchmark.judge import Player
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.scenario import Physics, Scenario
 
 SEED = "{seed}"
 """What stands for the seed in the name of a file."""

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from ..agents import HADRL
-from ..callbacks import CEMPlanning, EpisodeEvaluation, FiniteNumbers
-from ..config_files import merged, refuse_nulls
-from ..data import TransitionDataModule
-from ..errors import HadrlError
-from ..judge import KeepBest, Validation
-from ..process import quiet_trainer, quieten
-from .judge import Player
+from hadrl_lightning.agents import HADRL
+from hadrl_lightning.benchmark.judge import Player
+from hadrl_lightning.callbacks import CEMPlanning, EpisodeEvaluation, FiniteNumbers
+from hadrl_lightning.config_files import merged, refuse_nulls
+from hadrl_lightning.data import TransitionDataModule
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.judge import KeepBest, Validation
+from hadrl_lightning.process import quiet_trainer, quieten
 
 Settings = dict[str, Any]
 

@@ -7,12 +7,12 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from ..characters import use_plain_characters
-from ..errors import HadrlError
-from ..files import DISK_ERRORS, unwritable
-from ..messages import tell, warnings_in_one_line
-from ..version import __version__
-from .signals import Stopped, StopSignals
+from hadrl_lightning.characters import use_plain_characters
+from hadrl_lightning.cli.signals import Stopped, StopSignals
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.files import DISK_ERRORS, unwritable
+from hadrl_lightning.messages import tell, warnings_in_one_line
+from hadrl_lightning.version import __version__
 
 __all__ = ["main"]
 
@@ -68,7 +68,7 @@ def _main(words: list[str], args: Sequence[str] | None) -> int:
             "-h",
             "--help",
         ):  # answered without the seconds that importing torch takes
-            from ..config_files import shipped_configs
+            from hadrl_lightning.config_files import shipped_configs
 
             print(USAGE.replace("CONFIGS", ", ".join(shipped_configs())), end="")
             return 0 if words else 2
@@ -80,15 +80,15 @@ def _main(words: list[str], args: Sequence[str] | None) -> int:
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
             raise HadrlError(f"command must be one of {', '.join(COMMANDS)}, got {words[0]!r}{hint}")
         if words[0] == "inspect":
-            from .inspection import run as inspect
+            from hadrl_lightning.cli.inspection import run as inspect
 
             return inspect(words)
         if words[0] in ("benchmark", "plot"):
             with StopSignals(abandonable=True).handled():
-                from .studies import run as run_study
+                from hadrl_lightning.cli.studies import run as run_study
 
                 return run_study(words)
-        from .app import run
+        from hadrl_lightning.cli.app import run
 
         run(args)
     except HadrlError as error:

@@ -2,6 +2,6 @@
 
 import sys
 
-from . import main
+from hadrl_lightning.cli import main
 
 sys.exit(main())

@@ -17,22 +17,22 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from ..agents import check_trainer
-from ..agents.stored import StoredAgent
-from ..config_files import BASE, load_config, refuse_nulls
-from ..console import show
-from ..errors import HadrlWarning
-from ..parallel import EnsembleParallelStrategy, require_members
-from ..process import quieten, spare_the_collector
-from . import checkpoints, ranks, runs
-from .loggers import MetricsLogger
-from .mistakes import naming_settings, trainer_mistakes
-from .outputs import ResultTable, RunTrainer, SaveRun
-from .parser import ConfigByName, HadrlParser, known_settings
-from .resuming import Start, differences, read_words, told_of_own_settings
-from .signals import StopSignals
-from .stopping import GracefulStop, ending_in_one_line, resuming
-from .trainer_settings import make_loggers, unwanted_callbacks
+from hadrl_lightning.agents import check_trainer
+from hadrl_lightning.agents.stored import StoredAgent
+from hadrl_lightning.cli import checkpoints, ranks, runs
+from hadrl_lightning.cli.loggers import MetricsLogger
+from hadrl_lightning.cli.mistakes import naming_settings, trainer_mistakes
+from hadrl_lightning.cli.outputs import ResultTable, RunTrainer, SaveRun
+from hadrl_lightning.cli.parser import ConfigByName, HadrlParser, known_settings
+from hadrl_lightning.cli.resuming import Start, differences, read_words, told_of_own_settings
+from hadrl_lightning.cli.signals import StopSignals
+from hadrl_lightning.cli.stopping import GracefulStop, ending_in_one_line, resuming
+from hadrl_lightning.cli.trainer_settings import make_loggers, unwanted_callbacks
+from hadrl_lightning.config_files import BASE, load_config, refuse_nulls
+from hadrl_lightning.console import show
+from hadrl_lightning.errors import HadrlWarning
+from hadrl_lightning.parallel import EnsembleParallelStrategy, require_members
+from hadrl_lightning.process import quieten, spare_the_collector
 
 WEIGHTS_HELP = (
     "Begin with what an agent has learnt, and with everything else fresh: a file, the name of a shipped agent, or last "
@@ -316,9 +316,9 @@ class HadrlCLI(LightningCLI):
 
 def run(args: Sequence[str] | None = None) -> None:
     """Parse `args`, or the command line of the process, and carry them out."""
-    from ..agents import HADRL
-    from ..callbacks import default_callbacks
-    from ..data import TransitionDataModule
+    from hadrl_lightning.agents import HADRL
+    from hadrl_lightning.callbacks import default_callbacks
+    from hadrl_lightning.data import TransitionDataModule
 
     callbacks: dict[str, type[Callback]] = {"checkpointing": checkpoints.Checkpointing, **default_callbacks()}
     trainer_defaults = load_config(BASE)["trainer"]

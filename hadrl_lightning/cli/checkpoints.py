@@ -13,13 +13,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ..agent_files import RECORD, check_contents, read_agent
-from ..agents.stored import OF_DATA
-from ..errors import HadrlError, OutputError
-from ..files import load_tensors, replacing
-from ..judge.selection import improves
-from .loops import make_resumable, validates_next
-from .signals import Stopped
+from hadrl_lightning.agent_files import RECORD, check_contents, read_agent
+from hadrl_lightning.agents.stored import OF_DATA
+from hadrl_lightning.cli.loops import make_resumable, validates_next
+from hadrl_lightning.cli.signals import Stopped
+from hadrl_lightning.errors import HadrlError, OutputError
+from hadrl_lightning.files import load_tensors, replacing
+from hadrl_lightning.judge.selection import improves
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 """The checkpoints in the folder of a run."""

@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from ..units import with_unit
+from hadrl_lightning.units import with_unit
 
 
 class Opening(NamedTuple):

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
-from ..agent_files import RECORD, find_agent, read_agent
-from ..config_files import shipped_configs
-from ..errors import HadrlError
-from ..ranges import NUMBERS, shown
-from ..scenario import Scenario
+from hadrl_lightning.agent_files import RECORD, find_agent, read_agent
+from hadrl_lightning.config_files import shipped_configs
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.ranges import NUMBERS, shown
+from hadrl_lightning.scenario import Scenario
 
 WIDTH = 80
 LABEL = 12

@@ -9,8 +9,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from ..files import replacing, writing
-from .runs import METRICS_FILE, RunFolder
+from hadrl_lightning.cli.runs import METRICS_FILE, RunFolder
+from hadrl_lightning.files import replacing, writing
 
 Row = dict[str, Any]
 

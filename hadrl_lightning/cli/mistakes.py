@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from ..errors import HadrlError
+from hadrl_lightning.errors import HadrlError
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
-from ..errors import HadrlWarning, OutputError
-from ..files import replacing
-from .loggers import MetricsLogger, Rows
-from .loops import row_to_come
-from .runs import RunFolder
+from hadrl_lightning.cli.loggers import MetricsLogger, Rows
+from hadrl_lightning.cli.loops import row_to_come
+from hadrl_lightning.cli.runs import RunFolder
+from hadrl_lightning.errors import HadrlWarning, OutputError
+from hadrl_lightning.files import replacing
 
 __all__ = ["ResultTable", "RunTrainer", "SaveRun", "result_name"]
 

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
 
-from ..config_files import find_config, numbers_for_units, read_config
-from ..errors import HadrlError
-from .help import OPENINGS, opening, use_our_texts
+from hadrl_lightning.cli.help import OPENINGS, opening, use_our_texts
+from hadrl_lightning.config_files import find_config, numbers_for_units, read_config
+from hadrl_lightning.errors import HadrlError
 
 
 class ConfigByName(ActionConfigFile):

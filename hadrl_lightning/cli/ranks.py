@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from torch import distributed
 
-from ..errors import HadrlError
+from hadrl_lightning.errors import HadrlError
 
 _LOST = re.compile(r"gloo|nccl|TCPStore|(?i:connection (closed|reset|refused)|broken pipe|timed out)")
 """What the messages of torch.distributed's backends have in common."""

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
-from ..errors import HadrlError
-from ..files import load_tensors, replacing
-from . import runs
-from .checkpoints import BEST, LAST, plain
-from .loggers import Rows
-from .outputs import result_name
+from hadrl_lightning.cli import runs
+from hadrl_lightning.cli.checkpoints import BEST, LAST, plain
+from hadrl_lightning.cli.loggers import Rows
+from hadrl_lightning.cli.outputs import result_name
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.files import load_tensors, replacing
 
 NO_DIFFERENCE = ("config", "ckpt_path", "weights")
 """Settings that say where a training begins, not what it does."""

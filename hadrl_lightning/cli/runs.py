@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..agent_files import find_agent, is_shipped
-from ..errors import HadrlError
+from hadrl_lightning.agent_files import find_agent, is_shipped
+from hadrl_lightning.errors import HadrlError
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"

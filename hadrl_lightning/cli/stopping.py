@@ -13,11 +13,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from ..errors import NonFiniteError, OutputError
-from ..files import DISK_ERRORS, unwritable
-from ..parallel import largest_of_ranks
-from .checkpoints import LAST, last_good
-from .signals import Stopped, StopSignals
+from hadrl_lightning.cli.checkpoints import LAST, last_good
+from hadrl_lightning.cli.signals import Stopped, StopSignals
+from hadrl_lightning.errors import NonFiniteError, OutputError
+from hadrl_lightning.files import DISK_ERRORS, unwritable
+from hadrl_lightning.parallel import largest_of_ranks
 
 
 class GracefulStop(Callback):

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..errors import HadrlError, HadrlWarning
-from ..files import replacing
+from hadrl_lightning.errors import HadrlError, HadrlWarning
+from hadrl_lightning.files import replacing
 
 QUICK_POLICIES = (
     "hadrl",
@@ -65,7 +65,7 @@ def _plot_parser() -> argparse.ArgumentParser:
 
 
 def _plot(options: argparse.Namespace) -> int:
-    from ..plots import draw
+    from hadrl_lightning.plots import draw
 
     for file in draw(options.folder, options.output):
         print(os.path.relpath(file))
@@ -73,7 +73,7 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 def _benchmark_parser() -> argparse.ArgumentParser:
-    from ..benchmark.policies import LEARNERS, LOWER_BOUND, PUBLISHED_SIZES
+    from hadrl_lightning.benchmark.policies import LEARNERS, LOWER_BOUND, PUBLISHED_SIZES
 
     parser = _Parser(
         prog="hadrl benchmark",
@@ -126,8 +126,8 @@ def _benchmark_parser() -> argparse.ArgumentParser:
 
 
 def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Sequence[str]) -> int:
-    from ..benchmark import Archive, PlanSettings, make_plan, records_of, run_cells
-    from ..benchmark.plan import parse_sweep
+    from hadrl_lightning.benchmark import Archive, PlanSettings, make_plan, records_of, run_cells
+    from hadrl_lightning.benchmark.plan import parse_sweep
 
     _check_engine(options)
     default = QUICK if options.quick else {}
@@ -143,7 +143,7 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
         published_size=options.published_size,
     )
     if not options.no_figures:
-        from ..plots.style import pyplot
+        from hadrl_lightning.plots.style import pyplot
 
         pyplot()  # before hours of work, not after
     if options.report_only:
@@ -174,9 +174,9 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
 
 def _archived(options: argparse.Namespace, settings: Any) -> list[Any]:
     """The results that the folder holds: all of them, or those that the options name."""
-    from ..benchmark import Archive, chosen
-    from ..benchmark.plan import place_label
-    from ..judge import LEAST_KNOWN
+    from hadrl_lightning.benchmark import Archive, chosen
+    from hadrl_lightning.benchmark.plan import place_label
+    from hadrl_lightning.judge import LEAST_KNOWN
 
     archive = Archive(options.output)
     archive.collect()
@@ -198,9 +198,9 @@ def _archived(options: argparse.Namespace, settings: Any) -> list[Any]:
 
 def _report(records: list[Any], options: argparse.Namespace, remark: str = "") -> None:
     """Tables, CSV files and figures."""
-    from ..benchmark import groups, result_table, write_report
-    from ..benchmark.records import early_bests
-    from ..console import show
+    from hadrl_lightning.benchmark import groups, result_table, write_report
+    from hadrl_lightning.benchmark.records import early_bests
+    from hadrl_lightning.console import show
 
     write_report(records, options.output)
     show(*result_table(records))
@@ -208,13 +208,13 @@ def _report(records: list[Any], options: argparse.Namespace, remark: str = "") -
         warnings.warn(text, HadrlWarning, stacklevel=2)
     print(f"Outputs: {os.path.relpath(options.output)}{remark}")
     if records and not options.no_figures:
-        from ..plots import draw
+        from hadrl_lightning.plots import draw
 
         draw(options.output)
 
 
 def _check_engine(options: argparse.Namespace) -> None:
-    from ..benchmark.ray_engine import require_ray
+    from hadrl_lightning.benchmark.ray_engine import require_ray
 
     if options.workers is not None and options.workers < 1:
         raise HadrlError(f"workers must be at least 1, got {options.workers}")
@@ -234,7 +234,7 @@ class Progress:
 
     def __call__(self, outcome: Any) -> None:
         """Say what became of a cell."""
-        from ..benchmark.compute import versions
+        from hadrl_lightning.benchmark.compute import versions
 
         self.done += 1
         cell, result = outcome.cell, outcome.result
@@ -260,8 +260,8 @@ class Progress:
 
 def _overrides(words: Sequence[str], default: dict[str, Any]) -> dict[str, Any]:
     """Settings out of `--KEY VALUE` and `--KEY=VALUE`, over `default`."""
-    from ..benchmark.plan import nested, parse_value
-    from ..benchmark.training import merged
+    from hadrl_lightning.benchmark.plan import nested, parse_value
+    from hadrl_lightning.benchmark.training import merged
 
     found = default
     rest = list(words)

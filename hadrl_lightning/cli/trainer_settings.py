@@ -6,8 +6,8 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 
-from .loggers import EventsLogger, MetricsLogger
-from .resuming import Start
+from hadrl_lightning.cli.loggers import EventsLogger, MetricsLogger
+from hadrl_lightning.cli.resuming import Start
 
 
 def unwanted_callbacks(settings: Namespace, classes: Mapping[str, type[Callback]]) -> list[str]:

@@ -1,11 +1,11 @@
 """Experience: transitions, replay buffers, passes over them, and the data module that owns them."""
 
-from .bootstrap import bootstrap_weights
-from .datamodule import TransitionDataModule
-from .passes import MemberBatches, member_batches
-from .replay import ReplayBuffer
-from .streams import EpisodeStream, TrainingBatch, TrainingStream
-from .transitions import CachingTransitions, OffloadingTransitions, WeightedTransitions
+from hadrl_lightning.data.bootstrap import bootstrap_weights
+from hadrl_lightning.data.datamodule import TransitionDataModule
+from hadrl_lightning.data.passes import MemberBatches, member_batches
+from hadrl_lightning.data.replay import ReplayBuffer
+from hadrl_lightning.data.streams import EpisodeStream, TrainingBatch, TrainingStream
+from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions, WeightedTransitions
 
 __all__ = [
     "CachingTransitions",

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule
 
-from ..errors import HadrlError
-from ..parallel import EnsembleParallelStrategy, SharedNetworks, of_each_rank
-from ..scenario import Physics, Scenario
-from ..simulator import EdgeNetwork, Use, check_seed, make_generator
-from .replay import ReplayBuffer
-from .streams import EpisodeStream, TrainingStream
+from hadrl_lightning.data.replay import ReplayBuffer
+from hadrl_lightning.data.streams import EpisodeStream, TrainingStream
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.parallel import EnsembleParallelStrategy, SharedNetworks, of_each_rank
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import EdgeNetwork, Use, check_seed, make_generator
 
 
 class TransitionDataModule(LightningDataModule):

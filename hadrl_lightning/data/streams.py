@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..parallel import of_each_rank
-from ..scenario import Physics, Scenario
-from ..simulator import EdgeNetwork, Use, make_generator, restore_generator
-from .bootstrap import bootstrap_weights
-from .passes import MemberBatches, member_batches
-from .replay import ReplayBuffer
-from .transitions import CachingTransitions, OffloadingTransitions
+from hadrl_lightning.data.bootstrap import bootstrap_weights
+from hadrl_lightning.data.passes import MemberBatches, member_batches
+from hadrl_lightning.data.replay import ReplayBuffer
+from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
+from hadrl_lightning.parallel import of_each_rank
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator, restore_generator
 
 
 class TrainingBatch(NamedTuple):

@@ -1,9 +1,13 @@
 """Gymnasium views of the simulator: one level with the other given by a policy, and both at once."""
 
-from .core import Reward, slot_info
-from .policies import home_with_equal_shares, most_requested
-from .single import ComputationOffloadingEnv, EdgeNetworkEnv, ServiceCachingEnv
-from .vector import ComputationOffloadingVectorEnv, EdgeNetworkVectorEnv, ServiceCachingVectorEnv
+from hadrl_lightning.envs.core import Reward, slot_info
+from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
+from hadrl_lightning.envs.single import ComputationOffloadingEnv, EdgeNetworkEnv, ServiceCachingEnv
+from hadrl_lightning.envs.vector import (
+    ComputationOffloadingVectorEnv,
+    EdgeNetworkVectorEnv,
+    ServiceCachingVectorEnv,
+)
 
 __all__ = [
     "ComputationOffloadingEnv",

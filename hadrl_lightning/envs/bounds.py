@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from ..scenario import Physics, Scenario
+from hadrl_lightning.scenario import Physics, Scenario
 
 MARGIN = 1 + 1e-5
 """Widens bounds a little, so that rounding in the simulator's number format never leaves them."""

@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..scenario import Physics, Scenario
-from ..simulator import (
+from hadrl_lightning.envs.bounds import Bounds, caching_bounds, join, offloading_bounds
+from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import (
     CachingPolicy,
     EdgeNetwork,
     OffloadingPolicy,
@@ -20,8 +22,6 @@ from ..simulator import (
     decode_offloading,
     offloading_reward,
 )
-from .bounds import Bounds, caching_bounds, join, offloading_bounds
-from .policies import home_with_equal_shares, most_requested
 
 Reward = Literal["published", "latency"]
 """What an environment pays: the published reward of its level, or minus the mean latency of a task in seconds."""

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..simulator import Allocation, EdgeNetwork, equal_shares, fill_caches
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, equal_shares, fill_caches
 
 
 def most_requested(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:

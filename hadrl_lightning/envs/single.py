@@ -7,10 +7,18 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from ..scenario import Physics, Scenario
-from ..simulator import CachingPolicy, OffloadingPolicy
-from .core import CachingCore, Core, JointCore, OffloadingCore, Reward, ScenarioLike, build_network
-from .policies import home_with_equal_shares, most_requested
+from hadrl_lightning.envs.core import (
+    CachingCore,
+    Core,
+    JointCore,
+    OffloadingCore,
+    Reward,
+    ScenarioLike,
+    build_network,
+)
+from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import CachingPolicy, OffloadingPolicy
 
 Array = NDArray[np.float32]
 

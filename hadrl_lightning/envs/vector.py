@@ -8,11 +8,19 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from ..scenario import Physics, Scenario
-from ..simulator import CachingPolicy, OffloadingPolicy
-from .core import CachingCore, Core, JointCore, OffloadingCore, Reward, ScenarioLike, build_network
-from .policies import home_with_equal_shares, most_requested
-from .single import Array, as_action, spaces
+from hadrl_lightning.envs.core import (
+    CachingCore,
+    Core,
+    JointCore,
+    OffloadingCore,
+    Reward,
+    ScenarioLike,
+    build_network,
+)
+from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
+from hadrl_lightning.envs.single import Array, as_action, spaces
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import CachingPolicy, OffloadingPolicy
 
 Bools = NDArray[np.bool_]
 

@@ -1,7 +1,7 @@
 """Judging: scores over episodes, yardsticks, intervals, and the rule that keeps the best weights."""
 
-from .intervals import Interval, interval
-from .references import (
+from hadrl_lightning.judge.intervals import Interval, interval
+from hadrl_lightning.judge.references import (
     LEAST_KNOWN,
     Policies,
     bounds,
@@ -10,9 +10,16 @@ from .references import (
     own_best_known,
     replayed,
 )
-from .scores import BY_EPISODE, Scoreboard
-from .selection import BestAndLast, KeepBest, Validation, best_and_last, improves
-from .tables import HEADINGS, NONE, cell, convergence_text, figures_table, validation_text
+from hadrl_lightning.judge.scores import BY_EPISODE, Scoreboard
+from hadrl_lightning.judge.selection import BestAndLast, KeepBest, Validation, best_and_last, improves
+from hadrl_lightning.judge.tables import (
+    HEADINGS,
+    NONE,
+    cell,
+    convergence_text,
+    figures_table,
+    validation_text,
+)
 
 __all__ = [
     "BY_EPISODE",

@@ -4,10 +4,16 @@ from functools import lru_cache
 
 import torch
 
-from ..baselines import CACHING_POLICIES, best_known_policy, expected_fading, lower_bound, optimal_coverage
-from ..data import EpisodeStream
-from ..scenario import Scenario
-from ..simulator import (
+from hadrl_lightning.baselines import (
+    CACHING_POLICIES,
+    best_known_policy,
+    expected_fading,
+    lower_bound,
+    optimal_coverage,
+)
+from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import (
     Allocation,
     CachingPolicy,
     EdgeNetwork,

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..metrics import SwitchingCost, slot_metrics
-from ..simulator import Episode, EpisodeScores, Service, episode_scores
-from .intervals import Interval, interval
+from hadrl_lightning.judge.intervals import Interval, interval
+from hadrl_lightning.metrics import SwitchingCost, slot_metrics
+from hadrl_lightning.simulator import Episode, EpisodeScores, Service, episode_scores
 
 BY_EPISODE = (
     "hit_ratio",

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from .intervals import Interval
-from .selection import BestAndLast, Validation
+from hadrl_lightning.judge.intervals import Interval
+from hadrl_lightning.judge.selection import BestAndLast, Validation
 
 NONE = "–"
 """Where there is nothing to show."""

@@ -1,10 +1,16 @@
 """One ensemble on several ranks: each holds and trains its members, simulates its networks, and plans with all."""
 
-from .collectives import largest_of_ranks, of_each_rank, summed, this_rank
-from .members import MemberWise, MergedOverRanks, clip_gradients, member_parameters, members_held
-from .networks import SharedNetworks
-from .shares import ALONE, DataShare, Share
-from .strategy import EnsembleParallelStrategy, require_members
+from hadrl_lightning.parallel.collectives import largest_of_ranks, of_each_rank, summed, this_rank
+from hadrl_lightning.parallel.members import (
+    MemberWise,
+    MergedOverRanks,
+    clip_gradients,
+    member_parameters,
+    members_held,
+)
+from hadrl_lightning.parallel.networks import SharedNetworks
+from hadrl_lightning.parallel.shares import ALONE, DataShare, Share
+from hadrl_lightning.parallel.strategy import EnsembleParallelStrategy, require_members
 
 __all__ = [
     "ALONE",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from .shares import DataShare, Share
+from hadrl_lightning.parallel.shares import DataShare, Share
 
 
 def this_rank() -> DataShare:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
-from .collectives import summed
-from .shares import Share
+from hadrl_lightning.parallel.collectives import summed
+from hadrl_lightning.parallel.shares import Share
 
 
 class MemberWise(nn.Module):

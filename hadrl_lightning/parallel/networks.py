@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..scenario import Physics, Scenario
-from ..simulator import Allocation, EdgeNetwork, Service
-from .collectives import this_rank, whole_rows
-from .shares import Share
+from hadrl_lightning.parallel.collectives import this_rank, whole_rows
+from hadrl_lightning.parallel.shares import Share
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, Service
 
 
 class SharedNetworks(EdgeNetwork):

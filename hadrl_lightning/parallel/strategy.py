@@ -11,10 +11,10 @@ from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
-from ..errors import HadrlError
-from .collectives import gathered_on_root, this_rank
-from .members import MemberWise, MergedOverRanks, member_parameters, members_held
-from .shares import Share
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.parallel.collectives import gathered_on_root, this_rank
+from hadrl_lightning.parallel.members import MemberWise, MergedOverRanks, member_parameters, members_held
+from hadrl_lightning.parallel.shares import Share
 
 NAME = "ensemble_parallel"
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from .cem import Plan
-from .free_energy import FreeEnergy
-from .proposal import AnyProposal, CategoricalProposal, GaussianProposal
+from hadrl_lightning.planning.cem import Plan
+from hadrl_lightning.planning.free_energy import FreeEnergy
+from hadrl_lightning.planning.proposal import AnyProposal, CategoricalProposal, GaussianProposal
 
 
 def plan_state(plan: Plan) -> dict[str, Any]:

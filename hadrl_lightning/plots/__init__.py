@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ..errors import HadrlError
-from .benchmark import draw_benchmark
-from .runs import draw_run
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.plots.benchmark import draw_benchmark
+from hadrl_lightning.plots.runs import draw_run
 
 __all__ = ["draw", "draw_benchmark", "draw_run"]
 

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import HadrlError
-from .looks import YARDSTICK, colour, family, look
-from .style import BAND_ALPHA, PAGE_IN, band, save, style
-from .tables import Row, distinct, number, read_rows
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.plots.looks import YARDSTICK, colour, family, look
+from hadrl_lightning.plots.style import BAND_ALPHA, PAGE_IN, band, save, style
+from hadrl_lightning.plots.tables import Row, distinct, number, read_rows
 
 HEAD = ("policy", "label", "scenario", "sweep_key", "sweep_value")
 

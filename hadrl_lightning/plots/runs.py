@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import HadrlError
-from .style import COLOURS, PAGE_IN, save, style
-from .tables import Row, number, read_rows
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.plots.style import COLOURS, PAGE_IN, save, style
+from hadrl_lightning.plots.tables import Row, number, read_rows
 
 
 class Panel(NamedTuple):

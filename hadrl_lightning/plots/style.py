@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import HadrlError
+from hadrl_lightning.errors import HadrlError
 
 COLUMN_IN, PAGE_IN = 3.5, 7.16
 """Widths of a column and of a page of an IEEE journal, in inches."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import HadrlError
+from hadrl_lightning.errors import HadrlError
 
 Row = dict[str, str]
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..errors import NonFiniteError
-from ..scenario import Physics, Scenario
-from .constants import constants
+from hadrl_lightning.errors import NonFiniteError
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator.constants import constants
 
 
 class Allocation(NamedTuple):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..scenario import Physics, Scenario
+from hadrl_lightning.scenario import Physics, Scenario
 
 
 class Constants(NamedTuple):

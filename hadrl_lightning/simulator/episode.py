@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .actions import Allocation
-from .network import EdgeNetwork
-from .service import caching_reward
+from hadrl_lightning.simulator.actions import Allocation
+from hadrl_lightning.simulator.network import EdgeNetwork
+from hadrl_lightning.simulator.service import caching_reward
 
 CachingPolicy = Callable[[EdgeNetwork], Tensor]
 """From the network to the next cache, bool [B, S, K]."""

@@ -6,15 +6,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..errors import HadrlError
-from ..limits import as_floats, beyond_memory, network_bytes
-from ..scenario import Physics, Scenario
-from .actions import Allocation
-from .constants import constants
-from .radio import rayleigh
-from .randomness import Use, make_generator, restore_generator
-from .service import Service, serve, switching_cost
-from .state import NetworkState, caching_observation, count_slot, empty_state, offloading_observation
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.limits import as_floats, beyond_memory, network_bytes
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator.actions import Allocation
+from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.radio import rayleigh
+from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator
+from hadrl_lightning.simulator.service import Service, serve, switching_cost
+from hadrl_lightning.simulator.state import (
+    NetworkState,
+    caching_observation,
+    count_slot,
+    empty_state,
+    offloading_observation,
+)
 
 
 class EdgeNetwork:

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..scenario import Physics, Scenario
-from .constants import constants
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator.constants import constants
 
 MIN_SPECTRAL_EFFICIENCY = 1e-6
 """bit/s/Hz. A Rayleigh draw can be 0 and would make a latency infinite; no link is worse than this."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import HadrlError
+from hadrl_lightning.errors import HadrlError
 
 INDEX_END = 2**32
 """Numbers of an index are below this: numpy's `SeedSequence` takes larger ones apart into several."""

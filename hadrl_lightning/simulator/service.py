@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..scenario import BITS_PER_BYTE, Physics, Scenario
-from .actions import Allocation, sum_per_server
-from .constants import constants
-from .radio import spectral_efficiency
+from hadrl_lightning.scenario import BITS_PER_BYTE, Physics, Scenario
+from hadrl_lightning.simulator.actions import Allocation, sum_per_server
+from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.radio import spectral_efficiency
 
 MIN_SHARE = 1e-9
 """A share of 0 counts as this much, so that every latency is finite."""

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..scenario import Physics, Scenario
-from .constants import Constants, constants
-from .service import Service
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator.constants import Constants, constants
+from hadrl_lightning.simulator.service import Service
 
 
 @dataclass
