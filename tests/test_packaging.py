@@ -61,9 +61,10 @@ def test_constraints_pin_every_direct_dependency(root: Path, project: dict) -> N
     assert names == set(pinned)
 
 
-def test_callbacks_import_the_package_relatively(root: Path) -> None:
-    for path in (root / "callbacks").rglob("*.py"):
-        assert not re.search(r"^\s*(from|import) (hadrl_lightning|callbacks)\b", path.read_text(), re.M), path
+def test_callbacks_are_imported_as_what_they_are_once_installed(root: Path) -> None:
+    for place in PLACES:
+        for path in (root / place).rglob("*.py"):
+            assert not re.search(r"^\s*(from|import) callbacks\b", path.read_text(), re.M), path
 
 
 def test_no_output_of_a_run_is_under_version_control(root: Path) -> None:
