@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from hadrl_lightning.agents import HADRL, CachingObjective
+from hadrl_lightning.agents import HADRL, LATENCY_WEIGHT, CachingObjective
 from hadrl_lightning.callbacks.collection import Collection
 from hadrl_lightning.callbacks.finite import FiniteNumbers
 from hadrl_lightning.data import TransitionDataModule
@@ -25,8 +25,6 @@ COLLECTING = PlannerSettings(
     target_sweeps=0,
 )
 """A cheap plan while collecting, with a weight on what it would teach."""
-DEFAULT_LATENCY_WEIGHT = 0.05
-"""Hits that a second of latency is worth."""
 
 
 class CEMPlanning(Callback):
@@ -74,7 +72,7 @@ class CEMPlanning(Callback):
         offloading_noise_decay: float = 0.9,
         offloading_noise_min: float = 0.0,
         caching_reward: CachingObjective = "hits_and_latency",
-        latency_weight: float = DEFAULT_LATENCY_WEIGHT,
+        latency_weight: float = LATENCY_WEIGHT,
         planner: PlannerSettings | None = COLLECTING,
     ) -> None:
         for name, count in (("seed_decisions", seed_decisions), ("decisions_per_epoch", decisions_per_epoch)):
@@ -94,9 +92,9 @@ class CEMPlanning(Callback):
         if not 0 <= latency_weight < float("inf"):
             raise ValueError(f"latency_weight must be at least 0 and finite, got {latency_weight}")
         require_choice("caching_reward", caching_reward, get_args(CachingObjective))
-        if caching_reward != "hits_and_latency" and latency_weight != DEFAULT_LATENCY_WEIGHT:
+        if caching_reward != "hits_and_latency" and latency_weight != LATENCY_WEIGHT:
             raise ValueError(
-                f"latency_weight must be {DEFAULT_LATENCY_WEIGHT} unless caching_reward is hits_and_latency, "
+                f"latency_weight must be {LATENCY_WEIGHT} unless caching_reward is hits_and_latency, "
                 f"got {latency_weight}"
             )
         self.caching_reward: CachingObjective = caching_reward

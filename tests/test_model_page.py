@@ -51,7 +51,7 @@ def test_every_setting_that_the_page_names_is_one(page: str) -> None:
     for name in set(re.findall(r"`(\w+_m)`", page)):
         assert name in names
     planning = resolved(load_config("es2.yaml"))["planning"]
-    assert planning["latency_weight"] == 0.05
+    assert planning["latency_weight"] == 0.15
     assert planning["caching_reward"] == "hits_and_latency"
     scenario = Scenario()
     assert (scenario.decisions_per_episode, scenario.slots_per_decision) == (10, 5)

@@ -5,11 +5,14 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
+from hadrl_lightning.agents import HADRL
+from hadrl_lightning.agents.cache_proposals import settle
 from hadrl_lightning.agents.caching_objective import caching_objective
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings, without_outliers
+from hadrl_lightning.baselines import optimal_coverage
 from hadrl_lightning.data.transitions import CachingTransitions
 from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic, read_caching_observation
-from hadrl_lightning.scenario import MIB, Scenario
+from hadrl_lightning.scenario import GIB, MIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, decode_caching, equal_shares, fill_caches
 
 SMALL = Scenario(
@@ -22,6 +25,8 @@ SMALL = Scenario(
     usable_cache_fraction=1.0,
 )
 """Two servers of room 2: the most requests are covered by {1, 2} on one and {3} on the other, 0.9 of all."""
+
+TIGHT = dataclasses.replace(Scenario.from_config("es3.yaml"), cache_bytes=40 * GIB)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -74,7 +79,7 @@ def as_cache(scenario: Scenario, action: torch.Tensor) -> torch.Tensor:
     ("name", "value"),
     [
         ("num_proposals", 0),
-        ("proposal_rounds", 0),
+        ("num_starts", 0),
         ("explore_proposals", 0),
         ("explore_rounds", -1),
         ("actor_rows", 0),
@@ -212,6 +217,8 @@ def test_decisions_depend_on_the_generator_and_the_row_alone() -> None:
     together = ddpg.act(rows)
     assert torch.equal(together, torch.stack([ddpg.act(row) for row in rows]))
     assert torch.equal(together, ddpg.act(rows))
+    drawn = ddpg.act(rows, generator(5))
+    assert torch.equal(drawn, torch.stack([ddpg.act(row, generator(5)) for row in rows]))
     noisy = [ddpg.explore(rows, 1.0, generator(seed)) for seed in (1, 1, 2)]
     assert torch.equal(noisy[0], noisy[1])
     assert not torch.equal(noisy[0], noisy[2])
@@ -229,6 +236,44 @@ def test_a_critic_that_is_right_makes_the_decision_right() -> None:
     ddpg = agent(hysteresis=0.0)
     action = ddpg.decide(observations(SMALL, 5), ddpg.actor, Coverage())
     assert coverage(SMALL, as_cache(SMALL, action)).tolist() == pytest.approx([0.9] * 5)
+
+
+def test_an_untrained_agent_collects_caches_of_all_kinds() -> None:
+    ddpg = agent()
+    same = observations(SMALL, 1).expand(64, -1)
+    at_first = as_cache(SMALL, ddpg.explore(same, 0.0, generator()))
+    assert fits(SMALL, at_first)
+    assert at_first.flatten(2).any(dim=0).all()  # every service has been at every server
+    assert len(at_first.unique(dim=0)) > 8
+    ddpg.num_updates += 1
+    assert len(as_cache(SMALL, ddpg.explore(same, 0.0, generator())).unique(dim=0)) <= 4
+
+
+def test_changes_of_pairs_end_where_no_change_helps() -> None:
+    worth = torch.tensor(TIGHT.popularity_vector)
+
+    def values(rows: torch.Tensor, caches: torch.Tensor) -> torch.Tensor:
+        return (caches.any(dim=-2) * worth).sum(dim=-1)
+
+    begun = fill_caches(TIGHT, torch.rand(16, 3, 10, generator=generator(1))).view(2, 8, 3, 10)
+    ends = settle(TIGHT, begun, values)
+    assert fits(TIGHT, ends)
+    before, after = (values(None, caches) for caches in (begun, ends))  # type: ignore[arg-type]
+    assert (after >= before).all()
+    assert (after > before).any()
+    assert torch.equal(settle(TIGHT, ends, values), ends)
+    best = optimal_coverage(TIGHT).hit_ratio
+    assert after.max(dim=1).values.tolist() == pytest.approx([best] * 2, rel=0.01)
+
+
+def test_other_draws_end_at_a_cache_of_the_same_worth() -> None:
+    agent = HADRL.from_checkpoint("es3.ckpt").for_scenario(TIGHT)
+    network = EdgeNetwork(TIGHT, num_envs=2, generator=generator(3))
+    seen = network.caching_observation()
+    actions = torch.stack([agent.ddpg.act(seen, generator(seed)) for seed in range(4)])
+    caches = (actions > 0).view(4, 2, -1).transpose(0, 1)
+    values = agent.ddpg.target_critic(seen[:, None].expand(-1, 4, -1), caches.float())
+    assert ((values.amax(dim=1) - values.amin(dim=1)) < 0.01).all()
 
 
 def test_what_is_held_stays_unless_another_cache_is_worth_more_by_the_margin() -> None:
@@ -395,7 +440,7 @@ def test_bf16_mixed_precision_trains(tmp_path) -> None:
 
 def test_caching_objectives_by_hand() -> None:
     frame = (torch.tensor([0.5]), torch.tensor([2.0]), torch.tensor([100.0]), 30)
-    expected = {"published": 15 / 100 + 1 / 200, "hits": 0.5, "latency": -2.0, "hits_and_latency": 0.4}
+    expected = {"published": 15 / 100 + 1 / 200, "hits": 0.5, "latency": -2.0, "hits_and_latency": 0.2}
     for name, value in expected.items():
         assert caching_objective(name, *frame).tolist() == pytest.approx([value])
     assert caching_objective("hits_and_latency", *frame, latency_weight=0.2).tolist() == pytest.approx([0.1])

@@ -420,7 +420,7 @@ SET_DDPG_CHANGES: dict[str, Any] = {
     **DDPG_CHANGES,
     "actor_width": 5,
     "num_proposals": 3,
-    "proposal_rounds": 1,
+    "num_starts": 1,
     "explore_proposals": 3,
     "explore_rounds": 1,
     "hysteresis": 1000.0,
@@ -451,6 +451,8 @@ CACHING = caching_transitions()
 def cached(agent: DDPG) -> Any:
     """Decisions, and the weights after two updates."""
     optimizers = agent.configure_optimizers()
+    if isinstance(agent, SetDDPG):
+        agent.num_updates += 1  # untrained it explores at random
     decisions = [
         agent.act(CACHING.next_observation),
         agent.explore(CACHING.next_observation, 0.0, generator()),
@@ -564,7 +566,7 @@ def test_every_setting_of_collecting_changes_what_is_collected() -> None:
 
 def test_a_weight_of_latencies_is_refused_where_the_caching_reward_has_none() -> None:
     with pytest.raises(
-        ValueError, match=r"latency_weight must be 0\.05 unless caching_reward is hits_and_latency"
+        ValueError, match=r"latency_weight must be 0\.15 unless caching_reward is hits_and_latency"
     ):
         CEMPlanning(caching_reward="hits", latency_weight=0.5)
 

@@ -1,6 +1,6 @@
 """The agents: LightningModules that learn and decide."""
 
-from hadrl_lightning.agents.caching_objective import CachingObjective, caching_objective
+from hadrl_lightning.agents.caching_objective import LATENCY_WEIGHT, CachingObjective, caching_objective
 from hadrl_lightning.agents.ddpg import DDPG, DDPGSettings
 from hadrl_lightning.agents.hadrl import HADRL, CachingDecision
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings
@@ -12,6 +12,7 @@ from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
 __all__ = [
     "DDPG",
     "HADRL",
+    "LATENCY_WEIGHT",
     "CachingDecision",
     "CachingObjective",
     "DDPGSettings",

@@ -1,5 +1,7 @@
 """Feasible caches around a wish: what a structured caching agent chooses from."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -48,6 +50,51 @@ def propose_caches(
     noise[:, 0] = 0
     priority = wish.unsqueeze(1) + noise
     return fill_caches(scenario, priority.flatten(0, 1)).view(priority.shape)
+
+
+@torch.no_grad()
+def settle(
+    scenario: Scenario,
+    caches: Bool[Tensor, "row start server service"],
+    values: Callable[[Tensor, Tensor], Tensor],
+) -> Bool[Tensor, "row start server service"]:
+    """The best change of one pair after the other, until none is worth more: where a search ends, whatever it drew.
+
+    A change brings a service to a server, or takes one away. What the server then has no room for goes in rising order
+    of what it is worth by itself per bit, and what room is left is filled in falling order of that.
+
+    Args:
+        scenario: gives storage and usable caches.
+        caches: where to begin.
+        values: what caches `[n, proposal, server, service]` are worth to some rows `[n]`, `[n, proposal]`.
+    """
+    num_rows, num_starts, servers, services = caches.shape
+    device = caches.device
+    size = torch.tensor(scenario.storage_bits, device=device)
+    each = torch.eye(services, dtype=torch.bool, device=device)[:, None]
+    pairs = torch.eye(servers * services, dtype=torch.bool, device=device).view(-1, servers, services)
+    row = torch.arange(num_rows, device=device).repeat_interleave(num_starts)
+    cache = caches.flatten(0, 1).clone()
+    value = values(row, cache[:, None])[:, 0]
+    moving = torch.arange(len(cache), device=device)
+    for _ in range(servers * services):
+        now, rows = cache[moving], row[moving]
+        alone = (values(rows, now[:, None] ^ pairs) - value[moving, None]).abs().view_as(now) / size
+        alone = alone / alone.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(alone.dtype).tiny)
+        order, forced = torch.where(now, 2 + alone, alone), torch.where(now, -1.0, 4.0)
+        priority = torch.where(each, forced[:, None], order[:, None])
+        packed = fill_caches(scenario, priority.flatten(0, 1)).view(priority.shape)
+        tried = now[:, None, None].repeat(1, servers, services, 1, 1)
+        tried.diagonal(dim1=1, dim2=3).copy_(packed.permute(0, 1, 3, 2))
+        tried = tried.flatten(1, 2)
+        worth, best = values(rows, tried).max(dim=1)
+        better = worth > value[moving]
+        moving, worth = moving[better], worth[better]
+        if not len(moving):
+            break
+        cache[moving] = tried[better.nonzero()[:, 0], best[better]]
+        value[moving] = worth
+    return cache.view_as(caches)
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:

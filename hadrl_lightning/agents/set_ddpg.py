@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Optimizer
 
-from hadrl_lightning.agents.cache_proposals import normal, propose_caches
+from hadrl_lightning.agents.cache_proposals import normal, propose_caches, settle
 from hadrl_lightning.agents.ddpg import DDPG, DDPGLosses, DDPGSettings
 from hadrl_lightning.agents.views import check_caching_view
 from hadrl_lightning.data.transitions import CachingTransitions
@@ -46,17 +46,19 @@ class SetDDPGSettings(DDPGSettings):
     """Width of the actor's layers; at least 1."""
 
     num_proposals: int = 128
-    """Caches that are compared in a round of a decision; at least 1 (1: the actor decides alone, and neither
-    `proposal_rounds` nor `hysteresis` matters)."""
+    """Caches around the actor's action that a decision begins with; at least 1 (1: the actor decides alone, and neither
+    `num_starts` nor `hysteresis` matters)."""
 
-    proposal_rounds: int = 6
-    """Rounds of proposals: first around the actor's action, then each around the best so far; at least 1."""
+    num_starts: int = 16
+    """The best of these caches, each of which is changed pair by pair until no change is worth more; the best one is
+    the decision. With several, decisions hang less on what was drawn. At least 1, and at most `num_proposals` count."""
 
     explore_proposals: int = 64
-    """`num_proposals` while experience is collected and the actor is taught; at least 1."""
+    """Caches that are compared in a round while experience is collected and the actor is taught; at least 1."""
 
     explore_rounds: int = 2
-    """`proposal_rounds` while experience is collected; at least 1."""
+    """Such rounds while experience is collected: first around the actor's action, then each around the best so far; at
+    least 1."""
 
     hysteresis: float = 0.1
     """By how much a decision must be worth more than the caches held now, filled up, to replace them, in standard
@@ -77,7 +79,7 @@ class SetDDPGSettings(DDPGSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("actor_width", "num_proposals", "proposal_rounds", *_EXPLORATION, "actor_rows"):
+        for name in ("actor_width", "num_proposals", "num_starts", *_EXPLORATION, "actor_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.use_actor:
@@ -100,10 +102,11 @@ class SetDDPG(DDPG):
 
     The critic learns from the caches that were executed, not from the raw actions, and sees coverage and copies of
     each service (`SetCritic`). A decision is the target critic's best of many feasible caches: the actor's, the one
-    held now filled up, and disturbed ones; what is held stays unless the best is worth more by a margin. The actor
-    (`SetActor`) learns by cross-entropy to make the decision that such a search ends with, in place of following the
-    critic's slope, which knows nothing of what fits. Rewards are normalised by their running mean and standard
-    deviation after the rare outliers are cut (latencies have a long tail), so any caching reward will do.
+    held now filled up, and disturbed ones, the best of which are changed until no change of a pair helps; what is held
+    stays unless the best is worth more by a margin. The actor (`SetActor`) learns by cross-entropy to make the decision
+    that a search ends with, in place of following the critic's slope, which knows nothing of what fits. Rewards are
+    normalised by their running mean and standard deviation after the rare outliers are cut (latencies have a long
+    tail), so any caching reward will do.
 
     Weights do not depend on the number of users, servers or services: `for_scenario` takes them to another network.
     Everything is deterministic: draws come from the given generator, else from one seeded by `settings.seed`. Those
@@ -179,13 +182,20 @@ class SetDDPG(DDPG):
     def explore(
         self, observation: Float[Tensor, "batch observation"], noise: float, generator: torch.Generator
     ) -> Float[Tensor, "batch action"]:
-        """The decision with Gaussian noise of the given standard deviation on its ±1, made feasible and filled up.
+        """The best of some proposals, with Gaussian noise of deviation `noise` on its ±1, made feasible and filled up.
+
+        Before the first update, whose critic knows nothing and would have all networks hold about the same, the caches
+        are drawn at random.
 
         Returns:
             1 where a service is held and −1 elsewhere: `decode_caching` gives this very cache.
         """
         rounds = self.settings.explore_rounds
         few = self.settings.explore_proposals
+        if self.num_updates == 0:
+            shape = (len(observation), self.scenario.num_servers, self.scenario.num_services)
+            drawn = fill_caches(self.scenario, normal(shape, generator, observation))
+            return _as_action(drawn, observation).flatten(-2)
         best = self._search(observation, self.actor, self.target_critic, generator, few, rounds)
         if noise > 0:
             drawn = normal(best.shape, generator, observation)
@@ -205,9 +215,11 @@ class SetDDPG(DDPG):
         What is held now stays, filled up, where that is worth nearly as much (`hysteresis`).
         """
         rows = observation.reshape(-1, self.observation_size)
-        cache = self._search(rows, actor, critic, generator, shared=True)
-        if self.settings.num_proposals > 1:
-            cache = self._worth_switching(rows, cache, critic)
+        if self.settings.num_proposals == 1:
+            cache = fill_caches(self.scenario, self._wish(rows, actor))
+        else:
+            generator = generator or make_generator(self.settings.seed, Use.CACHING_DECISIONS)
+            cache = self._worth_switching(rows, self._settled(rows, actor, critic, generator), critic)
         action = _as_action(cache, observation)
         return action.reshape(*observation.shape[:-1], self.action_size)
 
@@ -228,30 +240,63 @@ class SetDDPG(DDPG):
         observation: Float[Tensor, "batch observation"],
         actor: nn.Module,
         critic: nn.Module,
-        generator: torch.Generator | None,
-        num_proposals: int | None = None,
-        rounds: int | None = None,
+        generator: torch.Generator,
+        num_proposals: int,
+        rounds: int,
         among: Share | None = None,
-        shared: bool = False,
     ) -> Bool[Tensor, "batch server service"]:
-        num_proposals = num_proposals or self.settings.num_proposals
-        shape = (len(observation), self.scenario.num_servers, self.scenario.num_services)
-        wish = observation.new_zeros(shape)
-        if self.settings.use_actor or num_proposals == 1:
-            wish = actor(observation).to(observation.dtype).view(shape)
+        """The best of some rounds of proposals."""
+        wish = self._wish(observation, actor)
         if num_proposals == 1:
             return fill_caches(self.scenario, wish)
-        generator = generator or make_generator(self.settings.seed, Use.CACHING_DECISIONS)
         best = fill_caches(self.scenario, self._held(observation))  # full, as all that the critic learns from
-        for _ in range(rounds or self.settings.proposal_rounds):
-            proposed = self.propose(wish, num_proposals, generator, shared, among)
+        for _ in range(rounds):
+            proposed = self.propose(wish, num_proposals, generator, among=among)
             caches = torch.cat((proposed, best.unsqueeze(1)), dim=1)
-            flat = caches.flatten(2).to(observation.dtype)
-            seen = observation.unsqueeze(1).expand(-1, flat.shape[1], -1)
-            value = critic(seen, flat).float().round(decimals=VALUE_DECIMALS).nan_to_num(nan=-inf)
+            value = self._values(observation, caches, critic)
             best = caches[torch.arange(len(caches), device=caches.device), value.argmax(dim=1)]
             wish = _as_action(best, observation)
         return best
+
+    @torch.no_grad()
+    def _settled(
+        self,
+        observation: Float[Tensor, "batch observation"],
+        actor: nn.Module,
+        critic: nn.Module,
+        generator: torch.Generator,
+    ) -> Bool[Tensor, "batch server service"]:
+        """The best of where the changes of the best proposals end; the same proposals for all rows."""
+        wish, count = self._wish(observation, actor), self.settings.num_proposals
+        proposed = self.propose(wish, count, generator, shared=True)
+        starts = self._values(observation, proposed, critic).topk(min(self.settings.num_starts, count), dim=1)
+        row = torch.arange(len(proposed), device=proposed.device)
+        held = fill_caches(self.scenario, self._held(observation))
+        begun = torch.cat((proposed[row[:, None], starts.indices], held.unsqueeze(1)), dim=1)
+        ends = settle(
+            self.scenario, begun, lambda rows, caches: self._values(observation[rows], caches, critic)
+        )
+        return ends[row, self._values(observation, ends, critic).argmax(dim=1)]
+
+    def _wish(
+        self, observation: Float[Tensor, "batch observation"], actor: nn.Module
+    ) -> Float[Tensor, "batch server service"]:
+        """The actor's action, or none without `use_actor`."""
+        shape = (len(observation), self.scenario.num_servers, self.scenario.num_services)
+        if not self.settings.use_actor:
+            return observation.new_zeros(shape)
+        return actor(observation).to(observation.dtype).view(shape)
+
+    def _values(
+        self,
+        observation: Float[Tensor, "batch observation"],
+        caches: Bool[Tensor, "batch proposal server service"],
+        critic: nn.Module,
+    ) -> Float[Tensor, "batch proposal"]:
+        """What a critic thinks of some caches of every row, to so many digits as decide; none is worse than −inf."""
+        flat = caches.flatten(2).to(observation.dtype)
+        seen = observation.unsqueeze(1).expand(-1, flat.shape[1], -1)
+        return critic(seen, flat).float().round(decimals=VALUE_DECIMALS).nan_to_num(nan=-inf)
 
     def _held(self, observation: Float[Tensor, "batch observation"]) -> Float[Tensor, "batch server service"]:
         return read_caching_observation(

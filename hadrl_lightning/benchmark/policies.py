@@ -121,7 +121,7 @@ LEARNERS: dict[str, Learner] = {
     "hadrl-actor-caching": Learner(
         label="HADRL, caches by the actor alone",
         kind="hadrl",
-        settings={"model": {"set_ddpg": {"num_proposals": 1, "proposal_rounds": 1, "explore_rounds": 1}}},
+        settings={"model": {"set_ddpg": {"num_proposals": 1, "num_starts": 1, "explore_rounds": 1}}},
     ),
     "hadrl-no-planning": Learner(label="HADRL, no planning (reactive)", kind="no-planning"),
     "hadrl-published": Learner(
