@@ -400,3 +400,17 @@ def test_inspect_refuses_what_is_no_agent(tmp_path: Path, capsys: pytest.Capture
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"hadrl-lightning {__version__}\n"
+
+
+def test_what_another_training_was_paid_is_forgotten_when_beginning_with_its_weights(tmp_path: Path) -> None:
+    trained = HADRL(Scenario())
+    trained.ddpg.rewards.update(torch.full((8, 1), 5.0))
+    trained.ddpg.num_updates += 3
+    trained.save_weights(tmp_path / "trained.ckpt")
+    begun = HADRL(Scenario(), seed=1)
+    begun.load_weights(tmp_path / "trained.ckpt")
+    assert begun.ddpg.num_updates == 0
+    fresh = HADRL(Scenario()).ddpg.rewards.state_dict()
+    assert all(torch.equal(value, fresh[name]) for name, value in begun.ddpg.rewards.state_dict().items())
+    assert torch.equal(begun.ddpg.actor.code, trained.ddpg.actor.code)
+    assert torch.equal(begun.ddpg.critic.layers[0].weight, trained.ddpg.critic.layers[0].weight)

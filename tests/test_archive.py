@@ -28,6 +28,7 @@ from hadrl_lightning.benchmark import (
 )
 from hadrl_lightning.benchmark.aggregate import _middle_mean, _probability, aggregate
 from hadrl_lightning.benchmark.archive import judged
+from hadrl_lightning.benchmark.plan import parse_sweep
 from hadrl_lightning.benchmark.records import early_bests, groups
 from hadrl_lightning.benchmark.report import result_table
 from hadrl_lightning.cli import main
@@ -288,3 +289,25 @@ def test_quick_keeps_its_own_files_beneath_those_of_the_user(in_empty_folder: Pa
     (record, *_) = Archive(Path("out")).records()
     assert record.scenario == "es2-tight-quick"
     assert len(record.result.episodes["latency"]) == 5
+
+
+def test_results_with_other_settings_are_no_seeds_of_the_same_policy(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    for plan in (
+        plan_of("twin-ddpg", seeds=(0, 1, 2), slots=4000),
+        plan_of("twin-ddpg", seeds=(0,), slots=2000),
+    ):
+        archive.note(plan)
+        archive.finish(made_up(plan))
+    learnt = [one for one in groups(Archive(tmp_path).records()) if one.first.policy == "twin-ddpg"]
+    assert [one.seeds for one in learnt] == [[0]]
+
+
+def test_an_archive_gives_back_the_lists_of_a_sweep(tmp_path: Path) -> None:
+    sweep = parse_sweep("data.scenario.compute_hz=[60GHz,30GHz],[30GHz,30GHz]")
+    plan = plan_of("random+random", seeds=(0,), sweeps=(sweep,))
+    archive = Archive(tmp_path)
+    archive.note(plan)
+    archive.finish(made_up(plan))
+    found = groups(Archive(tmp_path).records())
+    assert {one.first.sweep_value for one in found} == {(60e9, 30e9), (30e9, 30e9)}

@@ -21,8 +21,8 @@ else:  # a type checker at run time meets the annotations of methods apart from 
 
 OF_DATA = ("scenario", "physics", "seed")
 """Settings of the data in a file of settings that the agent takes over."""
-OF_TRAINING = ("best_reward", "num_updates")
-"""Endings of the names of buffers that belong to a training and not to what it taught."""
+OF_TRAINING = ("best_reward", "num_updates", "rewards")
+"""Parts of the names of buffers that belong to a training and not to what it taught: of what was earned above all."""
 
 
 def progress(trainer: Trainer) -> dict[str, int]:
@@ -140,8 +140,8 @@ class StoredAgent(LightningModule):
     def load_weights(self, path: str | Path) -> None:
         """Take over what another agent has learnt, to train on from it: its weights and what it has seen.
 
-        All else stays fresh: optimizers, replay, counters, schedules, the best reward. The scenario may be another one;
-        other sizes of it need structured models at both levels.
+        All else stays fresh: optimizers, replay, counters, schedules, statistics of rewards. The scenario may be
+        another one; other sizes of it need structured models at both levels.
 
         Args:
             path: a file of weights or a checkpoint, or the name of an agent that ships with the package.
@@ -151,7 +151,11 @@ class StoredAgent(LightningModule):
         """
         path = find_agent(path, "weights")
         found = read_agent(path, "weights")["state_dict"]
-        fresh = {name: value for name, value in self.state_dict().items() if name.endswith(OF_TRAINING)}
+        fresh = {
+            name: value
+            for name, value in self.state_dict().items()
+            if any(part in OF_TRAINING for part in name.split("."))
+        }
         self.take({**found, **fresh}, f"weights must fit the models of these settings, got {path}")
 
     def take(self, weights: Mapping[str, Any], problem: str, strict: bool | None = None) -> None:

@@ -119,9 +119,11 @@ class DDPGLevel(nn.Module):
         self.actor_optimizer, self.critic_optimizer = agent.configure_optimizers()
         self._owed = 0.0
 
-    def act(self, observation: Float[Tensor, "batch observation"]) -> Float[Tensor, "batch action"]:
-        """The decision without exploration."""
-        return self.agent.act(self._seen(observation))
+    def act(
+        self, observation: Float[Tensor, "batch observation"], generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch action"]:
+        """The decision without exploration; a `SetDDPG` searches by the generator, as HADRL has it."""
+        return self.agent.act(self._seen(observation), generator)
 
     def explore(
         self, observation: Float[Tensor, "batch observation"], progress: float
@@ -191,6 +193,7 @@ class TwinDDPG(nn.Module):
         super().__init__()
         self.network = network
         self.settings = settings
+        self.seed = seed
         scenario, initial = network.scenario, make_generator(seed, Use.RIVAL_WEIGHTS)
         slow_sizes = (scenario.caching_observation_size, scenario.caching_action_size)
         slow = slow_agent or DDPG(*slow_sizes, settings.ddpg(), generator=initial)
@@ -230,7 +233,8 @@ class TwinDDPG(nn.Module):
         """Both levels without exploration."""
 
         def caching(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
-            action = self.slow.act(network.caching_observation())
+            generator = make_generator(self.seed, Use.PLAY, network.decision)
+            action = self.slow.act(network.caching_observation(), generator)
             return decode_caching(network.scenario, action, network.cache, network.physics)
 
         def offloading(network: EdgeNetwork) -> Allocation:

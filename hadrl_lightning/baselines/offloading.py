@@ -90,7 +90,7 @@ def least_loaded_targets(network: EdgeNetwork) -> Int[Tensor, "batch user"]:
 
 
 OffloadingFactory = Callable[[Scenario, torch.Generator], OffloadingPolicy]
-"""Makes a policy for a scenario; the generator, on the network's device, is for those that draw."""
+"""Makes a policy for a scenario; the generator, on the CPU, is for those that draw."""
 
 OFFLOADING_POLICIES: dict[str, OffloadingFactory] = {
     "all_cloud": lambda scenario, generator: all_cloud,

@@ -20,6 +20,10 @@ from hadrl_lightning.files import replacing
 FILE = "cells.json.xz"
 """Its name in the folder."""
 FORMAT = 1
+JUDGED = ("scenario", "physics", "test")
+"""Settings of a cell by which all policies of a place are judged alike."""
+OF_A_SEED = "agent"
+"""Setting of a cell that is another one for each seed: the contents of a trained agent's file."""
 
 
 class Noted(NamedTuple):
@@ -35,6 +39,8 @@ class Noted(NamedTuple):
     """Of the cell."""
     judged: str
     """Hash of what makes results comparable: the network and the test episodes."""
+    made_by: str = ""
+    """Hash of what else the policy depends on but its seed; empty in files of before it was noted."""
 
     @property
     def place(self) -> str:
@@ -45,8 +51,9 @@ class Noted(NamedTuple):
 class Archive:
     """What a benchmark folder holds of all commands that were given for it.
 
-    Where a command computes anew what is there, its results take the place of the old ones; where it judges on other
-    episodes or another network, they take the place of all that was in that place of the tables.
+    Where a command computes anew what is there, its results take the place of the old ones, of all seeds if the policy
+    has other settings; where it judges on other episodes or another network, they take the place of all that was in
+    that place of the tables.
 
     Raises:
         HadrlError: the file is damaged, or of another format.
@@ -63,7 +70,7 @@ class Archive:
             stored = json.loads(lzma.decompress(file.read_bytes()))
             if stored["format"] != FORMAT:
                 raise HadrlError(f"{file} must be of format {FORMAT}, got {stored['format']}")
-            self.noted = [Noted(*one) for one in stored["noted"]]
+            self.noted = [_noted(one) for one in stored["noted"]]
             self.results = {key: CellResult(**one) for key, one in stored["results"].items()}
         except HadrlError:  # another format: a ValueError too
             raise
@@ -90,6 +97,7 @@ class Archive:
                 entry.seed,
                 entry.cell.key,
                 judged(entry.cell),
+                made_by(entry.cell),
             )
             for entry in plan.entries
         ]
@@ -99,11 +107,13 @@ class Archive:
     def add(self, new: Sequence[Noted]) -> None:
         """Take entries over, in place of those that they contradict."""
         judgements = {one.place: one.judged for one in new}
+        makers = {(one.place, one.policy): one.made_by for one in new}
         replaced = {(one.place, one.policy, one.seed) for one in new}
         kept = [
             one
             for one in self.noted
             if judgements.get(one.place, one.judged) == one.judged
+            and makers.get((one.place, one.policy), one.made_by) == one.made_by
             and (one.place, one.policy, one.seed) not in replaced
         ]
         self.noted = [*kept, *new]
@@ -139,9 +149,23 @@ class Archive:
 
 def judged(cell: Cell, cells_format: int = cells.FORMAT) -> str:
     """Hash of what makes the results of cells comparable: the network, the test episodes, and who draws them."""
-    what = [cells_format, *(cell.settings[name] for name in ("scenario", "physics", "test"))]
-    text = json.dumps(what, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _hash([cells_format, *(cell.settings[name] for name in JUDGED)])
+
+
+def made_by(cell: Cell) -> str:
+    """Hash of what a policy depends on beside that and its seed: results of different ones are no seeds of one."""
+    return _hash({name: value for name, value in cell.settings.items() if name not in (*JUDGED, OF_A_SEED)})
+
+
+def _hash(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _noted(stored: Sequence[Any]) -> Noted:
+    """From JSON, which knows no tuples."""
+    noted = Noted(*stored)
+    value = noted.sweep_value
+    return noted._replace(sweep_value=tuple(value) if isinstance(value, list) else value)
 
 
 def chosen(
