@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hadrl_lightning.files import replacing, writing
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import Episode
+from hadrl_lightning.simulator import Episode, homes
 
 DECISIONS = {
     "episode": "the episode, from 0 on",
@@ -118,12 +118,12 @@ def _decision_rows(
     bandwidth = requests.new_tensor(scenario.bandwidth_per_server_hz, dtype=episode.latency.dtype)
     compute = requests.new_tensor(scenario.compute_per_server_hz, dtype=episode.latency.dtype)
     deadline = requests.new_tensor(scenario.deadlines_s, dtype=episode.latency.dtype)
-    homes = requests.new_tensor(scenario.homes(physics)).expand_as(requests)
+    home = homes(scenario, physics, requests.device).expand_as(requests)
     columns = [
         _cells(value)
         for value in (
             requests,
-            homes,
+            home,
             episode.positions[..., 0],
             episode.positions[..., 1],
             episode.spectral_efficiency,

@@ -5,6 +5,7 @@ from math import dist, sqrt
 from typing import NamedTuple
 
 from hadrl_lightning.scenario import BITS_PER_BYTE, GIB, MIB, Physics, Scenario
+from hadrl_lightning.simulator import rules
 
 
 class Unit(NamedTuple):
@@ -63,7 +64,7 @@ def ranges_of(scenario: Scenario, physics: Physics = "strict") -> Ranges:
 
 
 def _home_distances_m(scenario: Scenario, physics: Physics) -> list[float]:
-    homes = [scenario.servers_m[home] for home in scenario.homes(physics)]
+    homes = [scenario.servers_m[home] for home in rules(physics).homes(scenario)]
     if scenario.user_positions_m is not None:
         return [dist(user, home) for user, home in zip(scenario.user_positions_m, homes)]
     reach = scenario.cell_radius_m * sqrt(2)

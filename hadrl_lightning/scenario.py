@@ -275,12 +275,13 @@ class Scenario:
             return tuple(self._nearest_server(point) for point in self.user_positions_m)
         return tuple(user * self.num_servers // self.num_users for user in range(self.num_users))
 
-    def homes(self, physics: Physics = "strict") -> tuple[int, ...]:
-        """The server whose radio each user uses, [U].
+    @property
+    def published_homes(self) -> tuple[int, ...]:
+        """The published association of users with servers, floor(i / floor(U / S)) capped at S - 1, [U].
 
-        The published association floor(i / floor(U / S)), capped at S - 1, is not the user's cell in ES4.
+        In ES4 it is not the user's cell. Where positions are given, it is the nearest server.
         """
-        if physics == "strict" or self.user_positions_m is not None:
+        if self.user_positions_m is not None:
             return self.cells
         users_per_server = max(self.num_users // self.num_servers, 1)
         return tuple(min(user // users_per_server, self.num_servers - 1) for user in range(self.num_users))
@@ -399,7 +400,7 @@ class Scenario:
                 text = f"{name} look like degrees, got {points[0]} and others within 1 m: give metres"
                 warnings.warn(text, HadrlWarning, stacklevel=1)
         if self.server_positions_m is not None and self.user_positions_m is None:
-            where = "" if self.homes("published") == self.cells else "under physics strict "
+            where = "" if self.published_homes == self.cells else "under physics strict "
             warnings.warn(
                 f"server_positions_m changes nothing {where}without user_positions_m: "
                 "users are drawn around their own server, whose link they use",

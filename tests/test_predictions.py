@@ -19,6 +19,7 @@ from hadrl_lightning.simulator import (
     decode_caching,
     decode_offloading,
     episode_scores,
+    rules,
     run_episode,
 )
 
@@ -87,7 +88,7 @@ def test_every_row_can_be_computed_again_from_the_files(physics: Physics, tmp_pa
         assert float(row["deadline_s"]) == pytest.approx(scenario.deadlines_s[service], rel=1e-6)
         assert row["on_time"] == str(int(float(row["latency_s"]) <= float(row["deadline_s"])))
         home = int(row["home"])
-        assert home == scenario.homes(physics)[int(row["user"])]
+        assert home == rules(physics).homes(scenario)[int(row["user"])]
         x, y = scenario.servers_m[scenario.cells[int(row["user"])]]
         assert -100 <= float(row["x_m"]) - x < 100
         assert -100 <= float(row["y_m"]) - y < 100

@@ -222,8 +222,8 @@ def test_without_thresholds_published_cuts_into_equal_bins():
 def test_the_published_association_of_es4_is_not_the_cell():
     # Published: floor(i / 7) capped at 3. Cells: floor(4 i / 30): 0-7, 8-14, 15-22, 23-29.
     scenario = scenario_of("ES4")
-    assert scenario.homes("published") == (0,) * 7 + (1,) * 7 + (2,) * 7 + (3,) * 9
-    assert scenario.homes("strict") == (0,) * 8 + (1,) * 7 + (2,) * 8 + (3,) * 7
+    assert scenario.published_homes == (0,) * 7 + (1,) * 7 + (2,) * 7 + (3,) * 9
+    assert scenario.cells == (0,) * 8 + (1,) * 7 + (2,) * 8 + (3,) * 7
     # User 7 stands on server 0 in cell 0: 200 m from server 1, whose radio it uses as published.
     positions = torch.tensor([[[100.0, 0.0]] * 30])
     cache = torch.zeros(1, 4, 10, dtype=torch.bool)
@@ -239,7 +239,7 @@ def test_the_published_association_of_es4_is_not_the_cell():
 
 def test_the_other_scenarios_associate_by_cell():
     for name in ("ES2", "ES3", "ES5"):
-        assert scenario_of(name).homes("published") == scenario_of(name).homes("strict")
+        assert scenario_of(name).published_homes == scenario_of(name).cells
 
 
 def test_published_caching_checks_only_the_cache_before_and_only_if_all_are_over():

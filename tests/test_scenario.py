@@ -33,7 +33,7 @@ def test_the_defaults_are_the_published_es2():
     assert scenario.usable_cache_bits == pytest.approx((160 * 1024**3 * 8,) * 2)
     assert scenario.backhaul_bytes_per_s == 200 * 1024**2
     assert scenario.servers_m == ((100, 0), (300, 0))
-    assert scenario.homes() == (0,) * 15 + (1,) * 15
+    assert scenario.cells == (0,) * 15 + (1,) * 15
     assert scenario.slots_per_episode == 50
     assert scenario.offload_thresholds in (None, (0.0,))
 
@@ -100,11 +100,11 @@ def test_servers_can_differ():
     [(1, 3, (0, 0, 0)), (3, 5, (0, 0, 1, 1, 2)), (4, 2, (0, 2)), (5, 5, (0, 1, 2, 3, 4))],
 )
 def test_users_are_spread_over_the_cells(servers, users, homes):
-    assert Scenario(num_servers=servers, num_users=users).homes() == homes
+    assert Scenario(num_servers=servers, num_users=users).cells == homes
 
 
 def test_fewer_users_than_servers_have_a_published_home_too():
-    assert Scenario(num_servers=4, num_users=2).homes("published") == (0, 1)
+    assert Scenario(num_servers=4, num_users=2).published_homes == (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -489,8 +489,8 @@ def test_given_coordinates_stay_and_go_home_to_the_nearest_server():
         server_positions_m=((0.0, 0.0), (1000.0, 0.0)),
         user_positions_m=((510.0, 3.0), (499.0, -7.5), (1000.0, 0.0)),
     )
-    assert scenario.homes() == (1, 0, 1)
-    assert scenario.homes("published") == (1, 0, 1)
+    assert scenario.cells == (1, 0, 1)
+    assert scenario.published_homes == (1, 0, 1)
     network = EdgeNetwork(scenario, num_envs=2)
     expected = torch.tensor(scenario.user_positions_m).expand(2, -1, -1)
     network.begin_frame(network.cache)
@@ -620,7 +620,7 @@ def test_a_state_of_another_size_is_refused():
 def test_an_episode_has_its_slots_and_decisions_and_starts_empty():
     scenario = Scenario(decisions_per_episode=3, slots_per_decision=2)
     network = EdgeNetwork(scenario, num_envs=2)
-    home = torch.tensor(scenario.homes()).expand(2, -1)
+    home = torch.tensor(scenario.cells).expand(2, -1)
     episode = run_episode(
         network,
         lambda n: torch.ones_like(n.cache),

@@ -9,6 +9,7 @@ from hadrl_lightning.nn.set_encoder import read_observation
 from hadrl_lightning.parallel import MergedOverRanks
 from hadrl_lightning.ranges import NUMBERS, Ranges, shown
 from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import rules
 
 TOLERANCE = 1e-6
 """Relative: observations are in single precision."""
@@ -22,7 +23,7 @@ def ranges_of_observation(
     """What offloading observations show of these numbers. Capacities `published` shows only less what was taken."""
     seen = read_observation(observation, scenario.num_servers, scenario.num_services)
     columns = {"input of a task": seen.user[..., 1] * 1e6, "cycles of a task": seen.user[..., 2] * 1e9}
-    if physics == "strict":
+    if rules(physics).shows_capacity:
         columns["bandwidth_hz"] = seen.server[..., 1] * 1e5
         columns["compute_hz"] = seen.server[..., 2] * 1e9
     ends = torch.stack([torch.stack((one.min(), one.max())) for one in columns.values()]).tolist()

@@ -12,7 +12,18 @@ from torch import Tensor, nn
 
 from hadrl_lightning.errors import HadrlError, NonFiniteError
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import EdgeNetwork
+from hadrl_lightning.simulator import (
+    CachingView,
+    EdgeNetwork,
+    OffloadingView,
+    View,
+    fields_of,
+    from_vector,
+    rules,
+)
+from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.fields import sizes
+from hadrl_lightning.simulator.physics import RULES
 
 SIZES = ("num_servers", "num_users", "num_services")
 CAPACITY_TOLERANCE = 1e-3
@@ -63,7 +74,7 @@ def check_offloading_view(observation: Tensor, scenario: Scenario, physics: Phys
             capacity, input or number of cycles.
     """
     check_size(observation, scenario)
-    _check_blocks("offloading observation", observation, offloading_blocks(scenario, physics))
+    _check_blocks("offloading observation", observation, _blocks(OffloadingView, scenario, physics))
 
 
 def check_size(observation: Tensor, scenario: Scenario) -> None:
@@ -96,21 +107,15 @@ def check_caching_view(observation: Tensor, scenario: Scenario, physics: Physics
         HadrlError: a cache bit other than 0 and 1, a negative demand, or caches of another size than the scenario's:
             the decision would overfill them, or leave them empty.
     """
-    blocks = caching_blocks(scenario, physics)
-    _check_blocks("caching observation", observation, blocks)
-    pairs, servers = scenario.caching_action_size, scenario.num_servers
-    like = observation.detach().double()
-    bits = like[..., :pairs].unflatten(-1, (servers, scenario.num_services))
-    left = like[..., -servers:] * 1e9
-    usable, whole = (
-        like.new_tensor(size) for size in (scenario.usable_cache_bits, scenario.cache_per_server_bits)
+    possible = list(RULES.values()) if physics is None else [rules(physics)]
+    _check_blocks("caching observation", observation, _blocks(CachingView, scenario, physics))
+    view = from_vector(CachingView, observation.detach().double(), scenario)
+    table = constants(scenario, observation.device, torch.float64)
+    left, usable = view.free_cache_bits, table.usable_cache_bits
+    expected = [(one.fillable_bits(table, view.cache), one.of_cache(table)) for one in possible]
+    wrong = torch.stack([(left - bits).abs() > CAPACITY_TOLERANCE * whole for bits, whole in expected]).all(
+        dim=0
     )
-    wrong = torch.ones_like(left, dtype=torch.bool)
-    if physics != "published":
-        wrong &= (left - usable).abs() > CAPACITY_TOLERANCE * usable
-    if physics != "strict":
-        total = left + bits @ like.new_tensor(scenario.storage_bits)
-        wrong &= (total - whole).abs() > CAPACITY_TOLERANCE * whole
     if bool(wrong.any()):
         place = tuple(wrong.nonzero()[0].tolist())
         server = place[-1]
@@ -155,32 +160,21 @@ def check_plan(action: Float[Tensor, "networks action"], free_energy: Float[Tens
 
 
 @lru_cache(maxsize=64)
-def offloading_blocks(scenario: Scenario, physics: Physics) -> tuple[_Block, ...]:
-    """The numbers of an offloading observation in their order."""
-    servers, services, users = scenario.num_servers, scenario.num_services, scenario.num_users
-    capacity = 0.0 if physics == "strict" else -torch.finfo(torch.float32).max  # less what was taken before
-    return (
-        _Block("cache bit {}", servers * services, 0.0, 1.0, whole=True),
-        _Block("remaining cache of server {}", servers, capacity),
-        _Block("bandwidth of server {}", servers, capacity),
-        _Block("compute of server {}", servers, capacity),
-        _Block("service of user {}", users, 1.0, float(services), whole=True),
-        _Block("input of user {}", users),
-        _Block("cycles of user {}", users),
-    )
-
-
-@lru_cache(maxsize=64)
-def caching_blocks(scenario: Scenario, physics: Physics | None) -> tuple[_Block, ...]:
-    """The numbers of a caching observation in their order."""
-    servers, services = scenario.num_servers, scenario.num_services
-    remaining = 0.0 if physics == "strict" else -torch.finfo(torch.float32).max
-    return (
-        _Block("cache bit {}", servers * services, 0.0, 1.0, whole=True),
-        _Block("demand of service {}", services),
-        _Block("hits of pair {}", servers * services),
-        _Block("remaining cache of server {}", servers, remaining),
-    )
+def _blocks(view: type[View], scenario: Scenario, physics: Physics | None) -> tuple[_Block, ...]:
+    """The numbers of an observation in their order; None allows what any physics does."""
+    possible = list(RULES.values()) if physics is None else [rules(physics)]
+    below_zero = frozenset().union(*(one.below_zero for one in possible))
+    blocks = []
+    for field in fields_of(view):
+        least, most = float(field.first), torch.finfo(torch.float32).max
+        if field.name in below_zero:
+            least = -most
+        if field.dtype == torch.bool:
+            most = 1.0
+        if field.of is not None:
+            most = field.first + sizes(scenario)[field.of] - 1.0
+        blocks.append(_Block(field.text, field.size(scenario), least, most, field.whole))
+    return tuple(blocks)
 
 
 @lru_cache(maxsize=64)

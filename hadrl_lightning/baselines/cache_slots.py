@@ -46,7 +46,7 @@ class MeanSlot:
     """
 
     def __init__(self, scenario: Scenario, inverse_root: float) -> None:
-        table = constants(scenario, "strict", torch.device("cpu"), torch.float64)
+        table = constants(scenario, torch.device("cpu"), torch.float64)
         asked = torch.tensor(scenario.popularity_vector, dtype=torch.float64) * scenario.num_users
         self._radio = asked[:, None] * (table.input_bits[:, None] / table.bandwidth_hz).sqrt() * inverse_root
         self._edge = asked[:, None] * (table.cycles[:, None] / table.compute_hz).sqrt()

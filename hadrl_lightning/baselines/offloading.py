@@ -21,6 +21,7 @@ from hadrl_lightning.simulator import (
     OffloadingPolicy,
     decode_offloading,
     equal_shares,
+    homes,
 )
 from hadrl_lightning.simulator.constants import constants
 
@@ -47,9 +48,9 @@ def all_cloud(network: EdgeNetwork) -> Allocation:
     "Next" is by index, cyclically. Where every server holds the service no target leads to the cloud, and the user
     stays at home. Equal shares.
     """
-    homes, servers = _homes(network), network.scenario.num_servers
+    first, servers = _homes(network), network.scenario.num_servers
     lacking = ~holders(network.cache, network.requests)
-    ring = (homes.unsqueeze(-1) + torch.arange(servers, device=network.device)) % servers
+    ring = (first.unsqueeze(-1) + torch.arange(servers, device=network.device)) % servers
     first = lacking.gather(2, ring).to(torch.int8).argmax(dim=2, keepdim=True)
     return equal_shares(network.scenario, ring.gather(2, first).squeeze(-1), network.dtype)
 
@@ -77,7 +78,7 @@ def least_loaded_sqrt(network: EdgeNetwork) -> Allocation:
 
 def least_loaded_targets(network: EdgeNetwork) -> Int[Tensor, "batch user"]:
     """Targets of `least_loaded_equal`, long [B, U]."""
-    table = constants(network.scenario, network.physics, network.device, torch.float64)
+    table = constants(network.scenario, network.device, torch.float64)
     weight = table.compute_hz.mean() / table.compute_hz
     load = weight.new_zeros(network.num_envs, network.scenario.num_servers)
     target = torch.zeros_like(network.requests)
@@ -106,8 +107,7 @@ OFFLOADING_POLICIES: dict[str, OffloadingFactory] = {
 
 
 def _homes(network: EdgeNetwork) -> Int[Tensor, "batch user"]:
-    table = constants(network.scenario, network.physics, network.device, network.dtype)
-    return table.homes.expand(network.num_envs, -1)
+    return homes(network.scenario, network.physics, network.device).expand(network.num_envs, -1)
 
 
 def _holders_or_all(network: EdgeNetwork) -> Bool[Tensor, "batch user server"]:

@@ -60,7 +60,7 @@ def offloading_problem(
         fading: factor on the linear channel gain, [B, U].
         physics: decides only which server is a user's home.
     """
-    table = constants(scenario, physics, positions.device, torch.float64)
+    table = constants(scenario, positions.device, torch.float64)
     bits, cycles = table.input_bits[requests], table.cycles[requests]
     efficiency = spectral_efficiency(scenario, positions.double(), fading.double(), physics)
     held = holders(cache, requests).double()

@@ -1,10 +1,9 @@
 """What decides the level that an environment leaves out, unless the user gives a policy."""
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from hadrl_lightning.simulator import Allocation, EdgeNetwork, equal_shares, fill_caches
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, equal_shares, fill_caches, homes
 
 
 def most_requested(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
@@ -19,5 +18,5 @@ def most_requested(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]
 
 def home_with_equal_shares(network: EdgeNetwork) -> Allocation:
     """Every user offloads to the server whose radio it uses, and gets the same share as the others there, [B, U]."""
-    homes = torch.tensor(network.scenario.homes(network.physics), device=network.device)
-    return equal_shares(network.scenario, homes.expand(network.num_envs, -1), network.dtype)
+    server = homes(network.scenario, network.physics, network.device).expand(network.num_envs, -1)
+    return equal_shares(network.scenario, server, network.dtype)

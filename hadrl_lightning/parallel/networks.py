@@ -1,6 +1,6 @@
 """Networks that the ranks share: each simulates its own, all see all of them."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -9,7 +9,9 @@ from torch import Tensor
 from hadrl_lightning.parallel.collectives import this_rank, whole_rows
 from hadrl_lightning.parallel.shares import Share
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import Allocation, EdgeNetwork, Service
+from hadrl_lightning.simulator import Allocation, CachingView, EdgeNetwork, OffloadingView, Service
+
+AnyView = TypeVar("AnyView", CachingView, OffloadingView)
 
 
 class SharedNetworks(EdgeNetwork):
@@ -55,13 +57,13 @@ class SharedNetworks(EdgeNetwork):
         own = Allocation(*(field[self.share.items] for field in allocation))
         return Service(*self._whole(*super().step(own)))
 
-    def caching_observation(self) -> Float[Tensor, "batch caching"]:
-        """Observation of the slow level, of all networks."""
-        return self._whole(super().caching_observation())[0]
+    def caching_view(self) -> CachingView:
+        """What the slow level sees, of all networks."""
+        return self._whole_view(super().caching_view())
 
-    def offloading_observation(self) -> Float[Tensor, "batch offloading"]:
-        """Observation of the fast level, of all networks."""
-        return self._whole(super().offloading_observation())[0]
+    def offloading_view(self) -> OffloadingView:
+        """What the fast level sees, of all networks."""
+        return self._whole_view(super().offloading_view())
 
     def state_dict(self) -> dict[str, Any]:
         """The state of all networks, as one process that simulates them all would save it."""
@@ -89,6 +91,10 @@ class SharedNetworks(EdgeNetwork):
 
     def _draw_fading(self) -> Tensor:
         return super()._draw_fading()[self.share.items]
+
+    def _whole_view(self, view: AnyView) -> AnyView:
+        names, rows = zip(*view.tensors(), strict=True)
+        return type(view)(**dict(zip(names, self._whole(*rows), strict=True)))
 
     def _whole(self, *rows: Tensor) -> list[Tensor]:
         return whole_rows(rows, self.num_envs)

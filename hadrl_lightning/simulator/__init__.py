@@ -1,12 +1,7 @@
 """The edge network: pure batched physics on explicit state."""
 
-from hadrl_lightning.simulator.actions import (
-    Allocation,
-    decode_caching,
-    decode_offloading,
-    equal_shares,
-    fill_caches,
-)
+from hadrl_lightning.simulator.actions import decode_caching, decode_offloading
+from hadrl_lightning.simulator.decisions import Allocation, equal_shares, fill_caches
 from hadrl_lightning.simulator.episode import (
     CachingPolicy,
     Episode,
@@ -15,7 +10,9 @@ from hadrl_lightning.simulator.episode import (
     episode_scores,
     run_episode,
 )
+from hadrl_lightning.simulator.fields import Field, View, fields_of
 from hadrl_lightning.simulator.network import EdgeNetwork
+from hadrl_lightning.simulator.physics import Limits, Rules, homes, rules
 from hadrl_lightning.simulator.radio import path_loss_db, spectral_efficiency
 from hadrl_lightning.simulator.randomness import Use, check_seed, make_generator, restore_generator
 from hadrl_lightning.simulator.service import (
@@ -25,29 +22,43 @@ from hadrl_lightning.simulator.service import (
     serve,
     switching_cost,
 )
+from hadrl_lightning.simulator.vectors import from_vector, to_vector, vector_size
+from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 __all__ = [
     "Allocation",
     "CachingPolicy",
+    "CachingView",
     "EdgeNetwork",
     "Episode",
     "EpisodeScores",
+    "Field",
+    "Limits",
     "OffloadingPolicy",
+    "OffloadingView",
+    "Rules",
     "Service",
     "Use",
+    "View",
     "caching_reward",
     "check_seed",
     "decode_caching",
     "decode_offloading",
     "episode_scores",
     "equal_shares",
+    "fields_of",
     "fill_caches",
+    "from_vector",
+    "homes",
     "make_generator",
     "offloading_reward",
     "path_loss_db",
     "restore_generator",
+    "rules",
     "run_episode",
     "serve",
     "spectral_efficiency",
     "switching_cost",
+    "to_vector",
+    "vector_size",
 ]

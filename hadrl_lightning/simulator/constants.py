@@ -1,4 +1,4 @@
-"""The scenario's constants as tensors, made once per scenario, physics, device and number format."""
+"""The scenario's constants as tensors, made once per scenario, device and number format."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.scenario import Scenario
 
 
 class Constants(NamedTuple):
@@ -23,8 +23,6 @@ class Constants(NamedTuple):
     usable_cache_bits: Tensor
     cache_bits: Tensor
     servers_m: Tensor
-    homes: Tensor
-    """Server whose radio each user uses, long [U]."""
     cells: Tensor
     """Server around which each user is drawn, long [U]."""
     user_positions_m: Tensor | None
@@ -36,7 +34,7 @@ class Constants(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def constants(scenario: Scenario, physics: Physics, device: torch.device, dtype: torch.dtype) -> Constants:
+def constants(scenario: Scenario, device: torch.device, dtype: torch.dtype) -> Constants:
     """The scenario's constants as tensors on `device` with `dtype`."""
 
     def real(values: object) -> Tensor:
@@ -60,7 +58,6 @@ def constants(scenario: Scenario, physics: Physics, device: torch.device, dtype:
         usable_cache_bits=real(scenario.usable_cache_bits),
         cache_bits=real(scenario.cache_per_server_bits),
         servers_m=real(scenario.servers_m),
-        homes=whole(scenario.homes(physics)),
         cells=whole(scenario.cells),
         user_positions_m=None if users is None else real(users).view(-1, 2),
     )

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadrl_lightning.simulator.actions import Allocation
+from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.network import EdgeNetwork
 from hadrl_lightning.simulator.service import caching_reward
 

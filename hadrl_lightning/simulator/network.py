@@ -9,18 +9,15 @@ from torch import Tensor
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.limits import as_floats, beyond_memory, network_bytes
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator.actions import Allocation
 from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.decisions import Allocation
+from hadrl_lightning.simulator.physics import rules
 from hadrl_lightning.simulator.radio import rayleigh
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator
 from hadrl_lightning.simulator.service import Service, serve, switching_cost
-from hadrl_lightning.simulator.state import (
-    NetworkState,
-    caching_observation,
-    count_slot,
-    empty_state,
-    offloading_observation,
-)
+from hadrl_lightning.simulator.state import NetworkState, count_slot, empty_state
+from hadrl_lightning.simulator.vectors import to_vector
+from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 
 class EdgeNetwork:
@@ -55,8 +52,7 @@ class EdgeNetwork:
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
-        if physics not in ("strict", "published"):
-            raise ValueError(f"physics must be strict or published, got {physics!r}")
+        self.rules = rules(physics)
         sizes = (scenario.num_servers, scenario.num_users, scenario.num_services)
         lacking = beyond_memory(network_bytes(*sizes, num_envs))
         if lacking:
@@ -74,7 +70,7 @@ class EdgeNetwork:
         if generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
         self.generator = generator
-        self._constants = constants(scenario, physics, self.device, dtype)
+        self._constants = constants(scenario, self.device, dtype)
         self.reset()
 
     @property
@@ -149,18 +145,26 @@ class EdgeNetwork:
         service = serve(
             self.scenario, state.cache, state.requests, state.positions, fading, allocation, self.physics
         )
-        count_slot(self.scenario, state, allocation.server, service)
+        count_slot(self.scenario, state, allocation.server, service.hit)
         state.requests, state.positions = self._draw_requests(), self._draw_positions()
         self.slot += 1
         return service
 
+    def caching_view(self) -> CachingView:
+        """What the slow level sees."""
+        return self.rules.caching_view(self._constants, self.state)
+
+    def offloading_view(self) -> OffloadingView:
+        """What the fast level sees."""
+        return self.rules.offloading_view(self._constants, self.state)
+
     def caching_observation(self) -> Float[Tensor, "batch caching"]:
-        """Observation of the slow level, [B, K (1 + 2 S) + S]."""
-        return caching_observation(self.scenario, self.state, self.physics)
+        """The view of the slow level as a vector, [B, K (1 + 2 S) + S]."""
+        return to_vector(self.caching_view(), self.dtype)
 
     def offloading_observation(self) -> Float[Tensor, "batch offloading"]:
-        """Observation of the fast level, [B, S K + 3 S + 3 U]."""
-        return offloading_observation(self.scenario, self.state, self.physics)
+        """The view of the fast level as a vector, [B, S K + 3 S + 3 U]."""
+        return to_vector(self.offloading_view(), self.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         """State, counters and the generator's state, as tensors and numbers."""
@@ -212,10 +216,4 @@ class EdgeNetwork:
             raise ValueError(
                 f"cache must be bool of shape {shape}, got {cache.dtype} of shape {list(cache.shape)}"
             )
-        if self.physics == "strict":
-            table = constants(self.scenario, self.physics, self.device, torch.float64)
-            over = table.bits_of(cache) / table.usable_cache_bits
-            if float(over.max()) > 1 + 1e-9:
-                raise ValueError(
-                    f"cache must fit into the usable cache, got {float(over.max()):.3g} times as much"
-                )
+        self.rules.check_cache(constants(self.scenario, self.device, torch.float64), cache)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.physics import homes
 
 MIN_SPECTRAL_EFFICIENCY = 1e-6
 """bit/s/Hz. A Rayleigh draw can be 0 and would make a latency infinite; no link is worse than this."""
@@ -35,8 +36,8 @@ def spectral_efficiency(
         fading: factor on the linear gain, [B, U].
         physics: decides which server is a user's home.
     """
-    table = constants(scenario, physics, positions.device, positions.dtype)
-    offset = positions - table.servers_m[table.homes]
+    table = constants(scenario, positions.device, positions.dtype)
+    offset = positions - table.servers_m[homes(scenario, physics, positions.device)]
     loss_db = path_loss_db(scenario, torch.hypot(offset[..., 0], offset[..., 1]))
     snr_db = scenario.transmit_power_dbm - scenario.noise_dbm - loss_db
     snr = fading * torch.exp(snr_db * (math.log(10) / 10)).clamp(max=MAX_SNR)

@@ -7,14 +7,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import BITS_PER_BYTE, Physics, Scenario
-from hadrl_lightning.simulator.actions import Allocation, sum_per_server
 from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
+from hadrl_lightning.simulator.physics import rules
+from hadrl_lightning.simulator.physics.strict import MAX_SHARE
 from hadrl_lightning.simulator.radio import spectral_efficiency
 
 MIN_SHARE = 1e-9
 """A share of 0 counts as this much, so that every latency is finite."""
-MAX_SHARE = 1 + 1e-3
-"""No user can have more than a server has; what is beyond 1 is rounding."""
 
 
 class Service(NamedTuple):
@@ -65,14 +65,13 @@ def serve(
             1, or (`strict`) shares of a server that sum to more than 1.
     """
     _check_inputs(scenario, cache, requests, positions, fading, allocation)
-    table = constants(scenario, physics, positions.device, positions.dtype)
+    table, its = constants(scenario, positions.device, positions.dtype), rules(physics)
     server, bandwidth_share, compute_share = allocation
     bandwidth_load, compute_load = (
         sum_per_server(share, server, scenario.num_servers) for share in (bandwidth_share, compute_share)
     )
-    if physics == "strict":
-        _check_load("bandwidth_share", bandwidth_load, scenario.num_users)
-        _check_load("compute_share", compute_load, scenario.num_users)
+    its.check_load("bandwidth_share", bandwidth_load, scenario.num_users)
+    its.check_load("compute_share", compute_load, scenario.num_users)
     bits, cycles = table.input_bits[requests], table.cycles[requests]
     hit = cache.flatten(1).gather(1, server * scenario.num_services + requests)
     efficiency = spectral_efficiency(scenario, positions, fading, physics)
@@ -85,24 +84,11 @@ def serve(
         latency=latency,
         hit=hit,
         on_time=latency <= table.deadlines_s[requests],
-        energy=transmission * transmit_power(scenario, physics),
+        energy=transmission * its.transmit_power(scenario),
         bandwidth_load=bandwidth_load,
         compute_load=compute_load,
         spectral_efficiency=efficiency,
     )
-
-
-def _check_load(name: str, load: Float[Tensor, "batch server"], num_users: int) -> None:
-    """No server gives away more than it has, but for what a sum over users is rounded by."""
-    if load.numel() and float(load.max()) > MAX_SHARE + num_users * torch.finfo(load.dtype).eps:
-        raise ValueError(f"{name} must sum to at most 1 on every server, got {float(load.max()):g}")
-
-
-def transmit_power(scenario: Scenario, physics: Physics) -> float:
-    """Power in W; the published code multiplies the transmission time by the number of dBm instead."""
-    if physics == "published":
-        return scenario.transmit_power_dbm
-    return 10 ** (scenario.transmit_power_dbm / 10) / 1000
 
 
 def switching_cost(
@@ -111,7 +97,7 @@ def switching_cost(
     cache: Bool[Tensor, "batch server service"],
 ) -> Float[Tensor, " batch"]:
     """Seconds to fetch what was not cached before: the sum of storage / backhaul over new (server, service), [B]."""
-    table = constants(scenario, "strict", cache.device, torch.get_default_dtype())
+    table = constants(scenario, cache.device, torch.get_default_dtype())
     new = (cache & ~previous).sum(dim=1)
     return table.bits_of(new) / (scenario.backhaul_bytes_per_s * BITS_PER_BYTE)
 

@@ -1,4 +1,4 @@
-"""What an edge network remembers between slots, and the observations made of it."""
+"""What an edge network remembers between slots."""
 
 from dataclasses import dataclass, fields
 
@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, constants
-from hadrl_lightning.simulator.service import Service
 
 
 @dataclass
@@ -59,7 +58,10 @@ def empty_state(
 
 
 def count_slot(
-    scenario: Scenario, state: NetworkState, server: Int[Tensor, "batch user"], service: Service
+    scenario: Scenario,
+    state: NetworkState,
+    server: Int[Tensor, "batch user"],
+    hit: Bool[Tensor, "batch user"],
 ) -> None:
     """Add a served slot to the counts of the state, in place."""
     table = _table(scenario, state)
@@ -69,7 +71,7 @@ def count_slot(
     state.request_counts += asked
     gain = (state.request_gain + asked) * (1e10 / table.storage_bits)
     state.request_gain = falling_scale(gain)
-    hits = service.hit.to(ones.dtype)
+    hits = hit.to(ones.dtype)
     state.hit_counts.flatten(1).scatter_add_(1, server * services + requests, hits)
     state.taken_bits.zero_().scatter_add_(1, server, table.input_bits[requests])
     state.taken_cycles.zero_().scatter_add_(1, server, table.cycles[requests])
@@ -82,61 +84,5 @@ def falling_scale(value: Float[Tensor, "batch entry"]) -> Float[Tensor, "batch e
     return torch.where(span == 0, 0.0, (largest - value) / span)
 
 
-def caching_observation(
-    scenario: Scenario, state: NetworkState, physics: Physics
-) -> Float[Tensor, "batch caching"]:
-    """Observation of the slow level, K (1 + 2 S) + S numbers.
-
-    Cache bits (S K, server-major), request gain (K), offload popularity (S K), remaining cache in 10^9 bit (S).
-    `strict`: gain and popularity are shares of the episode's requests and hits, and the coming decision may fill the
-    whole usable cache. `published`: the published scalings, and what the present contents leave of the cache.
-    """
-    table = _table(scenario, state)
-    hits = state.hit_counts.flatten(1)
-    if physics == "published":
-        gain, popularity = state.request_gain, falling_scale(hits)
-        remaining = table.cache_bits - table.bits_of(state.cache)
-    else:
-        gain, popularity = _share(state.request_counts), _share(hits)
-        remaining = table.usable_cache_bits.expand(hits.shape[0], -1)
-    bits = state.cache.flatten(1).to(hits.dtype)
-    return torch.cat([bits, gain, popularity, remaining / 1e9], dim=1)
-
-
-def offloading_observation(
-    scenario: Scenario, state: NetworkState, physics: Physics
-) -> Float[Tensor, "batch offloading"]:
-    """Observation of the fast level, S K + 3 S + 3 U numbers.
-
-    Cache bits (S K, server-major); remaining cache in GiB (S), bandwidth in 10^5 Hz (S), compute in GHz (S); requested
-    service 1...K (U), its input in 10^6 bit (U), its cycles in 10^9 (U). `strict`: all bandwidth and compute can be
-    allotted in every slot. `published`: capacity less the bits and cycles that the server took in the slot before.
-    """
-    table = _table(scenario, state)
-    bits = state.cache.flatten(1).to(state.positions.dtype)
-    limit = table.cache_bits if physics == "published" else table.usable_cache_bits
-    cache_gib = (limit - table.bits_of(state.cache)) / (8 * 1024**3)
-    bandwidth, compute = table.bandwidth_hz, table.compute_hz
-    if physics == "published":
-        bandwidth, compute = bandwidth - state.taken_bits, compute - state.taken_cycles
-    batch = bits.shape[0]
-    return torch.cat(
-        [
-            bits,
-            cache_gib,
-            (bandwidth / 1e5).expand(batch, -1),
-            (compute / 1e9).expand(batch, -1),
-            (state.requests + 1).to(bits.dtype),
-            table.input_bits[state.requests] / 1e6,
-            table.cycles[state.requests] / 1e9,
-        ],
-        dim=1,
-    )
-
-
-def _share(counts: Tensor) -> Tensor:
-    return counts / counts.sum(1, keepdim=True).clamp(min=1)
-
-
 def _table(scenario: Scenario, state: NetworkState) -> Constants:
-    return constants(scenario, "strict", state.positions.device, state.positions.dtype)
+    return constants(scenario, state.positions.device, state.positions.dtype)

@@ -1,0 +1,57 @@
+"""Decisions of both levels as they are carried out, and how to make feasible ones."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.constants import constants
+
+
+class Allocation(NamedTuple):
+    """Where each user's task goes and what it gets there."""
+
+    server: Int[Tensor, "batch user"]
+    """Server offloaded to, long [B, U]."""
+    bandwidth_share: Float[Tensor, "batch user"]
+    """Share of that server's bandwidth, [B, U]."""
+    compute_share: Float[Tensor, "batch user"]
+    """Share of that server's compute, [B, U]."""
+
+
+def fill_caches(
+    scenario: Scenario,
+    priority: Float[Tensor, "batch server service"],
+    wanted: Bool[Tensor, "batch server service"] | None = None,
+) -> Bool[Tensor, "batch server service"]:
+    """Take services in falling order of priority while they fit: one that does not fit is passed over.
+
+    Ties go to the service of the lower index.
+    """
+    table = constants(scenario, priority.device, torch.float64)  # sums of bits, exact up to 2^53
+    order = priority.argsort(dim=-1, descending=True, stable=True)
+    size = table.storage_bits[order]
+    allowed = torch.ones_like(order, dtype=torch.bool) if wanted is None else wanted.gather(-1, order)
+    room = table.usable_cache_bits.expand(order.shape[:-1]).clone()
+    taken = torch.zeros_like(allowed)
+    for rank in range(scenario.num_services):
+        fits = allowed[..., rank] & (size[..., rank] <= room)
+        room -= torch.where(fits, size[..., rank], 0)
+        taken[..., rank] = fits
+    return torch.zeros_like(taken).scatter(-1, order, taken)
+
+
+def sum_per_server(
+    value: Float[Tensor, "batch user"], server: Int[Tensor, "batch user"], num_servers: int
+) -> Float[Tensor, "batch server"]:
+    """Sum of the users' values on each server, [B, S]."""
+    return value.new_zeros(value.shape[0], num_servers).scatter_add_(1, server, value)
+
+
+def equal_shares(scenario: Scenario, server: Int[Tensor, "batch user"], dtype: torch.dtype) -> Allocation:
+    """The allocation in which every user of a server gets the same share, [B, U]."""
+    one = torch.ones(server.shape, device=server.device, dtype=dtype)
+    share = one / sum_per_server(one, server, scenario.num_servers).gather(1, server)
+    return Allocation(server, share, share)

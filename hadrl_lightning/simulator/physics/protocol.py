@@ -1,0 +1,98 @@
+"""What a physics decides: the one protocol that `strict` and `published` implement."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator.constants import Constants
+from hadrl_lightning.simulator.decisions import Allocation
+from hadrl_lightning.simulator.state import NetworkState
+from hadrl_lightning.simulator.views import CachingView, OffloadingView
+
+MARGIN = 1 + 1e-5
+"""Widens bounds a little, so that rounding in the simulator's number format never leaves them."""
+
+Limits = dict[str, tuple[list[float], list[float]]]
+"""Least and largest value of every entry of some fields of a view, by the name of the field, in its unit."""
+
+
+class Rules(ABC):
+    """How decisions are read, what is refused, what energy counts, and what agents see.
+
+    Nobody but the rules asks which physics it is. They hold no state: methods are functions of their arguments.
+    """
+
+    name: ClassVar[Physics]
+    shows_capacity: ClassVar[bool]
+    """Whether views show the bandwidth and compute that a server has, and not what a slot before left of it."""
+    below_zero: ClassVar[frozenset[str]] = frozenset()
+    """Fields of views that may fall below 0."""
+
+    @abstractmethod
+    def homes(self, scenario: Scenario) -> tuple[int, ...]:
+        """The server whose radio each user uses, [U]."""
+
+    @abstractmethod
+    def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
+        """The allocation of a (checked) action [B, 3 U]."""
+
+    @abstractmethod
+    def decode_caching(
+        self,
+        table: Constants,
+        scenario: Scenario,
+        action: Float[Tensor, "batch server service"],
+        previous: Bool[Tensor, "batch server service"],
+    ) -> Bool[Tensor, "batch server service"]:
+        """The cache of a (checked) action."""
+
+    @abstractmethod
+    def check_cache(self, table: Constants, cache: Bool[Tensor, "batch server service"]) -> None:
+        """Raise a ValueError for a cache that is not allowed; `table` in double precision."""
+
+    @abstractmethod
+    def check_load(self, name: str, load: Float[Tensor, "batch server"], num_users: int) -> None:
+        """Raise a ValueError for shares whose sum on a server is not allowed."""
+
+    @abstractmethod
+    def transmit_power(self, scenario: Scenario) -> float:
+        """What the time of a transmission is multiplied with for its energy."""
+
+    @abstractmethod
+    def caching_view(self, table: Constants, state: NetworkState) -> CachingView:
+        """What the slow level sees."""
+
+    @abstractmethod
+    def offloading_view(self, table: Constants, state: NetworkState) -> OffloadingView:
+        """What the fast level sees."""
+
+    @abstractmethod
+    def caching_limits(self, scenario: Scenario) -> Limits:
+        """Least and largest values of the caching view."""
+
+    @abstractmethod
+    def offloading_limits(self, scenario: Scenario) -> Limits:
+        """Least and largest values of the offloading view."""
+
+    @abstractmethod
+    def fillable_bits(
+        self, table: Constants, cache: Bool[Tensor, "*rows server service"]
+    ) -> Float[Tensor, "*rows server"]:
+        """`free_cache_bits` of a caching view that shows such a cache."""
+
+    @abstractmethod
+    def of_cache(self, table: Constants) -> Float[Tensor, " server"]:
+        """What `fillable_bits` are a part of."""
+
+
+def flags(count: int) -> tuple[list[float], list[float]]:
+    """Limits of numbers from 0 to 1."""
+    return [0.0] * count, [1.0] * count
+
+
+def widened(low: list[float], high: list[float]) -> tuple[list[float], list[float]]:
+    """Limits with a margin for rounding."""
+    return [MARGIN * value for value in low], [MARGIN * value for value in high]

@@ -1,0 +1,138 @@
+"""Physics `published`: the arithmetic of the published code, which does not check capacity."""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.constants import Constants
+from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
+from hadrl_lightning.simulator.physics.protocol import MARGIN, Limits, Rules, flags, widened
+from hadrl_lightning.simulator.state import NetworkState, falling_scale
+from hadrl_lightning.simulator.views import CachingView, OffloadingView
+
+
+class Published(Rules):
+    """Thresholds between servers, shares that may give away more than there is, and the published scalings."""
+
+    name = "published"
+    shows_capacity = False
+    below_zero = frozenset({"demand", "free_cache_bits", "bandwidth_hz", "compute_hz"})
+
+    def homes(self, scenario: Scenario) -> tuple[int, ...]:
+        """The published association, which in ES4 is not the user's cell."""
+        return scenario.published_homes
+
+    def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
+        """Thresholds of the scenario; shares clip(a, 0, 1) over their sum, rounded to 3 decimals, and never 0."""
+        target, bandwidth, compute = action.chunk(3, dim=1)
+        server = _server(scenario, target)
+        return Allocation(server, _share(scenario, bandwidth, server), _share(scenario, compute, server))
+
+    def decode_caching(
+        self,
+        table: Constants,
+        scenario: Scenario,
+        action: Float[Tensor, "batch server service"],
+        previous: Bool[Tensor, "batch server service"],
+    ) -> Bool[Tensor, "batch server service"]:
+        """The decision as it is, unless the previous cache of every server is over the limit."""
+        over = table.bits_of(previous) > table.usable_cache_bits
+        return torch.where(over.all(dim=1)[:, None, None], previous, action > 0)
+
+    def check_cache(self, table: Constants, cache: Bool[Tensor, "batch server service"]) -> None:
+        """Nothing is refused."""
+
+    def check_load(self, name: str, load: Float[Tensor, "batch server"], num_users: int) -> None:
+        """Nothing is refused."""
+
+    def transmit_power(self, scenario: Scenario) -> float:
+        """The published code multiplies the transmission time by the number of dBm."""
+        return scenario.transmit_power_dbm
+
+    def caching_view(self, table: Constants, state: NetworkState) -> CachingView:
+        """The published scalings, and what the present contents leave of the cache."""
+        return CachingView(
+            cache=state.cache,
+            demand=state.request_gain,
+            hits=falling_scale(state.hit_counts.flatten(1)).view_as(state.hit_counts),
+            free_cache_bits=self.fillable_bits(table, state.cache),
+        )
+
+    def offloading_view(self, table: Constants, state: NetworkState) -> OffloadingView:
+        """Capacity less the bits and cycles that the server took in the slot before."""
+        return OffloadingView(
+            cache=state.cache,
+            free_cache_bits=table.cache_bits - table.bits_of(state.cache),
+            bandwidth_hz=table.bandwidth_hz - state.taken_bits,
+            compute_hz=table.compute_hz - state.taken_cycles,
+            requests=state.requests,
+            input_bits=table.input_bits[state.requests],
+            cycles=table.cycles[state.requests],
+        )
+
+    def caching_limits(self, scenario: Scenario) -> Limits:
+        """The request gain is a quotient whose denominator can come close to 0: it has none."""
+        pairs, services = scenario.num_servers * scenario.num_services, scenario.num_services
+        return {
+            "cache": flags(pairs),
+            "demand": ([-math.inf] * services, [math.inf] * services),
+            # Counts of hits: (max - x) / (max - 0.1) with max at least 1, or all 0.
+            "hits": ([0.0] * pairs, [MARGIN / 0.9] * pairs),
+            "free_cache_bits": _cache_left(scenario),
+        }
+
+    def offloading_limits(self, scenario: Scenario) -> Limits:
+        """What is left may fall below 0 by all that the users can ask of one server."""
+        users = scenario.num_users
+        bits, cycles = users * max(scenario.input_bits), users * max(scenario.cycles)
+        bandwidth, compute = list(scenario.bandwidth_per_server_hz), list(scenario.compute_per_server_hz)
+        return {
+            "cache": flags(scenario.num_servers * scenario.num_services),
+            "free_cache_bits": _cache_left(scenario),
+            "bandwidth_hz": widened([min(hz - bits, 0.0) for hz in bandwidth], bandwidth),
+            "compute_hz": widened([min(hz - cycles, 0.0) for hz in compute], compute),
+            "requests": ([-1.0] * users, [scenario.num_services - 1.0] * users),
+            "input_bits": widened([0.0] * users, [max(scenario.input_bits)] * users),
+            "cycles": widened([0.0] * users, [max(scenario.cycles)] * users),
+        }
+
+    def fillable_bits(
+        self, table: Constants, cache: Bool[Tensor, "*rows server service"]
+    ) -> Float[Tensor, "*rows server"]:
+        """What is left of the whole cache."""
+        return table.cache_bits - table.bits_of(cache)
+
+    def of_cache(self, table: Constants) -> Float[Tensor, " server"]:
+        """The whole cache."""
+        return table.cache_bits
+
+
+def _cache_left(scenario: Scenario) -> tuple[list[float], list[float]]:
+    """What is stored is never checked."""
+    largest = list(scenario.cache_per_server_bits)
+    return widened([min(bits - sum(scenario.storage_bits), 0.0) for bits in largest], largest)
+
+
+def _server(scenario: Scenario, target: Float[Tensor, "batch user"]) -> Int[Tensor, "batch user"]:
+    thresholds = scenario.offload_thresholds
+    if thresholds is None:
+        thresholds = tuple(2 * s / scenario.num_servers - 1 for s in range(1, scenario.num_servers))
+    if len(thresholds) != scenario.num_servers - 1:
+        raise ValueError(
+            f"offload_thresholds must have num_servers - 1 = {scenario.num_servers - 1} values, got {len(thresholds)}"
+        )
+    bounds = torch.tensor(thresholds, device=target.device, dtype=target.dtype)
+    return (target.unsqueeze(-1) > bounds).sum(-1)
+
+
+def _share(
+    scenario: Scenario, action: Float[Tensor, "batch user"], server: Int[Tensor, "batch user"]
+) -> Float[Tensor, "batch user"]:
+    wanted = action.clamp(min=0)
+    total = sum_per_server(wanted, server, scenario.num_servers).gather(1, server)
+    share = torch.where(total > 0, wanted / total, 0.0)
+    share = torch.round(share, decimals=3)
+    return torch.where(share == 0, scenario.free_share, share)

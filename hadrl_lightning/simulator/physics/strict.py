@@ -1,0 +1,128 @@
+"""Physics `strict`: decisions obey the constraints, and energy is in joules."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.constants import Constants
+from hadrl_lightning.simulator.decisions import Allocation, fill_caches, sum_per_server
+from hadrl_lightning.simulator.physics.protocol import Limits, Rules, flags, widened
+from hadrl_lightning.simulator.state import NetworkState
+from hadrl_lightning.simulator.views import CachingView, OffloadingView
+
+MAX_SHARE = 1 + 1e-3
+"""No user can have more than a server has, and no server gives away more; what is beyond 1 is rounding."""
+
+
+class Strict(Rules):
+    """Feasible decisions: caches that fit, shares that sum to 1 on every server that has users."""
+
+    name = "strict"
+    shows_capacity = True
+
+    def homes(self, scenario: Scenario) -> tuple[int, ...]:
+        """The server of the user's cell, or the nearest one."""
+        return scenario.cells
+
+    def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
+        """The target is one of S equal bins of [-1, 1]; shares are weights over their sum on the server."""
+        target, bandwidth, compute = action.chunk(3, dim=1)  # of no users too
+        server = ((target + 1) * (scenario.num_servers / 2)).long().clamp(max=scenario.num_servers - 1)
+        return Allocation(server, _share(scenario, bandwidth, server), _share(scenario, compute, server))
+
+    def decode_caching(
+        self,
+        table: Constants,
+        scenario: Scenario,
+        action: Float[Tensor, "batch server service"],
+        previous: Bool[Tensor, "batch server service"],
+    ) -> Bool[Tensor, "batch server service"]:
+        """The wanted services in falling order of their value, each if it still fits."""
+        return fill_caches(scenario, action, action > 0)
+
+    def check_cache(self, table: Constants, cache: Bool[Tensor, "batch server service"]) -> None:
+        """Refuse more services than fit into the usable cache."""
+        over = table.bits_of(cache) / table.usable_cache_bits
+        if float(over.max()) > 1 + 1e-9:
+            raise ValueError(
+                f"cache must fit into the usable cache, got {float(over.max()):.3g} times as much"
+            )
+
+    def check_load(self, name: str, load: Float[Tensor, "batch server"], num_users: int) -> None:
+        """Refuse that a server gives away more than it has, but for what a sum over users is rounded by."""
+        if load.numel() and float(load.max()) > MAX_SHARE + num_users * torch.finfo(load.dtype).eps:
+            raise ValueError(f"{name} must sum to at most 1 on every server, got {float(load.max()):g}")
+
+    def transmit_power(self, scenario: Scenario) -> float:
+        """Power in W."""
+        return 10 ** (scenario.transmit_power_dbm / 10) / 1000
+
+    def caching_view(self, table: Constants, state: NetworkState) -> CachingView:
+        """Shares of the episode's requests and hits; the coming decision may fill the whole usable cache."""
+        batch = len(state.cache)
+        return CachingView(
+            cache=state.cache,
+            demand=_part(state.request_counts),
+            hits=_part(state.hit_counts.flatten(1)).view_as(state.hit_counts),
+            free_cache_bits=table.usable_cache_bits.expand(batch, -1),
+        )
+
+    def offloading_view(self, table: Constants, state: NetworkState) -> OffloadingView:
+        """All bandwidth and compute can be allotted in every slot."""
+        batch = len(state.cache)
+        return OffloadingView(
+            cache=state.cache,
+            free_cache_bits=table.usable_cache_bits - table.bits_of(state.cache),
+            bandwidth_hz=table.bandwidth_hz.expand(batch, -1),
+            compute_hz=table.compute_hz.expand(batch, -1),
+            requests=state.requests,
+            input_bits=table.input_bits[state.requests],
+            cycles=table.cycles[state.requests],
+        )
+
+    def caching_limits(self, scenario: Scenario) -> Limits:
+        """Shares lie in [0, 1]."""
+        pairs, services = scenario.num_servers * scenario.num_services, scenario.num_services
+        free = widened([0.0] * scenario.num_servers, list(scenario.usable_cache_bits))
+        return {
+            "cache": flags(pairs),
+            "demand": flags(services),
+            "hits": flags(pairs),
+            "free_cache_bits": free,
+        }
+
+    def offloading_limits(self, scenario: Scenario) -> Limits:
+        """Nothing is above what the servers and the largest tasks have."""
+        servers, users = scenario.num_servers, scenario.num_users
+        caches = list(scenario.usable_cache_bits)
+        return {
+            "cache": flags(servers * scenario.num_services),
+            "free_cache_bits": widened([-1e-5 * bits for bits in caches], caches),
+            "bandwidth_hz": widened([0.0] * servers, list(scenario.bandwidth_per_server_hz)),
+            "compute_hz": widened([0.0] * servers, list(scenario.compute_per_server_hz)),
+            "requests": ([-1.0] * users, [scenario.num_services - 1.0] * users),
+            "input_bits": widened([0.0] * users, [max(scenario.input_bits)] * users),
+            "cycles": widened([0.0] * users, [max(scenario.cycles)] * users),
+        }
+
+    def fillable_bits(
+        self, table: Constants, cache: Bool[Tensor, "*rows server service"]
+    ) -> Float[Tensor, "*rows server"]:
+        """The usable cache, whatever it holds."""
+        return table.usable_cache_bits.expand(cache.shape[:-1])
+
+    def of_cache(self, table: Constants) -> Float[Tensor, " server"]:
+        """The usable cache."""
+        return table.usable_cache_bits
+
+
+def _share(
+    scenario: Scenario, action: Float[Tensor, "batch user"], server: Int[Tensor, "batch user"]
+) -> Float[Tensor, "batch user"]:
+    weight = scenario.share_floor + (1 - scenario.share_floor) * (action + 1) / 2
+    return weight / sum_per_server(weight, server, scenario.num_servers).gather(1, server)
+
+
+def _part(counts: Float[Tensor, "batch entry"]) -> Float[Tensor, "batch entry"]:
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)

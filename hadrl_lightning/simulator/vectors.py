@@ -1,0 +1,49 @@
+"""Views as vectors and back, for flat agents and for Gymnasium: the one place that knows the layout.
+
+The fields of a view stand one behind the other in their order, each row-major and in its scale.
+"""
+
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.fields import View, fields_of
+
+AnyView = TypeVar("AnyView", bound=View)
+
+
+def vector_size(view: type[View], scenario: Scenario) -> int:
+    """Numbers of the vector of a view."""
+    return sum([field.size(scenario) for field in fields_of(view)])
+
+
+def to_vector(view: View, dtype: torch.dtype | None = None) -> Float[Tensor, "*rows number"]:
+    """A view as a vector."""
+    parts = []
+    for field in fields_of(type(view)):
+        value: Tensor = getattr(view, field.name)
+        value = field.scaled(value, dtype)
+        parts.append(value.flatten(value.ndim - len(field.axes)))
+    return torch.cat(parts, dim=-1)
+
+
+def from_vector(view: type[AnyView], vector: Float[Tensor, "*rows number"], scenario: Scenario) -> AnyView:
+    """The view of a vector.
+
+    Raises:
+        ValueError: the vector has another size.
+    """
+    expected = vector_size(view, scenario)
+    if vector.ndim < 1 or vector.shape[-1] != expected:
+        raise ValueError(f"observation must have shape [..., {expected}], got {list(vector.shape)}")
+    fields = fields_of(view)
+    parts = vector.split([field.size(scenario) for field in fields], dim=-1)
+    return view(
+        **{
+            field.name: field.unscaled(part.unflatten(-1, field.shape(scenario)))
+            for field, part in zip(fields, parts, strict=True)
+        }
+    )
