@@ -1,7 +1,10 @@
 import csv
 import json
 import math
+import os
+import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -330,6 +333,36 @@ def test_finished_cells_are_used_again_and_a_failed_one_costs_only_itself(
     assert rows[0]["ratio_to_own_best_known"] >= 1
     write_report(records, tmp_path)
     assert len(result_table(records)) == 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_command_where_it_stands_and_costs_no_cell(
+    signum: signal.Signals,
+    in_empty_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    computed = []
+
+    def interrupted(cell: Cell) -> CellResult:
+        if computed:
+            os.kill(os.getpid(), signum)
+        computed.append(cell.policy)
+        return compute(cell)
+
+    monkeypatch.setattr("hadrl_lightning.benchmark.run_cells", partial(run_cells, compute=interrupted))
+    Path("tiny.yaml").write_text(json.dumps(TINY))
+    words = ["benchmark", "--config", "tiny.yaml", "--policies", "lru+home_equal", "none+all_cloud"]
+    words += ["--seeds", "0", "--no_figures", "--output", "out"]
+    assert main(words) == 128 + signum
+    command = "hadrl " + " ".join(words)
+    assert capsys.readouterr().err == f"hadrl: stopped by {signum.name}; start again with: {command}\n"
+    assert [file.suffix for file in Path("out/cells").iterdir()] == [".json"]
+    assert computed == ["lru+home_equal"]
+    monkeypatch.undo()
+    monkeypatch.chdir(in_empty_folder)
+    assert main([*words, "--report_only"]) == 0
+    assert "lru+home_equal" in Path("out/summary.csv").read_text()
 
 
 def test_worker_processes_compute_the_same_cells(tmp_path: Path) -> None:

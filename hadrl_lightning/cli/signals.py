@@ -15,8 +15,8 @@ SAME_REQUEST_S = 1.0
 sent to all processes already."""
 
 
-class Stopped(Exception):
-    """A signal ended the command.
+class Stopped(BaseException):
+    """A signal ended the command: no `Exception`, so that who keeps the exceptions of others does not go on after it.
 
     Args:
         signum: The signal.
