@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from argparse import SUPPRESS
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import is_dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,12 +15,19 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.parser_messages import essence, known_settings
 from hadrl_lightning.units import read_units
 
 BASE = "base.yaml"
 """The shipped file that lies beneath all others: settings of the Trainer, which no class of ours has as defaults."""
 
 Made = TypeVar("Made")
+Groups = Mapping[str, bool]
+"""Dotted names of groups of settings, and whether null has a meaning of its own there."""
+
+
+_UNREADABLE = (ValueError, RecursionError, yaml.YAMLError)
+"""What a text that is no YAML raises: a date such as 2026-99-99 a ValueError."""
 
 
 def shipped_configs() -> tuple[str, ...]:
@@ -53,27 +60,73 @@ def find_config(name: str | Path) -> Path:
     )
 
 
-def load_config(name: str | Path) -> dict[str, Any]:
+def load_config(name: str | Path, groups: Groups | None = None) -> dict[str, Any]:
     """The settings in the file that `name` stands for (see `find_config`), as nested dictionaries.
 
+    Args:
+        name: of the file.
+        groups: what must be a group of settings there (see `said`).
+
     Raises:
-        HadrlError: there is no such file, or it is not a YAML mapping.
+        HadrlError: there is no such file, or it is not a YAML mapping, or a group of settings is something else.
     """
     path = find_config(name)
-    text = read_config(path)
+    return parse_config(read_config(path), path, groups or {})
+
+
+def parse_config(text: str, path: str | Path, groups: Groups) -> dict[str, Any]:
+    """The settings in the text of a file, as nested dictionaries; none where it is empty.
+
+    Raises:
+        HadrlError: see `load_config`.
+    """
     try:
         settings = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except (
-        ValueError,
-        RecursionError,
-        yaml.YAMLError,
-    ) as error:  # a date such as 2026-99-99: ValueError
+    except _UNREADABLE as error:
         raise HadrlError(f"config must be a readable YAML file, got {path}: {_one_line(error)}") from error
     if settings is None:
         return {}
     if not isinstance(settings, dict):
         raise HadrlError(f"config must be a YAML mapping, got a {type(settings).__name__} in {path}")
-    return read_units(settings)
+    return said(read_units(settings), groups, f" in {path}")
+
+
+def said(settings: Mapping[str, Any], groups: Groups, where: str = "", prefix: str = "") -> dict[str, Any]:
+    """What settings say: all of them but the groups that are null, which say nothing.
+
+    Args:
+        settings: nested dictionaries.
+        groups: what must be a group of settings (see `groups_of`).
+        where: the settings come from, for the message.
+        prefix: dotted name of the group they are, with a dot.
+
+    Raises:
+        HadrlError: a group is something else than a mapping or null.
+    """
+    result: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        if key not in groups or (value is None and groups[key]):
+            result[name] = value
+        elif isinstance(value, Mapping):
+            result[name] = said(value, groups, where, f"{key}.")
+        elif value is not None:
+            raise HadrlError(f"{key} must be a group of settings, got {value!r}{where}")
+    return result
+
+
+def groups_of(parser: Any) -> dict[str, bool]:
+    """The groups of settings of a parser of jsonargparse; null has a meaning where a setting is a dataclass or null."""
+    groups: dict[str, bool] = {}
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        if hint is None or action.default == SUPPRESS:  # the last: --KEY.help
+            continue
+        words = action.dest.split(".")
+        groups |= {".".join(words[:depth]): False for depth in range(1, len(words))}
+        if words[0] != "trainer" and _dataclasses(hint):
+            groups[action.dest] = _allows_null(hint)
+    return groups
 
 
 def read_config(path: str | Path) -> str:
@@ -95,12 +148,12 @@ def read_config(path: str | Path) -> str:
         raise HadrlError(f"config must be a text file in UTF-8, got {path} in another encoding") from None
 
 
-def numbers_for_units(text: str, name: str = "") -> str:
-    """YAML with a number in place of every number with a unit; the text as it is where there are none.
+def numbers_for_units(text: str, name: str) -> str:
+    """The value of a setting on a command line with a number in place of every number with a unit.
 
     Args:
-        text: a file, or the value of a setting.
-        name: of that setting.
+        text: YAML; it is left as it is where there are none.
+        name: of the setting.
 
     Raises:
         HadrlError: a number with a unit of another kind.
@@ -127,7 +180,7 @@ def _parsed(text: str) -> Any:
     """What YAML makes of a text; the text itself where that is nothing: whoever reads it says what is wrong."""
     try:
         return yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except (ValueError, RecursionError, yaml.YAMLError):
+    except _UNREADABLE:
         return text
 
 
@@ -141,30 +194,50 @@ def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def construct(cls: Callable[..., Made], settings: Mapping[str, Any], others: Mapping[str, Any]) -> Made:
+def class_parser(cls: Callable[..., Any], group: str, elsewhere: Mapping[str, Collection[str]]) -> Any:
+    """A parser of jsonargparse for the arguments of a class.
+
+    Args:
+        cls: the class.
+        group: name of the group of settings that they are.
+        elsewhere: names of other groups, and the arguments that are there.
+    """
+    from jsonargparse import ArgumentParser  # takes a while
+
+    parser = ArgumentParser(exit_on_error=False)
+    moved = {name for names in elsewhere.values() for name in names}
+    parser.add_class_arguments(cls, group, fail_untyped=False, instantiate=False, skip=moved)
+    stay = {action.dest.split(".")[1] for action in parser._actions if "." in action.dest}
+    for other, names in elsewhere.items():
+        skip = stay | (moved - set(names))
+        parser.add_class_arguments(cls, other, fail_untyped=False, instantiate=False, skip=skip)
+    return parser
+
+
+def construct(
+    cls: Callable[..., Made], parser: Any, settings: Mapping[str, Any], others: Mapping[str, Any]
+) -> Made:
     """Call a class with settings as plain values, read and checked as those of a file are.
 
     Args:
         cls: the class.
-        settings: its arguments as plain values; what is missing has its default.
+        parser: of its arguments (see `class_parser`).
+        settings: its arguments as plain values in the groups of the parser; what is missing has its default.
         others: arguments as they are, in place of those.
 
     Raises:
         HadrlError: a setting is unknown, or its value not allowed.
     """
-    from jsonargparse import ArgumentParser  # takes a while
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, "it", fail_untyped=False, instantiate=False)
     try:
-        parsed = parser.parse_object({"it": {**settings}})
+        parsed = parser.parse_object(settings)
         refuse_nulls(parser, parsed)
-        arguments = parser.instantiate(parsed).it
-        return cls(**{**arguments.as_dict(), **others})
+        groups = parser.instantiate(parsed)
+        arguments = {name: value for group in settings for name, value in groups[group].as_dict().items()}
+        return cls(**{**arguments, **others})
     except HadrlError:
         raise
     except Exception as error:  # jsonargparse raises several kinds
-        raise HadrlError(_one_line(error)) from error
+        raise HadrlError(essence(str(error), known_settings(parser))) from error
 
 
 def refuse_nulls(parser: Any, settings: Any) -> None:
@@ -184,14 +257,14 @@ def refuse_nulls(parser: Any, settings: Any) -> None:
         lightnings = action.dest.startswith("trainer.")  # where null stands for a default
         if hint in (None, Any) or lightnings or action.default == SUPPRESS:  # the last: --KEY.help
             continue
-        place, path = settings, ""
+        place = settings
         for word in action.dest.split("."):
             if not hasattr(place, "get") or word not in place:
                 break
-            place, path = place.get(word), f"{path}.{word}".lstrip(".")
-            if place is None and (path != action.dest or not (action.default is None or _allows_null(hint))):
-                raise HadrlError(f"{path} must not be null")
+            place = place.get(word)
         else:
+            if place is None and not (action.default is None or _allows_null(hint)):
+                raise HadrlError(f"{action.dest} must not be null")
             for name, part in _dataclasses(hint).items():
                 if place is not None and place.get(name, 0) is None and not _allows_null(part):
                     raise HadrlError(f"{action.dest}.{name} must not be null")
@@ -212,7 +285,33 @@ def _one_line(error: Exception) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 200e6 as a number, as jsonargparse does on the command line."""
+    """Safe YAML that reads 200e6 as a number, as jsonargparse does on the command line.
+
+    It refuses what would silently be lost or never end: a name that stands twice in a group, and a part of itself.
+    """
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        """All of a part before the part itself: else one that holds itself would be there already."""
+        self.deep_construct = True
+        return super().construct_document(node)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose names differ."""
+        names: set[str] = set()
+        for key, _ in node.value:
+            if key.value in names and isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(
+                    f"{key.value} stands twice in a group, in line {key.start_mark.line + 1}"
+                )
+            names |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+        return super().construct_mapping(node, deep=True)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int | float:
+        """A whole number; one of more digits than Python reads is beyond what any setting may be."""
+        try:
+            return super().construct_yaml_int(node)
+        except ValueError:
+            return float(str(node.value).replace("_", ""))
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -223,3 +322,4 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
     list("-+0123456789."),
 )
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)

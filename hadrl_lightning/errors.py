@@ -1,14 +1,31 @@
 """Errors that a user caused or can mend, as opposed to bugs of ours: the command line shows them as one line."""
 
+LONGEST_VALUE = 200
+LONGEST = 1000
+"""Characters of a message that are shown of what was got, and of all of it."""
+
 
 class HadrlError(ValueError):
     """A request that can't be carried out: one line that names what is wrong, the value and what is allowed.
 
-    The command line prints it without a traceback and ends with the exit status of the class.
+    The command line prints it without a traceback and ends with the exit status of the class. Of a value of thousands
+    of characters it shows the first and the last ones.
     """
 
     status = 2
     """Exit status of the command line."""
+
+    def __init__(self, message: object) -> None:
+        """See the class."""
+        before, got, value = str(message).partition(", got ")
+        super().__init__(shortened(before + got + shortened(value, LONGEST_VALUE), LONGEST))
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, without its middle where it is longer than that."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest * 3 // 4]} … {text[-(longest // 4) :]}"
 
 
 class OutputError(HadrlError):

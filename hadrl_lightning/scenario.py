@@ -170,9 +170,9 @@ class Scenario:
             ValueError: no such file and no shipped config of that name, or the config has no ``data.scenario``, an
                 unknown field, or a value out of range.
         """
-        data = load_config(name).get("data")
-        fields = data.get("scenario") if isinstance(data, dict) else None
-        if not isinstance(fields, dict):
+        settings = load_config(name, {"data": False, "data.scenario": False})
+        fields = settings.get("data", {}).get("scenario")
+        if fields is None:
             raise ValueError(f"config {name} has no data.scenario")
         return cls.from_dict(fields)
 

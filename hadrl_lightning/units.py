@@ -58,7 +58,7 @@ def read_unit(name: str, value: Any) -> Any:
     if unit not in units:
         allowed = ", ".join(word for word in units if word not in _BARE)
         raise HadrlError(f"{name} must be a number, in one of {allowed} if it has a unit, got {value!r}")
-    return _plain(Decimal(number) * Decimal(units[unit]))
+    return _product(number, units[unit])
 
 
 def with_unit(name: str, value: Any) -> str:
@@ -100,9 +100,13 @@ def read_prefix(text: str) -> Any:
     match = _NUMBER.fullmatch(text)
     if match is None or match.group(2) not in _DECIMAL:
         return text
-    return _plain(Decimal(match.group(1)) * Decimal(_DECIMAL[match.group(2)]))
+    return _product(match.group(1), _DECIMAL[match.group(2)])
 
 
-def _plain(number: Decimal) -> int | float:
+def _product(value: str, factor: str) -> int | float:
     """A whole number as such as long as double precision holds it exactly."""
+    try:
+        number = Decimal(value) * Decimal(factor)
+    except ArithmeticError:  # an exponent beyond Decimal's
+        return float(value) * float(factor)
     return int(number) if abs(number) < 2**53 and number == number.to_integral_value() else float(number)

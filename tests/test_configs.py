@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from hadrl_lightning.agents import DDPG, HADRL, DDPGSettings, WorldModel, WorldModelSettings
+from hadrl_lightning.benchmark import PlanSettings, make_plan
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.cli import main
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
@@ -116,7 +117,9 @@ def test_the_published_agent_is_asked_for_by_name() -> None:
     [
         ("model: {planer: {n_candidates: 5}}", "planer"),
         ("model: {planner: {n_candidates: many}}", "n_candidates"),
-        ("model: {planner: null}", "planner must not be null"),
+        ("model: {planner: {n_candidates: null}}", "model.planner.n_candidates must not be null"),
+        ("data: hello", r"data must be a group of settings, got 'hello' in .*mine.yaml"),
+        ("model: [1]", r"model must be a group of settings, got \[1\] in .*mine.yaml"),
         ("data: {scenario: {num_users: -1}}", "num_users must be"),
     ],
 )
@@ -262,9 +265,6 @@ def test_text_that_is_no_yaml_is_refused_in_one_line(tmp_path: Path, text: str) 
         ("data: {scenario: {num_users: null}}", "data.scenario.num_users"),
         ("model: {set_ddpg: {actor_learning_rate: null}}", "model.set_ddpg.actor_learning_rate"),
         ("planning: {caching_noise: null}", "planning.caching_noise"),
-        ("data: null", "data"),
-        ("data: {scenario: null}", "data.scenario"),
-        ("model: {planner: null}", "model.planner"),
         ("planning: {planner: {n_candidates: null}}", "planning.planner.n_candidates"),
     ],
 )
@@ -274,6 +274,58 @@ def test_a_null_in_a_file_is_refused_where_the_setting_has_none(
     Path("mine.yaml").write_text(text)
     assert main(["fit", "--config", "es2.yaml", "--config", "mine.yaml"]) == 2
     assert capsys.readouterr().err == f"hadrl: error: {setting} must not be null\n"
+
+
+NO_GROUP = {
+    "data: hello": "data must be a group of settings, got 'hello' in mine.yaml",
+    "data: {scenario: [1, 2]}": "data.scenario must be a group of settings, got [1, 2] in mine.yaml",
+    "planning: {planner: hello}": "planning.planner must be a group of settings, got 'hello' in mine.yaml",
+    "trainer: fast": "trainer must be a group of settings, got 'fast' in mine.yaml",
+    "- data": "config must be a YAML mapping, got a list in mine.yaml",
+    "data": "config must be a YAML mapping, got a str in mine.yaml",
+    "data: {seed: 1, seed: 2}": "YAML file, got mine.yaml: seed stands twice in a group, in line 1",
+    "data: &a {scenario: *a}": "YAML file, got mine.yaml: found unconstructable recursive node",
+    f"data: {{scenario: {{num_users: {'9' * 5000}}}}}": "data.scenario.num_users must be int, got inf",
+    "data: {scenario: {compute_hz: 1e99999999999 GHz}}": "compute_hz must be a finite number, got inf",
+    "data: {scenario: {cell: " + "x" * 5000 + "}}": "unknown setting data.scenario.cell",
+}
+"""What a file says that is no setting or no group, and what is said of it."""
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "data:\n", "data:\n  scenario:\n", "{}"])
+def test_a_file_or_a_group_that_is_empty_leaves_earlier_settings_as_they_are(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    Path("three.yaml").write_text("data: {scenario: {num_users: 3}}")
+    Path("mine.yaml").write_text(text)
+    assert HADRL.from_config("three.yaml", "mine.yaml").scenario.num_users == 3
+    assert printed_settings(capsys, "three.yaml", "mine.yaml")["data"]["scenario"]["num_users"] == 3
+    (cell, *_) = make_plan(
+        PlanSettings(overlays=("three.yaml", "mine.yaml"), policies=("random+random",))
+    ).cells
+    assert cell.settings["scenario"]["num_users"] == 3
+
+
+@pytest.mark.parametrize("text", NO_GROUP, ids=range(len(NO_GROUP)))
+def test_what_is_no_group_of_settings_is_refused_in_the_same_words_everywhere(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    """Followed by a file that is right: merged over what is wrong, it would hide it."""
+    Path("mine.yaml").write_text(text)
+    Path("three.yaml").write_text("data: {scenario: {num_users: 3}}" if "inf" not in NO_GROUP[text] else "")
+    names = ("es2.yaml", "mine.yaml", "three.yaml")
+    assert main(["fit", *(word for name in names for word in ("--config", name))]) == 2
+    by_fit = capsys.readouterr().err
+    assert NO_GROUP[text] in by_fit
+    assert by_fit.count("\n") == 1
+    with pytest.raises(HadrlError) as by_benchmark:
+        make_plan(PlanSettings(scenarios=names[:1], overlays=names[1:], policies=("random+random",)))
+    assert NO_GROUP[text] in str(by_benchmark.value)
+    assert max(len(by_fit), len(str(by_benchmark.value))) < 400
+    if not text.startswith(("trainer", "planning")):
+        with pytest.raises(HadrlError) as in_python:
+            HADRL.from_config(*names)
+        assert NO_GROUP[text] in str(in_python.value)
 
 
 @pytest.mark.parametrize("given", ["1" + "0" * 400, "-1" + "0" * 400])

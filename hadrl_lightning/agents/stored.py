@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import __version__ as lightning_version
 
 from hadrl_lightning.agent_files import RECORD, check_agent, find_agent, read_agent, recorded
-from hadrl_lightning.config_files import construct, load_config, merged
+from hadrl_lightning.config_files import class_parser, construct, groups_of, load_config, merged
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import replacing
 
@@ -82,9 +82,10 @@ class StoredAgent(LightningModule):
         Raises:
             HadrlError: there is no such file, or a setting is unknown or not allowed.
         """
-        given = merged(*(load_config(name) for name in names))
-        data, model = given.get("data") or {}, given.get("model") or {}
-        return construct(cls, {**model, **{name: data[name] for name in OF_DATA if name in data}}, settings)
+        parser = class_parser(cls, "model", {"data": OF_DATA})
+        given = merged(*(load_config(name, groups_of(parser)) for name in names))
+        data = {name: value for name, value in given.get("data", {}).items() if name in OF_DATA}
+        return construct(cls, parser, {"model": given.get("model", {}), "data": data}, settings)
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:

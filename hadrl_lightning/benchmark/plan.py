@@ -26,10 +26,11 @@ from hadrl_lightning.benchmark.training import (
     merged,
     num_slots,
     resolved,
+    setting_groups,
     validated_slots,
     with_slots,
 )
-from hadrl_lightning.config_files import BASE, load_config, parse_setting
+from hadrl_lightning.config_files import BASE, load_config, parse_setting, said
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.units import read_prefix
@@ -130,13 +131,15 @@ def make_plan(settings: PlanSettings) -> Plan:
     if LEAST_KNOWN not in policies:
         policies.append(LEAST_KNOWN)
     entries = []
+    groups = setting_groups()
+    overrides = said(settings.overrides, groups)
     for scenario in settings.scenarios:
-        files = (scenario, *settings.overlays)
-        base = merged(*(load_config(file) for file in (BASE, *files)), settings.overrides)
+        files = (BASE, scenario, *settings.overlays)
+        base = merged(*(load_config(file, groups) for file in files), overrides)
         name = place_label(scenario, settings.overlays)
         variants = [(key, value) for key, values in settings.sweeps for value in values] or [("", None)]
         for key, value in variants:
-            raw = merged(base, nested(key, value)) if key else base
+            raw = merged(base, said(nested(key, value), groups)) if key else base
             build(raw)  # says what is wrong with a value
             full = resolved(raw)
             for policy in policies:

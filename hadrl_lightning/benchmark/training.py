@@ -11,10 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.benchmark.judge import Player
 from hadrl_lightning.callbacks import CEMPlanning, EpisodeEvaluation, FiniteNumbers
-from hadrl_lightning.config_files import merged, refuse_nulls
+from hadrl_lightning.config_files import groups_of, merged, refuse_nulls, said
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import KeepBest, Validation
+from hadrl_lightning.parser_messages import essence, known_settings
 from hadrl_lightning.process import quiet_trainer, quieten
 
 Settings = dict[str, Any]
@@ -23,10 +24,6 @@ SHARED = ("scenario", "physics", "seed")
 """Settings of the data that the model takes over."""
 TRAINER_SETTINGS = ("max_epochs", "check_val_every_n_epoch", "accelerator", "precision")
 """What of the Trainer's settings matters to a cell; the rest is about files and output."""
-
-
-OPTIONAL_GROUPS = ("planning.planner",)
-"""Groups of settings that may be null, which has a meaning of its own: to collect with the agent's planner."""
 
 
 class Parts(NamedTuple):
@@ -44,6 +41,11 @@ def _parser() -> ArgumentParser:
     parser.add_class_arguments(HADRL, "model", fail_untyped=False)
     parser.add_class_arguments(CEMPlanning, "planning", fail_untyped=False)
     return parser
+
+
+def setting_groups() -> dict[str, bool]:
+    """What must be a group of settings here (see `said`)."""
+    return {**groups_of(_parser()), "trainer": False}
 
 
 def resolved(settings: Mapping[str, Any]) -> Settings:
@@ -75,7 +77,7 @@ def build(settings: Mapping[str, Any], seed: int = 0) -> Parts:
     except HadrlError:
         raise
     except ValueError as error:
-        raise HadrlError(_one_line(error)) from error
+        raise _in_one_line(error) from error
     built.planning.check_model(built.model)
     return Parts(built.data, built.model, built.planning)
 
@@ -155,33 +157,19 @@ def train(settings: Settings, seed: int) -> Trained:
 
 def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
     """Settings of data, model and planning with their defaults, and those of the Trainer as they are."""
-    _check_groups(settings, {**_parser().get_defaults().as_dict(), "trainer": {}})
-    known = {name: copy.deepcopy(dict(settings.get(name) or {})) for name in ("data", "model", "planning")}
+    settings = said(settings, setting_groups())
+    known = {name: copy.deepcopy(settings.get(name, {})) for name in ("data", "model", "planning")}
     for name in SHARED:
         known["model"].pop(name, None)
     try:
         full = _parser().parse_object(known).as_dict()
     except Exception as error:  # jsonargparse raises several kinds
-        raise HadrlError(_one_line(error)) from error
+        raise _in_one_line(error) from error
     refuse_nulls(_parser(), full)
     for name in SHARED:
         full["model"].pop(name, None)
     full["data"].pop("seed", None)
-    return full, dict(settings.get("trainer") or {})
-
-
-def _check_groups(given: Mapping[str, Any], default: Mapping[str, Any], prefix: str = "") -> None:
-    """Whatever is a group of settings by default must be one, or be left out: jsonargparse accepts some others."""
-    for name, value in default.items():
-        found = given.get(name)
-        left_out = name not in given or (
-            found is None and (not prefix or f"{prefix}{name}" in OPTIONAL_GROUPS)
-        )
-        if not isinstance(value, Mapping) or left_out:
-            continue
-        if not isinstance(found, Mapping):
-            raise HadrlError(f"{prefix}{name} must be a group of settings, got {found!r}")
-        _check_groups(found, value, f"{prefix}{name}.")
+    return full, settings.get("trainer", {})
 
 
 def _check_trainer(trainer: Settings) -> None:
@@ -198,5 +186,5 @@ def _check_trainer(trainer: Settings) -> None:
             raise HadrlError(f"trainer.{name} must be a name, got {value!r}")
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+def _in_one_line(error: Exception) -> HadrlError:
+    return HadrlError(essence(str(error), known_settings(_parser())))

@@ -23,7 +23,7 @@ from hadrl_lightning.cli import checkpoints, ranks, runs
 from hadrl_lightning.cli.loggers import MetricsLogger
 from hadrl_lightning.cli.mistakes import naming_settings, trainer_mistakes
 from hadrl_lightning.cli.outputs import ResultTable, RunTrainer, SaveRun
-from hadrl_lightning.cli.parser import ConfigByName, HadrlParser, known_settings
+from hadrl_lightning.cli.parser import ConfigByName, HadrlParser
 from hadrl_lightning.cli.resuming import Start, differences, read_words, told_of_own_settings
 from hadrl_lightning.cli.signals import StopSignals
 from hadrl_lightning.cli.stopping import GracefulStop, ending_in_one_line, resuming
@@ -32,6 +32,7 @@ from hadrl_lightning.config_files import BASE, load_config, refuse_nulls
 from hadrl_lightning.console import show
 from hadrl_lightning.errors import HadrlWarning
 from hadrl_lightning.parallel import EnsembleParallelStrategy, require_members
+from hadrl_lightning.parser_messages import known_settings
 from hadrl_lightning.process import quieten, spare_the_collector
 
 WEIGHTS_HELP = (

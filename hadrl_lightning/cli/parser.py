@@ -1,17 +1,17 @@
 """The parser: settings files by name, and every mistake told in one line."""
 
-import difflib
 import os
-import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
 
 from hadrl_lightning.cli.help import OPENINGS, opening, use_our_texts
-from hadrl_lightning.config_files import find_config, numbers_for_units, read_config
+from hadrl_lightning.config_files import find_config, groups_of, load_config, numbers_for_units
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.parser_messages import essence, known_settings
 
 
 class ConfigByName(ActionConfigFile):
@@ -29,6 +29,8 @@ class HadrlParser(LightningArgumentParser):
         """See the class."""
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
+        self._settings: dict[str, Any] = {}
+        """Of the file that is parsed."""
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parse, numbers with units too; a whole number beyond double precision is a mistake like any other."""
@@ -38,16 +40,16 @@ class HadrlParser(LightningArgumentParser):
             raise HadrlError(f"settings must be numbers of at most 1.8e308: {error}") from error
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Parse a file of settings in UTF-8, whatever the encoding of the system."""
-        text = read_config(path)
+        """Parse a file of settings in UTF-8, whatever the encoding of the system, numbers with units too."""
+        self._settings = load_config(path, groups_of(self))
         try:
             return super().parse_path(path, *args, **kwargs)
         except UnicodeDecodeError:
-            return self.parse_string(text, os.path.basename(path), *args, **kwargs)
+            return self.parse_string("", os.path.basename(path), *args, **kwargs)
 
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
-        """Parse settings, numbers with units too."""
-        return super().parse_string(numbers_for_units(content.removeprefix("\ufeff")), *args, **kwargs)
+        """Parse the settings of the file at hand in place of its text."""
+        return super().parse_string(yaml.safe_dump(self._settings, sort_keys=False), *args, **kwargs)
 
     def format_help(self, formatter: Any = None) -> str:
         """What matters first, then all settings."""
@@ -77,51 +79,3 @@ def _without_units(words: Sequence[str]) -> list[str]:
             plain.append(numbers_for_units(word, key) if "." in key else word)
             key = ""
     return plain
-
-
-def known_settings(parser: LightningArgumentParser) -> list[str]:
-    """Dotted names of all settings of `parser`."""
-    return sorted({action.dest for action in parser._actions if action.dest and action.dest != "help"})
-
-
-def essence(message: str, known: list[str]) -> str:
-    """One line out of a parser's message: the setting, what is allowed, the value.
-
-    Args:
-        message: What jsonargparse says, of one or more lines.
-        known: Names of settings, to suggest the nearest where one is unknown.
-    """
-    unknown = re.search(
-        r"does not accept (?:option|nested key) '([^']+)'|unrecognized arguments: --([^\s=]+)", message
-    )
-    if unknown:
-        key = unknown.group(1) or unknown.group(2)
-        group = re.search(r"Group '([^']+)'", message)
-        return _unknown(f"{group.group(1)}.{key}" if group and unknown.group(1) else key, known)
-    keys: list[str] = re.findall(r'Parser key "([^"]+)"', message)
-    value = re.search(r"(?:Got value|Given value): (.*)", message)
-    if keys and value:
-        kinds = _allowed(message)
-        got = re.findall(r"Given value: (.*)", message) or [value.group(1)]
-        return f"{keys[-1]} must be {kinds}, got {got[-1].strip()}"
-    text = re.sub(r'^(?:Parser key "config": *)+', "", " ".join(message.split()))
-    return text.removeprefix("argument ")
-
-
-def _unknown(key: str, known: list[str]) -> str:
-    nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
-    if not nearest:
-        last = {name.rpartition(".")[2]: name for name in known}
-        nearest = [last[name] for name in difflib.get_close_matches(key.rpartition(".")[2], list(last), n=1)]
-    return f"unknown setting {key}" + (f"; did you mean {nearest[0]}?" if nearest else "")
-
-
-def _allowed(message: str) -> str:
-    union = re.findall(r"Subtypes: [\[(](.*)[\])]", message)
-    single = re.findall(r"Expected an? (.*?)\. Got value", message)
-    kinds = union[-1] if union else single[-1] if single else "another value"
-    kinds = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kinds)
-    for name, plain in (("typing.", ""), ("NoneType", "null"), (", ...]", "]")):
-        kinds = kinds.replace(name, plain)
-    literals = re.compile(r"Literal\[([^\]]*)\]")
-    return literals.sub(lambda match: match.group(1).replace(", ", " | "), kinds).replace(", ", " | ")
