@@ -10,6 +10,7 @@ import yaml
 
 from hadrl_lightning import cli
 from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO
+from hadrl_lightning.cli.judging import SETTINGS_FILE, cells, place, write_row
 from hadrl_lightning.cli.runs import find_checkpoint, name_of, next_version, reserve_version, run_name
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
 from hadrl_lightning.errors import HadrlError
@@ -89,6 +90,59 @@ def test_other_commands_leave_the_files_of_the_training_alone(command: str) -> N
     assert new == ([] if command == "predict" else [f"checkpoints/tiny/version_0/{command}-last.csv"])
     if new:
         assert len(rows(new[0])) == 1
+
+
+def test_what_is_judged_in_other_settings_goes_elsewhere_and_says_in_which(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    trained()
+    before = files("checkpoints")
+    run = "checkpoints/tiny/version_0"
+    for envs, name in ((3, "test-best-1"), (4, "test-best-2"), (3, "test-best-1")):
+        assert hadrl("test", "--ckpt_path", "best", f"--data.num_envs={envs}") == 0
+        assert capfd.readouterr().out.splitlines()[-1] == f"Outputs: {run}/{name}.csv"
+        assert rows(f"{run}/{name}.csv")[0]["data.num_envs"] == str(envs)
+    after = files("checkpoints")
+    assert {name: after[name] for name in before} == before
+    assert sorted(set(after) - set(before)) == [f"{run}/test-best-{number}.csv" for number in (1, 2)]
+    assert hadrl("test", "--ckpt_path", "best") == 0  # refreshes its own file
+    assert capfd.readouterr().out.splitlines()[-1] == f"Outputs: {run}/test-best.csv"
+    assert "data.num_envs" not in rows(f"{run}/test-best.csv")[0]
+
+
+def test_decisions_made_in_other_settings_go_into_another_folder(tmp_path: Path) -> None:
+    first = tmp_path / "predict-best"
+    assert place(first, {}) == first
+    first.mkdir()
+    assert place(first, {}) == first
+    other = place(first, {"data.seed": "1"})
+    assert other == tmp_path / "predict-best-1"
+    write_row(other / SETTINGS_FILE, {"data.seed": "1"})
+    assert place(first, {"data.seed": "1"}) == other
+    assert place(first, {"data.seed": "2"}) == tmp_path / "predict-best-2"
+    assert place(other, {}) == tmp_path / "predict-best-1-1"  # of a checkpoint named best-1
+    assert cells({"data.seed": (0, 1), "model.net": ([], [2]), "trainer.devices": (1, 2)}) == {
+        "data.seed": "1",
+        "model.net": "[2]",
+    }
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_files_that_name_a_run_judge_it_in_its_own_settings(
+    command: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fit("--data.num_envs=3", "--trainer.max_epochs=1")
+    capfd.readouterr()
+    assert hadrl(command, "--config", "tiny.yaml", "--ckpt_path", "last") == 0
+    told = capfd.readouterr()
+    assert told.err == (
+        "hadrl: warning: the agent is judged as checkpoints/tiny/version_0/config.yaml says: "
+        "data.num_envs is 3 (by the settings files: 2)\n"
+    )
+    written = sorted(path.name for path in Path("checkpoints/tiny/version_0").glob(f"{command}*"))
+    assert written == ([] if command == "predict" else sorted({f"{command}-last.csv", *written}))
+    assert not [name for name in written if name.endswith("-1.csv")]
+    assert hadrl(command, "--config", "wide.yaml", "--ckpt_path", "checkpoints/tiny/version_0/last.ckpt") == 2
 
 
 def test_without_a_config_the_settings_are_those_that_the_run_saved() -> None:

@@ -161,7 +161,11 @@ def test_predict_writes_a_row_for_every_user_and_slot(
 ) -> None:
     path = "checkpoints/es2-quick/version_0/last.ckpt"
     assert main(["predict", "--ckpt_path", path, "--data.predict_episodes=2"]) == 0
-    folder = Path("checkpoints/es2-quick/version_0")
+    folder = Path(
+        "checkpoints/es2-quick/version_0/predict-last-1"
+    )  # the run's own number of episodes is another
+    with (folder / "settings.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [{"data.predict_episodes": "2"}]
     written = ("decisions.csv", "caches.csv", "switching.csv", "columns.md", "scenario.yaml")
     assert f"Outputs: {', '.join(f'{folder}/{name}' for name in written)}\n" in capsys.readouterr().out
     with (folder / "decisions.csv").open(newline="") as file:

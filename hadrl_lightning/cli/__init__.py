@@ -34,9 +34,9 @@ commands:
 settings:
   --config NAME      a path, or a shipped file (CONFIGS);
                      give several, the later ones win
-  --ckpt_path PATH   a checkpoint, or last or best: that of the newest run of the same configs;
-                     fit goes on with the run's own settings in its folder, and with flags
-                     that differ from them in a new one
+  --ckpt_path PATH   a checkpoint, or last or best: that of the newest run of the same configs, of all
+                     runs without --config; the run's own settings hold beneath the flags.
+                     fit goes on in its folder, and with flags that differ in a new one
   --weights PATH     fit begins with what an agent has learnt, and with all else fresh;
                      the scenario may be another one
   --KEY VALUE        any single setting, such as --data.scenario.num_users 60

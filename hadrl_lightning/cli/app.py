@@ -20,9 +20,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from hadrl_lightning.agents import check_trainer
 from hadrl_lightning.agents.stored import StoredAgent
 from hadrl_lightning.cli import checkpoints, ranks, runs
+from hadrl_lightning.cli.judging import SETTINGS_FILE, cells, place, write_row
 from hadrl_lightning.cli.loggers import MetricsLogger
 from hadrl_lightning.cli.mistakes import naming_settings, trainer_mistakes
-from hadrl_lightning.cli.outputs import ResultTable, RunTrainer, SaveRun
+from hadrl_lightning.cli.outputs import ResultTable, RunTrainer, SaveRun, result_name
 from hadrl_lightning.cli.parser import ConfigByName, HadrlParser
 from hadrl_lightning.cli.resuming import Start, differences, read_words, told_of_own_settings
 from hadrl_lightning.cli.signals import StopSignals
@@ -83,6 +84,7 @@ class HadrlCLI(LightningCLI):
         self.checkpoint_file: Path | None = None
         self.checkpoint: dict[str, Any] = {}
         self.stop = GracefulStop(StopSignals())
+        self.results = ResultTable({})
         self.parsers: dict[str, LightningArgumentParser] = {}
         asked = [word for word in self.command_line[:1] if word in LightningCLI.subcommands()]
         if asked and "JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT" not in os.environ:
@@ -144,14 +146,14 @@ class HadrlCLI(LightningCLI):
             parser.add_lightning_class_args(callback_class, key)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; a checkpoint's own settings are the base, unless other settings files are named."""
+        """Parse; a checkpoint's own settings are the base, unless files are named that are not those of its run."""
         words, parsed = read_words(self.command_line), self.command_line
         words.check()
         if words.ckpt_path is not None:
             self.checkpoint_file = runs.find_checkpoint(words.ckpt_path, words.root, words.run_name)
             own = runs.settings_of(self.checkpoint_file)
-            resumes = words.command == "fit" and own is not None and runs.run_name([own]) == words.run_name
-            if own is not None and (resumes or not words.configs):
+            names_run = own is not None and runs.run_name([own]) == words.run_name
+            if own is not None and (names_run or not words.configs):
                 parsed = [words.command, "--config", own, *words.others[1:]]
             if own is None and not words.configs and self._recorded:
                 # a file alone knows what it was made with
@@ -162,8 +164,7 @@ class HadrlCLI(LightningCLI):
         refuse_nulls(self.parsers[command], self.config[command])
         if parsed is not self.command_line and words.configs:
             named = differences(parser.parse_args(self.command_line)[command], self.config[command])
-            if named:
-                self.notices.append(told_of_own_settings(Path(parsed[2]), named))
+            self.notices.append(told_of_own_settings(Path(parsed[2]), named, command))
 
     @property
     def _recorded(self) -> bool:
@@ -206,18 +207,37 @@ class HadrlCLI(LightningCLI):
         dump = self.parsers[command].dump(self.config[command], skip_link_targets=False, skip_unset=False)
         self.settings: dict[str, Any] = yaml.safe_load(dump)
         """The settings as plain values."""
-        if self.checkpoint_file is None:
+        if self.checkpoint_file is not None:
+            self._check_checkpoint(self.checkpoint_file)
+        if command == "fit":
             return
+        self.results.other = cells(differences(self._own_settings(command), self.config[command]))
+        if command == "predict":
+            first = self.start.folder.path / result_name(command, self.checkpoint_file, "")
+            self.start.folder = runs.RunFolder(place(first, self.results.other))
+
+    def _check_checkpoint(self, file: Path) -> None:
         self.checkpoint = checkpoints.read_checkpoint(
-            self.checkpoint_file, to_resume=self.subcommand == "fit", recorded=self._recorded
+            file, to_resume=self.subcommand == "fit", recorded=self._recorded
         )
         wanted = {name: self.settings["data"][name] for name in self.shared}
         transfers = getattr(self.model_class, "transfers", lambda settings: False)
         if self.subcommand != "fit" and transfers(self.settings.get("model") or {}):
             del wanted["scenario"]
-        checkpoints.check_settings(self.checkpoint_file, self.checkpoint, wanted)
+        checkpoints.check_settings(file, self.checkpoint, wanted)
         if self.subcommand == "fit":
             self.start.check(self.checkpoint, self.settings["trainer"]["max_epochs"])
+
+    def _own_settings(self, command: str) -> Namespace:
+        """The agent's own settings: those it was trained with, or those of the files where nothing trained it."""
+        file = self.checkpoint_file
+        own = runs.settings_of(file) if file is not None else None
+        configs = read_words(self.command_line).configs if own is None else [own]
+        if file is not None and own is None and self._recorded:
+            configs = []
+            self._set_known_defaults(self.parsers[command], checkpoints.settings_in(self.checkpoint))
+        words = [word for config in configs for word in ("--config", config)]
+        return self.parser.parse_args([command, *words])[command]
 
     def _build_data(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         kwargs.pop("applied_instantiation_links", None)
@@ -261,7 +281,7 @@ class HadrlCLI(LightningCLI):
             if isinstance(callback, SaveRun):
                 callback.metrics, callback.is_new = metrics, self.start.folder.is_new
                 callback.config = _without_checkpoint(callback.config)
-        _callbacks(trainer)[:0] = [self.stop, ResultTable()]
+        _callbacks(trainer)[:0] = [self.stop, self.results]
         return trainer
 
     # --- running
@@ -299,8 +319,7 @@ class HadrlCLI(LightningCLI):
             ours = isinstance(callback, checkpoints.Checkpointing)
             if isinstance(callback, ModelCheckpoint) and not ours and callback.dirpath is None:
                 callback.dirpath = str(self.start.folder.path / "checkpoints")
-        for notice in filter(None, [*self.notices, self.start.notice()]):
-            warnings.warn(notice, HadrlWarning, stacklevel=2)
+        self._tell(*self.notices, self.start.notice())
 
     def after_fit(self) -> None:
         """Judge the best checkpoint of the run, as `test` does, and say where everything is."""
@@ -313,6 +332,31 @@ class HadrlCLI(LightningCLI):
         self.trainer.test(self.model, datamodule=self.datamodule, ckpt_path=tested, verbose=False)
         if self.trainer.is_global_zero and not dry:
             show(f"Outputs: {os.path.relpath(folder)}")
+
+    def before_validate(self) -> None:
+        """Say whose settings hold."""
+        self._tell(*self.notices)
+
+    before_test = before_predict = before_validate
+
+    def after_validate(self) -> None:
+        """Say where the results are."""
+        if self.results.written is not None:
+            show(f"Outputs: {os.path.relpath(self.results.written)}")
+
+    after_test = after_validate
+
+    def after_predict(self) -> None:
+        """Record the settings that are not the agent's own beside the decisions, and say where."""
+        evaluation = self.settings.get("evaluation") or {}
+        if self.trainer.is_global_zero and self.results.other and not evaluation.get("output_dir"):
+            file = self.start.folder.path / SETTINGS_FILE
+            write_row(file, self.results.other)
+            show(f"Settings that are not the agent's own: {os.path.relpath(file)}")
+
+    def _tell(self, *notices: str | None) -> None:
+        for notice in filter(None, notices):
+            warnings.warn(notice, HadrlWarning, stacklevel=2)
 
 
 def run(args: Sequence[str] | None = None) -> None:

@@ -34,7 +34,10 @@ SETTINGS = {
     "data.test_episodes": ("N", "episodes of a test"),
     "data.predict_episodes": ("N", "episodes whose decisions are written"),
     "evaluation.references": ("BOOL", "whether others are shown on the same episodes"),
-    "evaluation.output_dir": ("DIR", "where the decisions go; not given: the run's folder"),
+    "evaluation.output_dir": (
+        "DIR",
+        "where the decisions go, over those there; not given: a folder beside the agent",
+    ),
     "trainer.max_epochs": ("N", "epochs; each collects caching decisions, then learns"),
     "trainer.devices": ("N", "devices; more than one: see trainer.strategy"),
     "trainer.precision": ("NAME", "32-true, or bf16-mixed"),
@@ -76,8 +79,8 @@ OPENINGS = {
         ),
     ),
     "predict": Opening(
-        "Play episodes without exploration and write every decision and what it led to: decisions.csv, caches.csv,\n"
-        "switching.csv, and columns.md, which explains them.",
+        "Play episodes without exploration and write every decision and what it led to, into predict-NAME/ beside the\n"
+        "checkpoint: decisions.csv, caches.csv, switching.csv, and columns.md, which explains them.",
         (
             "hadrl predict --ckpt_path best",
             "hadrl predict --ckpt_path es2.ckpt --evaluation.output_dir decisions",
@@ -91,12 +94,13 @@ OPENINGS = {
 
 _RESUMES = (
     "Go on with a training as if it had not been interrupted: a checkpoint, or last or best, that of the "
-    "newest run of the same configs. To begin with what an agent has learnt, see weights."
+    "newest run of the same configs, of all runs without --config. The run's own settings hold beneath the flags. "
+    "To begin with what an agent has learnt, see weights."
 )
 _JUDGED = (
     "The agent: a checkpoint, the name of a shipped agent such as es2.ckpt, or last or best, that of the "
-    "newest run (of the same configs, where there are any). Without --config its own settings hold. Not "
-    "given: an agent that has learnt nothing."
+    "newest run of the same configs, of all runs without --config. Its own settings hold beneath the flags, and "
+    "those of --config where these are not the configs of its run. Not given: an agent that has learnt nothing."
 )
 OURS = {
     "seed_everything": (

@@ -1,18 +1,18 @@
 """What a command leaves behind, whichever loggers it has: a folder with settings, checkpoints and results."""
 
-import csv
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from hadrl_lightning.cli.judging import place, write_row
 from hadrl_lightning.cli.loggers import MetricsLogger, Rows
 from hadrl_lightning.cli.loops import row_to_come
 from hadrl_lightning.cli.runs import RunFolder
 from hadrl_lightning.errors import HadrlWarning, OutputError
-from hadrl_lightning.files import replacing
 
 __all__ = ["ResultTable", "RunTrainer", "SaveRun", "result_name"]
 
@@ -60,9 +60,16 @@ class SaveRun(SaveConfigCallback):
 
 
 class ResultTable(Callback):
-    """Writes what `validate` and `test` found as a CSV file of one row into the folder of the run."""
+    """Writes what `validate` and `test` found as a CSV file of one row into the folder of the run.
 
-    def __init__(self) -> None:
+    Args:
+        other: the settings that are not the agent's own, as cells of the row.
+    """
+
+    def __init__(self, other: Mapping[str, str]) -> None:
+        self.other = other
+        self.written: Path | None = None
+        """The file, once it is there."""
         self._before: set[str] = set()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,16 +99,14 @@ class ResultTable(Callback):
             if name.startswith(prefix) or name in ("epoch", "step") or name not in self._before
         }
         row = {name: int(found.pop(name)) for name in ("epoch", "step") if name in found} | found
-        file = folder.path / result_name(command, trainer.ckpt_path)
+        file = place(folder.path / result_name(command, trainer.ckpt_path), self.other)
         try:
-            with replacing(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as table:
-                writer = csv.DictWriter(table, fieldnames=list(row))
-                writer.writeheader()
-                writer.writerow(row)
+            write_row(file, {**row, **self.other})
+            self.written = file
         except OutputError as error:  # no reason to show nothing
             warnings.warn(f"{error}; the results are shown and not kept", HadrlWarning, stacklevel=2)
 
 
-def result_name(command: str, checkpoint: str | Path | None) -> str:
+def result_name(command: str, checkpoint: str | Path | None, ending: str = ".csv") -> str:
     """Name of the file of results of a checkpoint: test-best.csv; test.csv of weights that are in none."""
-    return f"{command}-{Path(checkpoint).stem}.csv" if checkpoint else f"{command}.csv"
+    return f"{command}-{Path(checkpoint).stem}{ending}" if checkpoint else f"{command}{ending}"

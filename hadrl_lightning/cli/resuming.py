@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 
 from hadrl_lightning.cli import runs
 from hadrl_lightning.cli.checkpoints import BEST, LAST, plain
+from hadrl_lightning.cli.judging import matters
 from hadrl_lightning.cli.loggers import Rows
 from hadrl_lightning.cli.outputs import result_name
 from hadrl_lightning.errors import HadrlError
@@ -187,9 +188,13 @@ def _best_score(checkpoint: Mapping[str, Any]) -> float | None:
     return checkpoint.get("callbacks", {}).get("Checkpointing", {}).get("best_score")
 
 
-def told_of_own_settings(own: Path, different: Mapping[str, tuple[Any, Any]]) -> str:
+def told_of_own_settings(own: Path, different: Mapping[str, tuple[Any, Any]], command: str) -> str | None:
     """What the user is told where the run's settings hold, and the files that name the run say otherwise."""
-    return f"the run goes on as {os.path.relpath(own)} says: {in_words(different, 'by the settings files')}"
+    if command != "fit":
+        different = {key: values for key, values in different.items() if matters(key)}
+    does = "the run goes on" if command == "fit" else "the agent is judged"
+    words = f"{does} as {os.path.relpath(own)} says: {in_words(different, 'by the settings files')}"
+    return words if different else None
 
 
 def _flat(settings: Namespace) -> dict[str, Any]:

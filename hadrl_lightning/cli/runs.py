@@ -126,7 +126,8 @@ def find_checkpoint(ckpt_path: str, root: Path, name: str | None, what: str = "c
     ]
     if not found:
         where = root / (name or "*") / "version_*" / f"{ckpt_path}.ckpt"
-        raise HadrlError(f"{what} {ckpt_path} needs an earlier run of the same configs, found no {where}")
+        same = "" if name is None else " of the same configs"
+        raise HadrlError(f"{what} {ckpt_path} needs an earlier run{same}, found no {where}")
     if name is None:  # runs of several names: their numbers can't be compared
         return max(found, key=lambda entry: entry[1].stat().st_mtime_ns)[1]
     return max(found)[1]
