@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from hadrl_lightning.agents import progress
+from hadrl_lightning.agents import HADRL, progress
 from hadrl_lightning.callbacks.planning import CEMPlanning
 from hadrl_lightning.callbacks.predictions import write_decisions
 from hadrl_lightning.callbacks.references import References
@@ -17,13 +17,16 @@ from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlWarning
 from hadrl_lightning.judge import Scoreboard, Validation
 
+NAME = "HADRL"
+"""The agent's, in tables."""
+
 
 class EpisodeEvaluation(Callback):
     """Judges episodes that the agent plays without exploration.
 
     Validation logs `val/hit_ratio`, `val/latency` (summed over users, mean over slots, s), `val/latency_p95`,
-    deadlines, energy, switching cost (s, mean over caching decisions), over-subscription and the rewards of both
-    levels. Test logs the same as `test/...` and shows a table with 95 % confidence intervals over episodes, beside
+    deadlines, energy, switching cost (s, mean over caching decisions), over-subscription and the published rewards of
+    both levels. Test logs the same as `test/...` and shows a table with 95 % confidence intervals over episodes, beside
     reference policies on the same requests, positions and fading: the best known decisions under the agent's own
     caches, and the least latency known (the same decisions under the caches of least expected latency). It says after
     which epoch the weights were saved, and how the best and the last validation differ. Predict writes, and
@@ -31,7 +34,8 @@ class EpisodeEvaluation(Callback):
 
     Args:
         references: whether test shows the reference policies.
-        output_dir: folder of what predict writes; that of the run's logs where not given.
+        output_dir: folder of what predict writes, over what is there; where not given, that of the trainer's logs, on
+            the command line a folder beside the agent for each agent and its settings.
     """
 
     def __init__(self, references: bool = True, output_dir: str | None = None) -> None:
@@ -39,7 +43,7 @@ class EpisodeEvaluation(Callback):
         self.output_dir = output_dir
         self.validations: list[Validation] = []
         """Those of the training so far."""
-        self._agent = Scoreboard("HADRL")
+        self._agent = Scoreboard(NAME)
         self._others: References | None = None
         self._predicted = 0
         self._written: list[Path] = []
@@ -66,9 +70,14 @@ class EpisodeEvaluation(Callback):
 
     # Hooks ---------------------------------------------------------------------------------------------------------
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where the agent has learnt nothing."""
+        if trainer.state.fn == "validate":
+            _warn_of_untrained(pl_module)
+
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the episodes of the validation before."""
-        self._agent = Scoreboard("HADRL")
+        self._agent = Scoreboard(_name(pl_module))
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -87,9 +96,13 @@ class EpisodeEvaluation(Callback):
         if trainer.state.fn == "validate":
             self._show(trainer, "validation")
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say so where the agent has learnt nothing."""
+        _warn_of_untrained(pl_module)
+
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the episodes of the test before."""
-        self._agent = Scoreboard("HADRL")
+        self._agent = Scoreboard(_name(pl_module))
         self._others = None
         if self.references and trainer.is_global_zero:
             data = _data(trainer)
@@ -112,7 +125,8 @@ class EpisodeEvaluation(Callback):
         self._show(trainer, "test")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a new file."""
+        """Begin new files; say so where the agent has learnt nothing."""
+        _warn_of_untrained(pl_module)
         self._predicted = 0
         self._written = []
 
@@ -129,9 +143,11 @@ class EpisodeEvaluation(Callback):
         self._predicted += outputs.latency.shape[1]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say where the decisions are."""
+        """Say whose the decisions are, and where."""
         if self._written:
-            show(f"Outputs: {', '.join(os.path.relpath(file) for file in self._written)}")
+            source = Weights(trainer.ckpt_path, [], self.state_key).source
+            outputs = f"Outputs: {', '.join(os.path.relpath(file) for file in self._written)}"
+            show(*filter(None, (source, outputs)))
 
     # Results -------------------------------------------------------------------------------------------------------
 
@@ -181,6 +197,21 @@ class EpisodeEvaluation(Callback):
         warning = weights.warning(scenario)
         if warning:
             warnings.warn(warning, HadrlWarning, stacklevel=2)
+
+
+def _name(module: LightningModule) -> str:
+    return NAME if _is_trained(module) else f"{NAME}, untrained"
+
+
+def _is_trained(module: LightningModule) -> bool:
+    """Whether training has shown the agent anything, here or where its weights are from."""
+    return not isinstance(module, HADRL) or bool(module.seen.ranges())
+
+
+def _warn_of_untrained(module: LightningModule) -> None:
+    if not _is_trained(module):
+        text = "weights: none, the agent is untrained; ckpt_path names a trained one"
+        warnings.warn(text, HadrlWarning, stacklevel=2)
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

@@ -1,12 +1,14 @@
 """The table that validate and test show, and the lines on the weights that it is about."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from hadrl_lightning.agent_files import is_shipped
 from hadrl_lightning.callbacks.references import LEAST, OWN
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import load_tensors
@@ -15,6 +17,7 @@ from hadrl_lightning.judge import (
     Interval,
     Scoreboard,
     Validation,
+    after_epochs,
     best_and_last,
     convergence_text,
     figures_table,
@@ -69,7 +72,7 @@ class Weights:
     """
 
     def __init__(self, file: str | Path | None, validations: Sequence[Validation], key: str) -> None:
-        self.name = Path(file).name if file else ""
+        self.name = _name(Path(file)) if file else ""
         contents = _contents(file) if file else {}
         stored = contents.get("callbacks", {}).get(key, {}).get("validations", [])
         self.epochs = _epochs(contents)
@@ -79,17 +82,16 @@ class Weights:
         """That of these weights, if they were validated."""
 
     @property
+    def source(self) -> str:
+        """Where they are from; empty where that is the training at hand."""
+        after = f", {after_epochs(self.epochs)}" if self.epochs else ""
+        return f"weights of {self.name}{after}" if self.name else ""
+
+    @property
     def text(self) -> str:
         """One or two lines; none where nothing is known."""
-        lines = []
-        if self.name and self.epochs:
-            plural = "s" * (self.epochs > 1)
-            lines.append(f"weights of {self.name}, after {self.epochs} epoch{plural}")
-        elif self.name:
-            lines.append(f"weights of {self.name}")
-        if self.course is not None:
-            lines.append(f"Σ latency: {convergence_text(self.course)}")
-        return "\n".join(lines)
+        course = f"Σ latency: {convergence_text(self.course)}" if self.course is not None else ""
+        return "\n".join(filter(None, (self.source, course)))
 
     def warning(self, scenario: Scenario) -> str:
         """What is wrong with the weights that validation found best; empty if nothing is."""
@@ -97,11 +99,16 @@ class Weights:
         if shown is None or shown.caching_learnt or _all_fit(scenario):
             return ""
         text = (
-            f"these weights are of epoch {shown.epoch}, when the caching agent had learnt nothing yet "
+            f"these weights are those {after_epochs(shown.epoch)}, when the caching agent had learnt nothing yet "
             "(planning.caching_warmup_epochs): their caches are those of an untrained agent"
         )
         trained_later = self.course is not None and self.course.last.caching_learnt
         return f"{text}; last.ckpt has trained ones" if trained_later else text
+
+
+def _name(file: Path) -> str:
+    """A shipped agent by its name, which is the same wherever the package lies; any other file by its path."""
+    return f"{file.name}, which ships with the package" if is_shipped(file) else os.path.relpath(file)
 
 
 def _contents(file: str | Path) -> dict[str, Any]:

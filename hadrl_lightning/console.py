@@ -73,7 +73,9 @@ def _parts(table: Table, console: Console) -> Iterator[Table]:
         number = len(rest)
         while number > 1 and _width(_only(table, [first, *rest[:number]]), console) > console.width:
             number -= 1
-        yield _only(table, [first, *rest[:number]])
+        part = _only(table, [first, *rest[:number]], breaking=False)
+        fits = _width(part, console) <= console.width
+        yield part if fits else _only(table, [first, *rest[:number]])
         rest = rest[number:]
 
 
@@ -96,14 +98,14 @@ def _only(table: Table, columns: list[int], breaking: bool = True) -> Table:
 
 
 def _broken(text: str, width: int) -> str:
-    """The words of a text in lines of at most so many characters, or a single word each."""
+    """The text in lines of at most so many characters, or of more where that would take more than two lines."""
     lines: list[str] = []
     for word in text.split():
         if lines and len(lines[-1]) + 1 + len(word) <= width:
             lines[-1] += f" {word}"
         else:
             lines.append(word)
-    return "\n".join(lines)
+    return "\n".join(lines) if len(lines) <= 2 else _broken(text, width + 1)
 
 
 def _width(table: Table, console: Console) -> int:

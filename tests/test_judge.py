@@ -144,7 +144,7 @@ def test_the_least_latency_is_kept_and_the_earlier_one_of_equals() -> None:
 def test_the_best_and_the_last_validation_are_told_with_their_slots() -> None:
     found = best_and_last(course(40.0, 35.0, 42.0))
     assert found is not None
-    expected = "best validation epoch 2 (200 slots): 35.00 s; last epoch 3 (300 slots): 42.00 s, +20.0 %"
+    expected = "best validation after 2 epochs (200 slots): 35.00 s; last after 3 epochs (300 slots): 42.00 s, +20.0 %"
     assert convergence_text(found) == expected
 
 
@@ -192,13 +192,13 @@ def test_the_table_has_both_yardsticks_and_the_unit_of_switching(boards: list[Sc
     headings = [str(column.header) for column in table.columns]
     assert headings[1:6] == [
         "hit ratio",
-        "÷ optimum",
         "Σ latency (s)",
-        "÷ best known, own caches",
         "÷ least known",
+        "÷ best known, own caches",
+        "hits ÷ optimum",
     ]
-    assert "switching (s a caching decision)" in headings
-    own, least = ([str(cell) for cell in table.columns[index].cells] for index in (4, 5))
+    assert "switching (s/decision)" in headings
+    least, own = ([str(cell) for cell in table.columns[index].cells] for index in (3, 4))
     assert own[:3] == ["1.000", "1.000", "–"]
     assert least[2] == "1.000"
     assert "±" in least[0]
@@ -212,7 +212,15 @@ def test_on_80_columns_every_number_of_the_table_is_whole(
     monkeypatch.setenv("COLUMNS", "80")
     show(table)
     shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines())) <= 80
+    lines = shown.splitlines()
+    assert max(map(len, lines)) <= 80
+    rules = [number for number, line in enumerate(lines) if line.startswith("──")]
+    ends = [0, *(rule + len(boards) for rule in rules)]  # the last line of each part
+    assert all(
+        rule - end <= 3 for rule, end in zip(rules, ends, strict=False)
+    )  # two lines of headers at most
+    head = " ".join(lines[1 : rules[0]])
+    assert all(word in head for word in ("policy", "hit ratio", "Σ latency", "÷ least known"))
     for column in table.columns[1:]:
         for text in column.cells:
             assert f" {text} " in shown
@@ -245,12 +253,26 @@ def test_a_table_tells_the_epoch_of_its_weights_and_warns_of_untrained_caches(
     with open("checkpoints/es2-tight-quick/version_0/metrics.csv", newline="") as file:
         latency = [float(row["val/latency"]) for row in csv.DictReader(file) if row["val/latency"]]
     best = 1 + latency.index(min(latency))
-    assert f"weights of best.ckpt, after {best} epoch" in shown.out
-    assert f"best validation epoch {best} (" in shown.out
-    assert f"these weights are of epoch {best}, when the caching agent had learnt nothing" in shown.err
-    assert ("last epoch 2 (" in shown.out) == (best == 1)
+    run = "checkpoints/es2-tight-quick/version_0"
+    assert f"weights of {run}/best.ckpt, after {best} epoch" in shown.out
+    assert f"best validation after {best} epoch" in shown.out
+    assert f"these weights are those after {best} epoch" in shown.err
+    assert ("last after 2 epochs (" in shown.out) == (best == 1)
     assert main(["test", *WORDS, "--ckpt_path=last"]) == 0
-    assert "weights of last.ckpt, after 2 epochs" in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert f"weights of {run}/last.ckpt, after 2 epochs" in shown.out
+    assert f"Outputs: {run}/test-last.csv\n" in shown.out
+    assert "untrained" not in shown.out
+    assert main(["test", *WORDS]) == 0
+    shown = capsys.readouterr()
+    assert (
+        "hadrl: warning: weights: none, the agent is untrained; ckpt_path names a trained one\n" in shown.err
+    )
+    assert "\n HADRL, untrained " in shown.out
+    with open("checkpoints/es2-tight-quick/untrained/test-1.csv", newline="") as file:
+        row = next(csv.DictReader(file))
+    assert "test/published_caching_reward" in row
+    assert row["data.test_episodes"] == "2"
 
 
 def weights_of(tmp_path: Path, validations: list[Validation], epochs: int) -> Weights:

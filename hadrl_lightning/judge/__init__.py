@@ -15,6 +15,7 @@ from hadrl_lightning.judge.selection import BestAndLast, KeepBest, Validation, b
 from hadrl_lightning.judge.tables import (
     HEADINGS,
     NONE,
+    after_epochs,
     cell,
     convergence_text,
     figures_table,
@@ -32,6 +33,7 @@ __all__ = [
     "Policies",
     "Scoreboard",
     "Validation",
+    "after_epochs",
     "best_and_last",
     "bounds",
     "cell",

@@ -49,7 +49,7 @@ class Scoreboard:
     def values(self) -> dict[str, Tensor]:
         """Every figure over all episodes."""
         values = {**self._slots.compute(), "switching": self._switching.compute()}
-        for name in ("offloading_reward", "caching_reward"):
+        for name in ("offloading_reward", "published_caching_reward"):
             values[name] = self._column(name).mean()
         return {name: value.float() for name, value in values.items()}
 

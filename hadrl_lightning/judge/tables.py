@@ -14,18 +14,19 @@ NONE = "–"
 
 HEADINGS = {
     "hit_ratio": ("hit ratio", "{:.3f}"),
-    "hit_ratio_share": ("÷ optimum", "{:.3f}"),
     "latency": ("Σ latency (s)", "{:.2f}"),
-    "own_ratio": ("÷ best known, own caches", "{:.3f}"),
     "least_ratio": ("÷ least known", "{:.3f}"),
-    "latency_p95": ("Σ latency, 95th pct. (s)", "{:.1f}"),
+    "own_ratio": ("÷ best known, own caches", "{:.3f}"),
+    "hit_ratio_share": ("hits ÷ optimum", "{:.3f}"),
     "on_time": ("deadlines met", "{:.3f}"),
+    "latency_p95": ("Σ p95 (s)", "{:.1f}"),
     "energy": ("energy (J)", "{:.3f}"),
-    "switching": ("switching (s a caching decision)", "{:.1f}"),
+    "switching": ("switching (s/decision)", "{:.1f}"),
     "bandwidth_over_subscription": ("bandwidth over", "{:.2f}"),
     "compute_over_subscription": ("CPU over", "{:.2f}"),
 }
-"""Heading and form of every figure that tables show, in their order; the same in all tables."""
+"""Heading and form of every figure that tables show, the same in all tables; those that matter most first, so that they
+stand beside each other on a narrow terminal."""
 
 
 WITH_INTERVAL = ("hit_ratio", "latency", "own_ratio", "least_ratio", "on_time")
@@ -72,10 +73,15 @@ def mean_cell(found: Interval | None, form: str) -> str:
     return NONE if found is None or math.isnan(found.mean) else form.format(found.mean)
 
 
+def after_epochs(number: int) -> str:
+    """`after 9 epochs`."""
+    return f"after {number} epoch{'s' * (number != 1)}"
+
+
 def validation_text(one: Validation) -> str:
-    """When and what: `epoch 9 (6,800 slots): 79.12 s`."""
+    """When and what: `after 9 epochs (6,800 slots): 79.12 s`."""
     slots = f"{one.slots:,.0f} slots"
-    return f"{f'epoch {one.epoch} ({slots})' if one.epoch else slots}: {one.latency:.2f} s"
+    return f"{f'{after_epochs(one.epoch)} ({slots})' if one.epoch else f'after {slots}'}: {one.latency:.2f} s"
 
 
 def convergence_text(found: BestAndLast) -> str:

@@ -77,8 +77,8 @@ class EpisodeScores(NamedTuple):
     """Compute allotted beyond capacity as a share of it, mean over slots and servers."""
     offloading_reward: Float[Tensor, " batch"]
     """Published reward of the fast level, mean over slots."""
-    caching_reward: Float[Tensor, " batch"]
-    """Published reward of the slow level, mean over caching decisions."""
+    published_caching_reward: Float[Tensor, " batch"]
+    """Published reward of the slow level, mean over caching decisions; what the agent is paid with is a setting."""
 
 
 def episode_scores(episode: Episode) -> EpisodeScores:
@@ -98,5 +98,5 @@ def episode_scores(episode: Episode) -> EpisodeScores:
         bandwidth_over_subscription=(episode.bandwidth_load - 1).clamp(min=0).mean(dim=(0, 2)),
         compute_over_subscription=(episode.compute_load - 1).clamp(min=0).mean(dim=(0, 2)),
         offloading_reward=(1e4 / episode.latency.sum(dim=2)).mean(dim=0),
-        caching_reward=rewards.mean(dim=0),
+        published_caching_reward=rewards.mean(dim=0),
     )
