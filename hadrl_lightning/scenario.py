@@ -44,8 +44,23 @@ PUBLISHED_POPULARITY = (
 """Request probabilities of services K, K-1, ..., 1 in the published code; what is missing to 1 falls on service 1."""
 
 PerServer = float | tuple[float, ...]
+Processes = dict[str, dict[str, Any]] | tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 Popularity = Literal["published", "zipf"] | tuple[float, ...]
 Points = tuple[tuple[float, float], ...]
+
+
+def as_processes(value: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]:
+    """Settings of processes by name as pairs, which can be hashed; from a mapping or from such pairs.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return tuple(
+            (str(name), tuple(dict(settings or {}).items())) for name, settings in dict(value or {}).items()
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"processes must be settings by the name of a process, got {value!r}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +148,20 @@ class Scenario:
     offload_thresholds: tuple[float, ...] | None = None
     """`published` physics only: the S - 1 increasing thresholds between servers in [-1, 1]; equal bins if not given."""
 
+    processes: Processes = ()
+    """What changes by itself beyond the usual, or in its place: the settings of each process by its name (a registered
+    one, or `module.Class`), such as `{my_module.Backlog: {limit_bits: 1e9}}`."""
+
     decisions_per_episode: int = 10
     """Caching decisions (frames) an episode."""
     slots_per_decision: int = 5
     """Offloading slots that a caching decision holds."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "processes", as_processes(self.processes))
         for name, value in list(vars(self).items()):
+            if name == "processes":
+                continue
             value = read_unit(name, value)
             object.__setattr__(self, name, plain(value) if name in COUNTS else as_floats(value))
         for name, largest in COUNTS.items():

@@ -83,14 +83,9 @@ class SharedNetworks(EdgeNetwork):
         own = {name: value[self.share.items] for name, value in state_dict["state"].items()}
         super().load_state_dict({**state_dict, "state": own})
 
-    def _draw_requests(self) -> Tensor:
-        return super()._draw_requests()[self.share.items]
-
-    def _draw_positions(self) -> Tensor:
-        return super()._draw_positions()[self.share.items]
-
-    def _draw_fading(self) -> Tensor:
-        return super()._draw_fading()[self.share.items]
+    @property
+    def _rows(self) -> slice:
+        return self.share.items
 
     def _whole_view(self, view: AnyView) -> AnyView:
         names, rows = zip(*view.tensors(), strict=True)

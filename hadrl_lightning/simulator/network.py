@@ -9,13 +9,15 @@ from torch import Tensor
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.limits import as_floats, beyond_memory, network_bytes
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.constants import Constants, constants
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.physics import rules
-from hadrl_lightning.simulator.radio import rayleigh
+from hadrl_lightning.simulator.processes import World
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator
 from hadrl_lightning.simulator.service import Service, serve, switching_cost
+from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState, count_slot, empty_state
+from hadrl_lightning.simulator.unfolding import Unfolding, offloading_view_of
 from hadrl_lightning.simulator.vectors import to_vector
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
@@ -71,6 +73,8 @@ class EdgeNetwork:
             raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
         self.generator = generator
         self._constants = constants(scenario, self.device, dtype)
+        world = World(scenario, self._constants, num_envs, self.device, dtype)
+        self.unfolding = Unfolding(world, generator, self._rows)
         self.reset()
 
     @property
@@ -81,12 +85,12 @@ class EdgeNetwork:
     @property
     def requests(self) -> Int[Tensor, "batch user"]:
         """Service asked by each user in the coming slot, long [B, U]."""
-        return self.state.requests
+        return self.unfolding.slot.requests
 
     @property
     def positions(self) -> Float[Tensor, "batch user 2"]:
         """(x, y) of the users in the coming slot in metres, [B, U, 2]."""
-        return self.state.positions
+        return self.unfolding.slot.positions
 
     @property
     def frame_over(self) -> bool:
@@ -105,6 +109,7 @@ class EdgeNetwork:
             HadrlError: the seed is not from 0 to 2^64 - 1.
         """
         self.generator.set_state(make_generator(seed, Use.ENVIRONMENTS).get_state())
+        self.unfolding.spawn()
 
     def reset(self) -> None:
         """Start a new episode: empty caches, nothing counted, new requests and positions."""
@@ -112,7 +117,13 @@ class EdgeNetwork:
         """Caching decisions made in this episode."""
         self.slot = 0
         """Slots served in this episode."""
-        self.state: NetworkState = empty_state(self.scenario, self._draw_requests(), self._draw_positions())
+        self.unfolding.begin()
+        batch = len(self.unfolding.slot.requests)
+        self.state: NetworkState = empty_state(self.scenario, batch, self.device, self.dtype)
+        for name, process in self.unfolding.processes.items():
+            carried = process.carried(self._constants, batch)
+            if carried:
+                self.state.carried[name] = dict(carried)
 
     def begin_frame(self, cache: Bool[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Apply a caching decision, bool [B, S, K], and return its switching cost in seconds, [B].
@@ -141,12 +152,27 @@ class EdgeNetwork:
         if self.frame_over:
             raise RuntimeError("step must follow begin_frame: a caching decision is due")
         state = self.state
-        fading = self._draw_fading()
+        self.unfolding.serve()
+        slot = self.unfolding.slot
+        assert slot.fading is not None
         service = serve(
-            self.scenario, state.cache, state.requests, state.positions, fading, allocation, self.physics
+            self.scenario,
+            state.cache,
+            slot.requests,
+            slot.positions,
+            slot.fading,
+            allocation,
+            self.physics,
+            table=self._adjusted(slot),
         )
-        count_slot(self.scenario, state, allocation.server, service.hit)
-        state.requests, state.positions = self._draw_requests(), self._draw_positions()
+        for name, process in self.unfolding.processes.items():
+            carried, service = process.served(
+                self._constants, slot, state.carried.get(name, {}), allocation, service
+            )
+            if carried:
+                state.carried[name] = dict(carried)
+        count_slot(self._constants, state, slot.requests, allocation.server, service.hit)
+        self.unfolding.advance()
         self.slot += 1
         return service
 
@@ -155,8 +181,15 @@ class EdgeNetwork:
         return self.rules.caching_view(self._constants, self.state)
 
     def offloading_view(self) -> OffloadingView:
-        """What the fast level sees."""
-        return self.rules.offloading_view(self._constants, self.state)
+        """What the fast level sees, of the class `offloading_view_of(scenario)`."""
+        slot = self.unfolding.slot
+        view = self.rules.offloading_view(self._adjusted(slot), self.state, slot)
+        further: dict[str, Tensor] = {}
+        for name, process in self.unfolding.processes.items():
+            further.update(process.shown(self._constants, slot, self.state.carried.get(name, {})))
+        if not further:
+            return view
+        return offloading_view_of(self.scenario)(**dict(view.tensors()), **further)
 
     def caching_observation(self) -> Float[Tensor, "batch caching"]:
         """The view of the slow level as a vector, [B, K (1 + 2 S) + S]."""
@@ -167,48 +200,43 @@ class EdgeNetwork:
         return to_vector(self.offloading_view(), self.dtype)
 
     def state_dict(self) -> dict[str, Any]:
-        """State, counters and the generator's state, as tensors and numbers."""
+        """State, counters, what processes remember, and generators, as tensors and numbers."""
         return {
             "state": {name: value.clone() for name, value in self.state.tensors().items()},
             "decision": self.decision,
             "slot": self.slot,
             "generator": self.generator.get_state(),
+            "processes": self.unfolding.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a saved state.
 
         Raises:
-            ValueError: the state belongs to networks of another size.
+            ValueError: the state belongs to networks of another size, or with other processes.
         """
         for name, value in self.state.tensors().items():
             saved = state_dict["state"][name]
             if saved.shape != value.shape:
                 raise ValueError(f"{name} must have shape {list(value.shape)}, got {list(saved.shape)}")
-        self.state = NetworkState(
-            **{name: value.to(self.device, copy=True) for name, value in state_dict["state"].items()}
+        self.unfolding.load_state_dict(state_dict["processes"])
+        self.state = NetworkState.of(
+            {name: value.to(self.device, copy=True) for name, value in state_dict["state"].items()}
         )
         self.decision, self.slot = state_dict["decision"], state_dict["slot"]
         restore_generator(self.generator, state_dict["generator"])
 
-    def _draw_requests(self) -> Tensor:
-        shape = (self.num_envs, self.scenario.num_users)
-        uniform = torch.rand(shape, generator=self.generator, dtype=torch.float64)
-        service = torch.bucketize(uniform, self._constants.popularity_cdf, right=True)
-        return service.clamp(max=self.scenario.num_services - 1).to(self.device)
+    @property
+    def _rows(self) -> slice:
+        """The networks that are simulated here, of all that are drawn for."""
+        return slice(None)
 
-    def _draw_positions(self) -> Tensor:
-        fixed = self._constants.user_positions_m
-        if fixed is not None:
-            return fixed.expand(self.num_envs, -1, -1).clone()
-        radius = self.scenario.cell_radius_m
-        shape = (self.num_envs, self.scenario.num_users, 2)
-        offset = torch.randint(-radius, radius, shape, generator=self.generator).to(self.device)
-        return self._constants.servers_m[self._constants.cells] + offset
-
-    def _draw_fading(self) -> Tensor:
-        shape = (self.num_envs, self.scenario.num_users)
-        return rayleigh(shape, self.generator, self.device, self.dtype)
+    def _adjusted(self, slot: Slot) -> Constants:
+        """The constants that hold in a slot."""
+        table = self._constants
+        for process in self.unfolding.processes.values():
+            table = process.adjusted(table, slot)
+        return table
 
     def _check_cache(self, cache: Tensor) -> None:
         shape = list(self.state.cache.shape)

@@ -67,6 +67,8 @@ class Use(IntEnum):
     """Seeds of the Gymnasium environments of such a learner."""
     BOOTSTRAP = 21
     """How much each member makes of each transition; index: collector."""
+    PROCESSES = 22
+    """What a further process of networks draws; index: a number of its name."""
 
 
 def make_generator(seed: int, use: Use, *index: int) -> torch.Generator:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import BITS_PER_BYTE, Physics, Scenario
-from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.constants import Constants, constants
 from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
 from hadrl_lightning.simulator.physics import rules
 from hadrl_lightning.simulator.physics.strict import MAX_SHARE
@@ -44,6 +44,7 @@ def serve(
     fading: Float[Tensor, "..."],
     allocation: Allocation,
     physics: Physics = "strict",
+    table: Constants | None = None,
 ) -> Service:
     """Serve one slot of B networks.
 
@@ -59,13 +60,15 @@ def serve(
         fading: factor on the linear channel gain, [B, U].
         allocation: targets and shares, [B, U] each.
         physics: decides the home servers and the unit of the energy.
+        table: what holds in this slot, where it is not the scenario's.
 
     Raises:
         ValueError: a wrong shape or type, an index out of range, a value that is not finite or negative, a share above
             1, or (`strict`) shares of a server that sum to more than 1.
     """
     _check_inputs(scenario, cache, requests, positions, fading, allocation)
-    table, its = constants(scenario, positions.device, positions.dtype), rules(physics)
+    its = rules(physics)
+    table = table or constants(scenario, positions.device, positions.dtype)
     server, bandwidth_share, compute_share = allocation
     bandwidth_load, compute_load = (
         sum_per_server(share, server, scenario.num_servers) for share in (bandwidth_share, compute_share)

@@ -1,13 +1,15 @@
 """What an edge network remembers between slots."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator.constants import Constants, constants
+from hadrl_lightning.simulator.constants import Constants
 
 
 @dataclass
@@ -16,10 +18,6 @@ class NetworkState:
 
     cache: Bool[Tensor, "batch server service"]
     """Services cached, bool [B, S, K]."""
-    requests: Int[Tensor, "batch user"]
-    """Service asked by each user in the coming slot, long [B, U]."""
-    positions: Float[Tensor, "batch user 2"]
-    """(x, y) of the users in the coming slot in metres, [B, U, 2]."""
     request_counts: Float[Tensor, "batch service"]
     """Requests served in this episode, [B, K]."""
     request_gain: Float[Tensor, "batch service"]
@@ -30,25 +28,39 @@ class NetworkState:
     """Input bits that each server took in the slot just served, 0 at the start of a frame, [B, S]."""
     taken_cycles: Float[Tensor, "batch server"]
     """CPU cycles that each server took in the slot just served, 0 at the start of a frame, [B, S]."""
+    carried: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    """What each process carries from slot to slot, by its name."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """All fields by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """All tensors by name; those that processes carry as `carried.process.name`."""
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "carried"}
+        for process, carried in self.carried.items():
+            own.update({f"carried.{process}.{name}": value for name, value in carried.items()})
+        return own
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> "NetworkState":
+        """The state of such tensors."""
+        own: dict[str, Any] = {}
+        carried: dict[str, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith("carried."):
+                _, process, entry = name.split(".", 2)
+                carried.setdefault(process, {})[entry] = value
+            else:
+                own[name] = value
+        return NetworkState(**own, carried=carried)
 
 
-def empty_state(
-    scenario: Scenario,
-    requests: Int[Tensor, "batch user"],
-    positions: Float[Tensor, "batch user 2"],
-) -> NetworkState:
-    """The state at the start of an episode: nothing cached, nothing counted."""
-    batch = requests.shape[0]
+def empty_state(scenario: Scenario, batch: int, device: torch.device, dtype: torch.dtype) -> NetworkState:
+    """The state of `batch` networks at the start of an episode: nothing cached, nothing counted."""
     servers, services = scenario.num_servers, scenario.num_services
-    zeros = positions.new_zeros
+
+    def zeros(*shape: int) -> Tensor:
+        return torch.zeros(shape, device=device, dtype=dtype)
+
     return NetworkState(
-        cache=torch.zeros(batch, servers, services, dtype=torch.bool, device=positions.device),
-        requests=requests,
-        positions=positions,
+        cache=torch.zeros(batch, servers, services, dtype=torch.bool, device=device),
         request_counts=zeros(batch, services),
         request_gain=zeros(batch, services),
         hit_counts=zeros(batch, servers, services),
@@ -58,15 +70,15 @@ def empty_state(
 
 
 def count_slot(
-    scenario: Scenario,
+    table: Constants,
     state: NetworkState,
+    requests: Int[Tensor, "batch user"],
     server: Int[Tensor, "batch user"],
     hit: Bool[Tensor, "batch user"],
 ) -> None:
     """Add a served slot to the counts of the state, in place."""
-    table = _table(scenario, state)
-    requests, services = state.requests, scenario.num_services
-    ones = torch.ones_like(state.positions[..., 0])
+    services = state.request_counts.shape[1]
+    ones = torch.ones_like(requests, dtype=state.request_counts.dtype)
     asked = torch.zeros_like(state.request_counts).scatter_add_(1, requests, ones)
     state.request_counts += asked
     gain = (state.request_gain + asked) * (1e10 / table.storage_bits)
@@ -82,7 +94,3 @@ def falling_scale(value: Float[Tensor, "batch entry"]) -> Float[Tensor, "batch e
     largest, least = value.amax(1, keepdim=True), value.amin(1, keepdim=True)
     span = largest - torch.where(least == 0, 0.1, least)
     return torch.where(span == 0, 0.0, (largest - value) / span)
-
-
-def _table(scenario: Scenario, state: NetworkState) -> Constants:
-    return constants(scenario, state.positions.device, state.positions.dtype)

@@ -9,6 +9,7 @@ from torch import Tensor
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation
+from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
@@ -66,7 +67,7 @@ class Rules(ABC):
         """What the slow level sees."""
 
     @abstractmethod
-    def offloading_view(self, table: Constants, state: NetworkState) -> OffloadingView:
+    def offloading_view(self, table: Constants, state: NetworkState, slot: Slot) -> OffloadingView:
         """What the fast level sees."""
 
     @abstractmethod

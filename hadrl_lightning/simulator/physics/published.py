@@ -10,6 +10,7 @@ from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
 from hadrl_lightning.simulator.physics.protocol import MARGIN, Limits, Rules, flags, widened
+from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState, falling_scale
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
@@ -61,16 +62,16 @@ class Published(Rules):
             free_cache_bits=self.fillable_bits(table, state.cache),
         )
 
-    def offloading_view(self, table: Constants, state: NetworkState) -> OffloadingView:
+    def offloading_view(self, table: Constants, state: NetworkState, slot: Slot) -> OffloadingView:
         """Capacity less the bits and cycles that the server took in the slot before."""
         return OffloadingView(
             cache=state.cache,
             free_cache_bits=table.cache_bits - table.bits_of(state.cache),
             bandwidth_hz=table.bandwidth_hz - state.taken_bits,
             compute_hz=table.compute_hz - state.taken_cycles,
-            requests=state.requests,
-            input_bits=table.input_bits[state.requests],
-            cycles=table.cycles[state.requests],
+            requests=slot.requests,
+            input_bits=table.input_bits[slot.requests],
+            cycles=table.cycles[slot.requests],
         )
 
     def caching_limits(self, scenario: Scenario) -> Limits:

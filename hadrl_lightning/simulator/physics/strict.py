@@ -8,6 +8,7 @@ from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation, fill_caches, sum_per_server
 from hadrl_lightning.simulator.physics.protocol import Limits, Rules, flags, widened
+from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
@@ -68,7 +69,7 @@ class Strict(Rules):
             free_cache_bits=table.usable_cache_bits.expand(batch, -1),
         )
 
-    def offloading_view(self, table: Constants, state: NetworkState) -> OffloadingView:
+    def offloading_view(self, table: Constants, state: NetworkState, slot: Slot) -> OffloadingView:
         """All bandwidth and compute can be allotted in every slot."""
         batch = len(state.cache)
         return OffloadingView(
@@ -76,9 +77,9 @@ class Strict(Rules):
             free_cache_bits=table.usable_cache_bits - table.bits_of(state.cache),
             bandwidth_hz=table.bandwidth_hz.expand(batch, -1),
             compute_hz=table.compute_hz.expand(batch, -1),
-            requests=state.requests,
-            input_bits=table.input_bits[state.requests],
-            cycles=table.cycles[state.requests],
+            requests=slot.requests,
+            input_bits=table.input_bits[slot.requests],
+            cycles=table.cycles[slot.requests],
         )
 
     def caching_limits(self, scenario: Scenario) -> Limits:

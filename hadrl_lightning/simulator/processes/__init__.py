@@ -1,0 +1,82 @@
+"""What changes by itself: a process is a file here, or anywhere, and a line in `PROCESSES`."""
+
+from typing import Any
+
+from hadrl_lightning.registries import Registry
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.processes.fading import RayleighFading
+from hadrl_lightning.simulator.processes.positions import CellPositions, FixedPositions
+from hadrl_lightning.simulator.processes.process import Memory, Process, World
+from hadrl_lightning.simulator.processes.requests import StationaryRequests
+
+__all__ = [
+    "PROCESSES",
+    "USUAL",
+    "CellPositions",
+    "FixedPositions",
+    "Memory",
+    "Process",
+    "RayleighFading",
+    "StationaryRequests",
+    "World",
+    "processes_of",
+]
+
+USUAL = ("requests", "positions", "fading")
+"""What every slot has."""
+
+
+def _is_process(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, Process)
+
+
+PROCESSES: Registry[type[Process]] = Registry("process", "hadrl_lightning.processes", _is_process)
+"""Processes that settings name: `data.scenario.processes: {NAME: {SETTING: VALUE, …}}`."""
+
+PROCESSES.register("stationary_requests")(StationaryRequests)
+PROCESSES.register("cell_positions")(CellPositions)
+PROCESSES.register("fixed_positions")(FixedPositions)
+PROCESSES.register("rayleigh_fading")(RayleighFading)
+
+
+def processes_of(scenario: Scenario) -> dict[str, Process]:
+    """The processes of a scenario by name, in the order in which they draw: the usual ones first.
+
+    Raises:
+        ValueError: there is no process of a name, a setting of it is unknown or out of range, or two of them bring the
+            same entry of the slot.
+    """
+    fixed = scenario.user_positions_m is not None
+    usual: dict[str, tuple[str, Process]] = {
+        "requests": ("stationary_requests", StationaryRequests()),
+        "positions": ("fixed_positions", FixedPositions()) if fixed else ("cell_positions", CellPositions()),
+        "fading": ("rayleigh_fading", RayleighFading()),
+    }
+    further: dict[str, Process] = {}
+    brought_by: dict[str, str] = {}
+    for name, settings in scenario.processes:
+        process = _made(name, dict(settings))
+        for entry in process.brings:
+            if entry in brought_by:
+                raise ValueError(
+                    f"processes must bring each entry once, got {entry} by {brought_by[entry]} and {name}"
+                )
+            brought_by[entry] = name
+        replaced = [entry for entry in process.brings if entry in USUAL]
+        for entry in replaced:
+            usual.pop(entry)
+        if replaced:
+            usual[replaced[0]] = (name, process)
+        else:
+            further[name] = process
+    ordered = [usual[entry] for entry in USUAL if entry in usual]
+    return {**dict(ordered), **further}
+
+
+def _made(name: str, settings: dict[str, Any]) -> Process:
+    kind = PROCESSES.find(name, "processes")
+    try:
+        return kind(**settings)
+    except (TypeError, ValueError) as error:
+        text = str(error).removeprefix(f"{kind.__name__}.__init__() ")
+        raise ValueError(f"processes.{name}: {text}") from error

@@ -1,0 +1,76 @@
+"""What changes by itself in a network: the one protocol of requests, positions, fading, and of what users add."""
+
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.constants import Constants
+from hadrl_lightning.simulator.decisions import Allocation
+from hadrl_lightning.simulator.fields import Field
+from hadrl_lightning.simulator.service import Service
+from hadrl_lightning.simulator.slot import Slot
+
+Memory = Mapping[str, Tensor]
+"""What a process knows of every network, [B, …] each. Entries that it `brings` are part of the slot."""
+
+
+class World(NamedTuple):
+    """What a process may look at when it draws."""
+
+    scenario: Scenario
+    table: Constants
+    num_envs: int
+    """B, the networks that are drawn for."""
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Process:
+    """One thing that changes by itself, for B networks at once.
+
+    A subclass is a frozen dataclass whose fields are its settings, checked in `__post_init__`, in a file of its own,
+    with a line in `PROCESSES`; it overrides what it needs. Draws are made on the CPU by the generator that is given,
+    never depend on what was decided, and are made for all networks before ranks take their share. Two policies with
+    the same seed so meet the same world.
+    """
+
+    brings: ClassVar[tuple[str, ...]] = ()
+    """Entries of its memory that are part of the slot: `requests`, `positions` and `fading`, of which it then takes the
+    place of the usual process, or others, which are in `Slot.more`."""
+    known: ClassVar[bool] = True
+    """Whether a slot's draws are made before its decision; else when it is served."""
+    fields: ClassVar[Mapping[str, Field]] = {}
+    """Further fields of the view of the fast level, by name, which `shown` fills."""
+
+    # What is drawn ---------------------------------------------------------------------------------------------------
+
+    def initial(self, world: World, generator: torch.Generator) -> Memory:
+        """The memory in the first slot of an episode."""
+        return {}
+
+    def advance(self, world: World, memory: Memory, generator: torch.Generator) -> Memory:
+        """The memory in the next slot."""
+        return memory
+
+    # What follows from it --------------------------------------------------------------------------------------------
+
+    def adjusted(self, table: Constants, slot: Slot) -> Constants:
+        """The constants that hold in a slot, such as servers that have slowed down."""
+        return table
+
+    def carried(self, table: Constants, batch: int) -> Memory:
+        """What is carried from slot to slot and depends on decisions, such as a backlog, at the start of an episode."""
+        return {}
+
+    def served(
+        self, table: Constants, slot: Slot, carried: Memory, allocation: Allocation, service: Service
+    ) -> tuple[Memory, Service]:
+        """What is carried on after a slot was served, and what became of the service by what was carried so far."""
+        return carried, service
+
+    def shown(self, table: Constants, slot: Slot, carried: Memory) -> Memory:
+        """The `fields` of the view of the fast level."""
+        return {}

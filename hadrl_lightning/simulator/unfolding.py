@@ -1,0 +1,144 @@
+"""How the processes of B networks unfold from slot to slot."""
+
+import zlib
+from dataclasses import field, make_dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.fields import Field, fields_of, number
+from hadrl_lightning.simulator.processes import USUAL, Memory, Process, World, processes_of
+from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator
+from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.simulator.views import OffloadingView
+
+
+@lru_cache(maxsize=64)
+def offloading_view_of(scenario: Scenario) -> type[OffloadingView]:
+    """The class of the fast level's views: with the fields that the scenario's processes add, if they add any.
+
+    Raises:
+        ValueError: two fields have the same name.
+    """
+    further: dict[str, Field] = {}
+    taken = {one.name for one in fields_of(OffloadingView)}
+    for name, process in processes_of(scenario).items():
+        for entry, declared in process.fields.items():
+            if entry in taken or entry in further:
+                raise ValueError(f"processes.{name} must show a field of a new name, got {entry}")
+            further[entry] = declared
+    if not further:
+        return OffloadingView
+    declared_fields = [
+        (entry, Tensor, field(metadata=number(*one.axes, **_without_axes(one))))
+        for entry, one in further.items()
+    ]
+    made = make_dataclass(OffloadingView.__name__, declared_fields, bases=(OffloadingView,), eq=False)
+    made.__doc__ = OffloadingView.__doc__
+    return made
+
+
+def _without_axes(declared: Field) -> dict[str, Any]:
+    return {name: value for name, value in vars(declared).items() if name not in ("axes", "name")}
+
+
+class Unfolding:
+    """The processes of some networks, what they remember, and the slot that they bring about.
+
+    Processes of requests, positions and fading draw from the generator of the networks, one after the other. Every
+    further process has a stream of its own, spawned from it, so that it changes nothing of the others' draws.
+
+    Args:
+        world: the networks.
+        generator: of the networks.
+        rows: the networks that are simulated here; draws are made for all.
+    """
+
+    def __init__(self, world: World, generator: torch.Generator, rows: slice = slice(None)) -> None:
+        self.world = world
+        self.generator = generator
+        self.rows = rows
+        self.processes: dict[str, Process] = processes_of(world.scenario)
+        self.memory: dict[str, Memory] = {}
+        self._streams: dict[str, torch.Generator] = {}
+        self.spawn()
+
+    def spawn(self) -> None:
+        """Give each further process a stream by the state that the networks' generator has now."""
+        further = [name for name, one in self.processes.items() if not set(one.brings) & set(USUAL)]
+        if not further:
+            return
+        aside = torch.Generator()
+        aside.set_state(self.generator.get_state())
+        seed = int(torch.randint(2**62, (1,), generator=aside))
+        self._streams = {
+            name: make_generator(seed, Use.PROCESSES, zlib.crc32(name.encode())) for name in further
+        }
+
+    def begin(self) -> None:
+        """Draw what is known of the first slot of an episode."""
+        self.memory = {}
+        self._draw(known=True)
+
+    def serve(self) -> None:
+        """Draw what is not known before a slot is served."""
+        self._draw(known=False)
+
+    def advance(self) -> None:
+        """Draw what is known of the next slot."""
+        self._draw(known=True)
+
+    @property
+    def slot(self) -> Slot:
+        """What is the case; what is drawn when a slot is served stays from the slot before until then."""
+        brought: dict[str, Tensor] = {}
+        for name, memory in self.memory.items():
+            entries = self.processes[name].brings
+            brought.update({entry: memory[entry][self.rows] for entry in entries if entry in memory})
+        usual = {entry: brought.pop(entry) for entry in USUAL if entry in brought}
+        return Slot(**usual, more=brought)
+
+    def _draw(self, known: bool) -> None:
+        for name, process in self.processes.items():
+            if process.known != known:
+                continue
+            generator = self._streams.get(name, self.generator)
+            before = self.memory.get(name)
+            if before is None:
+                self.memory[name] = process.initial(self.world, generator)
+            else:
+                self.memory[name] = process.advance(self.world, before, generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered, and the streams of further processes."""
+        return {
+            "memory": {
+                name: {entry: value.clone() for entry, value in one.items()}
+                for name, one in self.memory.items()
+            },
+            "streams": {name: stream.get_state() for name, stream in self._streams.items()},
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from what was saved.
+
+        Raises:
+            ValueError: it belongs to another number of networks or users, or to other processes.
+        """
+        saved = state_dict["memory"]
+        if not set(saved) <= set(self.processes):
+            raise ValueError(f"processes must be {', '.join(saved)}, got {', '.join(self.processes)}")
+        for name, one in self.memory.items():
+            for entry, value in one.items():
+                found = saved.get(name, {}).get(entry, value)
+                if found.shape != value.shape:
+                    raise ValueError(f"{entry} must have shape {list(value.shape)}, got {list(found.shape)}")
+        self.memory = {
+            name: {entry: value.to(self.world.device, copy=True) for entry, value in one.items()}
+            for name, one in saved.items()
+        }
+        for name, state in state_dict["streams"].items():
+            restore_generator(self._streams[name], state)
