@@ -1,8 +1,9 @@
 """The constants of an edge network: one frozen, validated dataclass."""
 
+import json
 import math
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -44,23 +45,27 @@ PUBLISHED_POPULARITY = (
 """Request probabilities of services K, K-1, ..., 1 in the published code; what is missing to 1 falls on service 1."""
 
 PerServer = float | tuple[float, ...]
-Processes = dict[str, dict[str, Any]] | tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
 Popularity = Literal["published", "zipf"] | tuple[float, ...]
 Points = tuple[tuple[float, float], ...]
 
 
-def as_processes(value: Any) -> tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]:
-    """Settings of processes by name as pairs, which can be hashed; from a mapping or from such pairs.
+class SettingsByName(dict[str, dict[str, Any]]):
+    """Settings of some things by their names; not to be changed, so that it can be hashed.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is made of something else.
     """
-    try:
-        return tuple(
-            (str(name), tuple(dict(settings or {}).items())) for name, settings in dict(value or {}).items()
-        )
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"processes must be settings by the name of a process, got {value!r}") from error
+
+    def __init__(self, settings: Any) -> None:
+        try:
+            super().__init__({str(name): dict(one or {}) for name, one in dict(settings or {}).items()})
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"processes must be settings by the name of a process, got {settings!r}"
+            ) from error
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(json.dumps(self, sort_keys=True, default=str))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +153,7 @@ class Scenario:
     offload_thresholds: tuple[float, ...] | None = None
     """`published` physics only: the S - 1 increasing thresholds between servers in [-1, 1]; equal bins if not given."""
 
-    processes: Processes = ()
+    processes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What changes by itself beyond the usual, or in its place: the settings of each process by its name (a registered
     one, or `module.Class`), such as `{my_module.Backlog: {limit_bits: 1e9}}`."""
 
@@ -158,7 +163,7 @@ class Scenario:
     """Offloading slots that a caching decision holds."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "processes", as_processes(self.processes))
+        object.__setattr__(self, "processes", SettingsByName(self.processes))
         for name, value in list(vars(self).items()):
             if name == "processes":
                 continue
@@ -322,7 +327,7 @@ class Scenario:
 
     @property
     def offloading_observation_size(self) -> int:
-        """S K + 3 S + 3 U."""
+        """S K + 3 S + 3 U, without what further processes show."""
         return self.num_servers * self.num_services + 3 * self.num_servers + 3 * self.num_users
 
     @property

@@ -15,7 +15,7 @@ from hadrl_lightning.simulator import (
     run_episode,
     serve,
 )
-from hadrl_lightning.simulator import network as network_module
+from hadrl_lightning.simulator.processes import fading as fading_module
 from tests.twin import GIB_BITS, PUBLISHED, PublishedTwin, StrictTwin
 
 NAMES = sorted(PUBLISHED)
@@ -48,13 +48,13 @@ class SideBySide:
         self.twins = [twin(name, cache_gib) for _ in range(NUM_ENVS)]
         self.choice = torch.Generator().manual_seed(seed + 1)
         self.tolerance = 1e-5 if dtype == torch.float64 else 1e-4
-        draw = network_module.rayleigh
+        draw = fading_module.rayleigh
 
         def recorded(*arguments):
             self.fading = draw(*arguments)
             return self.fading
 
-        monkeypatch.setattr(network_module, "rayleigh", recorded)
+        monkeypatch.setattr(fading_module, "rayleigh", recorded)
 
     def agree(self, rows, expected, floor=1e-9):
         expected = torch.tensor(expected, dtype=torch.float64)

@@ -77,6 +77,13 @@ def test_fading_follows_rayleighs_law_with_scale_1_far_into_both_tails(dtype: to
         assert abs(below - count * share) < error, share
 
 
+def fading(network: EdgeNetwork) -> torch.Tensor:
+    """What would be drawn if the slot were served."""
+    network.unfolding.serve()
+    assert network.unfolding.slot.fading is not None
+    return network.unfolding.slot.fading
+
+
 def test_fading_and_requests_are_the_same_in_single_and_double_precision() -> None:
     networks = [
         EdgeNetwork(Scenario(), num_envs=50, dtype=dtype, generator=make_generator(3, Use.TEST_NETWORKS))
@@ -84,7 +91,7 @@ def test_fading_and_requests_are_the_same_in_single_and_double_precision() -> No
     ]
     single, double = networks
     assert torch.equal(single.requests, double.requests)
-    assert torch.equal(single._draw_fading(), double._draw_fading().float())
+    assert torch.equal(fading(single), fading(double).float())
 
 
 # Streams -----------------------------------------------------------------------------------------------------------
@@ -178,9 +185,9 @@ def test_a_network_on_another_device_draws_what_one_on_the_cpu_draws() -> None:
     for one, other in zip(here.state.tensors().values(), there.state.tensors().values(), strict=True):
         assert other.device.type == "meta"
         assert one.shape == other.shape
-    assert here._draw_fading().shape == there._draw_fading().shape
-    assert there._draw_fading().device.type == "meta"
-    here._draw_fading()
+    assert fading(here).shape == fading(there).shape
+    assert fading(there).device.type == "meta"
+    fading(here)
     assert torch.equal(here.generator.get_state(), there.generator.get_state())
 
 
@@ -254,6 +261,6 @@ def test_episodes_on_a_gpu_are_those_on_the_cpu() -> None:
     for _ in range(3):
         for one, other in zip(here.state.tensors().values(), there.state.tensors().values(), strict=True):
             assert torch.equal(one, other.cpu())
-        assert torch.equal(here._draw_fading(), there._draw_fading().cpu())
+        assert torch.equal(fading(here), fading(there).cpu())
         here.reset()
         there.reset()

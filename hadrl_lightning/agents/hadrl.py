@@ -45,7 +45,9 @@ from hadrl_lightning.simulator import (
     decode_offloading,
     equal_shares,
     make_generator,
+    offloading_view_of,
     run_episode,
+    vector_size,
 )
 
 Level = Literal["flat", "set"]
@@ -141,7 +143,8 @@ class HADRL(StoredAgent):
             sizes = (scenario.num_servers, scenario.num_services)
             self.world_model = SetWorldModel(*sizes, set_world_model, generator=generator)
         else:
-            sizes = (scenario.offloading_observation_size, scenario.offloading_action_size)
+            seen = vector_size(offloading_view_of(scenario), scenario)
+            sizes = (seen, scenario.offloading_action_size)
             self.world_model = WorldModel(*sizes, world_model, generator=generator)
         if slow_level == "set":
             self.ddpg: DDPG = SetDDPG(scenario, set_ddpg, generator=generator)

@@ -3,8 +3,6 @@
 The yardstick of every table. It knows what no learner is told: the equations of latency, every constant, the channel.
 """
 
-import copy
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -20,7 +18,6 @@ from hadrl_lightning.baselines.problem import (
 )
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Service, equal_shares, serve
-from hadrl_lightning.simulator.radio import rayleigh
 
 START_ITERATIONS = 40
 """Gradient steps of the relaxation whose rounding is one of the starts."""
@@ -95,11 +92,10 @@ def hindsight_policy(network: EdgeNetwork) -> Allocation:
 
 
 def coming_fading(network: EdgeNetwork) -> Float[Tensor, "batch user"]:
-    """The fading that the next `step` will draw, [B, U], from a copy of the generator."""
-    generator = torch.Generator()
-    generator.set_state(copy.copy(network.generator.get_state()))
-    shape = (network.num_envs, network.scenario.num_users)
-    return rayleigh(shape, generator, network.device, network.dtype)
+    """The fading that the next `step` will draw, [B, U]; nothing is drawn that counts."""
+    fading = network.unfolding.foreseen().fading
+    assert fading is not None
+    return fading
 
 
 def best_targets(problem: OffloadingProblem) -> Int[Tensor, "batch user"]:

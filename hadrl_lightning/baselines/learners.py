@@ -24,6 +24,8 @@ from hadrl_lightning.simulator import (
     decode_offloading,
     make_generator,
     offloading_reward,
+    offloading_view_of,
+    vector_size,
 )
 
 
@@ -198,7 +200,8 @@ class TwinDDPG(nn.Module):
         slow_sizes = (scenario.caching_observation_size, scenario.caching_action_size)
         slow = slow_agent or DDPG(*slow_sizes, settings.ddpg(), generator=initial)
         self.slow = DDPGLevel(slow, settings, make_generator(seed, Use.RIVAL_DRAWS, 0), slow_agent is None)
-        fast_sizes = (scenario.offloading_observation_size, scenario.offloading_action_size)
+        seen = vector_size(offloading_view_of(scenario), scenario)
+        fast_sizes = (seen, scenario.offloading_action_size)
         fast = DDPG(*fast_sizes, settings.ddpg(), generator=initial)
         self.fast = DDPGLevel(fast, settings, make_generator(seed, Use.RIVAL_DRAWS, 1))
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import CachingView, Limits, OffloadingView, View, fields_of, rules
+from hadrl_lightning.simulator import CachingView, Limits, View, fields_of, offloading_view_of, rules
 
 
 class Bounds(NamedTuple):
@@ -20,18 +20,20 @@ def join(*parts: Bounds) -> Bounds:
 
 def caching_bounds(scenario: Scenario, physics: Physics) -> Bounds:
     """Bounds of the caching observation, K (1 + 2 S) + S entries."""
-    return _scaled(CachingView, rules(physics).caching_limits(scenario))
+    return _scaled(CachingView, rules(physics).caching_limits(scenario), scenario)
 
 
 def offloading_bounds(scenario: Scenario, physics: Physics) -> Bounds:
-    """Bounds of the offloading observation, S K + 3 S + 3 U entries."""
-    return _scaled(OffloadingView, rules(physics).offloading_limits(scenario))
+    """Bounds of the offloading observation, S K + 3 S + 3 U entries and those of further processes."""
+    return _scaled(offloading_view_of(scenario), rules(physics).offloading_limits(scenario), scenario)
 
 
-def _scaled(view: type[View], limits: Limits) -> Bounds:
+def _scaled(view: type[View], limits: Limits, scenario: Scenario) -> Bounds:
     """Limits of a view's fields as those of its vector."""
     parts = []
     for field in fields_of(view):
-        ends = (tuple((value + field.first) / field.scale for value in end) for end in limits[field.name])
+        count = field.size(scenario)
+        found = limits.get(field.name, ([field.low] * count, [field.high] * count))
+        ends = (tuple((value + field.first) / field.scale for value in end) for end in found)
         parts.append(Bounds(*ends))
     return join(*parts)

@@ -41,12 +41,12 @@ class SharedNetworks(EdgeNetwork):
     @property
     def requests(self) -> Int[Tensor, "batch user"]:
         """Service asked by each user in the coming slot, long [B, U]."""
-        return self._whole(self.state.requests)[0]
+        return self.unfolding.slot_of(slice(None)).requests
 
     @property
     def positions(self) -> Float[Tensor, "batch user 2"]:
         """(x, y) of the users in the coming slot in metres, [B, U, 2]."""
-        return self._whole(self.state.positions)[0]
+        return self.unfolding.slot_of(slice(None)).positions
 
     def begin_frame(self, cache: Bool[Tensor, "..."]) -> Float[Tensor, " batch"]:
         """Apply a caching decision, bool [B, S, K], and return its switching cost in seconds, [B]."""

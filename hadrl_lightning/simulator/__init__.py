@@ -22,6 +22,7 @@ from hadrl_lightning.simulator.service import (
     serve,
     switching_cost,
 )
+from hadrl_lightning.simulator.unfolding import offloading_view_of
 from hadrl_lightning.simulator.vectors import from_vector, to_vector, vector_size
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
@@ -52,6 +53,7 @@ __all__ = [
     "homes",
     "make_generator",
     "offloading_reward",
+    "offloading_view_of",
     "path_loss_db",
     "restore_generator",
     "rules",

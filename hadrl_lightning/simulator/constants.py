@@ -10,7 +10,10 @@ from hadrl_lightning.scenario import Scenario
 
 
 class Constants(NamedTuple):
-    """Constants of a scenario as tensors: services [K], servers [S], users [U]."""
+    """Constants as tensors: services [K], servers [S], users [U].
+
+    Numbers of services and servers may also differ between B networks: [B, K], [B, S].
+    """
 
     input_bits: Tensor
     storage_bits: Tensor
@@ -30,7 +33,15 @@ class Constants(NamedTuple):
 
     def bits_of(self, count: Tensor) -> Tensor:
         """Bits that services fill together, [..., K] -> [...]; no matrix product, which autocast would round."""
-        return (count * self.storage_bits).sum(dim=-1)
+        size = self.storage_bits
+        if size.ndim > 1:
+            size = size.view(len(size), *[1] * (count.ndim - 2), -1)
+        return (count * size).sum(dim=-1)
+
+
+def of_each(values: Tensor, index: Tensor) -> Tensor:
+    """The value of each user's service or server, [B, U]; the same for all networks, [N], or of each, [B, N]."""
+    return values[index] if values.ndim == 1 else values.gather(1, index)
 
 
 @lru_cache(maxsize=64)

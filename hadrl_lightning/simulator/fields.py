@@ -4,6 +4,7 @@ A view is a dataclass of tensors whose fields are declared by `number`. Vectors,
 declarations.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,10 @@ class Field:
     """Whether only whole numbers make sense."""
     of: str | None = None
     """The axis of which it is an index, if it is one."""
+    low: float = 0.0
+    """Least value, where the physics says nothing of it."""
+    high: float = math.inf
+    """Largest value, where the physics says nothing of it."""
 
     def shape(self, scenario: Scenario) -> tuple[int, ...]:
         """Of one row."""

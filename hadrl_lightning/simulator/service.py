@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import BITS_PER_BYTE, Physics, Scenario
-from hadrl_lightning.simulator.constants import Constants, constants
+from hadrl_lightning.simulator.constants import Constants, constants, of_each
 from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
 from hadrl_lightning.simulator.physics import rules
 from hadrl_lightning.simulator.physics.strict import MAX_SHARE
@@ -75,18 +75,18 @@ def serve(
     )
     its.check_load("bandwidth_share", bandwidth_load, scenario.num_users)
     its.check_load("compute_share", compute_load, scenario.num_users)
-    bits, cycles = table.input_bits[requests], table.cycles[requests]
+    bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
     hit = cache.flatten(1).gather(1, server * scenario.num_services + requests)
     efficiency = spectral_efficiency(scenario, positions, fading, physics)
-    rate = bandwidth_share.clamp(min=MIN_SHARE) * table.bandwidth_hz[server] * efficiency
+    rate = bandwidth_share.clamp(min=MIN_SHARE) * of_each(table.bandwidth_hz, server) * efficiency
     transmission = bits / rate
-    edge = cycles / (compute_share.clamp(min=MIN_SHARE) * table.compute_hz[server])
+    edge = cycles / (compute_share.clamp(min=MIN_SHARE) * of_each(table.compute_hz, server))
     cloud = bits / scenario.cloud_rate_bit_per_s + cycles / scenario.cloud_compute_hz + scenario.cloud_delay_s
     latency = transmission + torch.where(hit, edge, cloud)
     return Service(
         latency=latency,
         hit=hit,
-        on_time=latency <= table.deadlines_s[requests],
+        on_time=latency <= of_each(table.deadlines_s, requests),
         energy=transmission * its.transmit_power(scenario),
         bandwidth_load=bandwidth_load,
         compute_load=compute_load,

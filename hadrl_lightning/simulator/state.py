@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator.constants import Constants
+from hadrl_lightning.simulator.constants import Constants, of_each
 
 
 @dataclass
@@ -45,7 +45,7 @@ class NetworkState:
         carried: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("carried."):
-                _, process, entry = name.split(".", 2)
+                process, entry = name.removeprefix("carried.").rsplit(".", 1)  # a process may be module.Class
                 carried.setdefault(process, {})[entry] = value
             else:
                 own[name] = value
@@ -85,8 +85,8 @@ def count_slot(
     state.request_gain = falling_scale(gain)
     hits = hit.to(ones.dtype)
     state.hit_counts.flatten(1).scatter_add_(1, server * services + requests, hits)
-    state.taken_bits.zero_().scatter_add_(1, server, table.input_bits[requests])
-    state.taken_cycles.zero_().scatter_add_(1, server, table.cycles[requests])
+    state.taken_bits.zero_().scatter_add_(1, server, of_each(table.input_bits, requests))
+    state.taken_cycles.zero_().scatter_add_(1, server, of_each(table.cycles, requests))
 
 
 def falling_scale(value: Float[Tensor, "batch entry"]) -> Float[Tensor, "batch entry"]:

@@ -91,13 +91,30 @@ class Unfolding:
         """Draw what is known of the next slot."""
         self._draw(known=True)
 
+    def foreseen(self) -> Slot:
+        """The coming slot as it will be when it is served, for references that know the future."""
+        memory, generators = dict(self.memory), [self.generator, *self._streams.values()]
+        states = [generator.get_state() for generator in generators]
+        self.serve()
+        slot, self.memory = self.slot, memory
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        return slot
+
     @property
     def slot(self) -> Slot:
-        """What is the case; what is drawn when a slot is served stays from the slot before until then."""
+        """What is the case in the networks simulated here.
+
+        What is drawn when a slot is served stays from the slot before until then.
+        """
+        return self.slot_of(self.rows)
+
+    def slot_of(self, rows: slice) -> Slot:
+        """What is the case in some of all networks."""
         brought: dict[str, Tensor] = {}
         for name, memory in self.memory.items():
             entries = self.processes[name].brings
-            brought.update({entry: memory[entry][self.rows] for entry in entries if entry in memory})
+            brought.update({entry: memory[entry][rows] for entry in entries if entry in memory})
         usual = {entry: brought.pop(entry) for entry in USUAL if entry in brought}
         return Slot(**usual, more=brought)
 

@@ -54,8 +54,8 @@ def processes_of(scenario: Scenario) -> dict[str, Process]:
     }
     further: dict[str, Process] = {}
     brought_by: dict[str, str] = {}
-    for name, settings in scenario.processes:
-        process = _made(name, dict(settings))
+    for name, settings in scenario.processes.items():
+        process = _made(name, settings)
         for entry in process.brings:
             if entry in brought_by:
                 raise ValueError(

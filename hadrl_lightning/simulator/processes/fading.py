@@ -10,7 +10,7 @@ from hadrl_lightning.simulator.radio import rayleigh
 
 @dataclass(frozen=True)
 class RayleighFading(Process):
-    """Rayleigh(1) factors on the gain, for each user and slot by itself; nobody knows them before the slot is served."""
+    """Rayleigh(1) factors on the gain, for each user and slot by itself, not known before the slot is served."""
 
     brings = ("fading",)
     known = False
