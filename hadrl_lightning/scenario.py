@@ -56,7 +56,7 @@ class SettingsByName(dict[str, dict[str, Any]]):
         ValueError: it is made of something else.
     """
 
-    def __init__(self, settings: Any) -> None:
+    def __init__(self, settings: Any = None) -> None:
         try:
             super().__init__({str(name): dict(one or {}) for name, one in dict(settings or {}).items()})
         except (TypeError, ValueError) as error:

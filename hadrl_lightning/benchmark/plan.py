@@ -185,7 +185,7 @@ def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     """
     data = base["data"]
     contents: Settings = {
-        "scenario": data["scenario"],
+        "scenario": _told(data["scenario"]),
         "physics": data["physics"],
         "test": {
             "episodes": plan.episodes or data["test_episodes"],
@@ -215,6 +215,11 @@ def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     if learner.kind == "sb3":
         common = {name: common[name] for name in LEARNING}
     return {**contents, "slots": slots, "learner": merged(common, learner.learner)}
+
+
+def _told(scenario: Settings) -> Settings:
+    """Without processes where there are none beyond the usual: cells of before there were any stay the same."""
+    return {name: value for name, value in scenario.items() if name != "processes" or value}
 
 
 def _validated_slots(base: Settings, slots: int) -> list[int]:
