@@ -16,6 +16,7 @@ from hadrl_lightning.baselines import (
     best_known_allocation,
     best_known_policy,
     best_targets,
+    caches,
     coming_fading,
     coverage,
     covering,
@@ -30,7 +31,6 @@ from hadrl_lightning.baselines import (
     square_root_shares,
 )
 from hadrl_lightning.baselines.cache_slots import DrawnSlots
-from hadrl_lightning.baselines.lower_bound import simplex_projection
 from hadrl_lightning.baselines.problem import OffloadingProblem, summed_latency
 from hadrl_lightning.scenario import GIB, KIB, Scenario
 from hadrl_lightning.simulator import (
@@ -200,12 +200,46 @@ def test_best_known_does_not_depend_on_the_batch_or_on_the_order_of_users() -> N
     torch.testing.assert_close(swapped.latency.sum(dim=1), whole, rtol=5e-3, atol=0)
 
 
-def test_simplex_projection_of_a_hand_worked_point() -> None:
-    # (0.5, 0.9, -1) -> support {0, 1}, threshold (1.4 - 1) / 2 = 0.2
-    point = torch.tensor([[[0.5, 0.9, -1.0]]])
-    torch.testing.assert_close(simplex_projection(point), torch.tensor([[[0.3, 0.7, 0.0]]]))
-    inside = torch.tensor([[[0.2, 0.3, 0.5]]])
-    torch.testing.assert_close(simplex_projection(inside), inside)
+def test_the_relaxation_of_equal_users_on_unequal_servers_is_at_its_minimum() -> None:
+    # fractions can share anything out, so the least is that of one server as fast as all: (12 * 3)^2 / (6 + 3 + 3)
+    capacity = torch.tensor([6.0, 3.0, 3.0]).double()
+    root = (3 / capacity.sqrt()).expand(1, 12, 3).clone()
+    relaxed = relaxed_assignment(OffloadingProblem(torch.zeros_like(root), root, torch.zeros_like(root)))
+    assert relaxed.value.item() == pytest.approx(108, rel=1e-6)
+    assert relaxed.bound.item() == pytest.approx(108, rel=1e-6)
+    torch.testing.assert_close(relaxed.targets.sum(dim=2), torch.ones(1, 12).double())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_relaxation_converges_whatever_the_costs(seed: int) -> None:
+    # costs over eight orders of magnitude, services on some of the servers, users who cost nothing
+    source, servers, users = generator(seed), 1 + 3 * seed, 25 - 8 * seed
+    shape = (20, users, servers)
+    radio, edge, cloud = (10 ** (8 * torch.rand(shape, generator=source).double() - 4) for _ in range(3))
+    held = torch.rand(shape, generator=source) < 0.5
+    problem = OffloadingProblem(radio.sqrt(), edge.sqrt() * held, cloud * ~held)
+    for field in problem:
+        field[:, 0] = 0
+    relaxed = relaxed_assignment(problem)
+    assert (relaxed.value - relaxed.bound <= 1e-6 * relaxed.value).all()
+    assert (relaxed.targets >= 0).all()
+    alone = relaxed_assignment(problem.rows(torch.tensor([7])))
+    torch.testing.assert_close(alone.value, relaxed.value[7:8])
+
+
+def test_costs_too_far_apart_for_double_precision_end_with_a_bound_that_holds() -> None:
+    source = generator()
+    roots = [10 ** (12 * torch.rand(50, 5, 6, generator=source).double() - 6) for _ in range(3)]
+    relaxed = relaxed_assignment(OffloadingProblem(*roots), tolerance=0.0)
+    assert (relaxed.bound <= relaxed.value * (1 + 1e-9)).all()
+    assert (relaxed.value - relaxed.bound <= 0.1 * relaxed.value).all()
+
+
+def test_a_slot_without_users_or_costs_has_no_latency() -> None:
+    for users in (0, 2):
+        nothing = torch.zeros(3, users, 2).double()
+        relaxed = relaxed_assignment(OffloadingProblem(nothing, nothing, nothing))
+        assert relaxed.value.tolist() == relaxed.bound.tolist() == [0, 0, 0]
 
 
 def test_the_expected_fading_gives_the_mean_of_the_inverse_efficiency() -> None:
@@ -396,6 +430,43 @@ def test_more_than_sixteen_services_are_searched() -> None:
     assert chosen <= other
     used = best.cache.double() @ torch.tensor(scenario.storage_bits, dtype=torch.float64)
     assert (used <= torch.tensor(scenario.usable_cache_bits, dtype=torch.float64)).all()
+
+
+CAMPUS = Scenario(
+    num_servers=3,
+    num_users=12,
+    num_services=4,
+    popularity=(4, 3, 2, 1),
+    compute_hz=(60e9, 30e9, 30e9),
+)
+"""The example of README: all services fit on all servers, of which one is twice as fast."""
+
+
+def test_caches_in_which_everything_fits_are_the_best_without_a_search() -> None:
+    best = best_caches(CAMPUS, generator(), num_slots=64)
+    assert best.exact
+    assert best.starts == 0
+    assert best.cache.all()
+
+
+@pytest.mark.parametrize("lack", [(0, 0), (1, 3), (2, 0)])
+def test_a_service_less_is_never_better_where_the_servers_outdo_the_cloud(lack: tuple[int, int]) -> None:
+    slots = DrawnSlots(CAMPUS, 64, generator(), 10**9)
+    everything = torch.ones(3, 4, dtype=torch.bool)
+    less = everything.clone()
+    less[lack] = False
+    full, lacking = slots.relaxed(torch.stack([everything, less]), 0, 64)
+    assert (full <= lacking * (1 + 2e-6)).all()
+    assert not slots.better(less, everything)
+
+
+def test_caches_that_a_search_found_leave_no_room_that_is_of_use() -> None:
+    # on the mean slot and on few slots a service that hardly anybody asks for makes no difference
+    scenario = replace(CAMPUS, num_services=5, popularity=(4, 3, 2, 1, 1e-12))
+    slots = DrawnSlots(scenario, 16, generator(), 10**9)
+    room = torch.ones(3, 5, dtype=torch.bool)
+    room[1, 4] = False
+    assert caches._filled_up(scenario, slots, room).all()
 
 
 def test_caches_that_hold_less_are_found_where_the_cloud_outdoes_the_servers() -> None:

@@ -19,8 +19,6 @@ from hadrl_lightning.baselines.problem import (
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Service, equal_shares, serve
 
-START_ITERATIONS = 40
-"""Gradient steps of the relaxation whose rounding is one of the starts."""
 PAIRS_AT_ONCE = 4_000_000
 """Pairs of users whose exchange is weighed at once, over all slots: 32 MB a tensor."""
 MIN_GAIN = 1e-9
@@ -100,7 +98,7 @@ def coming_fading(network: EdgeNetwork) -> Float[Tensor, "batch user"]:
 
 def best_targets(problem: OffloadingProblem) -> Int[Tensor, "batch user"]:
     """Targets of least latency found by local search from two starts, long [B, U]."""
-    relaxed = relaxed_assignment(problem, START_ITERATIONS).targets.argmax(dim=2)
+    relaxed = relaxed_assignment(problem).targets.argmax(dim=2)
     found = [local_search(problem, start) for start in (relaxed, greedy_targets(problem))]
     latency = torch.stack([summed_latency(problem, target) for target in found])
     best = latency.argmin(dim=0)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hadrl_lightning.baselines.cache_choices import FINALISTS, Choices, Met
 from hadrl_lightning.baselines.cache_slots import DrawnSlots, MeanSlot
+from hadrl_lightning.baselines.covering import with_copies
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Use, make_generator
 
@@ -77,7 +78,8 @@ def best_caches(
     at most `max_ranked`; else out of those that a local search meets. It starts from caches of great coverage, then
     from random ones and from changes of the best, and goes to the best neighbour until none is better: other contents
     of one server, two servers' services exchanged, a service less. From the best on drawn slots it goes on in the same
-    way, by drawn slots. Its effort depends on the scenario's size alone, not on the machine.
+    way, by drawn slots. What still fits is added, unless it does harm. The effort depends on the scenario's size alone,
+    not on the machine.
 
     Args:
         scenario: the constants.
@@ -102,7 +104,7 @@ def best_caches(
             finalists, starts = _met_by_local_search(choices, slots.mean_slot)
         best = slots.best(finalists[: max(EFFORT // (64 * slots.cells), LEAST_FINALISTS)])
     if not exact:
-        best = _improved_on_slots(choices, slots, best)
+        best = _filled_up(scenario, slots, _improved_on_slots(choices, slots, best))
     latency = slots.decided(best)
     error = float(latency.std()) / math.sqrt(len(latency)) if len(latency) > 1 else math.inf
     return BestCaches(best, float(latency.mean()), error, exact, slots.compared, starts)
@@ -140,3 +142,9 @@ def _improved_on_slots(choices: Choices, slots: DrawnSlots, cache: Tensor) -> Te
             break
         cache = found
     return cache
+
+
+def _filled_up(scenario: Scenario, slots: DrawnSlots, cache: Tensor) -> Tensor:
+    """The caches with what else fits, unless the cloud outdoes busy servers that hold it."""
+    fuller = with_copies(scenario, cache)
+    return cache if torch.equal(fuller, cache) or slots.better(cache, fuller) else fuller
