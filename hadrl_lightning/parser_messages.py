@@ -4,6 +4,16 @@ import difflib
 import re
 from typing import Any
 
+PLAIN = {
+    "int": ("a whole number", "whole numbers"),
+    "float": ("a number", "numbers"),
+    "bool": ("true|false", "true or false"),
+    "str": ("a text", "texts"),
+    "dict": ("a mapping", "mappings"),
+    "NoneType": ("null", "null"),
+}
+"""What a type of Python is called: one of it, and several."""
+
 
 def known_settings(parser: Any) -> list[str]:
     """Dotted names of all settings of a parser."""
@@ -25,6 +35,10 @@ def essence(message: str, known: list[str]) -> str:
         group = re.search(r"Group '([^']+)'", message)
         return _unknown(f"{group.group(1)}.{key}" if group and unknown.group(1) else key, known)
     keys: list[str] = re.findall(r'Parser key "([^"]+)"', message)
+    nested = re.search(r"Given value: NestedArg\(key='([\w.]+)'", message)
+    if nested:  # a setting of a group that may be null
+        inner = re.search(rf"- {re.escape(nested.group(1))} (must be .*)", message)
+        return f"{keys[-1]}.{nested.group(1)} {inner.group(1) if inner else 'has a wrong value'}"
     value = re.search(r"(?:Got value|Given value): (.*)", message)
     if keys and value:
         kinds = _allowed(message)
@@ -46,11 +60,38 @@ def _unknown(key: str, known: list[str]) -> str:
 
 
 def _allowed(message: str) -> str:
+    """What a parser says that it expects, in plain words."""
     union = re.findall(r"Subtypes: [\[(](.*)[\])]", message)
     single = re.findall(r"Expected an? (.*?)\. Got value", message)
-    kinds = union[-1] if union else single[-1] if single else "another value"
-    kinds = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", kinds)
-    for name, plain in (("typing.", ""), ("NoneType", "null"), (", ...]", "]")):
-        kinds = kinds.replace(name, plain)
-    literals = re.compile(r"Literal\[([^\]]*)\]")
-    return literals.sub(lambda match: match.group(1).replace(", ", " | "), kinds).replace(", ", " | ")
+    if not union and not single:
+        return "another value"
+    types = re.sub(r"<class '([\w.]+)'>", r"\1", union[-1] if union else single[-1])
+    words = list(dict.fromkeys(word for one in _parts(types) for word in _words(one)))
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _words(kind: str, several: bool = False) -> list[str]:
+    """What a type stands for: `tuple[float, ...]` is `a list of numbers`."""
+    name, _, inner = kind.partition("[")
+    name, parts = name.rpartition(".")[2], _parts(inner.removesuffix("]"))
+    if name == "Literal":
+        return [part.strip("'") for part in parts]
+    if name in PLAIN:
+        return [PLAIN[name][1]] if several else PLAIN[name][0].split("|")
+    if parts:
+        pair = name == "tuple" and parts[1:] and parts[-1] != "..."
+        each = " or ".join(_words(parts[0], several=True))
+        return [f"{'pairs' if several else 'a pair'} of {each}" if pair else f"a list of {each}"]
+    return ["a group of settings" if name.endswith("Settings") else f"{name}s" if several else f"a {name}"]
+
+
+def _parts(types: str) -> list[str]:
+    """The types of a list of types, which may be lists themselves."""
+    parts, depth = [""], 0
+    for character in types:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 from hadrl_lightning import __version__
 from hadrl_lightning.agent_files import RECORD, find_agent, read_agent, recorded, shipped_agents
 from hadrl_lightning.agents import HADRL, WorldModelSettings
+from hadrl_lightning.agents.seen import SeenRanges
 from hadrl_lightning.benchmark import PlanSettings, compute, label_of, make_plan
 from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
 from hadrl_lightning.cli import main
@@ -286,6 +287,13 @@ def test_a_checkpoint_of_a_trainer_says_what_it_was_made_by_and_is_checked(tmp_p
     torch.save(contents, path)
     with pytest.raises(HadrlError, match="digest"):
         trained_for_a_slot(HADRL(TINY), ckpt_path=path)
+
+
+def test_what_was_seen_is_shown_in_units() -> None:
+    seen = SeenRanges()
+    assert repr(seen) == "SeenRanges(nothing)"
+    seen.include({"num_users": (3.0, 30.0), "compute_hz": (60e9, 60e9)})
+    assert repr(seen) == "SeenRanges(\n  num_users: 3 to 30\n  compute_hz: 60 GHz\n)"
 
 
 def test_what_an_agent_has_learnt_can_be_trained_on_from_in_another_scenario(tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from hadrl_lightning.benchmark.plan import Sweep, nested, parse_sweep, parse_val
 from hadrl_lightning.benchmark.report import result_rows
 from hadrl_lightning.benchmark.training import merged, num_slots, resolved, validated_slots, with_slots
 from hadrl_lightning.cli import main
+from hadrl_lightning.cli.studies import Progress
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.scenario import GIB, Scenario
@@ -409,7 +410,21 @@ def test_the_command_writes_tables_and_figures_and_goes_on_where_it_was(
     assert {"bars-es2-tiny.pdf", "bars-es2-tiny.png", "convergence-es2-tiny.pdf"} <= names
     assert Path("out/command.txt").read_text().startswith("hadrl benchmark --policies twin-ddpg")
     assert main(words) == 0
-    assert "[" not in capsys.readouterr().out.splitlines()[0].split("episodes")[0]
+    again = capsys.readouterr().out.splitlines()
+    assert again[0] == "[4/4] computed before"
+    assert not any(line.startswith("[") for line in again[1:])
+
+
+def test_cells_that_were_computed_before_are_counted_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    cells = plan_of("lru+home_equal", "density+home_equal", seeds=(0,)).cells
+    result = CellResult(scores={"latency": 2.0}, episodes={})
+    progress = Progress(len(cells))
+    for cell, reused in zip(cells, (True, True, False), strict=True):
+        progress(Outcome(cell, result, reused=reused))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "[2/3] computed before"
+    assert second.startswith("[3/3] ")
+    assert progress.remark.startswith(" (2 cells were computed earlier by other versions")
 
 
 @pytest.mark.parametrize(
@@ -424,7 +439,7 @@ def test_the_command_writes_tables_and_figures_and_goes_on_where_it_was(
         (["--slots", "0"], "slots must be at least 1, got 0"),
         (["--episodes", "0"], "episodes must be at least 1, got 0"),
         (["--trainer.max_epochs", "0"], "trainer.max_epochs must be a whole number of at least 1, got 0"),
-        (["--data.scenario.num_users", "1e999k"], "data.scenario.num_users must be int, got inf"),
+        (["--data.scenario.num_users", "1e999k"], "data.scenario.num_users must be a whole number, got inf"),
         (["--workers", "0"], "workers must be at least 1, got 0"),
         (["--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
     ],

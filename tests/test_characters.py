@@ -1,6 +1,7 @@
 """Consoles and files that lack characters or columns lose nothing; warnings and errors are one line each."""
 
 import io
+import os
 import subprocess
 import sys
 import warnings
@@ -127,6 +128,26 @@ def test_help_and_errors_come_in_any_encoding(encoding: str) -> None:
     (line,) = refused.stderr.decode(encoding).splitlines()
     assert line.startswith("hadrl: error: command must be one of fit, ")
     assert "got 'fsum'" in line
+
+
+def test_a_reader_that_leaves_a_pipe_ends_the_command_without_a_word() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    run = [sys.executable, "-m", "hadrl_lightning.cli", "--help"]
+    done = subprocess.run(run, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_a_shell_completes_every_command(shell: str) -> None:
+    parser = HadrlParser(prog="hadrl")
+    parser.add_subcommands().add_subcommand("fit", HadrlParser())
+    script = parser.get_completion_script(f"shtab-{shell}")
+    for words in ("fit", *(("benchmark", "plot", "inspect") if shell != "tcsh" else ())):
+        assert words in script
+    for option in ("--workers", "--no_figures", "--output"):
+        assert option in script or option.lstrip("-") in script
 
 
 @pytest.mark.slow

@@ -11,10 +11,12 @@ import yaml
 from hadrl_lightning import cli
 from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO
 from hadrl_lightning.cli.judging import SETTINGS_FILE, cells, place, write_row
+from hadrl_lightning.cli.parser import HadrlParser
 from hadrl_lightning.cli.runs import find_checkpoint, name_of, next_version, reserve_version, run_name
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
 from hadrl_lightning.errors import HadrlError
-from tests.stand_in import QUIET, Planning, files, fit, hadrl, refused, rows, stand_in, trained
+from hadrl_lightning.parser_messages import essence
+from tests.stand_in import QUIET, Planning, TinySettings, files, fit, hadrl, refused, rows, stand_in, trained
 
 __all__ = ["stand_in"]
 pytestmark = pytest.mark.usefixtures("stand_in")
@@ -355,11 +357,11 @@ def test_a_save_that_fails_leaves_the_old_checkpoint() -> None:
         (["--model.net.width", "-3"], "model.net.width must be at least 1, got -3"),
         (["--data.num_envs", "0"], "data.num_envs must be at least 1, got 0"),
         (["--planning.decisions_per_epoch", "0"], "planning.decisions_per_epoch must be at least 1, got 0"),
-        (["--data.scenario.num_users", "many"], "data.scenario.num_users must be int, got many"),
-        (["--data.physics", "newton"], "data.physics must be 'strict' | 'published', got newton"),
+        (["--data.scenario.num_users", "many"], "data.scenario.num_users must be a whole number, got many"),
+        (["--data.physics", "newton"], "data.physics must be strict or published, got newton"),
         (
             ["--data.scenario.bandwidth_hz", "[1, x]"],
-            "data.scenario.bandwidth_hz must be float | list[float], got",
+            "data.scenario.bandwidth_hz must be a number or a list of numbers, got",
         ),
         (
             ["--data.scenario.num_user", "3"],
@@ -394,7 +396,7 @@ def test_a_mistake_gets_one_line_and_touches_nothing(
     ("text", "line"),
     [
         ("data: {scenario: {num_users: 0}}", "data.scenario.num_users must be at least 1, got 0"),
-        ("data: {scenario: {num_users: x}}", "data.scenario.num_users must be int, got x"),
+        ("data: {scenario: {num_users: x}}", "data.scenario.num_users must be a whole number, got x"),
         ("data: {scenario: {num_user: 3}}", "data.scenario.num_user; did you mean data.scenario.num_users?"),
         ("modl: {net: {width: 3}}", "modl"),
         ("model: {net: {widht: 3}}", "model.net.widht; did you mean model.net.width?"),
@@ -407,6 +409,30 @@ def test_a_mistake_in_a_file_gets_one_line_too(
 ) -> None:
     Path("bad.yaml").write_text(text)
     assert line in refused(capfd, "fit", "--config", "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("types", "words"),
+    [
+        ("typing.Literal['published', 'zipf'], tuple[float, ...]", "published, zipf or a list of numbers"),
+        ("tuple[tuple[float, float], ...], <class 'NoneType'>", "a list of pairs of numbers or null"),
+        (
+            "<class 'bool'>, list[int], list[a.b.Logger]",
+            "true, false, a list of whole numbers or a list of Loggers",
+        ),
+        ("<class 'a.b.PlannerSettings'>, <class 'str'>", "a group of settings or a text"),
+    ],
+)
+def test_what_a_setting_may_be_is_said_in_plain_words(types: str, words: str) -> None:
+    message = f'Parser key "a.b":\n  Does not validate\n  Subtypes: [{types}]\n  Errors:\n  Given value: x'
+    assert essence(message, []) == f"a.b must be {words}, got x"
+
+
+def test_a_setting_of_a_group_that_may_be_null_is_named() -> None:
+    parser = HadrlParser()
+    parser.add_argument("--net", type=TinySettings | None)
+    with pytest.raises(HadrlError, match=r"^net\.width must be a whole number, got x$"):
+        parser.parse_args(["--net.width", "x"])
 
 
 def test_an_unknown_config_names_the_shipped_ones_and_the_nearest(capfd: pytest.CaptureFixture[str]) -> None:

@@ -131,6 +131,15 @@ def test_a_wrong_setting_of_an_agent_is_refused_in_python_too(
         HADRL.from_config("es2.yaml", tmp_path / "mine.yaml")
 
 
+def test_an_argument_that_an_agent_has_not_is_refused_with_those_that_it_has() -> None:
+    with pytest.raises(
+        HadrlError, match=r"^settings must be some of scenario, physics, .*, seed, got num_users, a f"
+    ):
+        HADRL.from_config("es2.yaml", num_users=60)
+    with pytest.raises(HadrlError, match=r", seed, got sede$"):
+        HADRL.from_config("es2.yaml", sede=1)
+
+
 def test_published_names_all_that_the_published_algorithm_has_otherwise(
     in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -285,7 +294,7 @@ NO_GROUP = {
     "data": "config must be a YAML mapping, got a str in mine.yaml",
     "data: {seed: 1, seed: 2}": "YAML file, got mine.yaml: seed stands twice in a group, in line 1",
     "data: &a {scenario: *a}": "YAML file, got mine.yaml: found unconstructable recursive node",
-    f"data: {{scenario: {{num_users: {'9' * 5000}}}}}": "data.scenario.num_users must be int, got inf",
+    f"data: {{scenario: {{num_users: {'9' * 5000}}}}}": "data.scenario.num_users must be a whole number, got inf",
     "data: {scenario: {compute_hz: 1e99999999999 GHz}}": "compute_hz must be a finite number, got inf",
     "data: {scenario: {cell: " + "x" * 5000 + "}}": "unknown setting data.scenario.cell",
 }

@@ -87,11 +87,11 @@ def collecting() -> CEMPlanning:
         ),
         (
             ["--trainer.precision=64-true"],
-            "trainer.precision must be 32-true | bf16-mixed | 16-mixed, got 64-true",
+            "trainer.precision must be 32-true, bf16-mixed or 16-mixed, got 64-true",
         ),
         (
             ["--trainer.precision=bf16-true"],
-            "trainer.precision must be 32-true | bf16-mixed | 16-mixed, got bf16",
+            "trainer.precision must be 32-true, bf16-mixed or 16-mixed, got bf16",
         ),
         (
             ["--trainer.callbacks=StochasticWeightAveraging", "--trainer.callbacks.swa_lrs=0.1"],

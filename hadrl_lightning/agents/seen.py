@@ -57,6 +57,10 @@ class SeenRanges(MergedOverRanks):
         ends = zip(NUMBERS, self.least.tolist(), self.most.tolist())
         return {name: (least, most) for name, least, most in ends if least <= most}
 
+    def extra_repr(self) -> str:
+        """The ranges, each in the unit of its number."""
+        return "\n".join(f"{name}: {shown(name, ends)}" for name, ends in self.ranges().items()) or "nothing"
+
     def outside(self, ranges: Ranges) -> str:
         """Which of the ranges go beyond what was seen, in words with both ranges; empty where none does."""
         seen = self.ranges()

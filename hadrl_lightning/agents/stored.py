@@ -1,7 +1,8 @@
 """`StoredAgent`: an agent that is made from its settings and from files, and is saved with what it was made by."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,7 @@ class StoredAgent(LightningModule):
         Raises:
             HadrlError: there is no such file, or a setting is unknown or not allowed.
         """
+        cls._check_names(settings)
         parser = class_parser(cls, "model", {"data": OF_DATA})
         given = merged(*(load_config(name, groups_of(parser)) for name in names))
         data = {name: value for name, value in given.get("data", {}).items() if name in OF_DATA}
@@ -222,6 +224,18 @@ class StoredAgent(LightningModule):
         except RuntimeError:  # there is none
             return None
         return trainer if isinstance(trainer, Trainer) and trainer.state.fn == "fit" else None
+
+    @classmethod
+    def _check_names(cls, settings: Collection[str]) -> None:
+        """Raise a HadrlError unless all are arguments of the constructor."""
+        known = signature(cls).parameters
+        if any(one.kind is one.VAR_KEYWORD for one in known.values()):
+            return
+        for name in settings:
+            if name not in known:
+                owners = [owner for owner, part in cls.parts.items() if name in signature(part).parameters]
+                hint = f", a field of {' and '.join(owners)}, to be given whole" if owners else ""
+                raise HadrlError(f"settings must be some of {', '.join(known)}, got {name}{hint}")
 
     @classmethod
     def _arguments(cls, settings: Any) -> dict[str, Any]:

@@ -19,7 +19,8 @@ def check_trainer(trainer: Trainer) -> None:
             other than `PRECISIONS`.
     """
     if trainer.precision not in PRECISIONS:
-        raise HadrlError(f"trainer.precision must be {' | '.join(PRECISIONS)}, got {trainer.precision}")
+        *most, last = PRECISIONS
+        raise HadrlError(f"trainer.precision must be {', '.join(most)} or {last}, got {trainer.precision}")
     for name in ("gradient_clip_val", "gradient_clip_algorithm"):
         value: Any = getattr(trainer, name)
         if value:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from hadrl_lightning.characters import use_plain_characters
+from hadrl_lightning.cli.pipes import while_read
 from hadrl_lightning.cli.signals import Stopped, StopSignals
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import DISK_ERRORS, unwritable
@@ -50,8 +51,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     A mistake of the user gets one line on stderr and status 2, a number that is not finite status 3, SIGINT and SIGTERM
-    one line with the command that goes on and status 130 and 143; a bug of ours keeps its traceback, and with
-    `HADRL_DEBUG=1` so does a mistake.
+    one line with the command that goes on and status 130 and 143; where the reader of a pipe leaves, the command ends
+    with status 141. A bug of ours keeps its traceback, and with `HADRL_DEBUG=1` so does a mistake.
 
     Args:
         args: The words after `hadrl`; the ones the process was started with if None.
@@ -59,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if args is None else args)
     use_plain_characters()
     with warnings_in_one_line():
-        return _main(words, args)
+        return while_read(lambda: _main(words, args))
 
 
 def _main(words: list[str], args: Sequence[str] | None) -> int:

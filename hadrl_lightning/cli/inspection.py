@@ -6,11 +6,11 @@ import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, NoReturn
+from typing import Any
 
 from hadrl_lightning.agent_files import RECORD, find_agent, read_agent
+from hadrl_lightning.cli.line_parser import LineParser
 from hadrl_lightning.config_files import shipped_configs
-from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.ranges import NUMBERS, shown
 from hadrl_lightning.scenario import Scenario
 
@@ -19,20 +19,20 @@ LABEL = 12
 """Characters of the first column."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises a HadrlError of one line where its base class prints the usage and exits."""
-
-    def error(self, message: str) -> NoReturn:
-        raise HadrlError(message)
-
-
 def run(words: Sequence[str]) -> int:
     """Carry out `inspect …` and return the exit status.
 
     Raises:
         HadrlError: a mistake of the user, or a file that is not what was written.
     """
-    parser = _Parser(
+    path = find_agent(inspect_parser().parse_args(list(words[1:])).file, "FILE")
+    print("\n".join(description(os.path.relpath(path), read_agent(path, "FILE"))))
+    return 0
+
+
+def inspect_parser() -> LineParser:
+    """Of `hadrl inspect`."""
+    parser = LineParser(
         prog="hadrl inspect",
         allow_abbrev=False,
         description="Show what the file of an agent, or a checkpoint of a training, was made by: version, date,\n"
@@ -40,9 +40,7 @@ def run(words: Sequence[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", metavar="FILE", help="a path, or a shipped agent such as es2.ckpt")
-    path = find_agent(parser.parse_args(list(words[1:])).file, "FILE")
-    print("\n".join(description(os.path.relpath(path), read_agent(path, "FILE"))))
-    return 0
+    return parser
 
 
 def description(name: str, contents: Mapping[str, Any]) -> Iterable[str]:

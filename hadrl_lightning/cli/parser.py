@@ -9,6 +9,8 @@ from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
 
 from hadrl_lightning.cli.help import OPENINGS, opening, use_our_texts
+from hadrl_lightning.cli.inspection import inspect_parser
+from hadrl_lightning.cli.studies import benchmark_parser, plot_parser
 from hadrl_lightning.config_files import find_config, groups_of, load_config, numbers_for_units
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.parser_messages import essence, known_settings
@@ -50,6 +52,15 @@ class HadrlParser(LightningArgumentParser):
     def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
         """Parse the settings of the file at hand in place of its text."""
         return super().parse_string(yaml.safe_dump(self._settings, sort_keys=False), *args, **kwargs)
+
+    def get_completion_script(self, completion_type: str, **kwargs: Any) -> str:
+        """The script for a shell, with the commands that have parsers of their own."""
+        if self._subcommands_action is not None and completion_type.startswith("shtab-"):
+            others = {"benchmark": benchmark_parser, "plot": plot_parser, "inspect": inspect_parser}
+            parser: Any  # of argparse, which is enough for a script
+            for name, parser in others.items():
+                self._subcommands_action.add_subcommand(name, parser())
+        return super().get_completion_script(completion_type, **kwargs)
 
     def format_help(self, formatter: Any = None) -> str:
         """What matters first, then all settings."""

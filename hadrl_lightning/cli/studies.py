@@ -7,8 +7,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from hadrl_lightning.cli.line_parser import LineParser
 from hadrl_lightning.errors import HadrlError, HadrlWarning
 from hadrl_lightning.files import replacing
 
@@ -32,13 +33,6 @@ QUICK_SETTINGS: dict[str, Any] = {"data": {"scenario": {"decisions_per_episode":
 CODE_OF_FAILURE = 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises a HadrlError of one line where its base class prints the usage and exits."""
-
-    def error(self, message: str) -> NoReturn:
-        raise HadrlError(message)
-
-
 def run(words: Sequence[str]) -> int:
     """Carry out `benchmark …` or `plot …` and return the exit status.
 
@@ -46,14 +40,15 @@ def run(words: Sequence[str]) -> int:
         HadrlError: a mistake of the user.
     """
     if words[0] == "plot":
-        return _plot(_plot_parser().parse_args(list(words[1:])))
-    options, others = _benchmark_parser().parse_known_args(list(words[1:]))
+        return _plot(plot_parser().parse_args(list(words[1:])))
+    options, others = benchmark_parser().parse_known_args(list(words[1:]))
     overrides = _overrides(others, QUICK_SETTINGS if options.quick else {})
     return _benchmark(options, overrides, words)
 
 
-def _plot_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def plot_parser() -> LineParser:
+    """Of `hadrl plot`."""
+    parser = LineParser(
         prog="hadrl plot",
         allow_abbrev=False,
         description="Redraw the figures of a benchmark folder, or draw the learning curves of a run "
@@ -72,10 +67,11 @@ def _plot(options: argparse.Namespace) -> int:
     return 0
 
 
-def _benchmark_parser() -> argparse.ArgumentParser:
+def benchmark_parser() -> LineParser:
+    """Of `hadrl benchmark`; settings may stand beside its arguments."""
     from hadrl_lightning.benchmark.policies import LEARNERS, LOWER_BOUND, PUBLISHED_SIZES
 
-    parser = _Parser(
+    parser = LineParser(
         prog="hadrl benchmark",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -225,11 +221,12 @@ def _check_engine(options: argparse.Namespace) -> None:
 
 
 class Progress:
-    """A line for every cell that is done."""
+    """A line for every cell that is done, and one for all that were computed before."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.done = 0
+        self.reused = 0
         self.stale = 0
 
     def __call__(self, outcome: Any) -> None:
@@ -241,7 +238,12 @@ class Progress:
         seed = "" if cell.seed is None else f", seed {cell.seed}"
         text = f"[{self.done}/{self.total}] {cell.policy}{seed}: "
         if outcome.reused:
+            self.reused += 1
             self.stale += result.versions != versions()
+        if self.reused and (not outcome.reused or self.done == self.total):  # those come first
+            print(f"[{self.reused}/{self.total}] computed before", flush=True)
+            self.reused = 0
+        if outcome.reused:
             return
         if result is None:
             print(text + f"failed: {outcome.error}", flush=True)
