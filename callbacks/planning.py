@@ -1,7 +1,7 @@
 """`CEMPlanning`: acts on the simulated networks at the start of every training epoch."""
 
 import time
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,8 +13,9 @@ from hadrl_lightning.callbacks.finite import FiniteNumbers
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.parallel import of_each_rank
-from hadrl_lightning.planning import PlannerSettings, require_choice
+from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.simulator import Use, make_generator, restore_generator
+from hadrl_lightning.typed import typed
 
 COLLECTING = PlannerSettings(
     n_candidates=32,
@@ -27,6 +28,7 @@ COLLECTING = PlannerSettings(
 """A cheap plan while collecting, with a weight on what it would teach."""
 
 
+@typed
 class CEMPlanning(Callback):
     """Collects caching decisions with the caching agent and the planner, and stores them in the replay buffers.
 
@@ -91,7 +93,6 @@ class CEMPlanning(Callback):
         )
         if not 0 <= latency_weight < float("inf"):
             raise ValueError(f"latency_weight must be at least 0 and finite, got {latency_weight}")
-        require_choice("caching_reward", caching_reward, get_args(CachingObjective))
         if caching_reward != "hits_and_latency" and latency_weight != LATENCY_WEIGHT:
             raise ValueError(
                 f"latency_weight must be {LATENCY_WEIGHT} unless caching_reward is hits_and_latency, "

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from hadrl_lightning.agents import HADRL
+from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import (
     EdgeNetwork,
@@ -207,10 +209,21 @@ def test_published_thresholds_cut_the_axis(name, coordinates, servers):
     assert decode_offloading(scenario, action, "published").server[0, :5].tolist() == servers
 
 
-def test_thresholds_of_another_number_of_servers_are_refused():
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda scenario, physics: decode_offloading(scenario, torch.zeros(1, 90), physics),
+        EdgeNetwork,
+        HADRL,
+        TransitionDataModule,
+    ],
+)
+def test_thresholds_of_another_number_of_servers_are_refused_where_they_matter(use):
     scenario = Scenario(num_servers=4, offload_thresholds=(0.0,))
-    with pytest.raises(ValueError, match=r"offload_thresholds must have num_servers - 1 = 3 values, got 1"):
-        decode_offloading(scenario, torch.zeros(1, 90), "published")
+    use(scenario, "strict")
+    message = r"^scenario.offload_thresholds must have num_servers - 1 = 3 values under physics published, got 1; null"
+    with pytest.raises(ValueError, match=message):
+        use(scenario, "published")
 
 
 def test_without_thresholds_published_cuts_into_equal_bins():

@@ -20,8 +20,10 @@ from hadrl_lightning.agents.optimisers import ResumedAdam
 from hadrl_lightning.data.transitions import CachingTransitions
 from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES, Actor, Critic
 from hadrl_lightning.parallel.shares import ALONE, DataShare
+from hadrl_lightning.typed import typed
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class DDPGSettings:
     """Settings of the caching agent; the defaults are the published ones. Published names in brackets.

@@ -46,9 +46,11 @@ from hadrl_lightning.simulator import (
     equal_shares,
     make_generator,
     offloading_view_of,
+    rules,
     run_episode,
     vector_size,
 )
+from hadrl_lightning.typed import typed
 
 Level = Literal["flat", "set"]
 """Kind of model: the published one over vectors, or the structured one over sets."""
@@ -63,6 +65,7 @@ class CachingDecision(NamedTuple):
     """The cache that it stands for, bool [B, S, K]."""
 
 
+@typed
 class HADRL(StoredAgent):
     """Hierarchical DRL with active inference: DDPG decides the caches, a planner on a world model the offloading.
 
@@ -118,6 +121,7 @@ class HADRL(StoredAgent):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
+        rules(physics).check_scenario(scenario)
         self.scenario = scenario
         self.physics: Physics = physics
         self.reset_world_model = reset_world_model

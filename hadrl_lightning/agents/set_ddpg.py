@@ -20,6 +20,7 @@ from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.parallel import ALONE, DataShare, Share
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Use, check_seed, fill_caches, make_generator
+from hadrl_lightning.typed import typed
 
 VALUE_DECIMALS = 5
 """Values are compared to so many digits, so that the order among equal caches does not hang on rounding."""
@@ -27,6 +28,7 @@ VALUE_DECIMALS = 5
 _EXPLORATION = ("explore_proposals", "explore_rounds")
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class SetDDPGSettings(DDPGSettings):
     """Settings of the structured caching agent."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -26,8 +26,9 @@ from hadrl_lightning.nn.set_encoder import (
     read_observation,
     write_observation,
 )
-from hadrl_lightning.planning.free_energy import Form, require_choice
+from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.planning.model import Prediction
+from hadrl_lightning.typed import typed
 
 Encoder = Literal["shared_resources", "deep_sets"]
 
@@ -35,6 +36,7 @@ MIN_LATENCY_S = 1e-6
 """Measured latencies count as at least this, so that their logarithm is finite."""
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class SetWorldModelSettings:
     """Settings of the structured world model; one set for all scenarios."""
@@ -84,7 +86,6 @@ class SetWorldModelSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_common_resources < 0:
             raise ValueError(f"num_common_resources must be at least 0, got {self.num_common_resources}")
-        require_choice("encoder", self.encoder, get_args(Encoder))
         if self.encoder == "deep_sets":
             for name in ("num_resources", "num_common_resources"):
                 value, default = getattr(self, name), type(self).__dataclass_fields__[name].default

@@ -13,8 +13,10 @@ from hadrl_lightning.data.transitions import AnyOffloadingTransitions
 from hadrl_lightning.nn.ensemble import DynamicsEnsemble, RewardNetwork, gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.planning.model import Prediction
+from hadrl_lightning.typed import typed
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class WorldModelSettings:
     """Settings of the world model; the defaults and names are the published ones."""

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from hadrl_lightning.baselines.problem import expected_fading
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, decode_offloading, serve
+from hadrl_lightning.typed import typed
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class GeneticSettings:
     """Budget and rates of the genetic algorithm; the search costs population * generations servings a slot.

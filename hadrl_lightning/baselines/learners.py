@@ -27,8 +27,10 @@ from hadrl_lightning.simulator import (
     offloading_view_of,
     vector_size,
 )
+from hadrl_lightning.typed import typed
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class LearnerSettings:
     """Settings of the DDPG learners. Observations and rewards are normalised by their running mean and deviation.

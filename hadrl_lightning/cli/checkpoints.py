@@ -20,6 +20,7 @@ from hadrl_lightning.cli.signals import Stopped
 from hadrl_lightning.errors import HadrlError, OutputError
 from hadrl_lightning.files import load_tensors, replacing
 from hadrl_lightning.judge.selection import improves
+from hadrl_lightning.typed import typed
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 """The checkpoints in the folder of a run."""
@@ -172,6 +173,7 @@ def check_weights(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
             )
 
 
+@typed
 class Checkpointing(ModelCheckpoint):
     """Keeps last.ckpt, of the end of the last epoch, and best.ckpt, of the best validation, in the run's folder.
 

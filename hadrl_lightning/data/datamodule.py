@@ -10,9 +10,11 @@ from hadrl_lightning.data.streams import EpisodeStream, TrainingStream
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.parallel import EnsembleParallelStrategy, SharedNetworks, of_each_rank
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, Use, check_seed, make_generator
+from hadrl_lightning.simulator import EdgeNetwork, Use, check_seed, make_generator, rules
+from hadrl_lightning.typed import typed
 
 
+@typed
 class TransitionDataModule(LightningDataModule):
     """Simulated networks to collect from, replay of both levels, and the streams of a `Trainer`.
 
@@ -95,6 +97,7 @@ class TransitionDataModule(LightningDataModule):
         self.settings: dict[str, int | None] = {**numbers, "bootstrap": bootstrap}
         """The arguments by name, but for the scenario and its physics."""
         scenario.require_users()
+        rules(physics).check_scenario(scenario)
         self.scenario = scenario
         self.physics: Physics = physics
         self.num_envs = num_envs

@@ -10,7 +10,6 @@ from hadrl_lightning.planning.free_energy import (
     GouldForm,
     TschantzForm,
     expected_free_energy,
-    require_choice,
 )
 from hadrl_lightning.planning.information import information_bounds, information_gain
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
@@ -45,6 +44,5 @@ __all__ = [
     "plan_on_ranks",
     "plan_state",
     "refine",
-    "require_choice",
     "rollout",
 ]

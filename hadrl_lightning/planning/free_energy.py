@@ -9,15 +9,16 @@ what is learnt), both in the direction that lower is better, so that total = pra
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal, NamedTuple, Protocol, get_args, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hadrl_lightning.planning.information import ESTIMATORS, Estimator, gaussian_entropy, information_gain
+from hadrl_lightning.planning.information import Estimator, gaussian_entropy, information_gain
 from hadrl_lightning.planning.model import Prediction
 from hadrl_lightning.simulator import Use, make_generator
+from hadrl_lightning.typed import typed
 
 Form = Literal["tschantz", "gould", "outcome"]
 Strategy = Literal["information", "variance", "disagreement", "random", "none"]
@@ -28,12 +29,6 @@ PREFERENCE_VARIANCE = 0.5
 """α² of Gould's preferred reward."""
 PREFERENCE_FACTOR = 1.5
 """Gould's preferred reward in parts of the best reward seen."""
-
-
-def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises a ValueError that names the choices unless the value is one of them."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value}")
 
 
 class FreeEnergy(NamedTuple):
@@ -76,6 +71,7 @@ class FreeEnergyForm(Protocol):
         """Terms of the step t of each row."""
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class Exploration:
     """Value of what a step would teach, per row."""
@@ -88,10 +84,6 @@ class Exploration:
 
     estimator: Estimator = "bounded"
     """Of the information gain: `bounded` is right within [0, ln members]; `nearest_neighbour` is the published one."""
-
-    def __post_init__(self) -> None:
-        require_choice("strategy", self.strategy, get_args(Strategy))
-        require_choice("estimator", self.estimator, ESTIMATORS)
 
     def measure(self, prediction: Prediction, draws: Draws, t: int) -> Float[Tensor, " rows"]:
         """The measure of step t."""
@@ -112,6 +104,7 @@ class Exploration:
         return mean.new_zeros(mean.shape[1])
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class TschantzForm:
     """−(reward·reward_scale + expl_scale·measure) (Tschantz et al. 2020, arXiv 2002.12636, section 3).
@@ -134,6 +127,7 @@ class TschantzForm:
         return _terms(pragmatic, -self.expl_scale * measure, reward, measure)
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class GouldForm:
     """KL[N(predicted reward) ‖ N(preferred reward, 0.5)] less an epistemic term, mean over members (Gould 2023).
@@ -162,8 +156,6 @@ class GouldForm:
     reward_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        require_choice("preferred_reward", self.preferred_reward, get_args(PreferredReward))
-        require_choice("epistemic", self.epistemic, get_args(GouldEpistemic))
         if not isfinite(self.best_reward):
             raise ValueError(f"best_reward must be finite for the form gould, got {self.best_reward}")
 

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from hadrl_lightning.planning.free_energy import Draws, Exploration, FreeEnergy
 from hadrl_lightning.planning.model import Prediction
+from hadrl_lightning.typed import typed
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class OutcomeForm:
     """−(reward_scale · expected log preference over latencies + expl_scale · exploration measure).

@@ -15,6 +15,7 @@ from torch import Tensor
 from hadrl_lightning.planning.free_energy import Draws, FreeEnergy, FreeEnergyForm, expected_free_energy
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.proposal import SMOOTHING, bin_centre
+from hadrl_lightning.typed import typed
 
 Members = Int[Tensor, " m"] | None
 ROWS_AT_ONCE = 16_384
@@ -22,6 +23,7 @@ ROWS_AT_ONCE = 16_384
 NO_DRAWS = Draws()
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class RefinementSettings:
     """How a plan of one slot is improved after the cross-entropy method."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, get_args
+from typing import Literal
 
 from hadrl_lightning.planning.free_energy import (
     Exploration,
@@ -13,28 +13,19 @@ from hadrl_lightning.planning.free_energy import (
     PreferredReward,
     Strategy,
     TschantzForm,
-    require_choice,
 )
 from hadrl_lightning.planning.information import Estimator
 from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.refine import RefinementSettings
+from hadrl_lightning.typed import typed
 
 ProposalKind = Literal["gaussian", "categorical"]
-
-CHOICES = {
-    "form": Form,
-    "strategy": Strategy,
-    "information_estimator": Estimator,
-    "preferred_reward": PreferredReward,
-    "gould_epistemic": GouldEpistemic,
-    "proposal": ProposalKind,
-}
-"""Allowed values of the settings that are words."""
 
 _OF_FORM = {"gould": ("preferred_reward", "gould_epistemic"), "outcome": ("latency_scale_s",)}
 """Settings that one form alone has."""
 
 
+@typed
 @dataclass(frozen=True, kw_only=True)
 class PlannerSettings:
     """Settings of the planner; the defaults are those of the agent's decisions, for structured models.
@@ -169,8 +160,6 @@ class PlannerSettings:
                 f"informed_candidates must be 0 unless form is outcome and proposal categorical, "
                 f"got {self.informed_candidates}"
             )
-        for name, choices in CHOICES.items():
-            require_choice(name, getattr(self, name), get_args(choices))
         self._refuse_what_has_no_effect()
         if self.refinement.active and self.plan_horizon != 1:
             raise ValueError(f"plan_horizon must be 1 where plans are refined, got {self.plan_horizon}")

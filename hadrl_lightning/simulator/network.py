@@ -20,8 +20,10 @@ from hadrl_lightning.simulator.state import NetworkState, count_slot, empty_stat
 from hadrl_lightning.simulator.unfolding import Unfolding, offloading_view_of
 from hadrl_lightning.simulator.vectors import to_vector
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
+from hadrl_lightning.typed import typed
 
 
+@typed
 class EdgeNetwork:
     """`num_envs` independent networks of one scenario.
 
@@ -39,8 +41,9 @@ class EdgeNetwork:
         dtype: number format of the physics.
 
     Raises:
-        ValueError: `num_envs` or `physics` is out of range, or the generator is not on the CPU.
-        HadrlError: so many networks do not fit into memory.
+        ValueError: an argument is of another type, `num_envs` or `physics` is out of range, `dtype` is one of whole
+            numbers, or the generator is not on the CPU.
+        HadrlError: the physics can't be applied to the scenario, or so many networks do not fit into memory.
     """
 
     def __init__(
@@ -54,7 +57,10 @@ class EdgeNetwork:
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype must be one of floating-point numbers, got {dtype}")
         self.rules = rules(physics)
+        self.rules.check_scenario(scenario)
         sizes = (scenario.num_servers, scenario.num_users, scenario.num_services)
         lacking = beyond_memory(network_bytes(*sizes, num_envs))
         if lacking:

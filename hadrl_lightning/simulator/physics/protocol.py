@@ -32,6 +32,9 @@ class Rules(ABC):
     below_zero: ClassVar[frozenset[str]] = frozenset()
     """Fields of views that may fall below 0."""
 
+    def check_scenario(self, scenario: Scenario) -> None:  # noqa: B027 (most refuse nothing)
+        """Raise a HadrlError for constants that this physics can't be applied to."""
+
     @abstractmethod
     def homes(self, scenario: Scenario) -> tuple[int, ...]:
         """The server whose radio each user uses, [U]."""

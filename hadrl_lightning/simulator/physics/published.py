@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
 from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
@@ -22,12 +23,22 @@ class Published(Rules):
     shows_capacity = False
     below_zero = frozenset({"demand", "free_cache_bits", "bandwidth_hz", "compute_hz"})
 
+    def check_scenario(self, scenario: Scenario) -> None:
+        """Thresholds must be one fewer than servers."""
+        wanted, found = scenario.num_servers - 1, scenario.offload_thresholds
+        if found is not None and len(found) != wanted:
+            raise HadrlError(
+                f"scenario.offload_thresholds must have num_servers - 1 = {wanted} values under physics published, "
+                f"got {len(found)}; null stands for equal bins"
+            )
+
     def homes(self, scenario: Scenario) -> tuple[int, ...]:
         """The published association, which in ES4 is not the user's cell."""
         return scenario.published_homes
 
     def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
         """Thresholds of the scenario; shares clip(a, 0, 1) over their sum, rounded to 3 decimals, and never 0."""
+        self.check_scenario(scenario)
         target, bandwidth, compute = action.chunk(3, dim=1)
         server = _server(scenario, target)
         return Allocation(server, _share(scenario, bandwidth, server), _share(scenario, compute, server))
@@ -121,10 +132,6 @@ def _server(scenario: Scenario, target: Float[Tensor, "batch user"]) -> Int[Tens
     thresholds = scenario.offload_thresholds
     if thresholds is None:
         thresholds = tuple(2 * s / scenario.num_servers - 1 for s in range(1, scenario.num_servers))
-    if len(thresholds) != scenario.num_servers - 1:
-        raise ValueError(
-            f"offload_thresholds must have num_servers - 1 = {scenario.num_servers - 1} values, got {len(thresholds)}"
-        )
     bounds = torch.tensor(thresholds, device=target.device, dtype=target.dtype)
     return (target.unsqueeze(-1) > bounds).sum(-1)
 
