@@ -1,5 +1,6 @@
 """What changes by itself: the usual processes, and those that a user adds from outside the package."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,42 +27,14 @@ from hadrl_lightning.simulator import (
 from hadrl_lightning.simulator.processes import PROCESSES, processes_of
 from hadrl_lightning.simulator.unfolding import offloading_view_of
 
+ROOT = Path(__file__).resolve().parent.parent
+
 TOYS = '''
 from dataclasses import dataclass
 
 import torch
 
-from hadrl_lightning.simulator.fields import SERVER, USER, number
 from hadrl_lightning.simulator.processes import Process
-
-
-def field(*axes, **more):
-    return number(*axes, **more)["number"]
-
-
-@dataclass(frozen=True)
-class Backlog(Process):
-    """Cycles that a server could not work off in a slot wait for the next one."""
-
-    slot_s: float = 1.0
-    fields = {"backlog": field(SERVER, text="backlog of server {}", unit="cycles", scale=1e9)}
-
-    def __post_init__(self):
-        if self.slot_s <= 0:
-            raise ValueError(f"slot_s must be above 0, got {self.slot_s}")
-
-    def carried(self, table, batch):
-        return {"backlog": table.compute_hz.new_zeros(batch, table.compute_hz.shape[-1])}
-
-    def served(self, table, slot, carried, allocation, service):
-        waits = (carried["backlog"] / table.compute_hz).gather(1, allocation.server)
-        came = torch.zeros_like(carried["backlog"])
-        came.scatter_add_(1, allocation.server, table.cycles[slot.requests] * service.hit)
-        left = (carried["backlog"] + came - self.slot_s * table.compute_hz).clamp(min=0)
-        return {"backlog": left}, service._replace(latency=service.latency + torch.where(service.hit, waits, 0.0))
-
-    def shown(self, table, slot, carried):
-        return {"backlog": carried["backlog"]}
 
 
 @dataclass(frozen=True)
@@ -101,7 +74,9 @@ class LatestFashion(Process):
 
 @pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    (tmp_path / "toy_world.py").write_text(TOYS)
+    text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    (backlog,) = re.findall(r"^```python\n# my_world.py\n(.*?)^```", text, re.M | re.S)
+    (tmp_path / "toy_world.py").write_text(backlog + TOYS)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "toy_world"
     sys.modules.pop("toy_world", None)

@@ -26,7 +26,7 @@ LOG_VAR_RANGE = (-11.0, 1.0)
 """Bounds of the log-variance of each part of a latency, relative to the part."""
 INITIAL_LOG_DEMAND = -2.0
 INITIAL_LOG_VAR = 2.0
-"""Biases before learning: small parts, and a variance high in its range, so that the first errors don't shout."""
+"""Biases before learning: small parts, and a variance high in its range, so that the first errors weigh little."""
 LOG_DEMAND_BOUND = 12.0
 LOG_WEIGHT_BOUND = 8.0
 """Learnt logarithms are squashed into ± these, so that no sum overflows."""

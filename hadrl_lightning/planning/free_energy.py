@@ -203,7 +203,7 @@ def expected_free_energy(
         The terms of each row. Rows whose predictions or terms are not finite get the total +inf, the worst there is.
 
     Raises:
-        ValueError: no prediction, or one of other shapes (a reward [members, rows, 1] would broadcast to rubbish).
+        ValueError: no prediction, or one of other shapes (a reward [members, rows, 1] would broadcast to wrong sizes).
     """
     form = TschantzForm() if form is None else form
     terms: FreeEnergy | None = None
