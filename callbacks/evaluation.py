@@ -192,8 +192,8 @@ class EpisodeEvaluation(Callback):
         title = f"{number} {what} episode{'s' * (number > 1)}"
         if number > 1:
             title += ", mean ± 95 % interval over episodes (not over trainings)"
-        others, note = (self._others.boards, self._others.note) if self._others is not None else ([], "")
-        show(result_table(title, scenario, self._agent, others), *filter(None, (note, weights.text)))
+        others, notes = (self._others.boards, self._others.notes) if self._others is not None else ([], [])
+        show(result_table(title, scenario, self._agent, others), *notes, *filter(None, [weights.text]))
         warning = weights.warning(scenario)
         if warning:
             warnings.warn(warning, HadrlWarning, stacklevel=2)

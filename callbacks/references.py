@@ -5,7 +5,14 @@ from torch import Tensor
 
 from hadrl_lightning.baselines import home_equal, least_latency
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.judge import Policies, Scoreboard, least_known_policies, own_best_known, replayed
+from hadrl_lightning.judge import (
+    Policies,
+    Scoreboard,
+    least_known_policies,
+    optimal_hit_ratio,
+    own_best_known,
+    replayed,
+)
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
@@ -35,10 +42,14 @@ class References:
         self.boards = [Scoreboard(name) for name in (OWN, LEAST, "home, equal, same caches")]
         self.boards.append(Scoreboard("random, both levels"))
         self._least = least_known_policies(scenario)
-        self.note = (
-            "" if least_latency(scenario).exact else f"{LEAST}: its caches are the best that a search found"
-        )
-        """What should be known of them."""
+        self.notes = []
+        """What should be known of them, a line each."""
+        if not least_latency(scenario).exact:
+            self.notes.append(f"{LEAST}: its caches are the best that a search found")
+        if optimal_hit_ratio(scenario) is None:
+            self.notes.append(
+                "hits ÷ optimum is left out: it needs SciPy (pip install 'hadrl-lightning[baselines]')"
+            )
 
     def play(self, stream: EpisodeStream, index: int, agent: Episode) -> None:
         """Batch `index` of the stream, which the agent has played."""

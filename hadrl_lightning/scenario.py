@@ -5,9 +5,10 @@ import math
 import warnings
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
-from hadrl_lightning.config_files import load_config
+from hadrl_lightning.config_files import load_config, merged
 from hadrl_lightning.errors import HadrlWarning
 from hadrl_lightning.limits import (
     COUNTS,
@@ -190,17 +191,17 @@ class Scenario:
         self._warn_of_positions()
 
     @classmethod
-    def from_config(cls, name: str) -> "Scenario":
-        """Read the scenario of a config: a path, or the name of a shipped one such as ``es2.yaml``.
+    def from_config(cls, *names: str | Path) -> "Scenario":
+        """Read the scenario of settings files: paths, or names of shipped ones such as ``es2.yaml``; later ones win.
 
         Raises:
-            ValueError: no such file and no shipped config of that name, or the config has no ``data.scenario``, an
+            ValueError: no such file and no shipped config of that name, or none of them has a ``data.scenario``, an
                 unknown field, or a value out of range.
         """
-        settings = load_config(name, {"data": False, "data.scenario": False})
+        settings = merged(*(load_config(name, {"data": False, "data.scenario": False}) for name in names))
         fields = settings.get("data", {}).get("scenario")
         if fields is None:
-            raise ValueError(f"config {name} has no data.scenario")
+            raise ValueError(f"config {', '.join(map(str, names)) or 'of no file'} has no data.scenario")
         return cls.from_dict(fields)
 
     @classmethod

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import signal
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -459,14 +460,27 @@ def test_mistakes_on_the_command_line_get_one_line_and_status_2(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
+def test_all_missing_extras_are_named_at_once(
+    in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("scipy.optimize", "matplotlib", "ray"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert main(["benchmark", "--quick", "--engine", "ray"]) == 2
+    needed = "SciPy, Ray, matplotlib: pip install 'hadrl-lightning[baselines,ray,plots]'"
+    assert capsys.readouterr().err == f"hadrl: error: benchmark needs {needed}\n"
+    assert main(["benchmark", "--quick", "--no_figures"]) == 2
+    assert "needs SciPy: pip install 'hadrl-lightning[baselines]'" in capsys.readouterr().err
+    assert main(["benchmark", "--report_only"]) == 2
+    assert "needs matplotlib: pip install 'hadrl-lightning[plots]'" in capsys.readouterr().err
+    assert not list(in_empty_folder.iterdir())
 
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     with pytest.raises(HadrlError, match=r"pip install 'hadrl-lightning\[baselines\]'"):
         plan_of("ppo")
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(HadrlError, match=r"SciPy .*pip install 'hadrl-lightning\[baselines\]'"):
+    with pytest.raises(HadrlError, match=r"SciPy: pip install 'hadrl-lightning\[baselines\]'"):
         plan_of("random+random")
 
 

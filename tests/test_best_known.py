@@ -504,6 +504,6 @@ def test_the_caches_of_least_latency_need_no_scipy(monkeypatch: pytest.MonkeyPat
 
 
 def test_without_scipy_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "scipy", None)
+    monkeypatch.setitem(__import__("sys").modules, "scipy.optimize", None)
     with pytest.raises(ImportError, match=r"hadrl-lightning\[baselines\]"):
         optimal_coverage(Scenario())

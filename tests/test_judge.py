@@ -2,6 +2,7 @@
 
 import csv
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from hadrl_lightning.judge import (
     improves,
     interval,
     least_known_policies,
+    optimal_hit_ratio,
 )
 from hadrl_lightning.judge.intervals import t_quantile
 from hadrl_lightning.judge.tables import cell
@@ -180,10 +182,21 @@ def test_the_least_known_is_the_best_known_decision_under_latency_optimal_caches
 
 
 def test_a_least_latency_that_a_search_found_says_so() -> None:
-    assert References(SMALL, "strict").note == ""
+    assert References(SMALL, "strict").notes == []
     many = Scenario(num_servers=5, num_users=4, offload_thresholds=None, cache_bytes=40 * GIB)
     assert not least_latency(many).exact
-    assert "the best that a search found" in References(many, "strict").note
+    (note,) = References(many, "strict").notes
+    assert "the best that a search found" in note
+
+
+def test_without_scipy_a_line_says_which_column_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    optimal_hit_ratio.cache_clear()
+    try:
+        (note,) = References(SMALL, "strict").notes
+    finally:
+        optimal_hit_ratio.cache_clear()
+    assert note.startswith("hits ÷ optimum is left out: it needs SciPy")
 
 
 def test_the_table_has_both_yardsticks_and_the_unit_of_switching(boards: list[Scoreboard]) -> None:

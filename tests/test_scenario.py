@@ -307,10 +307,12 @@ def test_unknown_fields_of_any_type_are_refused():
         Scenario.from_dict({"num_clouds": 1, 3: 1})
 
 
-@pytest.mark.parametrize("text", ["data: 5", "data: [1, 2]", "data: {scenario: 7}", "{}"])
-def test_a_file_without_a_scenario_is_refused(tmp_path, text):
+@pytest.mark.parametrize("text", ["data: 5", "data: [1, 2]", "data: {scenario: 7}"])
+def test_a_file_with_something_else_for_a_scenario_is_refused(tmp_path, text):
     (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"mine.yaml has no data.scenario"):
+    with pytest.raises(
+        ValueError, match=r"^data(\.scenario)? must be a group of settings, got .* in .*mine.yaml"
+    ):
         Scenario.from_config(str(tmp_path / "mine.yaml"))
 
 
@@ -408,12 +410,21 @@ def test_a_config_file_of_ones_own_is_read(tmp_path):
     assert Scenario.from_config(str(path)) == Scenario(num_users=7, bandwidth_hz=20e6)
 
 
-@pytest.mark.parametrize("text", ["model: {}\n", "data:\n", "data:\n  scenario: 3\n", ""])
+@pytest.mark.parametrize("text", ["model: {}\n", "data:\n", "data:\n  scenario:\n", "{}", ""])
 def test_a_config_without_a_scenario_is_refused(tmp_path, text):
     path = tmp_path / "mine.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"mine\.yaml has no data\.scenario"):
         Scenario.from_config(str(path))
+
+
+def test_of_several_configs_the_later_ones_win(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("data:\n  scenario:\n    num_users: 7\n")
+    expected = dataclasses.replace(Scenario.from_config("es3.yaml"), num_users=7, cache_bytes=40 * GIB)
+    assert Scenario.from_config("es3.yaml", "tight.yaml", path) == expected
+    with pytest.raises(ValueError, match=r"config published\.yaml, base\.yaml has no data\.scenario"):
+        Scenario.from_config("published.yaml", "base.yaml")
 
 
 def test_a_config_that_does_not_exist_is_refused():

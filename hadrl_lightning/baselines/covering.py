@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hadrl_lightning.extras import require
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import fill_caches
 
@@ -47,7 +48,7 @@ def optimal_coverage(scenario: Scenario) -> Coverage:
     the caches are filled by density (popularity per storage), and the bound is that of one cache as large as all.
 
     Raises:
-        ImportError: SciPy is missing (extra `baselines`).
+        MissingExtra: SciPy is missing (extra `baselines`).
     """
     filled = filled_by_density(scenario)
     bound = _pooled_bound(scenario)
@@ -133,7 +134,7 @@ def _most_copies(scenario: Scenario, hit_ratio: float) -> Tensor:
 
 def _solve(scenario: Scenario, cost: np.ndarray, at_least: list[tuple[np.ndarray, float]]) -> Any:
     """Least cost over caches c (binary, server by server) and z in [0, 1], z_k <= sum_s c_sk, all within storage."""
-    optimize, sparse = _scipy()
+    optimize, sparse = require("the optimum of coverage", ["scipy.optimize", "scipy.sparse"])
     servers, services = scenario.num_servers, scenario.num_services
     cells = servers * services
     storage, room = np.array(scenario.storage_bits), np.array(scenario.usable_cache_bits)
@@ -166,14 +167,3 @@ def _caches(scenario: Scenario, solution: Any) -> Bool[Tensor, "server service"]
         return torch.zeros(shape, dtype=torch.bool)
     cells = torch.from_numpy(solution.x[: shape[0] * shape[1]].reshape(shape) > 0.5)
     return fill_caches(scenario, density(scenario).expand(1, *shape), cells.unsqueeze(0))[0]
-
-
-def _scipy() -> tuple[Any, Any]:
-    """`scipy.optimize` and `scipy.sparse`."""
-    try:
-        from scipy import optimize, sparse
-    except ImportError as error:
-        raise ImportError(
-            "the optimum of coverage needs SciPy: install the extra hadrl-lightning[baselines]"
-        ) from error
-    return optimize, sparse

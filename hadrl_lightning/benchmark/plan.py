@@ -18,7 +18,6 @@ from hadrl_lightning.benchmark.policies import (
     needs_stable_baselines3,
     pair_of,
 )
-from hadrl_lightning.benchmark.sb3 import stable_baselines3
 from hadrl_lightning.benchmark.trained import SEED, agent_contents, is_trained
 from hadrl_lightning.benchmark.training import (
     Settings,
@@ -32,6 +31,7 @@ from hadrl_lightning.benchmark.training import (
 )
 from hadrl_lightning.config_files import BASE, load_config, parse_setting, said
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.extras import require
 from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.units import read_prefix
 
@@ -127,7 +127,7 @@ def make_plan(settings: PlanSettings) -> Plan:
     policies = list(dict.fromkeys(settings.policies or default_policies()))
     for name in policies:
         pair_of(name)
-    require_extras(policies)
+    require("benchmark", optional_modules(policies))
     if LEAST_KNOWN not in policies:
         policies.append(LEAST_KNOWN)
     entries = []
@@ -158,16 +158,9 @@ def place_label(scenario: str, overlays: Sequence[str]) -> str:
     return "-".join(dict.fromkeys(Path(file).stem for file in (scenario, *overlays)))
 
 
-def require_extras(policies: Sequence[str]) -> None:
-    """Raise a HadrlError that names the extra if SciPy, or what a policy needs, is not installed."""
-    try:
-        import scipy.optimize  # noqa: F401
-    except ImportError as error:
-        raise HadrlError(
-            "benchmark needs SciPy for the best caches: pip install 'hadrl-lightning[baselines]'"
-        ) from error
-    if any(map(needs_stable_baselines3, policies)):
-        stable_baselines3()
+def optional_modules(policies: Sequence[str]) -> list[str]:
+    """What of the extra `baselines` a benchmark of these policies needs: SciPy for the best caches."""
+    return ["scipy.optimize", *(["stable_baselines3"] if any(map(needs_stable_baselines3, policies)) else [])]
 
 
 def draws(policy: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from hadrl_lightning.benchmark.cells import Cell
 from hadrl_lightning.benchmark.outcomes import MAX_RETRIES, Attempt, Attempts, Compute, attempt_in_worker
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.extras import require
 
 OBJECT_STORE_BYTES = 80 * 1024**2
 """Shared memory of a Ray that is started here; a result takes some kilobytes."""
@@ -20,19 +21,10 @@ ENVIRONMENT = {
 """Settings that Ray reads where it starts; those of the user win."""
 
 
-def require_ray() -> Any:
-    """The module `ray`.
-
-    Raises:
-        HadrlError: it is not installed.
-    """
+def set_environment() -> None:
+    """Set what Ray reads where it is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    try:
-        import ray
-    except ImportError as error:
-        raise HadrlError("engine ray needs Ray: pip install 'hadrl-lightning[ray]'") from error
-    return ray
 
 
 def in_ray(cells: Sequence[Cell], workers: int | None, address: str | None, compute: Compute) -> Attempts:
@@ -49,7 +41,8 @@ def in_ray(cells: Sequence[Cell], workers: int | None, address: str | None, comp
     Raises:
         HadrlError: Ray is not installed, or there is no cluster at that address.
     """
-    ray = require_ray()
+    set_environment()
+    (ray,) = require("engine ray", ["ray"])
     if not cells:
         return
     with _connection(ray, workers, address):

@@ -14,25 +14,10 @@ from torch import Tensor
 from hadrl_lightning.baselines.learners import joint_policies
 from hadrl_lightning.benchmark.judge import Judge, player
 from hadrl_lightning.benchmark.training import Trained
-from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.extras import require
 from hadrl_lightning.judge import Policies
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Use, make_generator
-
-
-def stable_baselines3() -> Any:
-    """The package.
-
-    Raises:
-        HadrlError: it is not installed.
-    """
-    try:
-        import stable_baselines3
-    except ImportError as error:
-        raise HadrlError(
-            "ppo, sac and td3 need Stable-Baselines3: pip install 'hadrl-lightning[baselines]'"
-        ) from error
-    return stable_baselines3
 
 
 def train_sb3(
@@ -53,8 +38,11 @@ def train_sb3(
         slots: over all networks.
         seed: of the environments, the weights and all draws.
         judge: validates while it trains, and keeps the best weights.
+
+    Raises:
+        MissingExtra: Stable-Baselines3 is not installed.
     """
-    package = stable_baselines3()
+    (package,) = require("training PPO, SAC or TD3", ["stable_baselines3"])
     settings = dict(settings)
     algorithm, num_envs, reward = (settings.pop(name) for name in ("algorithm", "num_envs", "reward"))
     scaling, noise = settings.pop("reward_scaling", "returns"), settings.pop("noise", 0.0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from hadrl_lightning.cli.line_parser import LineParser
 from hadrl_lightning.errors import HadrlError, HadrlWarning
+from hadrl_lightning.extras import require
 from hadrl_lightning.files import replacing
 
 QUICK_POLICIES = (
@@ -138,10 +139,7 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
         episodes=default.get("episodes") if options.episodes is None else options.episodes,
         published_size=options.published_size,
     )
-    if not options.no_figures:
-        from hadrl_lightning.plots.style import pyplot
-
-        pyplot()  # before hours of work, not after
+    _require_extras(options, settings.policies)
     if options.report_only:
         _report(_archived(options, settings), options)
         return 0
@@ -210,14 +208,25 @@ def _report(records: list[Any], options: argparse.Namespace, remark: str = "") -
 
 
 def _check_engine(options: argparse.Namespace) -> None:
-    from hadrl_lightning.benchmark.ray_engine import require_ray
-
     if options.workers is not None and options.workers < 1:
         raise HadrlError(f"workers must be at least 1, got {options.workers}")
     if options.ray_address is not None and options.engine != "ray":
         raise HadrlError(f"ray_address must come with --engine ray, got --engine {options.engine}")
-    if options.engine == "ray":
-        require_ray()
+
+
+def _require_extras(options: argparse.Namespace, policies: Sequence[str]) -> None:
+    """Name all packages that are missing before hours of work, not one after the other."""
+    from hadrl_lightning.benchmark.plan import optional_modules
+    from hadrl_lightning.benchmark.policies import default_policies
+    from hadrl_lightning.benchmark.ray_engine import set_environment
+
+    modules = [] if options.report_only else optional_modules(policies or default_policies())
+    if options.engine == "ray" and not options.report_only:
+        set_environment()
+        modules.append("ray")
+    if not options.no_figures:
+        modules.append("matplotlib")
+    require("benchmark", modules)
 
 
 class Progress:

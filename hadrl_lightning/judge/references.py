@@ -12,6 +12,7 @@ from hadrl_lightning.baselines import (
     optimal_coverage,
 )
 from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.extras import MissingExtra
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import (
     Allocation,
@@ -53,7 +54,7 @@ def optimal_hit_ratio(scenario: Scenario) -> float | None:
     """The hit ratio expected of the best caches; None without SciPy (extra `baselines`)."""
     try:
         return optimal_coverage(scenario).hit_ratio
-    except ImportError:
+    except MissingExtra:
         return None
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.extras import require
 
 COLUMN_IN, PAGE_IN = 3.5, 7.16
 """Widths of a column and of a page of an IEEE journal, in inches."""
@@ -43,12 +43,9 @@ def pyplot() -> Any:
     """matplotlib.pyplot without a window.
 
     Raises:
-        HadrlError: matplotlib is not installed.
+        MissingExtra: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise HadrlError("figures need matplotlib: pip install 'hadrl-lightning[plots]'") from error
+    (matplotlib,) = require("plot", ["matplotlib"])
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
