@@ -1,6 +1,5 @@
 """The constants of an edge network: one frozen, validated dataclass."""
 
-import json
 import math
 import warnings
 from dataclasses import asdict, dataclass, field
@@ -50,23 +49,16 @@ Popularity = Literal["published", "zipf"] | tuple[float, ...]
 Points = tuple[tuple[float, float], ...]
 
 
-class SettingsByName(dict[str, dict[str, Any]]):
-    """Settings of some things by their names; not to be changed, so that it can be hashed.
+def _by_name(settings: Any) -> dict[str, dict[str, Any]]:
+    """Settings of some things by their names.
 
     Raises:
-        ValueError: it is made of something else.
+        ValueError: they are something else.
     """
-
-    def __init__(self, settings: Any = None) -> None:
-        try:
-            super().__init__({str(name): dict(one or {}) for name, one in dict(settings or {}).items()})
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"processes must be settings by the name of a process, got {settings!r}"
-            ) from error
-
-    def __hash__(self) -> int:  # type: ignore[override]
-        return hash(json.dumps(self, sort_keys=True, default=str))
+    try:
+        return {str(name): dict(one or {}) for name, one in dict(settings or {}).items()}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"processes must be settings by the name of a process, got {settings!r}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +146,7 @@ class Scenario:
     offload_thresholds: tuple[float, ...] | None = None
     """`published` physics only: the S - 1 increasing thresholds between servers in [-1, 1]; equal bins if not given."""
 
-    processes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    processes: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
     """What changes by itself beyond the usual, or in its place: the settings of each process by its name (a registered
     one, or `module.Class`), such as `{my_module.Backlog: {limit_bits: 1e9}}`."""
 
@@ -164,7 +156,7 @@ class Scenario:
     """Offloading slots that a caching decision holds."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "processes", SettingsByName(self.processes))
+        object.__setattr__(self, "processes", _by_name(self.processes))
         for name, value in list(vars(self).items()):
             if name == "processes":
                 continue

@@ -230,6 +230,7 @@ def test_a_scenario_with_processes_is_a_value(toys: str) -> None:
     one = Scenario(processes=settings)
     assert one == Scenario.from_dict(one.to_dict())
     assert hash(one) == hash(Scenario.from_dict(one.to_dict()))
+    assert type(one.to_dict()["processes"]) is dict  # files of agents hold plain values alone
     assert one != Scenario()
     assert one.to_dict()["processes"] == settings
     assert vector_size(offloading_view_of(one), one) == 20 + 3 * 2 + 3 * 30 + 2
