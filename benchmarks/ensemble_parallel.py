@@ -21,7 +21,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from hadrl_lightning.agents import HADRL, DDPGSettings, WorldModelSettings
 from hadrl_lightning.data import OffloadingTransitions, TransitionDataModule
-from hadrl_lightning.parallel import member_parameters, of_each_rank
+from hadrl_lightning.distributed import member_parameters, members_held, of_each_rank
+from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
@@ -118,7 +119,7 @@ class Measure(Callback):
         later = self.passes[1:]
         self.row = {
             "ranks": trainer.world_size,
-            "members": module.held.count,
+            "members": members_held(module).count,
             "parameters_mb": sum(one.nbytes for one in own) / 1e6,
             "adam_mb": sum(one.nbytes for one in moments) / 1e6,
             "peak_mb": (peak_kb() - self.start_kb) / 1e3,
@@ -171,7 +172,7 @@ def measure(words: argparse.Namespace) -> None:
     measuring = Measure(words.samples)
     trainer = quiet_trainer(
         accelerator="cpu",
-        strategy="ensemble_parallel",
+        strategy=EnsembleParallelStrategy(),
         devices=int(os.environ["WORLD_SIZE"]),
         max_epochs=1,
         default_root_dir=Path.cwd(),

@@ -6,7 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import ParallelStrategy
 
-from hadrl_lightning.parallel import of_each_rank
+from hadrl_lightning.distributed import of_each_rank
 
 _LOGGED_AS = ("prog_bar", "logger", "on_step", "on_epoch", "add_dataloader_idx", "metric_attribute")
 

@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import Parameter
 
+from hadrl_lightning.distributed import largest_of_ranks, of_each_rank
 from hadrl_lightning.errors import NonFiniteError
-from hadrl_lightning.parallel import largest_of_ranks, of_each_rank
 
 KINDS = ("loss", "gradient", "plan", "transition")
 """What is counted."""

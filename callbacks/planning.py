@@ -11,8 +11,8 @@ from hadrl_lightning.agents import HADRL, LATENCY_WEIGHT, CachingObjective
 from hadrl_lightning.callbacks.collection import Collection
 from hadrl_lightning.callbacks.finite import FiniteNumbers
 from hadrl_lightning.data import TransitionDataModule
+from hadrl_lightning.distributed import of_each_rank
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.parallel import of_each_rank
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.simulator import Use, make_generator, restore_generator
 from hadrl_lightning.typed import typed

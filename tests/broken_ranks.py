@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed
 
 from hadrl_lightning.callbacks import FiniteNumbers
-from hadrl_lightning.parallel import of_each_rank
+from hadrl_lightning.distributed import of_each_rank
 from hadrl_lightning.process import quiet_trainer
 from tests.ensemble_ranks import SCENARIO, build
 from tests.published import published_collection

@@ -19,7 +19,8 @@ from hadrl_lightning.agents import (
     WorldModelSettings,
 )
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
-from hadrl_lightning.parallel import member_parameters
+from hadrl_lightning.distributed import member_parameters
+from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
@@ -170,7 +171,7 @@ def main() -> None:
     for kind in words[0].split(","):
         save_to = Path(words[2].replace("KIND", kind))
         resume_from = Path(words[3].replace("KIND", kind)) if len(words) > 3 else None
-        train(kind, int(words[1]), save_to, resume_from, strategy="ensemble_parallel", devices=world)
+        train(kind, int(words[1]), save_to, resume_from, strategy=EnsembleParallelStrategy(), devices=world)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 from hadrl_lightning.agents import DDPG
+from hadrl_lightning.distributed import DataShare, Share
+from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy, require_members
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.parallel import DataShare, EnsembleParallelStrategy, Share, require_members
 from hadrl_lightning.planning import GaussianProposal
 from hadrl_lightning.simulator import Use, make_generator
 from tests.ensemble_ranks import MEMBERS, SCENARIO, build, plan, train

@@ -178,7 +178,7 @@ def test_ranks_that_never_meet_are_told_apart_from_a_bug() -> None:
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_given_up_on_after_the_timeout(in_empty_folder: Path) -> None:
     Path("impatient.yaml").write_text(
-        "trainer: {strategy: {class_path: hadrl_lightning.parallel.EnsembleParallelStrategy, "
+        "trainer: {strategy: {class_path: hadrl_lightning.ensemble_parallel.EnsembleParallelStrategy, "
         "init_args: {timeout_s: 40}}}"
     )
     words = ["hadrl", "fit", *SMALL, "--config", "impatient.yaml", "--trainer.max_epochs=500"]

@@ -16,9 +16,9 @@ from hadrl_lightning.agents.optimisers import DecayingAdam
 from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.transitions import OffloadingTransitions, WeightedTransitions
+from hadrl_lightning.distributed import MemberWise, Share
 from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.set_encoder import SharedResources, read_observation, write_observation
-from hadrl_lightning.parallel import MemberWise, Share
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.free_energy import Draws, expected_free_energy
 from hadrl_lightning.planning.outcome import OutcomeForm

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
 
 from hadrl_lightning.data import (
     EpisodeStream,
@@ -12,7 +13,6 @@ from hadrl_lightning.data import (
     TransitionDataModule,
     WeightedTransitions,
 )
-from hadrl_lightning.parallel import Share
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Use
 
@@ -105,9 +105,9 @@ def test_a_data_module_bootstraps_by_its_seed_unless_told_not_to() -> None:
 
     def seed_of(**settings: Any) -> int | None:
         data = TransitionDataModule(scenario, **settings)
-        data.trainer = SimpleNamespace(
-            lightning_module=SimpleNamespace(num_members=3, held=Share.whole(3)), strategy=None, global_rank=0
-        )  # type: ignore[assignment]
+        trained = nn.Module()
+        trained.num_members = 3  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(lightning_module=trained, strategy=None, global_rank=0)  # type: ignore[assignment]
         return data.train_dataloader().bootstrap_seed
 
     assert seed_of(bootstrap=False) is None

@@ -428,7 +428,8 @@ class TwoRanks:
 
 @pytest.mark.parametrize("at_once", [True, False])
 def test_two_ranks_agree_on_what_both_observed(at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for name, value in {"is_initialized": True, "get_rank": 0, "get_world_size": 2}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     monkeypatch.setattr(torch.distributed, "all_reduce", TwoRanks().all_reduce)
     models = [world_model(observed=None) for _ in range(2)]
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hadrl_lightning.parallel import Share
+from hadrl_lightning.distributed import Share
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import fill_caches
 

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from hadrl_lightning.agents.loader_items import check_finite, check_item, check_shapes
 from hadrl_lightning.agents.optimisers import ResumedAdam
 from hadrl_lightning.data.transitions import CachingTransitions
+from hadrl_lightning.distributed.members import SharesRows
 from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES, Actor, Critic
-from hadrl_lightning.parallel.shares import ALONE, DataShare
 from hadrl_lightning.typed import typed
 
 
@@ -68,7 +68,7 @@ class DDPGLosses(NamedTuple):
     """Minus the critic's mean value of the actor's decisions."""
 
 
-class DDPG(LightningModule):
+class DDPG(LightningModule, SharesRows):
     """The caching agent: an actor proposes a decision, a critic values it, slow copies of both give targets.
 
     Trains alone with a plain `Trainer` on a loader of `CachingTransitions` (one gradient update a batch), or
@@ -160,21 +160,21 @@ class DDPG(LightningModule):
         return batch.action
 
     @torch.no_grad()
-    def target_value(self, batch: CachingTransitions, share: DataShare = ALONE) -> Float[Tensor, " own"]:
-        """r + discount·Q′(s′, μ′(s′)) by the target networks, bootstrapped at every transition of the share."""
-        own = share.rows(batch)
+    def target_value(self, batch: CachingTransitions) -> Float[Tensor, " own"]:
+        """r + discount·Q′(s′, μ′(s′)) by the target networks, bootstrapped at every transition of this rank."""
+        own = self.data_share.rows(batch)
         next_action = self.decide(own.next_observation, self.target_actor, self.target_critic)
         return own.reward + self.settings.discount * self.target_critic(own.next_observation, next_action)
 
-    def critic_loss(self, batch: CachingTransitions, share: DataShare = ALONE) -> Float[Tensor, ""]:
-        """Mean squared difference between the critic's value and the target value: the share's part of it."""
-        target, own = self.target_value(batch, share), share.rows(batch)
-        weight = share.weight(len(batch.reward))
+    def critic_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
+        """Mean squared difference between the critic's value and the target value: this rank's part of it."""
+        target, own = self.target_value(batch), self.data_share.rows(batch)
+        weight = self.data_share.weight(len(batch.reward))
         return weight * mse_loss(self.critic(own.observation, self.executed(own)), target)
 
-    def actor_loss(self, batch: CachingTransitions, share: DataShare = ALONE) -> Float[Tensor, ""]:
-        """Minus the critic's mean value of the actor's action: the share's part of it."""
-        own, weight = share.rows(batch), share.weight(len(batch.reward))
+    def actor_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
+        """Minus the critic's mean value of the actor's action: this rank's part of it."""
+        own, weight = self.data_share.rows(batch), self.data_share.weight(len(batch.reward))
         return -weight * self.critic(own.observation, self.actor(own.observation)).mean()
 
     @torch.no_grad()
@@ -192,7 +192,6 @@ class DDPG(LightningModule):
         actor_optimizer: Optimizer | LightningOptimizer,
         critic_optimizer: Optimizer | LightningOptimizer,
         backward: Callable[[Tensor], None],
-        share: DataShare = ALONE,
     ) -> DDPGLosses:
         """One gradient update in the paper's order: critic, actor at the new critic, target networks.
 
@@ -201,13 +200,11 @@ class DDPG(LightningModule):
             actor_optimizer: holds the actor's parameters.
             critic_optimizer: holds the critic's parameters.
             backward: the root module's `manual_backward`, or `Tensor.backward`.
-            share: the part of the batch that this rank takes the gradient of, if ranks share it; `backward` has to add
-                the gradients of all ranks up.
         """
-        critic_loss = self.critic_loss(batch, share)
+        critic_loss = self.critic_loss(batch)
         _descend(critic_loss, critic_optimizer, backward)
         with _frozen(self.critic):  # the actor's gradient passes through the critic and leaves none there
-            actor_loss = self.actor_loss(batch, share)
+            actor_loss = self.actor_loss(batch)
             _descend(actor_loss, actor_optimizer, backward)
         self.update_targets()
         return DDPGLosses(critic_loss.detach(), actor_loss.detach())

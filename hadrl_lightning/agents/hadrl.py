@@ -30,8 +30,7 @@ from hadrl_lightning.agents.views import (
 from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
 from hadrl_lightning.data import OffloadingTransitions, TrainingBatch, TransitionDataModule
 from hadrl_lightning.errors import HadrlError, HadrlWarning
-from hadrl_lightning.parallel import ALONE, DataShare, Share, summed, this_rank
-from hadrl_lightning.planning import CEMPlanner, Plan, PlannerSettings, plan_on_ranks
+from hadrl_lightning.planning import CEMPlanner, Plan, PlanFunction, PlannerSettings
 from hadrl_lightning.ranges import Ranges, ranges_of
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
@@ -156,6 +155,8 @@ class HADRL(StoredAgent):
             sizes = (scenario.caching_observation_size, scenario.caching_action_size)
             self.ddpg = DDPG(*sizes, ddpg, generator=generator)
         self.planner = self.make_planner(planner)
+        self.plan_by: PlanFunction = CEMPlanner.plan
+        """How a planner plans; a strategy that spreads the world model over ranks has its own way."""
         self.seen = SeenRanges()
         self._told = False
 
@@ -168,16 +169,6 @@ class HADRL(StoredAgent):
     def num_members(self) -> int:
         """Members of the world model's ensemble, wherever they are held."""
         return self.world_model.held.total
-
-    @property
-    def held(self) -> Share:
-        """The members held here: all, but with the strategy `ensemble_parallel` on several ranks."""
-        return self.world_model.held
-
-    @property
-    def data_share(self) -> DataShare:
-        """The part of each of the caching agent's batches that this rank takes the gradient of."""
-        return ALONE if self.held.is_whole else this_rank()
 
     # Acting --------------------------------------------------------------------------------------------------------
 
@@ -229,12 +220,8 @@ class HADRL(StoredAgent):
         """
         check_size(observation, self.scenario)
         best_reward = float(self.world_model.best_reward)
-        if self.held.is_whole:
-            return planner.plan(
-                self.world_model, observation, generator, warm_start, best_reward, alike=alike
-            )
-        return plan_on_ranks(
-            planner, self.world_model, self.held, observation, generator, warm_start, best_reward, alike
+        return self.plan_by(
+            planner, self.world_model, observation, generator, warm_start, best_reward, alike=alike
         )
 
     def allocate(
@@ -429,7 +416,7 @@ class HADRL(StoredAgent):
             _append(losses, "world_model", loss._asdict())
         for caching in batch.caching:
             optimizers = (actor_optimizer, critic_optimizer)
-            update = self.ddpg.update(caching, *optimizers, self.manual_backward, self.data_share)
+            update = self.ddpg.update(caching, *optimizers, self.manual_backward)
             _append(losses, "ddpg", update._asdict())
         for name, values in losses.items():
             self.log(
@@ -451,7 +438,7 @@ class HADRL(StoredAgent):
         level, _, field = name.partition("/")
         if level == "world_model":
             return self.world_model.of_all_members(field, losses)
-        return losses if self.held.is_whole else summed(losses)
+        return self.ddpg.of_all_rows(losses)
 
     def configure_optimizers(self) -> Any:
         """World model, actor, critic, in this order."""

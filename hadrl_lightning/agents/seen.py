@@ -1,12 +1,11 @@
 """What an agent has seen in training: the range of every number, and which numbers of a use lie outside."""
 
 import torch
-import torch.distributed
 from jaxtyping import Float
 from torch import Tensor
 
+from hadrl_lightning.distributed import MergedOverRanks, largest
 from hadrl_lightning.nn.set_encoder import read_observation
-from hadrl_lightning.parallel import MergedOverRanks
 from hadrl_lightning.ranges import NUMBERS, Ranges, shown
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import rules
@@ -45,12 +44,11 @@ class SeenRanges(MergedOverRanks):
         """Take in what was met. Every rank of `torch.distributed` has to call."""
         none = (torch.inf, -torch.inf)
         ends = torch.tensor([ranges.get(name, none) for name in NUMBERS], dtype=torch.float64).to(self.least)
-        both = torch.cat((torch.minimum(self.least, ends[:, 0]), -torch.maximum(self.most, ends[:, 1])))
-        apart = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if apart and not self.same_on_all_ranks:
-            torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MIN)
-        self.least.copy_(both[: len(NUMBERS)])
-        self.most.copy_(-both[len(NUMBERS) :])
+        both = torch.cat((-torch.minimum(self.least, ends[:, 0]), torch.maximum(self.most, ends[:, 1])))
+        if not self.same_on_all_ranks:
+            both = largest(both)
+        self.least.copy_(-both[: len(NUMBERS)])
+        self.most.copy_(both[len(NUMBERS) :])
 
     def ranges(self) -> Ranges:
         """What was seen; nothing of an agent that was never trained."""

@@ -15,9 +15,9 @@ from hadrl_lightning.agents.cache_proposals import normal, propose_caches, settl
 from hadrl_lightning.agents.ddpg import DDPG, DDPGLosses, DDPGSettings
 from hadrl_lightning.agents.views import check_caching_view
 from hadrl_lightning.data.transitions import CachingTransitions
+from hadrl_lightning.distributed import Share
 from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic, read_caching_observation
 from hadrl_lightning.nn.normaliser import RunningNormaliser
-from hadrl_lightning.parallel import ALONE, DataShare, Share
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Use, check_seed, fill_caches, make_generator
 from hadrl_lightning.typed import typed
@@ -326,25 +326,25 @@ class SetDDPG(DDPG):
         return batch.cache
 
     @torch.no_grad()
-    def target_value(self, batch: CachingTransitions, share: DataShare = ALONE) -> Float[Tensor, " own"]:
+    def target_value(self, batch: CachingTransitions) -> Float[Tensor, " own"]:
         """Normalised r + discount·Q′(s′, c′); c′ is Q′'s best of a few caches around the target actor's."""
-        own = share.rows(batch)
+        own = self.data_share.rows(batch)
         reward = self.rewards.normalise(own.reward.unsqueeze(-1)).squeeze(-1)
         discount = self.settings.discount
         if discount == 0:
             return reward
         few = max(1, self.settings.explore_proposals // 8)
         networks = (self.target_actor, self.target_critic)
-        among = share.of(len(batch.reward))
+        among = self.data_share.of(len(batch.reward))
         generator = self._learn_generator(Use.CACHING_TARGETS)
         cache = self._search(own.next_observation, *networks, generator, few, 1, among)
         following = self.target_critic(own.next_observation, cache.flatten(1).to(reward.dtype))
         return reward + discount * following
 
-    def actor_loss(self, batch: CachingTransitions, share: DataShare = ALONE) -> Float[Tensor, ""]:
+    def actor_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
         """Cross-entropy between the actor's wishes and the caches that a search around them finds."""
         observation = batch.observation[: self.settings.actor_rows]
-        among, weight = share.of(len(observation)), share.weight(len(observation))
+        among, weight = self.data_share.of(len(observation)), self.data_share.weight(len(observation))
         observation = observation[among.items]
         few = self.settings.explore_proposals
         networks = (self.actor, self.target_critic)
@@ -360,14 +360,13 @@ class SetDDPG(DDPG):
         actor_optimizer: Optimizer | LightningOptimizer,
         critic_optimizer: Optimizer | LightningOptimizer,
         backward: Callable[[Tensor], None],
-        share: DataShare = ALONE,
     ) -> DDPGLosses:
         """One gradient update of critic, actor and target networks (see `DDPG.update`)."""
         batch = batch._replace(reward=without_outliers(batch.reward))
         self.rewards.update(batch.reward.unsqueeze(-1))
         for network in (self.actor, self.critic):
             network.watch(batch.observation)
-        losses = super().update(batch, actor_optimizer, critic_optimizer, backward, share)
+        losses = super().update(batch, actor_optimizer, critic_optimizer, backward)
         self.num_updates += 1
         return losses
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
-import torch.distributed
 from jaxtyping import Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -19,10 +18,10 @@ from hadrl_lightning.data.transitions import (
     OffloadingTransitions,
     WeightedTransitions,
 )
+from hadrl_lightning.distributed.collectives import largest, summed
+from hadrl_lightning.distributed.members import clip_gradients, members_held
+from hadrl_lightning.distributed.shares import Share
 from hadrl_lightning.nn.normaliser import RunningNormaliser
-from hadrl_lightning.parallel.collectives import summed
-from hadrl_lightning.parallel.members import clip_gradients, members_held
-from hadrl_lightning.parallel.shares import Share
 from hadrl_lightning.planning.free_energy import Form
 
 
@@ -130,8 +129,7 @@ class TransitionModel(LightningModule):
 
     def share_best_reward(self) -> None:
         """Gives every rank the best reward of all."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(self.best_reward, torch.distributed.ReduceOp.MAX)
+        self.best_reward.copy_(largest(self.best_reward))
 
     def on_train_start(self) -> None:
         """Fits the normalisers to the train dataloader, if nothing was observed before."""

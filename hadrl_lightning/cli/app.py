@@ -31,8 +31,8 @@ from hadrl_lightning.cli.stopping import GracefulStop, ending_in_one_line, resum
 from hadrl_lightning.cli.trainer_settings import make_loggers, unwanted_callbacks
 from hadrl_lightning.config_files import BASE, load_config, refuse_nulls
 from hadrl_lightning.console import show
+from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy, require_members
 from hadrl_lightning.errors import HadrlWarning
-from hadrl_lightning.parallel import EnsembleParallelStrategy, require_members
 from hadrl_lightning.parser_messages import known_settings
 from hadrl_lightning.process import quieten, spare_the_collector
 

@@ -15,9 +15,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from hadrl_lightning.cli.checkpoints import LAST, last_good
 from hadrl_lightning.cli.signals import Stopped, StopSignals
+from hadrl_lightning.distributed import largest_of_ranks
 from hadrl_lightning.errors import NonFiniteError, OutputError
 from hadrl_lightning.files import DISK_ERRORS, unwritable
-from hadrl_lightning.parallel import largest_of_ranks
 
 
 class GracefulStop(Callback):

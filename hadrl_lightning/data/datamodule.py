@@ -7,10 +7,10 @@ from lightning.pytorch import LightningDataModule
 
 from hadrl_lightning.data.replay import ReplayBuffer
 from hadrl_lightning.data.streams import EpisodeStream, TrainingStream
+from hadrl_lightning.distributed import ActingAsOne, members_held, of_each_rank
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.parallel import EnsembleParallelStrategy, SharedNetworks, of_each_rank
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, Use, check_seed, make_generator, rules
+from hadrl_lightning.simulator import EdgeNetwork, SharedNetworks, Use, check_seed, make_generator, rules
 from hadrl_lightning.typed import typed
 
 
@@ -156,6 +156,7 @@ class TransitionDataModule(LightningDataModule):
         """Batches drawn from the buffers; the ensemble's size is read from the module that is trained."""
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
+        held = members_held(module)
         self._stream = TrainingStream(
             self.offloading_buffer,
             self.caching_buffer,
@@ -167,7 +168,7 @@ class TransitionDataModule(LightningDataModule):
             caching_updates=self.caching_updates_per_epoch,
             caching_batch_size=self.caching_batch_size,
             collector=self.collector,
-            held=module.held.items,
+            held=slice(None) if held is None else held.items,
             bootstrap_seed=self._bootstrap_seed(),
         )
         if self._restored is not None:
@@ -247,4 +248,4 @@ class TransitionDataModule(LightningDataModule):
     @property
     def _as_one(self) -> bool:
         """Whether the ranks share the networks, and each remembers what all collect."""
-        return self.trainer is not None and isinstance(self.trainer.strategy, EnsembleParallelStrategy)
+        return self.trainer is not None and isinstance(self.trainer.strategy, ActingAsOne)

@@ -9,7 +9,7 @@ from hadrl_lightning.data.bootstrap import bootstrap_weights
 from hadrl_lightning.data.passes import MemberBatches, member_batches
 from hadrl_lightning.data.replay import ReplayBuffer
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
-from hadrl_lightning.parallel import of_each_rank
+from hadrl_lightning.distributed import of_each_rank
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator, restore_generator
 

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hadrl_lightning.distributed.collectives import summed
+from hadrl_lightning.distributed.members import MergedOverRanks
 from hadrl_lightning.nn.actor_critic import multilayer_perceptron
-from hadrl_lightning.parallel.collectives import summed
-from hadrl_lightning.parallel.members import MergedOverRanks
 
 SERVICE_FEATURES = 6
 """Numbers of a service that the critic sees; one more where it sees switching."""

@@ -3,11 +3,11 @@
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hadrl_lightning.parallel.members import MergedOverRanks
+from hadrl_lightning.distributed.collectives import summed, this_rank
+from hadrl_lightning.distributed.members import MergedOverRanks
 
 RELATIVE_FLOOR = 1e-7
 """A dimension whose standard deviation is below this part of its mean is constant: float32 can't tell it apart."""
@@ -55,14 +55,12 @@ def over_ranks(moments: Moments) -> Moments:
 
     Every rank has to call it; a rank may bring an empty set.
     """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if this_rank().ranks == 1:
         return moments
-    sums = torch.cat((moments.number[None], moments.number * moments.mean))
-    torch.distributed.all_reduce(sums)
+    sums = summed(torch.cat((moments.number[None], moments.number * moments.mean)))
     number, mean = sums[0], sums[1:] / sums[0].clamp(min=1)
     squares = moments.squares + moments.number * (moments.mean - mean).square()
-    torch.distributed.all_reduce(squares)
-    return Moments(number, mean, squares)
+    return Moments(number, mean, summed(squares))
 
 
 class RunningNormaliser(MergedOverRanks):

@@ -1,7 +1,6 @@
 """Planning by active inference: expected free energy, information gain, cross-entropy method."""
 
-from hadrl_lightning.planning.cem import CEMPlanner, Plan
-from hadrl_lightning.planning.distributed import DistributedEnsemble, plan_on_ranks
+from hadrl_lightning.planning.cem import CEMPlanner, Plan, PlanFunction
 from hadrl_lightning.planning.free_energy import (
     Draws,
     Exploration,
@@ -22,7 +21,6 @@ from hadrl_lightning.planning.settings import PlannerSettings
 __all__ = [
     "CEMPlanner",
     "CategoricalProposal",
-    "DistributedEnsemble",
     "Draws",
     "Exploration",
     "FreeEnergy",
@@ -31,6 +29,7 @@ __all__ = [
     "GouldForm",
     "OutcomeForm",
     "Plan",
+    "PlanFunction",
     "PlannerSettings",
     "PlanningModel",
     "Prediction",
@@ -41,7 +40,6 @@ __all__ = [
     "information_gain",
     "informed_targets",
     "plan_from_state",
-    "plan_on_ranks",
     "plan_state",
     "refine",
     "rollout",

@@ -1,7 +1,7 @@
 """Planning by the cross-entropy method, for all networks in one call."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int64
@@ -40,6 +40,24 @@ class Plan(NamedTuple):
 
     num_nonfinite: Int64[Tensor, " networks"]
     """Candidates whose score was not finite, all iterations together."""
+
+
+class PlanFunction(Protocol):
+    """`CEMPlanner.plan`, or what plans the same in another way."""
+
+    def __call__(
+        self,
+        planner: "CEMPlanner",
+        model: PlanningModel,
+        observation: Float[Tensor, "networks observation"],
+        generator: torch.Generator,
+        warm_start: Plan | None,
+        best_reward: float | None,
+        /,
+        *,
+        alike: bool,
+    ) -> Plan:
+        """The plan of every network."""
 
 
 class CEMPlanner:

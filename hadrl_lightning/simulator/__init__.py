@@ -22,6 +22,7 @@ from hadrl_lightning.simulator.service import (
     serve,
     switching_cost,
 )
+from hadrl_lightning.simulator.shared_networks import SharedNetworks
 from hadrl_lightning.simulator.unfolding import offloading_view_of
 from hadrl_lightning.simulator.vectors import from_vector, to_vector, vector_size
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
@@ -39,6 +40,7 @@ __all__ = [
     "OffloadingView",
     "Rules",
     "Service",
+    "SharedNetworks",
     "Use",
     "View",
     "caching_reward",

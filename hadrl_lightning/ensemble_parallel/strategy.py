@@ -8,18 +8,26 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy, StrategyRegistry
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hadrl_lightning.agents import HADRL
+from hadrl_lightning.distributed.collectives import gathered_on_root, summed, this_rank
+from hadrl_lightning.distributed.members import (
+    MemberWise,
+    MergedOverRanks,
+    SharesRows,
+    member_parameters,
+    members_held,
+)
+from hadrl_lightning.distributed.shares import ActingAsOne, Share
+from hadrl_lightning.ensemble_parallel.planning import plan_on_ranks
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.parallel.collectives import gathered_on_root, this_rank
-from hadrl_lightning.parallel.members import MemberWise, MergedOverRanks, member_parameters, members_held
-from hadrl_lightning.parallel.shares import Share
 
 NAME = "ensemble_parallel"
 
 
-class EnsembleParallelStrategy(DDPStrategy):
+class EnsembleParallelStrategy(ActingAsOne, DDPStrategy):
     """Each rank holds, trains and stores only its share of the members of an ensemble (`MemberWise`).
 
     All ranks have to train on the same data, and losses are parts that add up over ranks: so do the gradients of
@@ -50,14 +58,14 @@ class EnsembleParallelStrategy(DDPStrategy):
     # --- setting up ------------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer) -> None:
-        """Give up the members of other ranks, before optimizers are made."""
+        """Give up the members of other ranks, before optimizers are made, and tell the agent's parts of their ranks."""
         module = self._module()
         spread_members(module)
         super().setup(trainer)
         if this_rank().ranks > 1:
             own = {id(parameter) for _, parameter in member_parameters(module)}
             shared = [one for one in module.parameters() if one.requires_grad and id(one) not in own]
-            self._hooks = [parameter.register_hook(_summed_over_ranks) for parameter in shared]
+            self._hooks = [parameter.register_hook(summed) for parameter in shared]
 
     def configure_ddp(self) -> None:
         """No wrapper: gradients of the members are nobody else's, and those of the rest are summed by hooks."""
@@ -175,27 +183,28 @@ def require_members(module: nn.Module, ranks: int) -> Share:
 
 
 def spread_members(module: nn.Module) -> None:
-    """Keeps this rank's share of the members of a module's ensemble, and merges nothing that all ranks see alike.
+    """Has a module learn and plan as one of the ranks that share its ensemble.
+
+    It keeps this rank's members, takes the gradient of this rank's rows of other batches, merges nothing that all ranks
+    see alike, and plans with the members of all ranks.
 
     Raises:
         HadrlError: more ranks than members, a module without an ensemble, or one spread over other ranks.
     """
-    rank, ranks = this_rank()
-    held = require_members(module, ranks)
-    share = Share.fair(held.total, rank, ranks)
+    own = this_rank()
+    held = require_members(module, own.ranks)
+    share = Share.fair(held.total, *own)
     if not held.is_whole and held != share:
         raise HadrlError(f"the model must hold all {held.total} members to be spread anew, got {held.count}")
     for part in module.modules():
         if isinstance(part, MemberWise) and part.held != share:
             part.hold(share)
         if isinstance(part, MergedOverRanks):
-            part.same_on_all_ranks = ranks > 1
-
-
-def _summed_over_ranks(gradient: Tensor) -> Tensor:
-    total = gradient.contiguous().clone()
-    distributed.all_reduce(total)
-    return total
+            part.same_on_all_ranks = own.ranks > 1
+        if isinstance(part, SharesRows):
+            part.data_share = own
+        if isinstance(part, HADRL) and own.ranks > 1:
+            part.plan_by = plan_on_ranks
 
 
 EnsembleParallelStrategy.register_strategies(StrategyRegistry)

@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from hadrl_lightning.parallel.collectives import (
+from hadrl_lightning.distributed.collectives import (
     predictions_of_every_member,
     rows_of_every_rank,
     this_rank,
     whole_rows,
 )
-from hadrl_lightning.parallel.shares import Share
+from hadrl_lightning.distributed.members import members_held
+from hadrl_lightning.distributed.shares import Share
 from hadrl_lightning.planning.cem import CEMPlanner, Plan
 from hadrl_lightning.planning.free_energy import FreeEnergy
 from hadrl_lightning.planning.model import PlanningModel, Prediction
@@ -97,11 +98,11 @@ class DistributedEnsemble:
 def plan_on_ranks(
     planner: CEMPlanner,
     model: PlanningModel,
-    held: Share,
     observation: Float[Tensor, "networks observation"],
     generator: torch.Generator,
     warm_start: Plan | None = None,
     best_reward: float | None = None,
+    *,
     alike: bool = False,
 ) -> Plan:
     """The plan of `CEMPlanner.plan` with the whole ensemble, each rank planning for its share of the networks.
@@ -109,7 +110,6 @@ def plan_on_ranks(
     Args:
         planner: the same on all ranks.
         model: the members held here.
-        held: which they are.
         observation: present state of every network, the same on all ranks.
         generator: in the same state on all ranks.
         warm_start: the previous plan of all networks.
@@ -120,6 +120,9 @@ def plan_on_ranks(
         The plan of all networks, the same on all ranks.
     """
     share = Share.equal(len(observation), *this_rank())
+    assert isinstance(model, nn.Module), "members are those of a module"
+    held = members_held(model)
+    assert held is not None, "a world model is an ensemble"
     everyone = DistributedEnsemble(model, held)
     plan = planner.plan(everyone, observation, generator, warm_start, best_reward, share.items, alike)
     return _whole_plan(plan, share.total)

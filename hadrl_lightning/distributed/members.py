@@ -1,12 +1,16 @@
-"""Modules that hold one set of parameters per member of an ensemble, and may hold those of some members only."""
+"""Modules that learn as one of several ranks: which members they hold, which rows they learn from, what they merge.
+
+Alone, a module holds and learns from everything and merges nothing. A strategy that spreads an ensemble over ranks
+tells each module its part.
+"""
 
 from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
-from hadrl_lightning.parallel.collectives import summed
-from hadrl_lightning.parallel.shares import Share
+from hadrl_lightning.distributed.collectives import summed
+from hadrl_lightning.distributed.shares import ALONE, DataShare, Share
 
 
 class MemberWise(nn.Module):
@@ -21,6 +25,17 @@ class MemberWise(nn.Module):
             kept = parameter.detach()[share.items].clone()
             setattr(self, name, nn.Parameter(kept, requires_grad=parameter.requires_grad))
         self.held = share
+
+
+class SharesRows(nn.Module):
+    """A module that takes the gradient of this rank's rows of every batch; losses are parts that add up over ranks."""
+
+    data_share: DataShare = ALONE
+    """Which rows: all, unless ranks train on the same batches."""
+
+    def of_all_rows(self, parts: Tensor) -> Tensor:
+        """Losses of whole batches, from the parts of this rank's rows; every rank has to call."""
+        return parts if self.data_share == ALONE else summed(parts)
 
 
 class MergedOverRanks(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from hadrl_lightning.parallel.shares import DataShare, Share
+from hadrl_lightning.distributed.shares import DataShare, Share
 
 
 def this_rank() -> DataShare:
@@ -30,19 +30,24 @@ def of_each_rank(own: Any) -> list[Any]:
 
 def largest_of_ranks(own: int, device: torch.device) -> int:
     """The largest number that a rank brings; `device` is that of this rank."""
-    if this_rank().ranks == 1:
-        return own
-    largest = torch.tensor(int(own), device=device)
-    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
-    return int(largest)
+    return own if this_rank().ranks == 1 else int(largest(torch.tensor(int(own), device=device)))
 
 
 def summed(value: Tensor) -> Tensor:
     """The sum over ranks."""
-    total = value.detach().clone().contiguous()
+    return _reduced(value, "SUM")
+
+
+def largest(value: Tensor) -> Tensor:
+    """Of every number the largest over ranks."""
+    return _reduced(value, "MAX")
+
+
+def _reduced(value: Tensor, operation: str) -> Tensor:
+    result = value.detach().clone().contiguous()
     if this_rank().ranks > 1:
-        distributed.all_reduce(total)
-    return total
+        distributed.all_reduce(result, getattr(distributed.ReduceOp, operation))
+    return result
 
 
 def whole_rows(rows: Sequence[Tensor], total: int) -> list[Tensor]:

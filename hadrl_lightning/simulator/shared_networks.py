@@ -6,10 +6,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadrl_lightning.parallel.collectives import this_rank, whole_rows
-from hadrl_lightning.parallel.shares import Share
+from hadrl_lightning.distributed.collectives import this_rank, whole_rows
+from hadrl_lightning.distributed.shares import Share
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import Allocation, CachingView, EdgeNetwork, OffloadingView, Service
+from hadrl_lightning.simulator.decisions import Allocation
+from hadrl_lightning.simulator.network import EdgeNetwork
+from hadrl_lightning.simulator.service import Service
+from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 AnyView = TypeVar("AnyView", CachingView, OffloadingView)
 

@@ -74,3 +74,7 @@ class DataShare(NamedTuple):
 
 ALONE = DataShare()
 """The whole batch."""
+
+
+class ActingAsOne:
+    """Mark of a strategy whose ranks do together what one process does: they share networks and train on the same."""
