@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -91,6 +92,18 @@ class Registry(Generic[T]):
         return {one.name: one for one in entry_points(group=self.group)}
 
 
+def import_module(name: str) -> ModuleType:
+    """Import a module; one of the working directory too, which the path of an installed command lacks."""
+    added = "" not in sys.path
+    if added:
+        sys.path.append("")
+    try:
+        return importlib.import_module(name)
+    finally:
+        if added:
+            sys.path.remove("")
+
+
 def _from_module(path: str, field: str) -> Any:
     """What a module path stands for.
 
@@ -99,9 +112,7 @@ def _from_module(path: str, field: str) -> Any:
     """
     module_name, _, name = path.rpartition(".")
     with _saying(f"{field} must be a module path that can be imported, got {path}"):
-        with _working_directory_last():
-            module = importlib.import_module(module_name)
-        return getattr(module, name)
+        return getattr(import_module(module_name), name)
 
 
 @contextmanager
@@ -112,16 +123,3 @@ def _saying(what: str) -> Iterator[None]:
     except Exception as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{what}: {type(error).__name__}: {why}") from error
-
-
-@contextmanager
-def _working_directory_last() -> Iterator[None]:
-    """Let modules of the working directory be found too, which the path of an installed command lacks."""
-    added = "" not in sys.path
-    if added:
-        sys.path.append("")
-    try:
-        yield
-    finally:
-        if added:
-            sys.path.remove("")

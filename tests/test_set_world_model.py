@@ -20,7 +20,8 @@ from hadrl_lightning.distributed import MemberWise, Share
 from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.set_encoder import SharedResources, read_observation, write_observation
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
-from hadrl_lightning.planning.free_energy import Draws, expected_free_energy
+from hadrl_lightning.planning.free_energy import expected_free_energy
+from hadrl_lightning.planning.measures import Draws
 from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.refine import (
     RefinementSettings,

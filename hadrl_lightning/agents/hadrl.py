@@ -30,7 +30,7 @@ from hadrl_lightning.agents.views import (
 from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
 from hadrl_lightning.data import OffloadingTransitions, TrainingBatch, TransitionDataModule
 from hadrl_lightning.errors import HadrlError, HadrlWarning
-from hadrl_lightning.planning import CEMPlanner, Plan, PlanFunction, PlannerSettings
+from hadrl_lightning.planning import CEMPlanner, Plan, PlanFunction, PlannerSettings, plan_alone
 from hadrl_lightning.ranges import Ranges, ranges_of
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
@@ -155,7 +155,7 @@ class HADRL(StoredAgent):
             sizes = (scenario.caching_observation_size, scenario.caching_action_size)
             self.ddpg = DDPG(*sizes, ddpg, generator=generator)
         self.planner = self.make_planner(planner)
-        self.plan_by: PlanFunction = CEMPlanner.plan
+        self.plan_by: PlanFunction = plan_alone
         """How a planner plans; a strategy that spreads the world model over ranks has its own way."""
         self.seen = SeenRanges()
         self._told = False

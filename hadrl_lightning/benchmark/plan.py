@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from hadrl_lightning.baselines.learners import LearnerSettings
 from hadrl_lightning.benchmark.cells import Cell
-from hadrl_lightning.benchmark.own import own_modules
+from hadrl_lightning.benchmark.own import named, own_modules
 from hadrl_lightning.benchmark.policies import (
     LEARNERS,
     LOWER_BOUND,
@@ -174,8 +174,17 @@ def draws(policy: str) -> bool:
 def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     """All that a policy and its judgement depend on but the seed, out of the (resolved) settings of a scenario.
 
-    Learners get the same budget of slots and are validated after the same slots on the same episodes.
+    Learners get the same budget of slots and are validated after the same slots on the same episodes. Of what is a
+    user's own, such as a policy or a process, the text of its module counts too.
     """
+    contents = _contents(policy, base, plan)
+    pair = None if policy in LEARNERS else pair_of(policy)
+    parts = named(contents.get("config", {"data": base["data"]}))
+    modules = own_modules([*parts, *(pair.factories.values() if pair is not None else ())])
+    return {**contents, "modules": modules} if modules else contents
+
+
+def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     data = base["data"]
     contents: Settings = {
         "scenario": _told(data["scenario"]),
@@ -187,9 +196,7 @@ def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
         },
     }
     if policy not in LEARNERS:
-        pair = pair_of(policy)
-        modules = own_modules(pair) if pair is not None else {}
-        return {**contents, "modules": modules} if modules else contents
+        return contents
     contents["kind"] = LEARNERS[policy].kind
     slots = plan.slots or num_slots(base)
     learner = LEARNERS[policy]

@@ -1,9 +1,7 @@
 """Planning by active inference: expected free energy, information gain, cross-entropy method."""
 
-from hadrl_lightning.planning.cem import CEMPlanner, Plan, PlanFunction
+from hadrl_lightning.planning.cem import CEMPlanner, Plan, PlanFunction, plan_alone
 from hadrl_lightning.planning.free_energy import (
-    Draws,
-    Exploration,
     FreeEnergy,
     FreeEnergyForm,
     GouldForm,
@@ -11,6 +9,14 @@ from hadrl_lightning.planning.free_energy import (
     expected_free_energy,
 )
 from hadrl_lightning.planning.information import information_bounds, information_gain
+from hadrl_lightning.planning.measures import (
+    MEASURES,
+    Draws,
+    Exploration,
+    Measure,
+    Moment,
+    needs_uniform,
+)
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.plan_state import plan_from_state, plan_state
@@ -19,6 +25,7 @@ from hadrl_lightning.planning.refine import RefinementSettings, informed_targets
 from hadrl_lightning.planning.settings import PlannerSettings
 
 __all__ = [
+    "MEASURES",
     "CEMPlanner",
     "CategoricalProposal",
     "Draws",
@@ -27,6 +34,8 @@ __all__ = [
     "FreeEnergyForm",
     "GaussianProposal",
     "GouldForm",
+    "Measure",
+    "Moment",
     "OutcomeForm",
     "Plan",
     "PlanFunction",
@@ -39,6 +48,8 @@ __all__ = [
     "information_bounds",
     "information_gain",
     "informed_targets",
+    "needs_uniform",
+    "plan_alone",
     "plan_from_state",
     "plan_state",
     "refine",

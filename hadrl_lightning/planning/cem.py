@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hadrl_lightning.planning.free_energy import Draws, FreeEnergy, FreeEnergyForm, expected_free_energy
+from hadrl_lightning.planning.free_energy import FreeEnergy, FreeEnergyForm, expected_free_energy
+from hadrl_lightning.planning.measures import Draws
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.proposal import (
     AnyProposal,
@@ -43,7 +44,7 @@ class Plan(NamedTuple):
 
 
 class PlanFunction(Protocol):
-    """`CEMPlanner.plan`, or what plans the same in another way."""
+    """How a planner plans, by itself or with others: see `plan_alone`."""
 
     def __call__(
         self,
@@ -291,7 +292,7 @@ class CEMPlanner:
         return Plan(proposal.mean()[:, 0].clamp(-1, 1), proposal, terms, spread, (~finite).sum(dim=1))
 
     def _draw(self, proposal: AnyProposal, round_: "_Round") -> tuple[Tensor, Tensor | None]:
-        """Candidates and, for the strategy `random`, their uniform numbers.
+        """Candidates and, for measures that need them, their uniform numbers.
 
         One network after the other, so that grouping does not change them.
         """
@@ -301,7 +302,7 @@ class CEMPlanner:
             if round_.state is not None:
                 generator.set_state(round_.state)
             candidates.append(proposal.group(slice(n, n + 1)).sample(settings.n_candidates, generator))
-            if settings.use_exploration and settings.strategy == "random":
+            if settings.needs_uniform:
                 size = (1, settings.n_candidates, settings.plan_horizon)
                 uniform.append(torch.rand(size, generator=generator, device=generator.device))
         return torch.cat(candidates), torch.cat(uniform) if uniform else None
@@ -331,6 +332,21 @@ class CEMPlanner:
             if self.settings.form == "outcome" and self.num_users:
                 require_outcomes(prediction, self.num_users)
             yield prediction
+
+
+def plan_alone(
+    planner: CEMPlanner,
+    model: PlanningModel,
+    observation: Float[Tensor, "networks observation"],
+    generator: torch.Generator,
+    warm_start: Plan | None,
+    best_reward: float | None,
+    /,
+    *,
+    alike: bool,
+) -> Plan:
+    """What the planner plans with a model that is all here."""
+    return planner.plan(model, observation, generator, warm_start, best_reward, alike=alike)
 
 
 class _Round(NamedTuple):

@@ -15,13 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hadrl_lightning.planning.information import Estimator, gaussian_entropy, information_gain
+from hadrl_lightning.planning.information import gaussian_entropy
+from hadrl_lightning.planning.measures import NO_DRAWS, Draws, Exploration
 from hadrl_lightning.planning.model import Prediction
-from hadrl_lightning.simulator import Use, make_generator
 from hadrl_lightning.typed import typed
 
 Form = Literal["tschantz", "gould", "outcome"]
-Strategy = Literal["information", "variance", "disagreement", "random", "none"]
 PreferredReward = Literal["above_best", "published"]
 GouldEpistemic = Literal["measure", "entropy"]
 
@@ -50,19 +49,6 @@ class FreeEnergy(NamedTuple):
     """The exploration measure before it is scaled, summed over the steps; 0 where exploration is off."""
 
 
-class Draws(NamedTuple):
-    """Random numbers of one scoring, drawn before rows are split into chunks so that chunks can't change a result."""
-
-    seed: int = 0
-    """Of the samples of the nearest-neighbour estimator; the same for all rows."""
-
-    uniform: Float[Tensor, "rows horizon"] | None = None
-    """For the strategy `random`."""
-
-
-NO_DRAWS = Draws()
-
-
 @runtime_checkable
 class FreeEnergyForm(Protocol):
     """Scores one step."""
@@ -73,46 +59,13 @@ class FreeEnergyForm(Protocol):
 
 @typed
 @dataclass(frozen=True, kw_only=True)
-class Exploration:
-    """Value of what a step would teach, per row."""
-
-    strategy: Strategy = "information"
-    """`information`: information gain about the member that is right, nats. `variance`: predicted variance of the
-    normalised change, summed over dimensions, mean over members (the published code adds the members up).
-    `disagreement`: variance of the means between members, summed over dimensions. `random`: a uniform number.
-    `none`: 0."""
-
-    estimator: Estimator = "bounded"
-    """Of the information gain: `bounded` is right within [0, ln members]; `nearest_neighbour` is the published one."""
-
-    def measure(self, prediction: Prediction, draws: Draws, t: int) -> Float[Tensor, " rows"]:
-        """The measure of step t."""
-        mean, log_var = prediction.mean.float(), prediction.log_var.float()
-        if self.strategy == "information":
-            generator = None
-            if self.estimator == "nearest_neighbour":
-                generator = make_generator(draws.seed, Use.NEIGHBOUR_SAMPLES, t)
-            return information_gain(mean, log_var, self.estimator, generator)
-        if self.strategy == "variance":
-            return log_var.exp().sum(dim=-1).mean(dim=0)
-        if self.strategy == "disagreement":
-            return mean.var(dim=0, unbiased=False).sum(dim=-1)
-        if self.strategy == "random":
-            if draws.uniform is None:
-                raise ValueError("draws.uniform must be given for the strategy random, got None")
-            return draws.uniform[:, t].to(mean)
-        return mean.new_zeros(mean.shape[1])
-
-
-@typed
-@dataclass(frozen=True, kw_only=True)
 class TschantzForm:
     """−(reward·reward_scale + expl_scale·measure) (Tschantz et al. 2020, arXiv 2002.12636, section 3).
 
     The scale of exploration applies once (published code: twice, so that 0.1 acts as 0.01).
     """
 
-    exploration: Exploration = Exploration()
+    exploration: Exploration = Exploration()  # noqa: RUF009 (frozen)
     use_reward: bool = True
     use_exploration: bool = True
     expl_scale: float = 0.1
@@ -149,7 +102,7 @@ class GouldForm:
     """`measure`: expl_scale × the measure of `exploration`, which only counts what data can teach. `entropy`: the
     published entropy, which rewards noise too."""
 
-    exploration: Exploration = Exploration()
+    exploration: Exploration = Exploration()  # noqa: RUF009 (frozen)
     use_reward: bool = True
     use_exploration: bool = True
     expl_scale: float = 0.1

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hadrl_lightning.planning.free_energy import Draws, Exploration, FreeEnergy
+from hadrl_lightning.planning.free_energy import FreeEnergy
+from hadrl_lightning.planning.measures import Draws, Exploration
 from hadrl_lightning.planning.model import Prediction
 from hadrl_lightning.typed import typed
 

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hadrl_lightning.planning.free_energy import Draws, FreeEnergy, FreeEnergyForm, expected_free_energy
+from hadrl_lightning.planning.free_energy import FreeEnergy, FreeEnergyForm, expected_free_energy
+from hadrl_lightning.planning.measures import Draws
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.proposal import SMOOTHING, bin_centre
 from hadrl_lightning.typed import typed

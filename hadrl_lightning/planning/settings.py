@@ -5,16 +5,15 @@ from math import inf
 from typing import Literal
 
 from hadrl_lightning.planning.free_energy import (
-    Exploration,
     Form,
     FreeEnergyForm,
     GouldEpistemic,
     GouldForm,
     PreferredReward,
-    Strategy,
     TschantzForm,
 )
 from hadrl_lightning.planning.information import Estimator
+from hadrl_lightning.planning.measures import MEASURES, Exploration
 from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.refine import RefinementSettings
 from hadrl_lightning.typed import typed
@@ -49,9 +48,9 @@ class PlannerSettings:
     """Form of the expected free energy: `tschantz` (published), `gould`, or `outcome`, which is over the
     users' latencies and needs a model that predicts them (`SetWorldModel`)."""
 
-    strategy: Strategy = "information"
-    """Exploration measure: `information`, `variance`, `disagreement`, `random` (not where plans are refined) or
-    `none`."""
+    strategy: str = "information"
+    """Exploration measure: `information`, `variance`, `disagreement`, `random` (not where plans are refined), `none`,
+    or one of your own as `my_module.my_measure`."""
 
     information_estimator: Estimator = "bounded"
     """Strategy `information` only. Estimate of the information gain: `bounded` (within 0 and ln members) or
@@ -160,12 +159,13 @@ class PlannerSettings:
                 f"informed_candidates must be 0 unless form is outcome and proposal categorical, "
                 f"got {self.informed_candidates}"
             )
+        MEASURES.find(self.strategy, "strategy")
         self._refuse_what_has_no_effect()
         if self.refinement.active and self.plan_horizon != 1:
             raise ValueError(f"plan_horizon must be 1 where plans are refined, got {self.plan_horizon}")
-        if self.refinement.active and self.use_exploration and self.strategy == "random":
+        if self.refinement.active and self.needs_uniform:
             raise ValueError(
-                "strategy must not be random where plans are refined: it has no slope, got random"
+                f"strategy must not be {self.strategy} where plans are refined: it has no slope, got {self.strategy}"
             )
         if self.warm_start and self.plan_horizon == 1:
             raise ValueError(
@@ -219,6 +219,16 @@ class PlannerSettings:
             start_margin=self.start_margin,
         )
 
+    @property
+    def exploration(self) -> Exploration:
+        """The exploration measure as set."""
+        return Exploration(strategy=self.strategy, estimator=self.information_estimator)
+
+    @property
+    def needs_uniform(self) -> bool:
+        """Whether plans are scored by a measure that needs uniform numbers."""
+        return self.use_exploration and self.exploration.needs_uniform
+
     def make_form(self, best_reward: float | None = None) -> FreeEnergyForm:
         """The free energy as set.
 
@@ -228,10 +238,9 @@ class PlannerSettings:
         Raises:
             ValueError: the form `gould` without a finite best reward.
         """
-        exploration = Exploration(strategy=self.strategy, estimator=self.information_estimator)
         if self.form == "tschantz":
             return TschantzForm(
-                exploration=exploration,
+                exploration=self.exploration,
                 use_reward=self.use_reward,
                 use_exploration=self.use_exploration,
                 expl_scale=self.expl_scale,
@@ -241,7 +250,7 @@ class PlannerSettings:
             return OutcomeForm(
                 latency_scale_s=self.latency_scale_s,
                 expl_scale=self.expl_scale if self.use_exploration else 0.0,
-                exploration=exploration,
+                exploration=self.exploration,
                 use_reward=self.use_reward,
                 reward_scale=self.reward_scale,
             )
@@ -251,7 +260,7 @@ class PlannerSettings:
             best_reward=best_reward,
             preferred_reward=self.preferred_reward,
             epistemic=self.gould_epistemic,
-            exploration=exploration,
+            exploration=self.exploration,
             use_reward=self.use_reward,
             use_exploration=self.use_exploration,
             expl_scale=self.expl_scale,
