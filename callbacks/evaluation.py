@@ -149,6 +149,11 @@ class EpisodeEvaluation(Callback):
             outputs = f"Outputs: {', '.join(os.path.relpath(file) for file in self._written)}"
             show(*filter(None, (source, outputs)))
 
+    @property
+    def reference(self) -> str:
+        """Name of the reference policy that plays the test's episodes now; empty where none does."""
+        return self._others.playing if self._others is not None else ""
+
     # Results -------------------------------------------------------------------------------------------------------
 
     def _log(self, trainer: Trainer, module: LightningModule, stage: str) -> None:

@@ -101,6 +101,8 @@ class CEMPlanning(Callback):
         self.caching_reward: CachingObjective = caching_reward
         self.latency_weight = latency_weight
         self.planner_settings = planner
+        self.slots_per_second: float | None = None
+        """Slots of all networks that were last collected in a second."""
         self._generator: torch.Generator | None = None
         self._collection: Collection | None = None
         self._unfinished: dict[str, Any] | None = None
@@ -153,17 +155,26 @@ class CEMPlanning(Callback):
         if self._unfinished is not None:
             collection.load_state_dict(self._unfinished)
         self._collection, self._unfinished = collection, None
-        decisions = self.seed_decisions if collection.seeding else self.decisions_per_epoch
         started, slots = time.perf_counter(), collection.slots
         module.eval()
         with torch.no_grad(), trainer.strategy.precision_plugin.forward_context():
-            while collection.frames < decisions:
+            while collection.frames < self._decisions(collection):
                 collection.frame()
                 self._tell(trainer, module)
         module.train()
         self._collection = None
-        speed = (collection.slots - slots) * data.num_collectors / (time.perf_counter() - started)
+        collected = (collection.slots - slots) * data.num_collectors
+        self.slots_per_second = speed = collected / (time.perf_counter() - started)
         self._log(trainer, module, data, collection, speed)
+
+    @property
+    def collecting(self) -> tuple[int, int] | None:
+        """Caching decisions so far and in the end of the collecting that is under way; None while there is none."""
+        collection = self._collection
+        return None if collection is None else (collection.frames, self._decisions(collection))
+
+    def _decisions(self, collection: Collection) -> int:
+        return self.seed_decisions if collection.seeding else self.decisions_per_epoch
 
     def _tell(self, trainer: Trainer, module: LightningModule) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]

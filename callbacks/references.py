@@ -1,5 +1,8 @@
 """Policies that test plays beside the agent, on the same requests, positions and fading."""
 
+from collections.abc import Callable
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -38,26 +41,42 @@ class References:
     """
 
     def __init__(self, scenario: Scenario, physics: Physics) -> None:
+        self.scenario = scenario
         self.random = random_policies(scenario, physics)
         self.boards = [Scoreboard(name) for name in (OWN, LEAST, "home, equal, same caches")]
         self.boards.append(Scoreboard("random, both levels"))
-        self._least = least_known_policies(scenario)
-        self.notes = []
+        self.playing = ""
+        """Name of the policy that plays now."""
+
+    @property
+    def notes(self) -> list[str]:
         """What should be known of them, a line each."""
-        if not least_latency(scenario).exact:
-            self.notes.append(f"{LEAST}: its caches are the best that a search found")
-        if optimal_hit_ratio(scenario) is None:
-            self.notes.append(
+        notes = []
+        if not least_latency(self.scenario).exact:
+            notes.append(f"{LEAST}: its caches are the best that a search found")
+        if optimal_hit_ratio(self.scenario) is None:
+            notes.append(
                 "hits ÷ optimum is left out: it needs SciPy (pip install 'hadrl-lightning[baselines]')"
             )
+        return notes
 
     def play(self, stream: EpisodeStream, index: int, agent: Episode) -> None:
         """Batch `index` of the stream, which the agent has played."""
-        own, least, home, random = self.boards
-        own.add(own_best_known(stream, index, agent))
-        least.add(run_episode(stream.networks(index), *self._least))
-        home.add(run_episode(stream.networks(index), replayed(agent), home_equal))
-        random.add(run_episode(stream.networks(index), *self.random))
+        plays: tuple[Callable[[], Episode], ...] = (
+            lambda: own_best_known(stream, index, agent),
+            lambda: run_episode(stream.networks(index), *self._least),
+            lambda: run_episode(stream.networks(index), replayed(agent), home_equal),
+            lambda: run_episode(stream.networks(index), *self.random),
+        )
+        for board, play in zip(self.boards, plays, strict=True):
+            self.playing = board.name
+            board.add(play())
+        self.playing = ""
+
+    @cached_property
+    def _least(self) -> Policies:
+        """Found when they are first asked for: that takes a while."""
+        return least_known_policies(self.scenario)
 
 
 def random_policies(scenario: Scenario, physics: Physics) -> Policies:
