@@ -94,7 +94,8 @@ def _interval(runs: list[list[np.ndarray]], statistic: Any, known: bool) -> Inte
         return Interval(mean, float("nan"), float("nan"))
     generator = np.random.default_rng(0)
     drawn = [[_resampled(place, generator) for place in policy] for policy in runs]
-    freedom = min(sum(place.shape[1] - 1 for place in policy) for policy in runs)
+    each = (sum(place.shape[1] - 1 for place in policy) for policy in runs)
+    freedom = min((one for one in each if one), default=0)  # what does not draw has no spread to estimate
     deviation = float(statistic(drawn).std())
     half = t_quantile(0.975, max(1, freedom // 2)) * (deviation if deviation > 1e-9 * abs(mean) else 0.0)
     return Interval(mean, mean - half, mean + half)
