@@ -191,14 +191,19 @@ class EpisodeEvaluation(Callback):
     def _show(self, trainer: Trainer, what: str) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
-        scenario = _data(trainer).scenario
+        data = _data(trainer)
+        scenario = data.scenario
         weights = Weights(trainer.ckpt_path, self.validations, self.state_key)
         number = self._agent.num_episodes
         title = f"{number} {what} episode{'s' * (number > 1)}"
         if number > 1:
             title += ", mean ± 95 % interval over episodes (not over trainings)"
         others, notes = (self._others.boards, self._others.notes) if self._others is not None else ([], [])
-        show(result_table(title, scenario, self._agent, others), *notes, *filter(None, [weights.text]))
+        show(
+            result_table(title, scenario, self._agent, others, data.physics),
+            *notes,
+            *filter(None, [weights.text]),
+        )
         warning = weights.warning(scenario)
         if warning:
             warnings.warn(warning, HadrlWarning, stacklevel=2)

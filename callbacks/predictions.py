@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hadrl_lightning.files import replacing, writing
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import Episode, homes
+from hadrl_lightning.simulator import Episode, homes, rules
 
 DECISIONS = {
     "episode": "the episode, from 0 on",
@@ -30,9 +30,13 @@ DECISIONS = {
     "deadline_s": "of the service, s",
     "hit": "1 where `server` held the service, 0 where the task went on to the cloud",
     "on_time": "1 where the latency was within the deadline, else 0",
-    "energy_j": "what the user's radio spent, J",
 }
-"""Columns of decisions.csv, one row a user and slot, and what they mean."""
+"""Columns of decisions.csv but the last, one row a user and slot, and what they mean."""
+ENERGY = {
+    "energy_j": ("what the user's radio spent, J", "transmit power in W"),
+    "energy_dbm_s": ("the energy of the published code, which is none: dBm·s", "transmit power in dBm"),
+}
+"""The last column, by the name that the physics has for it: what it means, and what it is the product of."""
 CACHES = {
     "episode": "the episode, from 0 on",
     "decision": "the caching decision, from 0 on in every episode",
@@ -46,7 +50,6 @@ SWITCHING = {
     "switching_s": "time to fetch all that the servers did not hold before, summed over servers, s",
 }
 """Columns of switching.csv, one row a caching decision."""
-TABLES = {"decisions.csv": DECISIONS, "caches.csv": CACHES, "switching.csv": SWITCHING}
 EXPLANATION, SCENARIO = "columns.md", "scenario.yaml"
 FORMULAS = """
 Every score follows from these files and the scenario in `scenario.yaml`. With `bits` and `cycles` of the service:
@@ -54,11 +57,11 @@ Every score follows from these files and the scenario in `scenario.yaml`. With `
 - a hit: `latency_s` = bits / (`bandwidth_hz` × `spectral_efficiency`) + cycles / `compute_hz`;
 - else: `latency_s` = bits / (`bandwidth_hz` × `spectral_efficiency`) + bits / `cloud_rate_bit_per_s`
   + cycles / `cloud_compute_hz` + `cloud_delay_s`;
-- `energy_j` = transmit power in W × bits / (`bandwidth_hz` × `spectral_efficiency`);
+- `{energy}` = {power} × bits / (`bandwidth_hz` × `spectral_efficiency`);
 - `switching_s` = storage of the services that are new to a server / `backhaul_bytes_per_s`, summed over servers; all
   caches are empty before the first decision of an episode.
 
-A share below 10⁻⁹ counts as 10⁻⁹. Physics `published` takes the number of dBm for the power, as its code does.
+A share below 10⁻⁹ counts as 10⁻⁹.
 `hadrl_lightning.Scenario.from_config("scenario.yaml")` has the constants: `input_bits`, `cycles`, `storage_bits`, …
 """
 
@@ -76,20 +79,21 @@ def write_decisions(
         OutputError: the folder can't be written to, or the disk is full.
     """
     folder = Path(folder)
+    files = tables(physics)
     rows = {
         "decisions.csv": _decision_rows(episode, scenario, physics, first_episode),
         "caches.csv": _cache_rows(episode, first_episode),
         "switching.csv": _switching_rows(episode, first_episode),
     }
-    for name, columns in TABLES.items():
+    for name, columns in files.items():
         _write(folder / name, list(columns), rows[name], new=not first_episode)
     if not first_episode:
         with replacing(folder / EXPLANATION) as file:
-            file.write_text(_explanation(), encoding="utf-8")
+            file.write_text(_explanation(physics), encoding="utf-8")
         with replacing(folder / SCENARIO) as file:
             settings = {"data": {"scenario": _lists(scenario.to_dict()), "physics": physics}}
             file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-    return [folder / name for name in (*TABLES, EXPLANATION, SCENARIO)]
+    return [folder / name for name in (*files, EXPLANATION, SCENARIO)]
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterator[Sequence[object]], new: bool) -> None:
@@ -102,12 +106,21 @@ def _write(path: Path, columns: Sequence[str], rows: Iterator[Sequence[object]],
             writer.writerows(rows)
 
 
-def _explanation() -> str:
+def tables(physics: Physics) -> dict[str, dict[str, str]]:
+    """The files, their columns, and what these mean."""
+    energy = rules(physics).energy_column
+    decisions = {**DECISIONS, energy: ENERGY[energy][0]}
+    return {"decisions.csv": decisions, "caches.csv": CACHES, "switching.csv": SWITCHING}
+
+
+def _explanation(physics: Physics) -> str:
     text = "# What the columns are\n"
-    for name, columns in TABLES.items():
+    for name, columns in tables(physics).items():
         text += f"\n## {name}\n\n| column | |\n|---|---|\n"
         text += "".join(f"| `{column}` | {meaning} |\n" for column, meaning in columns.items())
-    return text + "\n## How the scores are made\n" + FORMULAS
+    energy = rules(physics).energy_column
+    formulas = FORMULAS.format(energy=energy, power=ENERGY[energy][1])
+    return text + "\n## How the scores are made\n" + formulas
 
 
 def _decision_rows(

@@ -19,14 +19,21 @@ from hadrl_lightning.judge import (
     Validation,
     after_epochs,
     best_and_last,
+    by_unit,
     convergence_text,
     figures_table,
     optimal_hit_ratio,
 )
-from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.scenario import Physics, Scenario
 
 
-def result_table(title: str, scenario: Scenario, agent: Scoreboard, others: Sequence[Scoreboard]) -> Table:
+def result_table(
+    title: str,
+    scenario: Scenario,
+    agent: Scoreboard,
+    others: Sequence[Scoreboard],
+    physics: Physics = "strict",
+) -> Table:
     """A row a policy; the ratios say how much longer its latency is than that of the two yardsticks.
 
     Of the other policies those under the agent's caches have the ratio to the best known there.
@@ -36,7 +43,10 @@ def result_table(title: str, scenario: Scenario, agent: Scoreboard, others: Sequ
     own, least = by_name.get(OWN), by_name.get(LEAST)
     optimum = optimal_hit_ratio(scenario) if others else None
     found = [
-        (board.name, _figures(board, optimum, own if _own_caches(board, agent) else None, least))
+        (
+            board.name,
+            by_unit(_figures(board, optimum, own if _own_caches(board, agent) else None, least), physics),
+        )
         for board in boards
     ]
     return figures_table(title, "policy", found)

@@ -68,7 +68,7 @@ class DeadlineSatisfaction(_Mean):
 
 
 class TransmitEnergy(_Mean):
-    """Energy that all users of a network spend on transmission in a slot, mean over slots, J."""
+    """Energy that all users of a network spend on transmission in a slot, mean over slots, J (`published`: dBm·s)."""
 
     higher_is_better = False
     quantity = "energy"

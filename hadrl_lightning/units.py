@@ -1,7 +1,7 @@
 """Numbers with a unit, such as `20GiB`, `60 GHz` or `30ms`, wherever the name of a setting says what it is in."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -46,9 +46,10 @@ def read_unit(name: str, value: Any) -> Any:
     Raises:
         HadrlError: a number with another unit; the line names the setting, what is allowed and the value.
     """
-    units = next((units for end, units in UNITS.items() if name.endswith(end)), None)
-    if units is None:
+    end = unit_end(name)
+    if not end:
         return value
+    units = UNITS[end]
     if isinstance(value, list | tuple):
         return type(value)(read_unit(name, item) for item in value)
     match = _NUMBER.fullmatch(value.replace("\u03bc", "\u00b5")) if isinstance(value, str) else None
@@ -63,14 +64,34 @@ def read_unit(name: str, value: Any) -> Any:
 
 def with_unit(name: str, value: Any) -> str:
     """A number of the setting with the unit that makes it shortest, such as `200 GiB`; any other value as a text."""
-    units = next((units for end, units in UNITS.items() if name.endswith(end)), None)
-    if units is None or isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(with_unit(name, one) for one in value)}]"
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value).lower() if isinstance(value, bool) else str(value)
-    texts = [f"{value:g} {next(iter(units))}"] if len(units) == 1 else []
-    for unit, factor in units.items():
-        if unit not in _BARE and value >= float(factor):
-            texts.append(f"{value / float(factor):g} {unit}")
-    return min(texts, key=lambda text: len(text.partition(" ")[0]), default=str(value))
+    unit, factor = common_unit(name, [value])
+    return f"{value / factor:g} {unit}" if unit else str(value)
+
+
+def common_unit(name: str, values: Sequence[int | float]) -> tuple[str, float]:
+    """The unit in which numbers of the setting are shortest, none of them below 1 if that can be, and its size.
+
+    Returns:
+        `("GiB", 2**30)`; `("", 1)` where the name of the setting says no unit.
+    """
+    end = unit_end(name)
+    if not end:
+        return "", 1.0
+    sizes = {unit: float(factor) for unit, factor in UNITS[end].items() if unit not in _BARE}
+    least = min((abs(value) for value in values if value), default=0.0)
+    fitting = [unit for unit, size in sizes.items() if least >= size]
+    fitting = fitting or [unit for unit, size in sizes.items() if size == 1]
+    shortest = min(fitting, key=lambda unit: sum(len(f"{value / sizes[unit]:g}") for value in values))
+    return shortest, sizes[shortest]
+
+
+def unit_end(name: str) -> str:
+    """The end of a setting's name that says its unit, such as `_bytes`; empty where there is none."""
+    return next((end for end in UNITS if name.endswith(end)), "")
 
 
 def read_units(settings: Any, name: str = "") -> Any:

@@ -38,7 +38,7 @@ from hadrl_lightning.benchmark.plan import Sweep, nested, parse_sweep, parse_val
 from hadrl_lightning.benchmark.report import result_rows
 from hadrl_lightning.benchmark.training import merged, num_slots, resolved, validated_slots, with_slots
 from hadrl_lightning.cli import main
-from hadrl_lightning.cli.studies import Progress
+from hadrl_lightning.cli.studies import QUICK, Progress
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.scenario import GIB, Scenario
@@ -458,6 +458,32 @@ def test_mistakes_on_the_command_line_get_one_line_and_status_2(
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_under_published_physics_no_energy_is_called_one_in_joules(tmp_path: Path) -> None:
+    overrides = merged(TINY, {"data": {"physics": "published"}})
+    plan = plan_of("density+home_equal", overrides=overrides, seeds=(0,))
+    records = records_of(plan, run_cells(plan.cells, tmp_path))
+    (table,) = result_table(records)
+    assert [column.header for column in table.columns if "energy" in column.header] == ["energy (dBm·s)"]
+    assert [name for name in result_rows(records)[0] if "energy" in name] == ["energy_dbm_s"]
+    assert [name for name in intervals(groups(records)[0]) if "energy" in name] == ["energy_dbm_s"]
+
+
+def test_shares_and_times_have_possible_intervals_and_places_have_units(tmp_path: Path) -> None:
+    sweep = Sweep("data.scenario.cache_bytes", (20 * GIB,))
+    plan = plan_of("random+random", sweeps=(sweep,))
+    records = records_of(plan, run_cells(plan.cells, tmp_path))
+    (table,) = result_table(records)
+    assert table.title.startswith("es2, data.scenario.cache_bytes = 20 GiB: ")
+    for group in groups(records):
+        for name, found in intervals(group).items():
+            assert not found.low < 0, name
+            assert not (name in ("hit_ratio", "on_time") and found.high > 1), name
+
+
+def test_a_first_look_has_one_seed() -> None:
+    assert QUICK["seeds"] == [0]
 
 
 def test_all_missing_extras_are_named_at_once(

@@ -27,6 +27,7 @@ from hadrl_lightning.judge import (
     interval,
     least_known_policies,
     optimal_hit_ratio,
+    possible,
 )
 from hadrl_lightning.judge.intervals import t_quantile
 from hadrl_lightning.judge.tables import cell
@@ -34,6 +35,17 @@ from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import Use, run_episode
 
 SMALL = Scenario(num_users=4, decisions_per_episode=2, slots_per_decision=2, cache_bytes=20 * GIB)
+
+
+def test_an_interval_ends_where_a_figure_cannot_go_on() -> None:
+    # mean 0.9, Student's half width 12.7062 * 0.1 / sqrt(2) / sqrt(2) * sqrt(2)
+    hits = interval([0.8, 1.0])
+    assert (hits.low, hits.high) == pytest.approx((-0.37062, 2.17062), rel=1e-3)
+    assert possible("hit_ratio", hits) == (pytest.approx(0.9), 0.0, 1.0)
+    assert possible("latency", hits) == (pytest.approx(0.9), 0.0, hits.high)
+    assert all(map(math.isnan, possible("on_time", interval([0.5]))[1:]))
+    assert cell(possible("hit_ratio", hits), "{:.3f}") == "0.900 (0.000 to 1.000)"
+    assert cell(Interval(2.0, 1.5, 2.5), "{:.1f}") == "2.0 ± 0.5"
 
 
 # Intervals -----------------------------------------------------------------------------------------------------------
@@ -197,6 +209,13 @@ def test_without_scipy_a_line_says_which_column_is_left_out(monkeypatch: pytest.
     finally:
         optimal_hit_ratio.cache_clear()
     assert note.startswith("hits ÷ optimum is left out: it needs SciPy")
+
+
+def test_the_energy_of_the_published_code_is_in_no_table_in_joules(boards: list[Scoreboard]) -> None:
+    agent, *others = boards
+    for physics, heading in (("strict", "energy (J)"), ("published", "energy (dBm·s)")):
+        table = result_table("a title", SMALL, agent, others, physics)
+        assert [column.header for column in table.columns if "energy" in column.header] == [heading]
 
 
 def test_the_table_has_both_yardsticks_and_the_unit_of_switching(boards: list[Scoreboard]) -> None:

@@ -8,7 +8,16 @@ from hadrl_lightning.benchmark import default_policies
 from hadrl_lightning.cli import main
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.plots import draw
-from hadrl_lightning.plots.benchmark import ONE_TRAINING, OVER_BOTH, OVER_SEEDS, _bars, _convergence
+from hadrl_lightning.plots.axes import axis
+from hadrl_lightning.plots.benchmark import (
+    ONE_TRAINING,
+    OVER_BOTH,
+    OVER_EPISODES,
+    OVER_SEEDS,
+    _bars,
+    _convergence,
+    _sweep,
+)
 from hadrl_lightning.plots.looks import colour, family, look
 from hadrl_lightning.plots.style import style
 from hadrl_lightning.plots.tables import read_rows
@@ -74,6 +83,76 @@ def test_a_sweep_is_drawn_over_numbers_and_over_words(tmp_path: Path, key: str, 
     short = key.rpartition(".")[2]
     assert names[0] == f"sweep-es2-{short}.pdf"
     assert f"bars-es2-{short}-{'16' if 'cache' in key else 'flat'}.png" in names
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "label", "ticks"),
+    [
+        (
+            "data.scenario.cache_bytes",
+            ["21474836480", "214748364800"],
+            "cache per server (GiB)",
+            ["20", "200"],
+        ),
+        ("data.scenario.cloud_delay_s", ["0.1", "0.02"], "cloud delay (ms)", ["100", "20"]),
+        ("data.scenario.cloud_rate_bit_per_s", ["4194304"], "cloud rate (Mibit/s)", ["4"]),
+        ("data.scenario.noise_dbm", ["-114", "-90.5"], "noise (dBm)", ["-114", "-90.5"]),
+        ("data.scenario.cell_radius_m", ["0", "1500"], "cell radius (km)", ["0", "1.5"]),
+        ("data.scenario.num_users", ["20", "30"], "users", ["20", "30"]),
+        ("planning.planner.horizon", ["1", "5"], "horizon", ["1", "5"]),
+        ("data.scenario.compute_hz", ["(60000000000.0, 5e8)"], "compute per server", ["[60 GHz, 500 MHz]"]),
+        ("model.fast_level", ["flat", "set"], "fast level", ["flat", "set"]),
+    ],
+)
+def test_an_axis_has_the_name_of_any_setting_and_its_unit(
+    key: str, values: list[str], label: str, ticks: list[str]
+) -> None:
+    shown = axis(key, values)
+    assert shown.label == label
+    assert [shown.short(value) for value in values] == ticks
+
+
+@pytest.mark.parametrize(
+    ("largest", "label"), [(2**35, "cache per server (GiB)"), (2**38, "cache per server (GiB), logarithmic")]
+)
+def test_a_logarithmic_axis_says_so(largest: int, label: str) -> None:
+    key = "data.scenario.cache_bytes"
+    rows = [
+        {name: str(value) for name, value in summary("ppo", "latency_s", 0.5, sweep_value=value).items()}
+        for value in (2**34, largest)
+    ]
+    with style() as plt:
+        figure = _sweep(plt, rows, key)
+        assert figure.axes[0].get_xlabel() == label
+        plt.close("all")
+
+
+def test_with_one_seed_no_figure_speaks_of_an_interval_over_seeds() -> None:
+    row = {name: str(value) for name, value in summary("hadrl", "latency_s", 0.5).items()}
+    row |= {"seeds": "1", "trainings": "1"}
+    curve = {**row, "metric": "hit_ratio", "slots": "100", "low": "nan", "high": "nan"}
+    with style() as plt:
+        bars, sweep = _bars(plt, [row]), _sweep(plt, [{**row, "sweep_value": "5"}], "data.scenario.num_users")
+        lines = _convergence(plt, [curve], [row])
+        texts = [
+            [text.get_text() for text in figure.legends[0].get_texts()] for figure in (bars, sweep, lines)
+        ]
+        plt.close("all")
+    assert texts == [
+        [OVER_EPISODES, ONE_TRAINING],
+        ["a label (one training)", OVER_EPISODES],
+        ["a label (one training)"],
+    ]
+
+
+def test_the_energy_has_the_panel_of_its_unit(benchmark: Path) -> None:
+    rows = read_rows(benchmark / "summary.csv", ())
+    for row in rows:
+        row["metric"] = row["metric"].replace("energy_j", "energy_dbm_s")
+    with style() as plt:
+        labels = [panel.get_xlabel() for panel in _bars(plt, rows).axes]
+        plt.close("all")
+    assert [label for label in labels if "energy" in label] == ["energy (dBm·s)\nlower is better"]
 
 
 def test_a_run_has_learning_curves_although_rows_have_gaps(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hadrl_lightning import Scenario
-from hadrl_lightning.callbacks.predictions import TABLES, write_decisions
+from hadrl_lightning.callbacks.predictions import tables, write_decisions
 from hadrl_lightning.errors import OutputError
 from hadrl_lightning.scenario import Physics
 from hadrl_lightning.simulator import (
@@ -68,7 +68,7 @@ def test_every_row_can_be_computed_again_from_the_files(physics: Physics, tmp_pa
     }
     rows = read(tmp_path / "decisions.csv")
     assert len(rows) == 2 * 6 * 6
-    watt = 10 ** (scenario.transmit_power_dbm / 10) / 1000 if physics == "strict" else 20
+    power = 10 ** (scenario.transmit_power_dbm / 10) / 1000 if physics == "strict" else 20
     for row in rows:
         service, server = int(row["service"]), int(row["server"])
         bits, cycles = scenario.input_bits[service], scenario.cycles[service]
@@ -84,7 +84,7 @@ def test_every_row_can_be_computed_again_from_the_files(physics: Physics, tmp_pa
         )
         latency = transmission + (cycles / compute if hit else cloud)
         assert float(row["latency_s"]) == pytest.approx(latency, rel=1e-5)
-        assert float(row["energy_j"]) == pytest.approx(watt * transmission, rel=1e-5)
+        assert float(row[rules(physics).energy_column]) == pytest.approx(power * transmission, rel=1e-5)
         assert float(row["deadline_s"]) == pytest.approx(scenario.deadlines_s[service], rel=1e-6)
         assert row["on_time"] == str(int(float(row["latency_s"]) <= float(row["deadline_s"])))
         home = int(row["home"])
@@ -148,19 +148,25 @@ def test_the_scores_of_the_episodes_follow_from_the_rows(tmp_path: Path) -> None
         )
 
 
-def test_a_second_batch_is_appended_and_every_column_explained(tmp_path: Path) -> None:
-    episode = played("strict")
-    files = write_decisions(tmp_path, episode, SCENARIO, "strict")
+@pytest.mark.parametrize(("physics", "energy"), [("strict", "energy_j"), ("published", "energy_dbm_s")])
+def test_a_second_batch_is_appended_and_every_column_explained(
+    tmp_path: Path, physics: str, energy: str
+) -> None:
+    episode = played(physics)
+    files = write_decisions(tmp_path, episode, SCENARIO, physics)
     assert sorted(file.name for file in files) == sorted(file.name for file in tmp_path.iterdir())
-    write_decisions(tmp_path, episode, SCENARIO, "strict", first_episode=2)
+    write_decisions(tmp_path, episode, SCENARIO, physics, first_episode=2)
+    columns = tables(physics)
+    assert list(columns["decisions.csv"])[-1] == energy
     for name in ("decisions.csv", "caches.csv", "switching.csv"):
         rows = read(tmp_path / name)
         assert {row["episode"] for row in rows} == {"0", "1", "2", "3"}
-        assert list(rows[0]) == list(TABLES[name])
+        assert list(rows[0]) == list(columns[name])
     explained = (tmp_path / "columns.md").read_text(encoding="utf-8")
     assert set(re.findall(r"^\| `(\w+)` \| \S", explained, re.MULTILINE)) == {
-        column for columns in TABLES.values() for column in columns
+        column for names in columns.values() for column in names
     }
+    assert f"`{energy}` = transmit power in {'W' if physics == 'strict' else 'dBm'} ×" in explained
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

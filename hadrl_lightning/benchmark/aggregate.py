@@ -1,5 +1,6 @@
 """One figure for many places: interquartile means, and how probably one policy beats another."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -45,11 +46,11 @@ def aggregate(records: Sequence[Record]) -> list[Summary]:
         runs = [_ratios(group) for group in sorted(own, key=lambda group: places.index(group.first.place))]
         label, known = own[0].first.label, all(_spread_known(group) for group in own)
         ratio = _interval([runs], lambda drawn: _middle_mean(np.concatenate(drawn[0], axis=-1)), known)
+        ratio = ratio.within(0, math.inf)
         behind = None
         if first is not None:
             both = known and all(_spread_known(group) for group in everywhere[summaries[0].policy])
-            odds = _interval([first, runs], _probability, both)
-            behind = Interval(odds.mean, *(float(np.clip(bound, 0, 1)) for bound in odds[1:]))
+            behind = _interval([first, runs], _probability, both).within(0, 1)
         else:
             first = runs
         summaries.append(Summary(policy, label, len(places), ratio, behind))

@@ -39,7 +39,8 @@ class CellResult:
     """What came out. Latencies are summed over users, in s."""
 
     scores: dict[str, float]
-    """Mean over the test episodes: hit_ratio, latency, latency_p95, on_time, energy (J), switching (s a caching
+    """Mean over the test episodes: hit_ratio, latency, latency_p95, on_time, energy (J; under other physics
+    `energy_dbm_s`), switching (s a caching
     decision), bandwidth_over_subscription, compute_over_subscription, own_best_known (latency of the best known
     decisions under this policy's caches); `optimal_hit_ratio`, what any caches allow; and under the caches of least
     latency `exact_caches`, 1 if they are the optimum, 0 if a local search found them. A score that makes no sense is

@@ -23,7 +23,7 @@ from hadrl_lightning.benchmark.sb3 import train_sb3
 from hadrl_lightning.benchmark.trained import trained_player
 from hadrl_lightning.benchmark.training import Trained, build, train
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.judge import BY_EPISODE, Scoreboard, bounds, own_best_known
+from hadrl_lightning.judge import BY_EPISODE, Scoreboard, bounds, by_unit, own_best_known
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator
 
@@ -57,8 +57,8 @@ def compute(cell: Cell) -> CellResult:
     return _finished(
         cell.policy,
         scenario,
-        {**own.episodes(), "own_best_known": least.episodes()["latency"]},
-        scores,
+        by_unit({**own.episodes(), "own_best_known": least.episodes()["latency"]}, physics),
+        by_unit(scores, physics),
         started,
         curve=[one._asdict() for one in trained.validations],
         slots=trained.slots,

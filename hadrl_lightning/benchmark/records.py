@@ -7,7 +7,16 @@ from hadrl_lightning.benchmark.cells import CellResult
 from hadrl_lightning.benchmark.outcomes import Outcome
 from hadrl_lightning.benchmark.plan import Plan
 from hadrl_lightning.benchmark.policies import label_with
-from hadrl_lightning.judge import LEAST_KNOWN, BestAndLast, Interval, Validation, best_and_last, interval
+from hadrl_lightning.judge import (
+    LEAST_KNOWN,
+    BestAndLast,
+    Interval,
+    Validation,
+    best_and_last,
+    interval,
+    possible,
+)
+from hadrl_lightning.units import with_unit
 
 SCORES = {
     "hit_ratio": "hit_ratio",
@@ -15,6 +24,7 @@ SCORES = {
     "latency_p95_s": "latency_p95",
     "on_time": "on_time",
     "energy_j": "energy",
+    "energy_dbm_s": "energy_dbm_s",
     "switching_s": "switching",
     "bandwidth_over_subscription": "bandwidth_over_subscription",
     "compute_over_subscription": "compute_over_subscription",
@@ -122,11 +132,12 @@ def intervals(group: Group) -> dict[str, Interval]:
         found["ratio_to_least_known"] = interval(latency, [group.least.episodes["latency"]])
     if "hit_ratio" in found:
         optimum = results[0].scores["optimal_hit_ratio"]
-        found["ratio_to_optimal_hit_ratio"] = Interval(*(value / optimum for value in found["hit_ratio"]))
+        hits = possible("hit_ratio", found["hit_ratio"])
+        found["ratio_to_optimal_hit_ratio"] = Interval(*(value / optimum for value in hits))
     courses = group.courses
     if courses:
         found["last_validation_ratio"] = interval([1 + one.rise for one in courses])
-    return found
+    return {column: possible(SCORES.get(column, column), one) for column, one in found.items()}
 
 
 def validations(result: CellResult) -> list[Validation]:
@@ -159,4 +170,4 @@ def early_bests(found: Sequence[Group]) -> list[str]:
 def place_name(place: Place) -> str:
     """A place in words."""
     scenario, key, value = place
-    return f"{scenario}, {key} = {value}" if key else scenario
+    return f"{scenario}, {key} = {with_unit(key, value)}" if key else scenario

@@ -10,7 +10,7 @@ from rich.table import Table
 from hadrl_lightning.benchmark.aggregate import Summary, aggregate
 from hadrl_lightning.benchmark.records import SCORES, Group, Place, Record, groups, intervals, place_name
 from hadrl_lightning.files import replacing
-from hadrl_lightning.judge import NONE, Interval, cell, figures_table, interval
+from hadrl_lightning.judge import NONE, Interval, cell, figures_table, interval, possible
 
 Row = dict[str, Any]
 
@@ -25,6 +25,7 @@ FIGURES = {
     "latency_p95_s": "latency_p95",
     "on_time": "on_time",
     "energy_j": "energy",
+    "energy_dbm_s": "energy_dbm_s",
     "switching_s": "switching",
     "bandwidth_over_subscription": "bandwidth_over_subscription",
     "compute_over_subscription": "compute_over_subscription",
@@ -38,12 +39,17 @@ def result_rows(records: Sequence[Record]) -> list[Row]:
     """One row a cell and seed."""
     rows = []
     least = {group.first.place: group.least for group in groups(records)}
+    shown = {
+        column: score
+        for column, score in SCORES.items()
+        if any(score in record.result.scores for record in records)
+    }
     for record in records:
         result, yardstick = record.result, least[record.place]
         scores = result.scores
         row = {**_head(record), "seed": record.seed, "training_slots": result.slots}
         row |= {"training_s": round(result.training_s, 2), "evaluation_s": round(result.evaluation_s, 2)}
-        row |= {column: scores.get(score) for column, score in SCORES.items()}
+        row |= {column: scores.get(score) for column, score in shown.items()}
         least_latency = yardstick.scores["latency"] if yardstick else None
         row["least_known_s"] = least_latency
         row["ratio_to_own_best_known"] = _ratio(scores["latency"], scores.get("own_best_known"))
@@ -186,7 +192,7 @@ def _curve(group: Group) -> Iterable[Row]:
     for points in zip(*(result.curve for result in group.results), strict=False):
         slots = sum(point["slots"] for point in points) / len(points)
         for metric in CURVES:
-            found = interval([point[metric] for point in points])
+            found = possible(metric, interval([point[metric] for point in points]))
             yield {"metric": metric, "slots": slots, **found._asdict()}
 
 

@@ -298,9 +298,10 @@ def slot_info(service: Service, switching: Float[Tensor, " batch"]) -> dict[str,
     """What a slot was like, [B] each.
 
     `hits`: tasks served from a cache; `hit_ratio`: as a share of all; `latency`: summed over the users, s; `on_time`:
-    share of tasks within their deadline; `energy`: summed over the users, J; `bandwidth_over_subscription` and
-    `compute_over_subscription`: what is allotted beyond capacity as a share of it, mean over the servers;
-    `switching`: what the caching decision before this slot took to fetch, s, and 0 where none was due.
+    share of tasks within their deadline; `energy`: summed over the users, J (`published`: dBm·s);
+    `bandwidth_over_subscription` and `compute_over_subscription`: what is allotted beyond capacity as a share of it,
+    mean over the servers; `switching`: what the caching decision before this slot took to fetch, s, and 0 where none
+    was due.
     """
     dtype = service.latency.dtype
 

@@ -10,7 +10,7 @@ from hadrl_lightning.judge.references import (
     own_best_known,
     replayed,
 )
-from hadrl_lightning.judge.scores import BY_EPISODE, Scoreboard
+from hadrl_lightning.judge.scores import BY_EPISODE, Scoreboard, by_unit, possible
 from hadrl_lightning.judge.selection import BestAndLast, KeepBest, Validation, best_and_last, improves
 from hadrl_lightning.judge.tables import (
     HEADINGS,
@@ -36,6 +36,7 @@ __all__ = [
     "after_epochs",
     "best_and_last",
     "bounds",
+    "by_unit",
     "cell",
     "convergence_text",
     "figures_table",
@@ -44,6 +45,7 @@ __all__ = [
     "least_known_policies",
     "optimal_hit_ratio",
     "own_best_known",
+    "possible",
     "replayed",
     "validation_text",
 ]

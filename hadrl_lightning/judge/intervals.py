@@ -24,6 +24,15 @@ class Interval(NamedTuple):
         """Half of its width; NaN where there is none."""
         return (self.high - self.low) / 2
 
+    @property
+    def cut(self) -> bool:
+        """Whether the mean is clearly not in its middle, as what lies beyond an end is not possible."""
+        return abs((self.low + self.high) / 2 - self.mean) > 0.01 * self.half + 1e-6 * abs(self.mean)
+
+    def within(self, least: float, most: float) -> "Interval":
+        """The interval without what is below `least` or above `most`."""
+        return Interval(self.mean, max(self.low, least), min(self.high, most))
+
 
 def interval(values: ArrayLike, reference: ArrayLike | None = None, level: float = LEVEL) -> Interval:
     """Student's interval of the mean of `values`, or of the mean over seeds of its ratio to `reference`.

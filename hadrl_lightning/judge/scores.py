@@ -1,11 +1,16 @@
 """What episodes score: the same figures for validation, test and benchmark."""
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from hadrl_lightning.judge.intervals import Interval, interval
 from hadrl_lightning.metrics import SwitchingCost, slot_metrics
-from hadrl_lightning.simulator import Episode, EpisodeScores, Service, episode_scores
+from hadrl_lightning.scenario import Physics
+from hadrl_lightning.simulator import Episode, EpisodeScores, Service, episode_scores, rules
 
 BY_EPISODE = (
     "hit_ratio",
@@ -17,6 +22,22 @@ BY_EPISODE = (
     "compute_over_subscription",
 )
 """Figures that every single episode has, an `EpisodeScores` field each."""
+
+
+SHARES = ("hit_ratio", "on_time")
+"""Figures that are at most 1."""
+
+
+def possible(name: str, found: Interval) -> Interval:
+    """The interval of a figure without what it cannot be: none is below 0, and shares are not above 1."""
+    return found.within(0.0, 1.0 if name in SHARES else math.inf)
+
+
+def by_unit(figures: Mapping[str, Any], physics: Physics) -> dict[str, Any]:
+    """The figures by their names among `HEADINGS`: `energy` is in J, an energy in another unit has its own name."""
+    column = rules(physics).energy_column
+    energy = "energy" if column == "energy_j" else column
+    return {energy if name == "energy" else name: value for name, value in figures.items()}
 
 
 class Scoreboard:
@@ -59,12 +80,14 @@ class Scoreboard:
 
     def interval(self, name: str) -> Interval | None:
         """A figure's mean over episodes with its interval; None for a percentile."""
-        return interval([self._column(name).tolist()]) if name in EpisodeScores._fields else None
+        if name not in EpisodeScores._fields:
+            return None
+        return possible(name, interval([self._column(name).tolist()]))
 
     def ratio(self, reference: "Scoreboard | list[float]") -> Interval:
         """Latency in terms of another one's on the same episodes, with the interval over episodes."""
         below = reference.episodes()["latency"] if isinstance(reference, Scoreboard) else reference
-        return interval([self.episodes()["latency"]], [below])
+        return possible("ratio", interval([self.episodes()["latency"]], [below]))
 
     def _column(self, name: str) -> Tensor:
         return torch.cat([getattr(scores, name) for scores in self._scores])

@@ -21,6 +21,7 @@ HEADINGS = {
     "on_time": ("deadlines met", "{:.3f}"),
     "latency_p95": ("Σ p95 (s)", "{:.1f}"),
     "energy": ("energy (J)", "{:.3f}"),
+    "energy_dbm_s": ("energy (dBm·s)", "{:.3f}"),
     "switching": ("switching (s/decision)", "{:.1f}"),
     "bandwidth_over_subscription": ("bandwidth over", "{:.2f}"),
     "compute_over_subscription": ("CPU over", "{:.2f}"),
@@ -63,9 +64,16 @@ def figures_table(
 
 
 def cell(found: Interval | None, form: str) -> str:
-    """`1.234 ± 0.005`: mean and half of the interval; the mean alone where there is none or it has no width."""
+    """`1.234 ± 0.005`: mean and half of the interval; the mean alone where there is none or it has no width.
+
+    Where one side of it is shorter, as a figure cannot be beyond that, both ends: `0.990 (0.970 to 1.000)`.
+    """
     mean = mean_cell(found, form)
-    return f"{mean} ± {form.format(found.half)}" if found is not None and found.half > 0 else mean
+    if found is None or not found.half > 0:
+        return mean
+    if found.cut:
+        return f"{mean} ({form.format(found.low)} to {form.format(found.high)})"
+    return f"{mean} ± {form.format(found.half)}"
 
 
 def mean_cell(found: Interval | None, form: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.plots.axes import axis
 from hadrl_lightning.plots.looks import YARDSTICK, colour, family, look
 from hadrl_lightning.plots.style import BAND_ALPHA, PAGE_IN, band, save, style
 from hadrl_lightning.plots.tables import Row, distinct, number, read_rows
@@ -18,6 +19,7 @@ BARS = {
     "latency_s": f"Σ latency (s)\n{LOW}",
     "on_time": f"deadlines met\n{HIGH}",
     "energy_j": f"energy (J)\n{LOW}",
+    "energy_dbm_s": f"energy (dBm·s)\n{LOW}",
     "switching_s": f"switching (s\na decision)\n{LOW}",
 }
 """Panels of the bars, and the names of their axes."""
@@ -33,6 +35,7 @@ SWEEPS = {
 """Panels of learning curves and of sweeps: the names of their axes, and their titles."""
 OVER_SEEDS = "95 % interval over seeds"
 OVER_BOTH = "95 % interval over seeds and episodes"
+OVER_EPISODES = "95 % interval over episodes"
 ONE_TRAINING = "one training: interval over episodes alone"
 
 LEGEND_CHARACTERS = 130
@@ -41,16 +44,6 @@ LEGEND_CHARACTERS = 130
 CONVERGENCE = {"convergence": ("HADRL", "learner"), "ablations": ("HADRL", "ablation")}
 """Figures of learning curves, and the families they show."""
 
-AXES = {
-    "data.scenario.cache_bytes": ("cache per server (GiB)", 1024**3),
-    "data.scenario.bandwidth_hz": ("bandwidth per server (MHz)", 1e6),
-    "data.scenario.compute_hz": ("compute per server (GHz)", 1e9),
-    "data.scenario.num_users": ("users", 1),
-    "data.scenario.num_servers": ("servers", 1),
-    "data.scenario.num_services": ("services", 1),
-    "data.scenario.zipf_exponent": ("Zipf exponent", 1),
-}
-"""Name and unit of the axis of a sweep."""
 MAX_LINES = 10
 
 
@@ -87,7 +80,10 @@ def draw_benchmark(folder: Path, output: Path) -> list[Path]:
             for key, value in dict.fromkeys((row["sweep_key"], row["sweep_value"]) for row in rows):
                 here = (scenario, key, value)
                 some = [row for row in curves if _place(row) == here]
-                where = scenario + (f"-{key.rpartition('.')[2]}-{_short(key, value)}" if key else "")
+                where = scenario
+                if key:
+                    values = distinct([row for row in rows if row["sweep_key"] == key], "sweep_value")
+                    where += f"-{key.rpartition('.')[2]}-{axis(key, values).short(value)}"
                 base = [row for row in rows if _place(row) == here]
                 files += save(_bars(plt, base), output / file_name(f"bars-{where}"))
                 for name, families in CONVERGENCE.items():
@@ -102,12 +98,6 @@ def draw_benchmark(folder: Path, output: Path) -> list[Path]:
 def file_name(text: str) -> str:
     """`text` with everything that does not belong in a file's name replaced."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", text)
-
-
-def _short(key: str, value: str) -> str:
-    """The value of a setting in the unit of its axis."""
-    unit = AXES.get(key, (key, 1))[1]
-    return f"{number(value) / unit:g}" if math.isfinite(number(value)) else value
 
 
 def _place(row: Row) -> tuple[str, str, str]:
@@ -125,8 +115,11 @@ def _bars(plt: Any, rows: list[Row]) -> Any:
     """One row of bars a policy, one panel a score; whiskers are 95 % intervals."""
     policies = distinct(rows, "policy")
     labels = {row["policy"]: row["label"] for row in rows}
-    figure, panels = plt.subplots(1, len(BARS), sharey=True, figsize=(PAGE_IN, 0.9 + 0.155 * len(policies)))
-    for axes, (metric, title) in zip(panels, BARS.items(), strict=True):
+    bars = {metric: title for metric, title in BARS.items() if any(row["metric"] == metric for row in rows)}
+    size = (PAGE_IN, 0.9 + 0.155 * len(policies))
+    figure, grid = plt.subplots(1, len(bars), sharey=True, figsize=size, squeeze=False)
+    panels = grid[0]
+    for axes, (metric, title) in zip(panels, bars.items(), strict=True):
         found = {row["policy"]: row for row in rows if row["metric"] == metric}
         for place, policy in enumerate(policies):
             if policy in found:
@@ -139,12 +132,17 @@ def _bars(plt: Any, rows: list[Row]) -> Any:
     panels[0].set_yticks(range(len(policies)), [labels[policy] for policy in policies])
     panels[0].set_ylim(len(policies) - 0.4, -0.6)
     whisker = panels[0].errorbar([], [], xerr=[], fmt="none", ecolor="black", elinewidth=0.7, capsize=1.5)
-    handles, meanings = [whisker], [OVER_BOTH]
+    handles, meanings = [whisker], [_meaning(rows)]
     if any(map(_one_training, rows)):
         handles.append(plt.Rectangle((0, 0), 1, 1, facecolor="white", edgecolor="#555555", hatch="////"))
         meanings.append(ONE_TRAINING)
     figure.legend(handles, meanings, loc="outside upper center", ncols=len(handles))
     return figure
+
+
+def _meaning(rows: list[Row]) -> str:
+    """What the intervals are over."""
+    return OVER_BOTH if any(row.get("seeds") != "1" for row in rows) else OVER_EPISODES
 
 
 def _one_training(row: Row) -> bool:
@@ -182,7 +180,7 @@ def _convergence(plt: Any, rows: list[Row], base: list[Row]) -> Any:
                 axes.axhline(number(row["mean"]), label=row["label"], **dashed)
         axes.set(xlabel="slots trained on", ylabel=name, title=title)
         axes.set_xlim(left=0)
-    _legend(plt, figure, panels[0], OVER_SEEDS)
+    _legend(plt, figure, panels[0], OVER_SEEDS if any(math.isfinite(_value(row).low) for row in rows) else "")
     return figure
 
 
@@ -191,10 +189,10 @@ def _convergence(plt: Any, rows: list[Row], base: list[Row]) -> Any:
 
 def _sweep(plt: Any, rows: list[Row], key: str) -> Any:
     """Scores over the values of a setting, the most telling policies only."""
-    title, unit = AXES.get(key, (key, 1))
     policies = _chosen(distinct(rows, "policy"))
     numeric = all(math.isfinite(number(row["sweep_value"])) for row in rows)
     ticks = distinct(rows, "sweep_value")
+    shown = axis(key, ticks)
     metrics = {name: axis for name, axis in SWEEPS.items() if any(row["metric"] == name for row in rows)}
     figure, panels = plt.subplots(1, len(metrics), figsize=(PAGE_IN, _height(len(policies))), squeeze=False)
     for axes, (metric, (name, better)) in zip(panels[0], metrics.items(), strict=True):
@@ -202,26 +200,30 @@ def _sweep(plt: Any, rows: list[Row], key: str) -> Any:
             points = [row for row in rows if row["policy"] == policy and row["metric"] == metric]
             if numeric:
                 points.sort(key=lambda row: number(row["sweep_value"]))
-                x = [number(row["sweep_value"]) / unit for row in points]
+                x = [number(row["sweep_value"]) / shown.size for row in points]
             else:
                 x = [float(ticks.index(row["sweep_value"])) for row in points]
             _line(axes, x, points)
         _room(axes, [row for row in rows if row["metric"] == metric and row["policy"] in policies])
+        label = shown.label
         if numeric:
-            _scale(axes, sorted({number(tick) / unit for tick in ticks}))
+            logarithmic = _scale(axes, sorted({number(tick) / shown.size for tick in ticks}))
+            label += ", logarithmic" if logarithmic else ""
         else:
-            axes.set_xticks(range(len(ticks)), ticks)
-        axes.set(xlabel=title, ylabel=name, title=better)
-    _legend(plt, figure, panels[0][0], OVER_BOTH)
+            axes.set_xticks(range(len(ticks)), map(shown.short, ticks))
+        axes.set(xlabel=label, ylabel=name, title=better)
+    _legend(plt, figure, panels[0][0], _meaning(rows))
     return figure
 
 
-def _scale(axes: Any, values: list[float]) -> None:
-    """Ticks at the values; a logarithmic axis where they span a decade or so."""
-    if values[0] > 0 and values[-1] / values[0] >= 8:
+def _scale(axes: Any, values: list[float]) -> bool:
+    """Ticks at the values; a logarithmic axis, and so the answer, where they span a decade or so."""
+    logarithmic = values[0] > 0 and values[-1] / values[0] >= 8
+    if logarithmic:
         axes.set_xscale("log")
         axes.minorticks_off()
     axes.set_xticks(values, [f"{value:g}" for value in values])
+    return logarithmic
 
 
 def _chosen(policies: list[str]) -> list[str]:
@@ -259,10 +261,14 @@ def _room(axes: Any, rows: list[Row]) -> None:
 
 
 def _legend(plt: Any, figure: Any, axes: Any, meaning: str) -> None:
-    """Below the panels, in as many columns as the longest label leaves room for; the last entry is what bands are."""
+    """Below the panels, in as many columns as the longest label leaves room for; the last entry is what bands are.
+
+    There is none for bands that mean nothing, where there are none.
+    """
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        handles.append(plt.Rectangle((0, 0), 1, 1, color="#555555", alpha=BAND_ALPHA, linewidth=0))
-        labels.append(meaning)
+        if meaning:
+            handles.append(plt.Rectangle((0, 0), 1, 1, color="#555555", alpha=BAND_ALPHA, linewidth=0))
+            labels.append(meaning)
         columns = max(1, LEGEND_CHARACTERS // (max(map(len, labels)) + 8))
         figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))

@@ -68,7 +68,7 @@ class EpisodeScores(NamedTuple):
     on_time: Float[Tensor, " batch"]
     """Share of requests within their deadline."""
     energy: Float[Tensor, " batch"]
-    """Transmit energy summed over users, mean over slots, J."""
+    """Transmit energy summed over users, mean over slots, J (`published`: dBm·s)."""
     switching: Float[Tensor, " batch"]
     """Switching cost, mean over caching decisions, s."""
     bandwidth_over_subscription: Float[Tensor, " batch"]

@@ -27,7 +27,7 @@ class Service(NamedTuple):
     on_time: Bool[Tensor, "batch user"]
     """The latency is within the service's deadline, [B, U]."""
     energy: Float[Tensor, "batch user"]
-    """Transmit energy in joules (`published`: with the published factor 20), [B, U]."""
+    """Transmit energy in joules (`published`: the number of dBm times s), [B, U]."""
     bandwidth_load: Float[Tensor, "batch server"]
     """Sum of the bandwidth shares of each server: 1 is its capacity, [B, S]."""
     compute_load: Float[Tensor, "batch server"]

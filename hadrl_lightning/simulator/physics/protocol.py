@@ -29,6 +29,8 @@ class Rules(ABC):
     name: ClassVar[Physics]
     shows_capacity: ClassVar[bool]
     """Whether views show the bandwidth and compute that a server has, and not what a slot before left of it."""
+    energy_column: ClassVar[str] = "energy_j"
+    """What files call the energy: its name ends in the unit of `transmit_power` times seconds."""
     below_zero: ClassVar[frozenset[str]] = frozenset()
     """Fields of views that may fall below 0."""
 

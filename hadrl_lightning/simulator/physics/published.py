@@ -21,6 +21,7 @@ class Published(Rules):
 
     name = "published"
     shows_capacity = False
+    energy_column = "energy_dbm_s"
     below_zero = frozenset({"demand", "free_cache_bits", "bandwidth_hz", "compute_hz"})
 
     def check_scenario(self, scenario: Scenario) -> None:
