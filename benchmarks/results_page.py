@@ -128,12 +128,20 @@ def versions(records: Sequence[Record]) -> str:
     return text + "."
 
 
+def commands(folder: Path) -> str:
+    """Those given for a folder: as noted while they ran, else as the page has them."""
+    noted, page_file = folder / "command.txt", folder.with_suffix(".md")
+    if noted.is_file():
+        return noted.read_text(encoding="utf-8").strip()
+    return page_file.read_text(encoding="utf-8").split("```")[1].strip()
+
+
 def page(folder: Path, title: str, figures: Sequence[str], note: str) -> str:
     """The page in Markdown."""
     name = folder.name
     records = Archive(folder).records()
     seeds = sorted({record.seed for record in records})
-    parts = [f"# {title}", f"```\n{(folder / 'command.txt').read_text().strip()}\n```"]
+    parts = [f"# {title}", f"```\n{commands(folder)}\n```"]
     if note:
         parts.append(note)
     parts.append(
