@@ -375,6 +375,22 @@ def test_a_save_that_fails_leaves_the_old_checkpoint() -> None:
         (["--trainer.precision", "bf17"], "trainer.precision must be "),
         (["--trainer.accelerator", "cuda", "--trainer.devices", "1"], "trainer: "),
         (["--trainer.strategy", "nonsense"], "trainer: "),
+        (
+            ["--trainer.devices", "-1"],
+            "trainer: `devices` selected with `CPUAccelerator` should be an int > 0.",
+        ),
+        (
+            ["--trainer.devices", "[0,1]"],
+            "trainer: `devices` selected with `CPUAccelerator` should be an int > 0.",
+        ),
+        (["--trainer.accelerator", "tpu"], "trainer: Requirement 'torch_xla"),
+        (["--trainer.precision", "transformer-engine"], "trainer: Requirement 'transformer_engine"),
+        (
+            ["--trainer.limit_val_batches", "0.001"],
+            "trainer: You requested to check 0.001 of the `val_dataloader`",
+        ),
+        (["--trainer.barebones", "true"], "trainer.barebones must be false, got true"),
+        (["--trainer.default_root_dir", "/proc/x"], "/proc/x/checkpoints/tiny/version_0 can't be written"),
         (["extra"], "unrecognized arguments: extra"),
         (
             ["--ckpt_path", "nowhere.ckpt"],
@@ -433,6 +449,12 @@ def test_a_setting_of_a_group_that_may_be_null_is_named() -> None:
     parser.add_argument("--net", type=TinySettings | None)
     with pytest.raises(HadrlError, match=r"^net\.width must be a whole number, got x$"):
         parser.parse_args(["--net.width", "x"])
+
+
+def test_a_monitor_that_nothing_logs_is_told_with_those_that_are(capfd: pytest.CaptureFixture[str]) -> None:
+    fit("--checkpointing.monitor", "nope")
+    text = "hadrl: warning: checkpointing.monitor must be one of val/latency, got nope: no best.ckpt is kept"
+    assert text in capfd.readouterr().err.splitlines()
 
 
 def test_an_unknown_config_names_the_shipped_ones_and_the_nearest(capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,9 @@ from hadrl_lightning.baselines.genetic import GeneticSettings
 from hadrl_lightning.baselines.learners import LearnerSettings
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.cli.checkpoints import Checkpointing
+from hadrl_lightning.cli.mistakes import naming_settings
 from hadrl_lightning.data import TransitionDataModule
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.planning.refine import RefinementSettings
 from hadrl_lightning.scenario import Scenario
@@ -134,3 +136,13 @@ def test_a_type_takes_its_own_values_and_no_others(hint: Any, right: list[Any], 
     for value in wrong:
         with pytest.raises(ValueError, match=r"^it must be "):
             read_as("it", value, hint)
+
+
+def test_a_seed_and_a_number_of_networks_that_cannot_be_are_named_in_full() -> None:
+    with (
+        pytest.raises(HadrlError, match=r"^data.seed must be at least 0 and below 2\^64, got -1$"),
+        naming_settings({"data": TransitionDataModule}),
+    ):
+        TransitionDataModule(seed=-1)
+    with pytest.raises(HadrlError, match=r"^data.num_envs: networks in parallel must be as many as fit"):
+        TransitionDataModule(num_envs=10**12).setup("fit")

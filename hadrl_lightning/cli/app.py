@@ -5,7 +5,8 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from hadrl_lightning.cli.trainer_settings import make_loggers, unwanted_callback
 from hadrl_lightning.config_files import BASE, load_config, refuse_nulls
 from hadrl_lightning.console import show
 from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy, require_members
-from hadrl_lightning.errors import HadrlWarning
+from hadrl_lightning.errors import HadrlError, HadrlWarning
 from hadrl_lightning.parser_messages import known_settings
 from hadrl_lightning.process import quieten, spare_the_collector
 
@@ -268,7 +269,11 @@ class HadrlCLI(LightningCLI):
         plugins = list(plugins) if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(checkpoints.AtomicCheckpointIO())
-        with trainer_mistakes():
+        if settings.get("barebones"):
+            raise HadrlError(
+                "trainer.barebones must be false, got true: a run needs its loggers and checkpoints"
+            )
+        with trainer_mistakes(ValueError, TypeError, ImportError):
             trainer = super().instantiate_trainer(plugins=plugins, **kwargs)
         check_trainer(trainer)
         assert isinstance(trainer, RunTrainer)
@@ -296,8 +301,20 @@ class HadrlCLI(LightningCLI):
             self.stop.signals.handled(),
             ending_in_one_line(self.stop, self.command_line, self._folder),
             ranks.naming_lost_ranks(lambda: resuming(self.command_line, self._folder())),
+            self._leaving_nothing(),
+            trainer_mistakes(),
         ):
             super()._run_subcommand(subcommand)
+
+    @contextmanager
+    def _leaving_nothing(self) -> Iterator[None]:
+        """Within, a mistake that is found before there is anything to keep leaves no folder behind."""
+        try:
+            yield
+        except HadrlError as error:
+            if type(error) is HadrlError and self.subcommand == "fit" and self.trainer.is_global_zero:
+                self.start.folder.discard()
+            raise
 
     def _folder(self) -> Path | None:
         """Where the training at hand keeps its checkpoints; None if nothing is trained."""

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from hadrl_lightning.agent_files import RECORD, check_contents, read_agent
 from hadrl_lightning.agents.stored import OF_DATA
 from hadrl_lightning.cli.loops import make_resumable, validates_next
 from hadrl_lightning.cli.signals import Stopped
-from hadrl_lightning.errors import HadrlError, OutputError
+from hadrl_lightning.errors import HadrlError, HadrlWarning, OutputError
 from hadrl_lightning.files import load_tensors, replacing
 from hadrl_lightning.judge.selection import improves
 from hadrl_lightning.typed import typed
@@ -269,10 +270,15 @@ class Checkpointing(ModelCheckpoint):
             self._save(trainer, better=False)
 
     def _is_better(self, trainer: Trainer) -> bool:
-        score = trainer.callback_metrics.get(self.monitor) if self.monitor else None
-        if score is None or not self._validated:
+        if not self._validated:
             return False
         self._validated = False
+        score = trainer.callback_metrics.get(self.monitor or "")
+        if score is None:
+            allowed = ", ".join(name for name in sorted(trainer.callback_metrics) if name.startswith("val/"))
+            text = f"checkpointing.monitor must be one of {allowed}, got {self.monitor}: no best.ckpt is kept"
+            warnings.warn(text, HadrlWarning, stacklevel=2)
+            return False
         value = float(score)
         better = improves(value, self.best_score, self.mode)
         if better:

@@ -25,8 +25,6 @@ def naming_settings(groups: Mapping[str, type], given: Mapping[str, Any] | None 
     """
     try:
         yield
-    except HadrlError:
-        raise
     except ValueError as error:
         for one in _chain(error):
             key = _setting(one, list(settings_classes(groups)), given or {})
@@ -36,11 +34,15 @@ def naming_settings(groups: Mapping[str, type], given: Mapping[str, Any] | None 
 
 
 @contextmanager
-def trainer_mistakes() -> Iterator[None]:
-    """Turn what Lightning's Trainer refuses into a HadrlError."""
+def trainer_mistakes(*kinds: type[Exception]) -> Iterator[None]:
+    """Turn what Lightning itself raises into a HadrlError, if it is of these kinds.
+
+    They come on top of its `MisconfigurationException`: where a Trainer is made, ValueError, TypeError and ImportError
+    are the user's too, where it runs they are not.
+    """
     try:
         yield
-    except (MisconfigurationException, ValueError) as error:
+    except (MisconfigurationException, *kinds) as error:
         innermost = list(_frames(error))[-1]
         if isinstance(error, HadrlError) or not innermost.f_globals.get("__name__", "").startswith(
             "lightning."

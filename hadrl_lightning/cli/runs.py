@@ -1,11 +1,14 @@
 """Where a run writes: `checkpoints/<config names>/version_N/`, and which folder `last` and `best` stand for."""
 
 import re
+import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hadrl_lightning.agent_files import find_agent, is_shipped
-from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.errors import HadrlError, OutputError
+from hadrl_lightning.files import writing
 
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
@@ -44,11 +47,19 @@ def next_version(folder: Path) -> int:
 
 
 def reserve_version(folder: Path, version: int) -> int:
-    """Create `folder/version_N` with the first free N from `version` on, and return N: two runs never share one."""
+    """Create `folder/version_N` with the first free N from `version` on, and return N: two runs never share one.
+
+    Raises:
+        OutputError: it can't be created.
+    """
     while True:
+        path = folder / f"version_{version}"
         try:
-            (folder / f"version_{version}").mkdir(parents=True)
-        except FileExistsError:
+            with writing(path):
+                path.mkdir(parents=True)
+        except OutputError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
             version += 1
         else:
             return version
@@ -65,6 +76,7 @@ class RunFolder:
     def __init__(self, path: Path, is_new: bool = False) -> None:
         self.path = path
         self.is_new = is_new
+        self._is_made = False
 
     def reserve(self) -> None:
         """Create it, if it is new; with the next free number if another run has taken this one by now."""
@@ -72,6 +84,17 @@ class RunFolder:
         if self.is_new and number is not None:
             number = reserve_version(self.path.parent, number)
             self.path = self.path.with_name(f"version_{number}")
+            self._is_made = True
+
+    def discard(self) -> None:
+        """Remove it, if it was made here and holds neither metrics nor a checkpoint, with empty folders above."""
+        kept = [METRICS_FILE, *(file.name for file in self.path.glob("*.ckpt"))]
+        if not self._is_made or any((self.path / name).exists() for name in kept):
+            return
+        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # there are other runs
+            self.path.parent.rmdir()
+            self.path.parent.parent.rmdir()
 
 
 def settings_of(checkpoint: Path) -> str | None:

@@ -150,7 +150,10 @@ class TransitionDataModule(LightningDataModule):
         device = self._device()
         generator = make_generator(self.seed, Use.TRAINING_NETWORKS, self.collector)
         networks = SharedNetworks if self._as_one else EdgeNetwork
-        self.network = networks(self.scenario, self.physics, self.num_envs, device, generator)
+        try:
+            self.network = networks(self.scenario, self.physics, self.num_envs, device, generator)
+        except HadrlError as error:
+            raise HadrlError(f"data.num_envs: {error}") from error
 
     def train_dataloader(self) -> TrainingStream:
         """Batches drawn from the buffers; the ensemble's size is read from the module that is trained."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hadrl_lightning.extras import require
+from hadrl_lightning.files import writing
 
 COLUMN_IN, PAGE_IN = 3.5, 7.16
 """Widths of a column and of a page of an IEEE journal, in inches."""
@@ -61,12 +62,17 @@ def style() -> Iterator[Any]:
 
 
 def save(figure: Any, path: Path) -> list[Path]:
-    """Save a figure as `path`.pdf and `path`.png, and close it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Save a figure as `path`.pdf and `path`.png, and close it.
+
+    Raises:
+        OutputError: the folder can't be written to, or the disk is full.
+    """
     files = [path.with_name(f"{path.name}.{kind}") for kind in ("pdf", "png")]
     for file in files:
         metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}  # same data, same file
-        figure.savefig(file, metadata=metadata)
+        with writing(file):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(file, metadata=metadata)
     pyplot().close(figure)
     return files
 
