@@ -1,5 +1,6 @@
 """Files of trained agents: by name, what each says of itself, and whether it is what was written."""
 
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import resources
@@ -8,7 +9,7 @@ from typing import Any
 
 from hadrl_lightning.digests import digest
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.files import load_tensors
+from hadrl_lightning.files import is_file, load_tensors
 from hadrl_lightning.version import __version__
 
 SUFFIX = ".ckpt"
@@ -40,12 +41,12 @@ def find_agent(name: str | Path, what: str = "ckpt_path") -> Path:
         HadrlError: there is neither such a file nor a shipped agent of that name.
     """
     path = Path(name)
-    if path.is_file():
+    if is_file(path):
         return path
     shipped = shipped_agents()
     if str(name) in shipped:
         return shipped_folder() / str(name)
-    found = "a folder" if path.is_dir() else "no such file"
+    found = "a folder" if os.path.isdir(path) else "no such file"
     raise HadrlError(
         f"{what} must be an existing file or one of the shipped agents ({', '.join(shipped)}), "
         f"got {str(name)!r} ({found})"

@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.files import is_file
 from hadrl_lightning.parser_messages import essence, known_settings
 from hadrl_lightning.units import read_units
 
@@ -43,11 +44,8 @@ def find_config(name: str | Path) -> Path:
         HadrlError: there is neither; the line names the shipped files and the nearest of them.
     """
     path = Path(name)
-    try:
-        if path.is_file():
-            return path
-    except OSError:  # too long for a file's name
-        pass
+    if is_file(path):
+        return path
     shipped = shipped_configs()
     if str(name) in shipped:
         return Path(str(resources.files("hadrl_lightning.configs") / str(name)))

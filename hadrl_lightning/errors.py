@@ -21,6 +21,11 @@ class HadrlError(ValueError):
         super().__init__(shortened(before + got + shortened(value, LONGEST_VALUE), LONGEST))
 
 
+def shown(value: object) -> str:
+    """A value as Python writes it, in one line that is not too long."""
+    return shortened(" ".join(repr(value).split()), LONGEST_VALUE)
+
+
 def shortened(text: str, longest: int) -> str:
     """The text, without its middle where it is longer than that."""
     if len(text) <= longest:

@@ -21,6 +21,7 @@ DISK_ERRORS = (
     errno.EPERM,
     errno.ENOTDIR,
     errno.EISDIR,
+    errno.EEXIST,
 )
 """What a disk, or the rights on it, may refuse: a matter of the user's machine."""
 
@@ -45,6 +46,14 @@ def writing(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is such a file; no name is too long for the question."""
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -92,7 +101,7 @@ def load_tensors(path: str | Path, name: str = "ckpt_path") -> Any:
             raise ValueError("it is cut off, or no file of torch.save")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a flipped bit can make a reader raise anything
-        code = re.search(r"Unsupported (?:global: GLOBAL|class|operand) (\S+)", str(error))
+        code = re.search(r"(?i)unsupported (?:global: )?(?:global|class|operand) (\S+)", str(error))
         if code:
             raise HadrlError(
                 f"{name} must hold tensors and plain values only, got {path} with {code.group(1)}, which could run code"

@@ -2,13 +2,14 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from hadrl_lightning.config_files import load_config, merged
-from hadrl_lightning.errors import HadrlWarning
+from hadrl_lightning.errors import HadrlWarning, shown
 from hadrl_lightning.limits import (
     COUNTS,
     FORMULAS,
@@ -197,12 +198,14 @@ class Scenario:
         return cls.from_dict(fields)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Scenario":
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Scenario":
         """Build a scenario from plain values, as `to_dict` gives them.
 
         Raises:
             ValueError: an unknown field, or a value out of range.
         """
+        if not isinstance(fields, Mapping):
+            raise ValueError(f"scenario must be a mapping of its fields, got {shown(fields)}")
         unknown = sorted(map(str, set(fields) - set(cls.__dataclass_fields__)))
         if unknown:
             raise ValueError(f"scenario has no field {unknown[0]!r}")
@@ -416,7 +419,7 @@ class Scenario:
         """Said once a process, however often a scenario is made: the place in the code is always this one."""
         for name in ("server_positions_m", "user_positions_m"):
             points = getattr(self, name)
-            if points is not None and _look_like_degrees(points):
+            if points and _look_like_degrees(points):
                 text = f"{name} look like degrees, got {points[0]} and others within 1 m: give metres"
                 warnings.warn(text, HadrlWarning, stacklevel=1)
         if self.server_positions_m is not None and self.user_positions_m is None:

@@ -7,7 +7,7 @@ import types
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hadrl_lightning.errors import LONGEST_VALUE, shortened
+from hadrl_lightning.errors import shown
 from hadrl_lightning.limits import plain
 from hadrl_lightning.units import read_unit
 
@@ -59,7 +59,7 @@ def read_as(name: str, value: Any, hint: Any) -> Any:
     """
     found = _as(plain(read_unit(name, value)), hint)
     if found is _OTHER:
-        raise ValueError(f"{name} must be {_called(hint)}, got {shortened(repr(value), LONGEST_VALUE)}")
+        raise ValueError(f"{name} must be {_called(hint)}, got {shown(value)}")
     return found
 
 

@@ -20,6 +20,7 @@ from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelS
 from hadrl_lightning.agents.stored import StoredAgent
 from hadrl_lightning.agents.trainer_limits import check_trainer
 from hadrl_lightning.agents.views import (
+    as_observation,
     check_caching_view,
     check_network,
     check_offloading_view,
@@ -224,17 +225,16 @@ class HADRL(StoredAgent):
             planner, self.world_model, observation, generator, warm_start, best_reward, alike=alike
         )
 
-    def allocate(
-        self, observation: Float[Tensor, "batch observation"], seed: int | None = None
-    ) -> Allocation:
+    def allocate(self, observation: Any, seed: int | None = None) -> Allocation:
         """Decide on a slot without exploration: a function of each network's own observation and of the seed.
 
         Args:
-            observation: as `EdgeNetwork.offloading_observation` gives it, for the users of the agent's scenario.
+            observation: as `EdgeNetwork.offloading_observation` gives it, for the users of the agent's scenario: a
+                tensor, an array or lists, of any number format.
             seed: of the plan's draws; None: the agent's.
 
         Returns:
-            Targets and shares, [B, U]; empty ones for no users.
+            Targets and shares, [B, U]; empty ones for no users or no networks.
 
         Raises:
             NonFiniteError: a number of the observation, a weight or the plan is infinite or none.
@@ -243,12 +243,13 @@ class HADRL(StoredAgent):
         return self._decide(observation, self.seed if seed is None else seed)[0]
 
     def _decide(
-        self, observation: Tensor, seed: int, warm_start: Plan | None = None
+        self, observation: Any, seed: int, warm_start: Plan | None = None
     ) -> tuple[Allocation, Plan | None]:
-        """As `allocate`, and the plan; none for no users."""
+        """As `allocate`, and the plan; none where there is nobody to plan for."""
+        observation = as_observation(observation)
         check_offloading_view(observation, self.scenario, self.physics)
-        if not self.scenario.num_users:
-            nobody = observation.new_zeros(len(observation), 0, dtype=torch.long)
+        if not self.scenario.num_users or not len(observation):
+            nobody = observation.new_zeros(len(observation), self.scenario.num_users, dtype=torch.long)
             return equal_shares(self.scenario, nobody, observation.dtype), None
         check_weights(self.world_model, "world_model")
         self.tell_outside(ranges_of_observation(observation, self.scenario, self.physics))
@@ -271,15 +272,16 @@ class HADRL(StoredAgent):
 
         Raises (when a policy is called):
             NonFiniteError: a number that is observed, a weight or the decision is infinite or none.
-            HadrlError: a network of other sizes than the agent's scenario (`for_scenario` takes the agent there).
+            HadrlError: a network of another physics, or of other sizes than the agent's scenario (`for_scenario` takes
+                the agent there).
         """
         seed = self.seed if seed is None else seed
         if self.scenario.num_users:  # for nobody nothing is decided
             self.tell_outside(ranges_of(self.scenario, self.physics))
 
         def caching(network: EdgeNetwork) -> Tensor:
-            check_network(self.scenario, network)
-            observation = network.caching_observation()
+            check_network(self.scenario, self.physics, network)
+            observation = network.caching_observation().float()
             check_caching_view(observation, self.scenario, self.physics)
             check_weights(self.ddpg, "ddpg")
             generator = make_generator(seed, Use.PLAY, network.decision)
@@ -290,7 +292,7 @@ class HADRL(StoredAgent):
 
         def offloading(network: EdgeNetwork) -> Allocation:
             nonlocal before
-            check_network(self.scenario, network)
+            check_network(self.scenario, self.physics, network)
             goes_on = before is not None and before[0] is network and network.slot > 0
             start = before[1] if before is not None and goes_on else None
             allocation, plan = self._decide(network.offloading_observation(), seed, start)

@@ -4,13 +4,13 @@ Nothing is decided silently about a number that is none, a service or server tha
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hadrl_lightning.errors import HadrlError, NonFiniteError
+from hadrl_lightning.errors import HadrlError, NonFiniteError, shown
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
     CachingView,
@@ -49,12 +49,14 @@ class _Block(NamedTuple):
         return "finite" if self.least < 0 else "at least 0 and finite"
 
 
-def check_network(scenario: Scenario, network: EdgeNetwork) -> None:
-    """Refuse networks of other sizes than those of the agent's scenario.
+def check_network(scenario: Scenario, physics: Physics, network: EdgeNetwork) -> None:
+    """Refuse networks of another physics than the agent's, or of other sizes than those of its scenario.
 
     Raises:
-        HadrlError: another number of servers, users or services, or services of other sizes.
+        HadrlError: another physics, another number of servers, users or services, or services of other sizes.
     """
+    if network.physics != physics:
+        raise HadrlError(f"network must have the physics of the agent ({physics}), got {network.physics}")
     other = network.scenario
     if other == scenario:
         return
@@ -63,6 +65,23 @@ def check_network(scenario: Scenario, network: EdgeNetwork) -> None:
             raise _wrong_network(name, getattr(scenario, name), getattr(other, name))
     if other.storage_bits != scenario.storage_bits:
         raise _wrong_network("storage_bits", scenario.storage_bits, other.storage_bits)
+
+
+def as_observation(observation: Any) -> Float[Tensor, "..."]:
+    """Numbers in whatever form and format in single precision, as agents compute.
+
+    Raises:
+        HadrlError: they are none, or complex.
+    """
+    try:
+        found = torch.as_tensor(observation)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise HadrlError(
+            f"offloading observation must be of real numbers, got {shown(observation)}"
+        ) from error
+    if found.is_complex():
+        raise HadrlError(f"offloading observation must be of real numbers, got {found.dtype}")
+    return found.float()
 
 
 def check_offloading_view(observation: Tensor, scenario: Scenario, physics: Physics) -> None:

@@ -18,7 +18,7 @@ from hadrl_lightning.benchmark.policies import (
     needs_stable_baselines3,
     pair_of,
 )
-from hadrl_lightning.benchmark.trained import SEED, agent_contents, is_trained
+from hadrl_lightning.benchmark.trained import SEED, agent_contents, check_files, is_trained
 from hadrl_lightning.benchmark.training import (
     Settings,
     build,
@@ -33,6 +33,7 @@ from hadrl_lightning.config_files import BASE, load_config, parse_setting, said
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.extras import require
 from hadrl_lightning.judge import LEAST_KNOWN
+from hadrl_lightning.simulator import check_seed
 from hadrl_lightning.units import read_prefix
 
 _VALUE = re.compile(r"\[[^\]]*\]|[^,]+")
@@ -77,8 +78,10 @@ class PlanSettings:
     """Size of `hadrl-published`."""
 
     def __post_init__(self) -> None:
-        if not self.seeds or min(self.seeds) < 0:
-            raise HadrlError(f"seeds must be one or more numbers of at least 0, got {list(self.seeds)}")
+        if not self.seeds:
+            raise HadrlError("seeds must be one or more numbers, got none")
+        for seed in self.seeds:
+            check_seed("seeds", seed)
         if self.published_size not in PUBLISHED_SIZES:
             allowed = ", ".join(PUBLISHED_SIZES)
             raise HadrlError(f"published_size must be one of {allowed}, got {self.published_size!r}")
@@ -127,10 +130,12 @@ def make_plan(settings: PlanSettings) -> Plan:
     policies = list(dict.fromkeys(settings.policies or default_policies()))
     for name in policies:
         pair_of(name)
+        if is_trained(name):
+            check_files(name, settings.seeds)
     require("benchmark", optional_modules(policies))
     if LEAST_KNOWN not in policies:
         policies.append(LEAST_KNOWN)
-    entries = []
+    entries: dict[tuple[Any, ...], Entry] = {}  # what is asked for twice is computed and counted once
     groups = setting_groups()
     overrides = said(settings.overrides, groups)
     for scenario in settings.scenarios:
@@ -149,8 +154,10 @@ def make_plan(settings: PlanSettings) -> Plan:
                     if is_trained(policy):
                         contents = {**contents, "agent": agent_contents(policy, seed)}
                     cell = Cell(policy=policy, settings=contents, seed=seed if draws(policy) else None)
-                    entries.append(Entry(name, key, value, policy, label, seed, cell))
-    return Plan(settings, entries)
+                    entries[name, key, repr(value), policy, seed] = Entry(
+                        name, key, value, policy, label, seed, cell
+                    )
+    return Plan(settings, list(entries.values()))
 
 
 def place_label(scenario: str, overlays: Sequence[str]) -> str:

@@ -1,10 +1,11 @@
 """Trained agents as policies of a benchmark: `es2.ckpt`, or `agents/es2-{seed}.ckpt` for one of every seed."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hadrl_lightning.agent_files import SUFFIX, find_agent
+from hadrl_lightning.agent_files import SUFFIX, find_agent, read_agent
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.benchmark.judge import Player
 from hadrl_lightning.errors import HadrlError
@@ -33,6 +34,16 @@ def agent_contents(policy: str, seed: int) -> dict[str, Any]:
     """
     file = find_agent(policy.replace(SEED, str(seed)))
     return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+
+
+def check_files(policy: str, seeds: Sequence[int]) -> None:
+    """Read the files of an agent, of all seeds, before hours are spent on others.
+
+    Raises:
+        HadrlError: there is no such file, or it is damaged or of another version.
+    """
+    for name in dict.fromkeys(policy.replace(SEED, str(seed)) for seed in seeds):
+        read_agent(find_agent(name, "policies"), "policies")
 
 
 def trained_player(agent: dict[str, Any], scenario: Scenario, physics: Physics) -> Player:

@@ -23,7 +23,7 @@ from hadrl_lightning.agents.stored import StoredAgent
 from hadrl_lightning.cli import checkpoints, ranks, runs
 from hadrl_lightning.cli.judging import SETTINGS_FILE, cells, place, write_row
 from hadrl_lightning.cli.loggers import MetricsLogger
-from hadrl_lightning.cli.mistakes import naming_settings, trainer_mistakes
+from hadrl_lightning.cli.mistakes import naming_settings, resuming_from, trainer_mistakes
 from hadrl_lightning.cli.outputs import ResultTable, RunTrainer, SaveRun, result_name
 from hadrl_lightning.cli.parser import ConfigByName, HadrlParser
 from hadrl_lightning.cli.resuming import Start, differences, read_words, told_of_own_settings
@@ -302,6 +302,7 @@ class HadrlCLI(LightningCLI):
             ending_in_one_line(self.stop, self.command_line, self._folder),
             ranks.naming_lost_ranks(lambda: resuming(self.command_line, self._folder())),
             self._leaving_nothing(),
+            resuming_from(self.checkpoint_file),
             trainer_mistakes(),
         ):
             super()._run_subcommand(subcommand)

@@ -5,6 +5,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -40,15 +41,30 @@ def trainer_mistakes(*kinds: type[Exception]) -> Iterator[None]:
     They come on top of its `MisconfigurationException`: where a Trainer is made, ValueError, TypeError and ImportError
     are the user's too, where it runs they are not.
     """
+    refusals: tuple[type[Exception], ...] = (MisconfigurationException, *kinds)
     try:
         yield
-    except (MisconfigurationException, *kinds) as error:
+    except refusals as error:
         innermost = list(_frames(error))[-1]
         if isinstance(error, HadrlError) or not innermost.f_globals.get("__name__", "").startswith(
             "lightning."
         ):
             raise
         raise HadrlError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def resuming_from(path: Path | None) -> Iterator[None]:
+    """Turn the KeyError of what loads a checkpoint into a HadrlError: one of an earlier state lacks something."""
+    try:
+        yield
+    except KeyError as error:
+        loading = {"load_state_dict", "on_load_checkpoint"}
+        if path is None or loading.isdisjoint(frame.f_code.co_name for frame in _frames(error)):
+            raise
+        raise HadrlError(
+            f"ckpt_path must be in the present format to train on from, got {path} without {error}"
+        ) from error
 
 
 def settings_classes(groups: Mapping[str, type]) -> Iterator[tuple[str, type]]:

@@ -143,6 +143,12 @@ class TransitionDataModule(LightningDataModule):
         self._stream: TrainingStream | None = None
         self._restored: dict[str, Any] | None = None
 
+    def __str__(self) -> str:
+        """The networks, and what was collected of them."""
+        sizes = {name: getattr(self.scenario, name) for name in ("num_servers", "num_users", "num_services")}
+        words = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        return f"{type(self).__name__}(num_envs={self.num_envs}, {words}, physics={self.physics}, slots={self.slots})"
+
     def setup(self, stage: str) -> None:
         """Make the networks that collect, on the trainer's device."""
         if stage != "fit" or self.network is not None:

@@ -90,6 +90,7 @@ class Core(ABC):
         network.scenario.require_users()
         self.network, self.scenario, self.physics = network, network.scenario, network.physics
         self.pays = reward
+        self._has_begun = False
 
     @property
     @abstractmethod
@@ -114,7 +115,10 @@ class Core(ABC):
 
         Raises:
             ValueError: another shape, or values that are not finite.
+            RuntimeError: there was no reset.
         """
+        if not self._has_begun:
+            raise RuntimeError("step must follow reset: no episode has begun")
         expected = [self.network.num_envs, self.action_size]
         if list(action.shape) != expected:
             raise ValueError(f"action must have shape {expected}, got {list(action.shape)}")
@@ -125,6 +129,7 @@ class Core(ABC):
         if seed is not None:
             self.network.set_seed(seed)
         self.network.reset()
+        self._has_begun = True
         return self.observe()
 
     def nothing_happened(self) -> dict[str, Float[Tensor, " batch"]]:
@@ -138,6 +143,11 @@ class Core(ABC):
         return self.network.episode_over
 
 
+def _require_policy(name: str, policy: object) -> None:
+    if not callable(policy):
+        raise ValueError(f"{name} must be a function of the network, got {policy!r}")
+
+
 class CachingCore(Core):
     """A step is a frame: the agent fills the caches, `offloading_policy` serves the slots."""
 
@@ -148,6 +158,7 @@ class CachingCore(Core):
         offloading_policy: OffloadingPolicy = home_with_equal_shares,
     ) -> None:
         super().__init__(network, reward)
+        _require_policy("offloading_policy", offloading_policy)
         self.offloading_policy = offloading_policy
 
     @property
@@ -190,6 +201,7 @@ class OffloadingCore(Core):
         caching_policy: CachingPolicy = most_requested,
     ) -> None:
         super().__init__(network, reward)
+        _require_policy("caching_policy", caching_policy)
         self.caching_policy = caching_policy
         self._switching = torch.zeros(network.num_envs)
 

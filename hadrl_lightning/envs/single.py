@@ -17,6 +17,7 @@ from hadrl_lightning.envs.core import (
     build_network,
 )
 from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
+from hadrl_lightning.errors import shown
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import CachingPolicy, OffloadingPolicy
 
@@ -39,10 +40,12 @@ def as_action(action: ArrayLike) -> Array:
         ValueError: it does not consist of numbers.
     """
     try:
+        if np.iscomplexobj(action):
+            raise TypeError("complex numbers have no order")
         with np.errstate(over="ignore"):  # too large a number becomes infinite, and is refused as such
             return np.array(action, np.float32)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"action must be an array of numbers, got {action!r}") from error
+        raise ValueError(f"action must be an array of numbers, got {shown(action)}") from error
 
 
 class _SingleEnv(gymnasium.Env[Array, Array]):
