@@ -46,11 +46,11 @@ def aggregate(records: Sequence[Record]) -> list[Summary]:
         runs = [_ratios(group) for group in sorted(own, key=lambda group: places.index(group.first.place))]
         label, known = own[0].first.label, all(_spread_known(group) for group in own)
         ratio = _interval([runs], lambda drawn: _middle_mean(np.concatenate(drawn[0], axis=-1)), known)
-        ratio = ratio.within(0, math.inf)
+        ratio = ratio.within(0.0, math.inf)
         behind = None
         if first is not None:
             both = known and all(_spread_known(group) for group in everywhere[summaries[0].policy])
-            behind = _interval([first, runs], _probability, both).within(0, 1)
+            behind = _interval([first, runs], _probability, both).within(0.0, 1.0)
         else:
             first = runs
         summaries.append(Summary(policy, label, len(places), ratio, behind))
