@@ -73,11 +73,11 @@ class EpisodeEvaluation(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so where the agent has learnt nothing."""
         if trainer.state.fn == "validate":
-            _warn_of_untrained(pl_module)
+            _warn_of_untrained(trainer, pl_module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the episodes of the validation before."""
-        self._agent = Scoreboard(_name(pl_module))
+        self._agent = Scoreboard(_name(trainer, pl_module))
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -98,11 +98,11 @@ class EpisodeEvaluation(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so where the agent has learnt nothing."""
-        _warn_of_untrained(pl_module)
+        _warn_of_untrained(trainer, pl_module)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the episodes of the test before."""
-        self._agent = Scoreboard(_name(pl_module))
+        self._agent = Scoreboard(_name(trainer, pl_module))
         self._others = None
         if self.references and trainer.is_global_zero:
             data = _data(trainer)
@@ -126,7 +126,7 @@ class EpisodeEvaluation(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin new files; say so where the agent has learnt nothing."""
-        _warn_of_untrained(pl_module)
+        _warn_of_untrained(trainer, pl_module)
         self._predicted = 0
         self._written = []
 
@@ -209,17 +209,17 @@ class EpisodeEvaluation(Callback):
             warnings.warn(warning, HadrlWarning, stacklevel=2)
 
 
-def _name(module: LightningModule) -> str:
-    return NAME if _is_trained(module) else f"{NAME}, untrained"
+def _name(trainer: Trainer, module: LightningModule) -> str:
+    return NAME if _is_trained(trainer, module) else f"{NAME}, untrained"
 
 
-def _is_trained(module: LightningModule) -> bool:
-    """Whether training has shown the agent anything, here or where its weights are from."""
-    return not isinstance(module, HADRL) or bool(module.seen.ranges())
+def _is_trained(trainer: Trainer, module: LightningModule) -> bool:
+    """Whether the weights are from a file, or training has shown the agent anything."""
+    return trainer.ckpt_path is not None or not isinstance(module, HADRL) or bool(module.seen.ranges())
 
 
-def _warn_of_untrained(module: LightningModule) -> None:
-    if not _is_trained(module):
+def _warn_of_untrained(trainer: Trainer, module: LightningModule) -> None:
+    if not _is_trained(trainer, module):
         text = "weights: none, the agent is untrained; ckpt_path names a trained one"
         warnings.warn(text, HadrlWarning, stacklevel=2)
 

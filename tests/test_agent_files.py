@@ -80,7 +80,9 @@ def test_a_shipped_agent_is_tested_by_its_name_from_any_folder(
 ) -> None:
     assert main(["test", "--ckpt_path", "es2.ckpt", *SMALL]) == 0
     assert "HADRL" in capsys.readouterr().out
-    assert Path("checkpoints/es2/shipped/test-es2.csv").is_file()
+    assert Path(
+        "checkpoints/es2/shipped/test-es2-1.csv"
+    ).is_file()  # fewer episodes than its own settings have
 
 
 def test_training_does_not_go_on_from_weights_alone(
@@ -137,6 +139,9 @@ def test_the_command_line_tests_an_agent_with_another_number_of_services(
     others = ["--data.scenario.num_services", "12", "--data.scenario.popularity", "zipf"]
     assert main(["test", "--config", "es2.yaml", "--ckpt_path", "es2.ckpt", *others, *SMALL]) == 0
     assert "hit ratio" in capsys.readouterr().out
+    (line, row) = Path("checkpoints/es2/shipped/test-es2-1.csv").read_text().splitlines()
+    cells = dict(zip(line.split(","), row.split(","), strict=True))
+    assert (cells["data.scenario.num_services"], cells["data.scenario.popularity"]) == ("12", "zipf")
 
 
 class Subclass(HADRL):

@@ -132,7 +132,9 @@ def test_a_folder_that_cannot_be_written_gets_one_line(
         "benchmark": ["benchmark", "--quick", "--no_figures", "--output=file/below"],
     }[command]
     assert main(words) == 2
-    line = line_of(capsys)
+    *warning, line = capsys.readouterr().err.splitlines()
+    assert all("the agent is untrained" in one for one in warning)
+    assert line.startswith("hadrl: error: ")
     assert "file" in line
     assert "can't be written: " in line
 
