@@ -187,7 +187,7 @@ class SetDDPG(DDPG):
         """The best of some proposals, with Gaussian noise of deviation `noise` on its ±1, made feasible and filled up.
 
         Before the first update, whose critic knows nothing and would have all networks hold about the same, the caches
-        are drawn at random.
+        are drawn at random; where everything fits, about half of it, so that the critic sees what a miss costs.
 
         Returns:
             1 where a service is held and −1 elsewhere: `decode_caching` gives this very cache.
@@ -196,7 +196,8 @@ class SetDDPG(DDPG):
         few = self.settings.explore_proposals
         if self.num_updates == 0:
             shape = (len(observation), self.scenario.num_servers, self.scenario.num_services)
-            drawn = fill_caches(self.scenario, normal(shape, generator, observation))
+            wish = normal(shape, generator, observation)
+            drawn = fill_caches(self.scenario, wish, wish > 0 if self._all_fits else None)
             return _as_action(drawn, observation).flatten(-2)
         best = self._search(observation, self.actor, self.target_critic, generator, few, rounds)
         if noise > 0:
@@ -279,6 +280,11 @@ class SetDDPG(DDPG):
             self.scenario, begun, lambda rows, caches: self._values(observation[rows], caches, critic)
         )
         return ends[row, self._values(observation, ends, critic).argmax(dim=1)]
+
+    @property
+    def _all_fits(self) -> bool:
+        """Whether every server could hold every service: full caches are then all the same."""
+        return sum(self.scenario.storage_bits) <= min(self.scenario.usable_cache_bits)
 
     def _wish(
         self, observation: Float[Tensor, "batch observation"], actor: nn.Module
