@@ -81,7 +81,7 @@ def test_default_settings_are_the_published_table() -> None:
     ("name", "value", "bound"),
     [
         ("actor_learning_rate", 0.0, "above 0 and finite"),
-        ("critic_learning_rate", float("nan"), "above 0 and finite"),
+        ("critic_learning_rate", float("nan"), "a number"),
         ("discount", 1.0, "at least 0 and below 1"),
         ("target_rate", 1.5, "above 0 and at most 1"),
         ("hidden_sizes", (256, 0), "each be at least 1"),

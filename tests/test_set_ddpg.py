@@ -245,6 +245,11 @@ def test_an_untrained_agent_collects_caches_of_all_kinds() -> None:
     assert fits(SMALL, at_first)
     assert at_first.flatten(2).any(dim=0).all()  # every service has been at every server
     assert len(at_first.unique(dim=0)) > 8
+    roomy = dataclasses.replace(SMALL, cache_bytes=6 * MIB)
+    everywhere = as_cache(
+        roomy, agent(roomy).explore(observations(roomy, 1).expand(64, -1), 0.0, generator())
+    )
+    assert 0.3 < everywhere.float().mean() < 0.7  # where all fits, about half is left out
     ddpg.num_updates += 1
     assert len(as_cache(SMALL, ddpg.explore(same, 0.0, generator())).unique(dim=0)) <= 4
 
