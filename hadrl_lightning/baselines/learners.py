@@ -261,6 +261,7 @@ class FlatDDPG(nn.Module):
     def __init__(self, network: EdgeNetwork, settings: LearnerSettings, seed: int = 0) -> None:
         super().__init__()
         self.core = JointCore(network, settings.reward)
+        self.core.begin()
         sizes = (self.core.observe().shape[1], self.core.action_size)
         agent = DDPG(*sizes, settings.ddpg(), generator=make_generator(seed, Use.RIVAL_WEIGHTS))
         self.level = DDPGLevel(agent, settings, make_generator(seed, Use.RIVAL_DRAWS))

@@ -110,6 +110,10 @@ class Core(ABC):
     def _advance(self, action: Tensor) -> Outcome:
         """Apply an action of the right shape."""
 
+    def begin(self) -> None:
+        """Play from where the networks stand: at the start of an episode."""
+        self._has_begun = True
+
     def step(self, action: Float[Tensor, "..."]) -> Outcome:
         """Apply an action, [B, A].
 
@@ -129,7 +133,7 @@ class Core(ABC):
         if seed is not None:
             self.network.set_seed(seed)
         self.network.reset()
-        self._has_begun = True
+        self.begin()
         return self.observe()
 
     def nothing_happened(self) -> dict[str, Float[Tensor, " batch"]]:
