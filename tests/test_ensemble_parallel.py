@@ -185,8 +185,16 @@ def test_ranks_collect_with_their_networks_what_one_process_collects_with_all(
     key = next(name for name in one if name.endswith("TransitionDataModule"))
     (own,), (found,) = one[key]["ranks"], two[key]["ranks"]
     assert found["slots"] == own["slots"] == 2 * SCENARIO.slots_per_decision * 5
-    for name in ("requests", "positions"):
-        assert torch.equal(found["network"]["state"][name], own["network"]["state"][name])
+    remembered, again = (
+        {
+            entry: value
+            for one in ranks["network"]["processes"]["memory"].values()
+            for entry, value in one.items()
+        }
+        for ranks in (own, found)
+    )
+    assert remembered.keys() == again.keys() >= {"requests", "positions"}
+    assert all(torch.equal(again[entry], value) for entry, value in remembered.items())
     assert torch.equal(found["network"]["generator"], own["network"]["generator"])
     for buffer, seeded in (("offloading_buffer", SCENARIO.slots_per_decision * 5), ("caching_buffer", 5)):
         for name, value in own[buffer]["fields"].items():
