@@ -693,7 +693,8 @@ def test_settings_that_are_given_hold_after_the_state_of_an_optimizer_is_loaded(
         fresh.load_state_dict(saved.state_dict())
         assert all(int(state["step"]) == 1 for state in fresh.state.values())
     rates_now = [one.param_groups[0]["lr"] for one in new_optimizers]
-    assert rates_now == [0.5, 0.3, 0.4]
+    taken = 0.5 if kind == "flat" else 0.5 / 100  # the first of 100 steps that warm up
+    assert rates_now == pytest.approx([taken, 0.3, 0.4])
     assert new_optimizers[0].param_groups[0]["eps"] == 0.25
     new.world_model.loss(DATA).total.backward()
     new_optimizers[0].step()

@@ -55,11 +55,20 @@ class DecayingAdam(ResumedAdam):
 
     def step(self, closure: Any = None) -> Any:
         """One step at the rate that is due."""
-        taken = self.num_steps
+        self._set_rate(self.num_steps)
+        return super().step(closure)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes moments and steps; the rate is that of the last step taken, by the settings at hand."""
+        super().load_state_dict(state_dict)
+        if self.num_steps:
+            self._set_rate(self.num_steps - 1)
+
+    def _set_rate(self, taken: int) -> None:
+        """The rate of the step after so many."""
         rate = self.learning_rate
         if self.decay_steps is not None:
             late = max(0, taken - self.warmup_steps)
             rate *= min(1.0, (taken + 1) / max(1, self.warmup_steps)) / (1 + late / self.decay_steps)
         for group in self.param_groups:
             group["lr"] = rate
-        return super().step(closure)
