@@ -86,11 +86,9 @@ class Measure(Callback):
         """Make the data, the same on all ranks."""
         data: Any = trainer.datamodule
         module: Any = pl_module
-        draw = make_generator(1, Use.TRAINING_BATCHES)
-        shapes = data.offloading_buffer.shapes
-        fields = {name: torch.rand(self.samples, *shape, generator=draw) for name, shape in shapes.items()}
-        data.offloading_buffer.add(**fields)
-        module.world_model.observe(OffloadingTransitions(**fields))
+        rows = random_rows(data.offloading_buffer.like, self.samples, make_generator(1, Use.TRAINING_BATCHES))
+        data.offloading_buffer.add(rows)
+        module.world_model.observe(rows)
 
     def on_train_batch_start(self, *_: Any) -> None:
         """Begin a pass."""
@@ -110,11 +108,11 @@ class Measure(Callback):
         states = [trainer.optimizers[0].state[parameter] for parameter in own]
         moments = [value for state in states for name, value in state.items() if name != "step"]
         draw = make_generator(2, Use.PLAY)
-        observation = torch.rand(data.num_envs, module.scenario.offloading_observation_size, generator=draw)
-        module.plan(observation[:1], module.planner, draw)
+        view = random_rows(data.offloading_buffer.like, data.num_envs, draw).view
+        module.plan(view[:1], module.planner, draw)
         trainer.strategy.barrier()
         began = (time.process_time(), time.perf_counter())
-        module.plan(observation, module.planner, draw)
+        module.plan(view, module.planner, draw)
         plan = (time.process_time() - began[0], time.perf_counter() - began[1])
         later = self.passes[1:]
         self.row = {
@@ -132,6 +130,15 @@ class Measure(Callback):
         if trainer.is_global_zero:  # alone: lines of several processes get mixed
             for row in rows:
                 print(json.dumps(row), flush=True)
+
+
+def random_rows(like: OffloadingTransitions, count: int, draw: torch.Generator) -> OffloadingTransitions:
+    """Random numbers of the right types."""
+    shapes = [(count, *value.shape[1:]) for _, value in like.tensors()]
+    return like.filled(
+        torch.rand(shape, generator=draw).to(value.dtype)
+        for shape, (_, value) in zip(shapes, like.tensors(), strict=True)
+    )
 
 
 def peak_kb() -> int:

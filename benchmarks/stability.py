@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hadrl_lightning import HADRL, EdgeNetwork
-from hadrl_lightning.simulator import decode_offloading, episode_scores
+from hadrl_lightning.simulator import OffloadingView, decode_offloading, episode_scores
 
 
 def main() -> None:
@@ -52,8 +52,8 @@ def seeded(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def views_of(agent: HADRL, count: int, frame: int) -> Tensor:
-    """Offloading observations at the start of a frame, of networks that the agent has served until then."""
+def views_of(agent: HADRL, count: int, frame: int) -> OffloadingView:
+    """Offloading views at the start of a frame, of networks that the agent has served until then."""
     network = EdgeNetwork(agent.scenario, num_envs=count, generator=seeded(3))
     caching, offloading = agent.policies()
     for _ in range(frame - 1):
@@ -61,35 +61,35 @@ def views_of(agent: HADRL, count: int, frame: int) -> Tensor:
         while not network.frame_over:
             network.step(offloading(network))
     network.begin_frame(caching(network))
-    return network.offloading_observation()
+    return network.offloading_view()
 
 
-def targets(agent: HADRL, views: Tensor, seed: int) -> Tensor:
+def targets(agent: HADRL, views: OffloadingView, seed: int) -> Tensor:
     """The servers decided, view by view, each with the same draws."""
-    plans = [agent.plan(view[None], agent.planner, seeded(seed)).action for view in views]
+    plans = [agent.plan(view, agent.planner, seeded(seed)).action for view in views.split(1)]
     return decode_offloading(agent.scenario, torch.cat(plans)).server
 
 
-def heavier(agent: HADRL, views: Tensor) -> Tensor:
+def heavier(agent: HADRL, views: OffloadingView) -> OffloadingView:
     """The views with one user's input grown by 1 %."""
     users = agent.scenario.num_users
     user = torch.randint(users, (len(views),), generator=seeded(7))
     views = views.clone()
-    views[torch.arange(len(views)), views.shape[1] - 2 * users + user] *= 1.01
+    views.input_bits[torch.arange(len(views)), user] *= 1.01
     return views
 
 
-def other_request(agent: HADRL, views: Tensor) -> tuple[Tensor, Tensor]:
+def other_request(agent: HADRL, views: OffloadingView) -> tuple[OffloadingView, Tensor]:
     """The views with one user's request replaced, and who that user is."""
     scenario, draw = agent.scenario, seeded(3)
     rows, users = torch.arange(len(views)), scenario.num_users
     user = torch.randint(users, (len(views),), generator=draw)
-    views, column = views.clone(), views.shape[1] - 3 * users + user
+    views = views.clone()
     step = torch.randint(1, scenario.num_services, (len(views),), generator=draw)
-    service = (views[rows, column].long() - 1 + step) % scenario.num_services
-    views[rows, column] = service + 1.0
-    views[rows, column + users] = torch.tensor(scenario.input_bits)[service] / 1e6
-    views[rows, column + 2 * users] = torch.tensor(scenario.cycles)[service] / 1e9
+    service = (views.requests[rows, user] + step) % scenario.num_services
+    views.requests[rows, user] = service
+    views.input_bits[rows, user] = torch.tensor(scenario.input_bits)[service]
+    views.cycles[rows, user] = torch.tensor(scenario.cycles)[service]
     return views, user
 
 
@@ -99,7 +99,7 @@ def latency(agent: HADRL, episodes: int) -> float:
     return float(episode_scores(agent.play(network)).latency.mean())
 
 
-def cpu_ms(agent: HADRL, views: Tensor, repeats: int = 10) -> float:
+def cpu_ms(agent: HADRL, views: OffloadingView, repeats: int = 10) -> float:
     """CPU time of a decision for some networks, the least of several."""
     times = []
     for _ in range(repeats):

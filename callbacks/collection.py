@@ -10,7 +10,15 @@ from hadrl_lightning.agents import HADRL, CachingDecision, caching_objective
 from hadrl_lightning.callbacks.finite import FiniteNumbers
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
 from hadrl_lightning.planning import CEMPlanner, Plan, plan_from_state, plan_state
-from hadrl_lightning.simulator import EdgeNetwork, Service, decode_offloading, offloading_reward
+from hadrl_lightning.simulator import (
+    CachingView,
+    EdgeNetwork,
+    OffloadingView,
+    Rows,
+    Service,
+    decode_offloading,
+    offloading_reward,
+)
 
 if TYPE_CHECKING:
     from hadrl_lightning.callbacks.planning import CEMPlanning
@@ -55,8 +63,8 @@ class Collection:
         if network.episode_over:
             network.reset()
             self._plan = None
-        observation = network.caching_observation()
-        decision = self._caching_decision(observation, noise.level)
+        view = network.caching_view()
+        decision = self._caching_decision(view, noise.level)
         switching = network.begin_frame(decision.cache)
         services = []
         while not network.frame_over:
@@ -75,11 +83,10 @@ class Collection:
         if self.warming_up:
             return
         noise.fade()
-        cache = decision.cache.flatten(1).float()
         transitions = CachingTransitions(
-            observation, decision.action, reward, network.caching_observation(), cache
+            view, decision.action, reward, network.caching_view(), decision.cache
         )
-        self.data.caching_buffer.add(**self._storable(transitions, "caching")._asdict())
+        self.data.caching_buffer.add(self._storable(transitions, "caching"))
 
     def means(self) -> dict[str, Tensor]:
         """Mean of everything met that is finite, by name."""
@@ -102,27 +109,25 @@ class Collection:
         self._plan = plan_from_state(state["plan"]) if state["plan"] is not None else None
         self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
 
-    def _caching_decision(self, observation: Tensor, noise: float) -> CachingDecision:
-        self.finite.broken({"caching observation": observation}, self._when())
-        action = self.module.ddpg.explore(observation, noise, self.generator).float()
+    def _caching_decision(self, view: CachingView, noise: float) -> CachingDecision:
+        self.finite.broken(_named("caching observation", view), self._when())
+        action = self.module.ddpg.explore(view, noise, self.generator).float()
         broken = self.finite.broken({"caching decision": action}, self._when(), "plan")
         if broken is not None:
             action = torch.where(broken[:, None], 0.0, action)  # the middle of the action space
-        return self.module.decide_caching(self.network, action)
+        return self.module.decide_caching(view, action)
 
     def _slot(self) -> Service:
         network, noise = self.network, self.callback.offloading_noise
-        observation = network.offloading_observation()
-        self.finite.broken({"offloading observation": observation}, self._when())
-        action = self._offloading_action(observation, noise.level)
+        view = network.offloading_view()
+        self.finite.broken(_named("offloading observation", view), self._when())
+        action = self._offloading_action(view, noise.level)
         service = network.step(decode_offloading(network.scenario, action, network.physics))
         noise.fade()
         reward = offloading_reward(service.latency)
-        transitions = OffloadingTransitions(
-            observation, action, reward, network.offloading_observation(), service.latency
-        )
+        transitions = OffloadingTransitions(view, action, reward, network.offloading_view(), service.latency)
         transitions = self._storable(transitions, "offloading")
-        self.data.offloading_buffer.add(**transitions._asdict())
+        self.data.offloading_buffer.add(transitions)
         self.module.observe(transitions)
         self.data.slots += network.num_envs
         self.slots += network.num_envs
@@ -134,12 +139,12 @@ class Collection:
         )
         return service
 
-    def _offloading_action(self, observation: Tensor, noise: float) -> Tensor:
+    def _offloading_action(self, view: OffloadingView, noise: float) -> Tensor:
         shape = (self.network.num_envs, self.network.scenario.offloading_action_size)
         drawn = torch.randn(shape, generator=self.generator).to(self.network.device)
         if self.seeding:  # an untrained actor decides about 0
             return (noise * drawn).clamp(-1, 1)
-        plan = self.module.plan(observation, self.planner, self.generator, self._plan)
+        plan = self.module.plan(view, self.planner, self.generator, self._plan)
         energy = plan.free_energy
         fields = {"offloading plan": plan.action.float(), "free energy of all candidates": energy.total}
         broken = self.finite.broken(fields, self._when(), "plan")
@@ -160,11 +165,8 @@ class Collection:
 
     def _storable(self, transitions: Transitions, level: str) -> Transitions:
         """Those of the networks of which every number is finite."""
-        fields = {f"{level} {name}": value for name, value in transitions._asdict().items()}
-        broken = self.finite.broken(fields, self._when(), "transition")
-        return (
-            transitions if broken is None else type(transitions)(*(value[~broken] for value in transitions))
-        )
+        broken = self.finite.broken(_named(level, transitions), self._when(), "transition")
+        return transitions if broken is None else transitions[~broken]
 
     def _when(self) -> str:
         return f"in slot {self.slots // self.network.num_envs} of epoch {self.epoch}"
@@ -175,3 +177,8 @@ class Collection:
             zero = torch.zeros((), device=value.device)
             total, count = self._sums.get(name, (zero, zero))
             self._sums[name] = (total + torch.where(finite, value, 0.0).sum(), count + finite.sum())
+
+
+def _named(what: str, rows: Rows) -> dict[str, Tensor]:
+    """The real numbers of rows, by names for errors."""
+    return {f"{what} {name}": value for name, value in rows.tensors() if value.is_floating_point()}

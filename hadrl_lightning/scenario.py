@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -215,6 +215,28 @@ class Scenario:
         """All fields as plain numbers, strings and tuples."""
         return asdict(self)
 
+    def resized(self, num_servers: int, num_users: int, num_services: int) -> "Scenario":
+        """The scenario with other counts; what is listed one by one for a count that changes has its default."""
+        counts = {"num_servers": num_servers, "num_users": num_users, "num_services": num_services}
+        changed = {name for name, count in counts.items() if count != getattr(self, name)}
+        if not changed:
+            return self
+        lists = {**LISTS, "offload_thresholds": "num_servers", "popularity": "num_services"}
+        reset = [
+            name for name, of in lists.items() if of in changed and isinstance(getattr(self, name), tuple)
+        ]
+        if changed & {"num_servers", "num_users"}:
+            reset += ["server_positions_m", "user_positions_m"]
+        other: dict[str, Any] = {
+            **counts,
+            **{name: type(self).__dataclass_fields__[name].default for name in reset},
+        }
+        if other.get("popularity", self.popularity) == "published" and num_services != len(
+            PUBLISHED_POPULARITY
+        ):
+            other["popularity"] = "zipf"
+        return replace(self, **other)
+
     def require_users(self) -> None:
         """Refuse a network of nobody, where there is nothing to learn or to judge.
 
@@ -312,19 +334,9 @@ class Scenario:
     # Sizes of the decision problems --------------------------------------------------------------------------------
 
     @property
-    def caching_observation_size(self) -> int:
-        """K (1 + 2 S) + S."""
-        return self.num_services * (1 + 2 * self.num_servers) + self.num_servers
-
-    @property
     def caching_action_size(self) -> int:
         """S K."""
         return self.num_servers * self.num_services
-
-    @property
-    def offloading_observation_size(self) -> int:
-        """S K + 3 S + 3 U, without what further processes show."""
-        return self.num_servers * self.num_services + 3 * self.num_servers + 3 * self.num_users
 
     @property
     def offloading_action_size(self) -> int:

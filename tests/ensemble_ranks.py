@@ -18,13 +18,14 @@ from hadrl_lightning.agents import (
     SetWorldModelSettings,
     WorldModelSettings,
 )
-from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
+from hadrl_lightning.data import ReplayBuffer, TransitionDataModule
 from hadrl_lightning.distributed import member_parameters
 from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import Use, make_generator
+from hadrl_lightning.simulator import CachingView, OffloadingView, Use, fields_of, make_generator
+from hadrl_lightning.simulator.rows import AnyRows
 from tests.published import published_collection, published_planner
 
 SCENARIO = Scenario(num_users=6, decisions_per_episode=3)
@@ -88,16 +89,28 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
 def given_data(data: TransitionDataModule, module: HADRL) -> None:
     """Fills both replay buffers with the same random transitions on whatever rank, in double precision."""
     draw = make_generator(11, Use.TRAINING_BATCHES)
-
-    def fields(kind: Any, buffer: Any, num_rows: int) -> Any:
-        return kind(**{n: torch.rand(num_rows, *s, generator=draw) + 0.1 for n, s in buffer.shapes.items()})
-
-    offloading = fields(OffloadingTransitions, data.offloading_buffer, 60)
-    caching = fields(CachingTransitions, data.caching_buffer, 20)
-    caching = caching._replace(cache=caching.cache.round().clamp(max=1))
-    data.offloading_buffer.add(**offloading._asdict())
-    data.caching_buffer.add(**caching._asdict())
+    offloading = random_rows(data.offloading_buffer.like, 60, draw)
+    data.offloading_buffer.add(offloading)
+    data.caching_buffer.add(random_rows(data.caching_buffer.like, 20, draw))
     module.world_model.observe(offloading)
+
+
+def random_rows(like: AnyRows, count: int, draw: torch.Generator) -> AnyRows:
+    """Random numbers of about 1 in the scale of vectors, services and cache bits."""
+    scales = {
+        f"{field.name}": field.scale for view in (OffloadingView, CachingView) for field in fields_of(view)
+    }
+
+    def drawn(name: str, value: torch.Tensor) -> torch.Tensor:
+        size = (count, *value.shape[1:])
+        if value.dtype == torch.long:
+            return torch.randint(SCENARIO.num_services, size, generator=draw)
+        number = torch.rand(size, generator=draw)
+        if value.dtype == torch.bool:
+            return number > 0.5
+        return (number + 0.1).to(value) * scales.get(name.rpartition(".")[2], 1.0)
+
+    return like.filled(drawn(name, value) for name, value in like.tensors())
 
 
 class GivenData(Callback):
@@ -132,9 +145,8 @@ class Record(Callback):
 def plan(module: HADRL) -> dict[str, torch.Tensor]:
     """Action and free energy for seven networks."""
     draw = make_generator(5, Use.PLAY)
-    size = SCENARIO.offloading_observation_size
-    observation = torch.rand(7, size, generator=draw).to(module.dtype) + 0.1
-    result = module.plan(observation, module.planner, draw)
+    like = OffloadingView.none(SCENARIO).to(dtype=module.dtype)
+    result = module.plan(random_rows(like, 7, draw), module.planner, draw)
     energy = result.free_energy.total
     return {"action": result.action, "free_energy": energy, "after": torch.rand(3, generator=draw)}
 
@@ -149,9 +161,10 @@ def train(
     if not collects:
         module.configure_callbacks = list  # type: ignore[method-assign,assignment]  # nobody else collects
         module.double()  # so that a difference is a mistake and not rounding
-        for buffer in (data.offloading_buffer, data.caching_buffer):
-            buffer.dtype = torch.float64
-            buffer.clear()
+        data.offloading_buffer, data.caching_buffer = (
+            ReplayBuffer(100, buffer.like.to(dtype=torch.float64))
+            for buffer in (data.offloading_buffer, data.caching_buffer)
+        )
     acting = published_collection(seed_decisions=1, decisions_per_epoch=1) if collects else GivenData()
     trainer = quiet_trainer(
         accelerator="cpu",

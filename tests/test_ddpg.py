@@ -26,7 +26,7 @@ def random_batch(
     )
     action = torch.rand(num_rows, action_size, generator=draws) * 2 - 1
     reward = -(action - best_action(observation, action_size)).square().mean(dim=-1)
-    return CachingTransitions(observation, action, reward, next_observation, (action > 0).float())
+    return CachingTransitions(observation, action, reward, next_observation, (action > 0)[:, None])
 
 
 def best_action(observation: torch.Tensor, action_size: int) -> torch.Tensor:
@@ -39,8 +39,9 @@ def agent(seed: int = 0, **changes) -> DDPG:
 
 
 def loader(num_rows: int, batch_size: int) -> DataLoader:
-    rows = [CachingTransitions(*fields) for fields in zip(*random_batch(num_rows), strict=True)]
-    return DataLoader(rows, batch_size=batch_size, shuffle=True, generator=generator(2))
+    return DataLoader(
+        list(random_batch(num_rows)), batch_size=batch_size, shuffle=True, generator=generator(2)
+    )
 
 
 def quiet_trainer(tmp_path, **changes) -> Trainer:
@@ -67,7 +68,7 @@ def agent_by_hand(**changes) -> DDPG:
 
 def one_transition() -> CachingTransitions:
     one = torch.ones(1, 1)
-    return CachingTransitions(one, 0.4 * one, torch.tensor([3.0]), -2 * one, one)
+    return CachingTransitions(one, 0.4 * one, torch.tensor([3.0]), -2 * one, torch.ones(1, 1, 1).bool())
 
 
 def test_default_settings_are_the_published_table() -> None:
@@ -202,7 +203,7 @@ def test_act_checks_the_observation_and_keeps_no_graph() -> None:
 def test_trained_alone_it_solves_a_one_step_problem(tmp_path) -> None:
     ddpg = agent(hidden_sizes=(32, 32), target_rate=0.05)
     quiet_trainer(tmp_path, max_epochs=30).fit(ddpg, loader(1024, batch_size=64))
-    observation = random_batch(500, seed=9).observation
+    observation = random_batch(500, seed=9).view
     error = (ddpg.act(observation) - best_action(observation, 2)).square().mean()
     # uniform actions: E(a − x/2)² = 1/3 + 1/12 = 0.417; always 0: 1/12 = 0.083
     assert error < 0.03
@@ -249,7 +250,7 @@ def test_a_checkpoint_of_the_agent_alone_loads_and_decides_the_same(tmp_path) ->
     again = DDPG.load_from_checkpoint(
         tmp_path / "agent.ckpt", observation_size=3, action_size=2, settings=ddpg.settings
     )
-    observation = random_batch(4).observation
+    observation = random_batch(4).view
     assert torch.equal(again.act(observation), ddpg.act(observation))
 
 
@@ -269,7 +270,7 @@ class ExecutedCache(DDPG):
     """A variant: the critic is taught the executed cache; the decision is the best of three near the actor's."""
 
     def executed(self, batch):
-        return batch.cache
+        return batch.cache.flatten(-2).float()
 
     def decide(self, observation, actor, critic):
         proposals = torch.stack([(actor(observation) + shift > 0).float() for shift in (-0.5, 0.0, 0.5)])
@@ -281,8 +282,8 @@ class ExecutedCache(DDPG):
 def test_a_variant_plugs_in_its_own_decision_and_executed_action() -> None:
     ddpg = ExecutedCache(3, 2, DDPGSettings(hidden_sizes=(16,)), generator=generator())
     batch = random_batch(8)
-    assert set(ddpg.act(batch.observation).unique().tolist()) <= {0.0, 1.0}
-    value = ddpg.critic(batch.observation, batch.cache)
+    assert set(ddpg.act(batch.view).unique().tolist()) <= {0.0, 1.0}
+    value = ddpg.critic(batch.view, batch.cache.flatten(1).float())
     expected = (value - ddpg.target_value(batch)).square().mean()
     assert torch.allclose(ddpg.critic_loss(batch), expected)
     losses = ddpg.update(batch, *ddpg.configure_optimizers(), torch.Tensor.backward)

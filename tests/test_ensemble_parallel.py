@@ -14,8 +14,8 @@ from hadrl_lightning.distributed import DataShare, Share
 from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy, require_members
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import GaussianProposal
-from hadrl_lightning.simulator import Use, make_generator
-from tests.ensemble_ranks import MEMBERS, SCENARIO, build, plan, train
+from hadrl_lightning.simulator import OffloadingView, Use, make_generator
+from tests.ensemble_ranks import MEMBERS, SCENARIO, build, plan, random_rows, train
 from tests.launching import torchrun
 
 KINDS = ("flat", "set")
@@ -98,15 +98,15 @@ def test_ranks_plan_what_the_whole_ensemble_plans(runs: Path, kind: str) -> None
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_for_some_networks_is_their_part_of_the_plan_for_all(kind: str) -> None:
     module, _ = build(kind)
-    observation = torch.rand(5, SCENARIO.offloading_observation_size)
+    view = random_rows(OffloadingView.none(SCENARIO), 5, make_generator(2, Use.PLAY))
     model, planner = module.world_model, module.planner
-    whole = planner.plan(model, observation, make_generator(3, Use.PLAY))
+    whole = planner.plan(model, view, make_generator(3, Use.PLAY))
     draw = make_generator(3, Use.PLAY)
-    some = planner.plan(model, observation, draw, networks=slice(1, 3))
+    some = planner.plan(model, view, draw, networks=slice(1, 3))
     assert some.action.shape[0] == 2
     torch.testing.assert_close(some.action, whole.action[1:3], rtol=1e-4, atol=1e-4)
     after = make_generator(3, Use.PLAY)
-    planner.plan(model, observation, after)
+    planner.plan(model, view, after)
     assert torch.equal(draw.get_state(), after.get_state())
     shares = some.proposal if isinstance(some.proposal, GaussianProposal) else some.proposal.shares
     assert len(shares.centre) == 2

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,10 @@ CANDIDATES = at_call(
     lambda plan: plan._replace(free_energy=plan.free_energy._replace(total=one(NAN)(plan.free_energy.total))),
 )
 CACHING = at_call(3, DDPG, "explore", one(NAN))
-# Observations: before and after each slot; the one at the end of slot 2 is that at the start of slot 3, asked again.
-OBSERVATION = at_call(5, EdgeNetwork, "offloading_observation", one(INF))
+# Views: before and after each slot; the one at the end of slot 2 is that at the start of slot 3, asked again.
+VIEW = at_call(
+    5, EdgeNetwork, "offloading_view", lambda view: replace(view, compute_hz=one(INF)(view.compute_hz))
+)
 LATENCY = at_call(4, EdgeNetwork, "step", lambda service: service._replace(latency=one(NAN)(service.latency)))
 
 
@@ -133,8 +136,8 @@ def train(
         ),
         (CACHING, "caching decision must be finite, got nan in network 1, in slot 5 of epoch 1"),
         (
-            OBSERVATION,
-            "offloading next_observation must be finite, got inf in network 1, in slot 2 of epoch 0",
+            VIEW,
+            "offloading next_view.compute_hz must be finite, got inf in network 1, in slot 2 of epoch 0",
         ),
         (LATENCY, "offloading reward must be finite, got nan in network 1, in slot 4 of epoch 0"),
     ],
@@ -156,7 +159,7 @@ def test_stop_names_the_quantity_where_and_when(
         (PLAN, "plan", 1),
         (CANDIDATES, "plan", 1),
         (CACHING, "plan", 1),
-        (OBSERVATION, "transition", 1),
+        (VIEW, "transition", 1),
         (LATENCY, "transition", 1),
         (SWITCHING, "transition", 1),
     ],
@@ -170,8 +173,8 @@ def test_skip_goes_on_with_finite_numbers_and_counts(
     assert {name: number for name, number in finite.totals.items() if number} == {kind: count}
     assert capsys.readouterr().out.strip().endswith(f"Skipped because they were not finite: {count} {kind}")
     assert all(bool(value.isfinite().all()) for _, value in module.named_parameters())
-    stored = {**data.offloading_buffer.contents(), **data.caching_buffer.contents()}
-    assert all(bool(value.isfinite().all()) for value in stored.values())
+    stored = (data.offloading_buffer.contents(), data.caching_buffer.contents())
+    assert all(bool(value.isfinite().all()) for rows in stored for _, value in rows.tensors())
     slots, decisions = 2 * 2 * SCENARIO.slots_per_decision * NUM_ENVS, 2 * 2 * NUM_ENVS
     broken = kind == "transition"
     assert len(data.offloading_buffer) == slots - (broken and inject is not SWITCHING)
@@ -220,7 +223,7 @@ def test_an_update_that_is_skipped_leaves_weights_and_moments_as_they_were(
 def test_a_broken_plan_becomes_the_middle_of_the_action_space(monkeypatch: pytest.MonkeyPatch) -> None:
     PLAN(monkeypatch)
     _, data, _ = train(FiniteNumbers("skip"))
-    planned = data.offloading_buffer.contents()["action"][2 * SCENARIO.slots_per_decision * NUM_ENVS :]
+    planned = data.offloading_buffer.contents().action[2 * SCENARIO.slots_per_decision * NUM_ENVS :]
     noise = 0.9995 ** (2 * SCENARIO.slots_per_decision + 3)
     assert planned[3 * NUM_ENVS + 1].abs().mean() < noise  # only exploration
     assert bool(planned.isfinite().all())

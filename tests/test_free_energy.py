@@ -34,8 +34,8 @@ class DigitModel:
 
     num_members = 3
 
-    def start(self, observation: Tensor, num_candidates: int, members: Tensor | None) -> Tensor:
-        return observation[:, 0].repeat_interleave(num_candidates).expand(self.num_members, -1)
+    def start(self, view: Tensor, num_candidates: int, members: Tensor | None) -> Tensor:
+        return view[:, 0].repeat_interleave(num_candidates).expand(self.num_members, -1)
 
     def step(self, state: Tensor, action: Tensor, members: Tensor | None) -> tuple[Prediction, Tensor]:
         digit = action[:, 0].expand(self.num_members, -1)

@@ -1,6 +1,7 @@
 """What a trained agent is asked to decide on: refused where it is no view of its network, decided alike where it is."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hadrl_lightning import HADRL, EdgeNetwork, Scenario
+from hadrl_lightning.agents import WorldModelSettings
 from hadrl_lightning.baselines import best_known_policy
 from hadrl_lightning.data import TransitionDataModule
-from hadrl_lightning.errors import HadrlError, NonFiniteError
+from hadrl_lightning.errors import HadrlError, HadrlWarning, NonFiniteError
 from hadrl_lightning.planning import PlannerSettings
-from hadrl_lightning.simulator import decode_offloading
+from hadrl_lightning.simulator import CachingView, OffloadingView, View, decode_offloading
+from tests.published import published_planner
 
 FAST = PlannerSettings(
     plan_horizon=1,
@@ -47,53 +50,86 @@ def in_frame(scenario: Scenario = SCENARIO, num_envs: int = 2) -> EdgeNetwork:
     return network
 
 
-VIEW = in_frame().offloading_observation()
-CACHING_VIEW = in_frame().caching_observation()
+VIEW = in_frame().offloading_view()
+CACHING_VIEW = in_frame().caching_view()
 NOT_NUMBERS = st.sampled_from([torch.nan, torch.inf, -torch.inf])
 
 
-@given(place=st.integers(0, VIEW.numel() - 1), value=NOT_NUMBERS)
+def real_names(view: View) -> list[str]:
+    return [name for name, value in view.tensors() if value.is_floating_point()]
+
+
+def spoilt(view: View, name: str, place: int, value: float) -> Any:
+    """The view with another value in one place of a field."""
+    changed = getattr(view, name).clone()
+    changed.view(-1)[place] = value
+    return replace(view, **{name: changed})
+
+
+@given(name=st.sampled_from(real_names(VIEW)), place=st.integers(-4, 3), value=NOT_NUMBERS)
 @settings(max_examples=15, deadline=None)
-def test_no_offloading_view_with_a_number_that_is_none_is_decided_on(place: int, value: float) -> None:
-    view = VIEW.clone()
-    view.view(-1)[place] = value
+def test_no_offloading_view_with_a_number_that_is_none_is_decided_on(
+    name: str, place: int, value: float
+) -> None:
     with pytest.raises(
         NonFiniteError, match=r"offloading observation: .* got (nan|inf|-inf) in network [01]"
     ):
-        AGENT.allocate(view)
+        AGENT.decide(spoilt(VIEW, name, place, value))
 
 
-@given(place=st.integers(0, CACHING_VIEW.numel() - 1), value=NOT_NUMBERS)
+@given(name=st.sampled_from(real_names(CACHING_VIEW)), place=st.integers(-4, 3), value=NOT_NUMBERS)
 @settings(max_examples=15, deadline=None)
-def test_no_caching_view_with_a_number_that_is_none_is_decided_on(place: int, value: float) -> None:
-    view = CACHING_VIEW.clone()
-    view.view(-1)[place] = value
-    with pytest.raises(NonFiniteError, match=r"caching observation: .* got"):
-        AGENT.ddpg.act(view)
+def test_no_caching_view_with_a_number_that_is_none_is_decided_on(
+    name: str, place: int, value: float
+) -> None:
+    view = spoilt(CACHING_VIEW, name, place, value)
+    for decide in (AGENT.ddpg.act, AGENT.place):
+        with pytest.raises(NonFiniteError, match=r"caching observation: .* got"):
+            decide(view)
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "message"),
+    ("name", "place", "value", "message"),
     [
-        (0, 0.5, "cache bit 0 must be a whole number from 0 to 1, got 0.5 in network 1"),
-        (22, -1.0, "bandwidth of server 0 must be at least 0 and finite, got -1 in network 1"),
-        (26, 11.0, "service of user 0 must be a whole number from 1 to 10, got 11 in network 1"),
-        (26, 0.0, "service of user 0 must be a whole number from 1 to 10, got 0 in network 1"),
-        (26 + USERS + 2, -3.0, "input of user 2 must be at least 0 and finite, got -3 in network 1"),
-        (-1, -0.5, "cycles of user 29 must be at least 0 and finite, got -0.5 in network 1"),
+        (
+            "bandwidth_hz",
+            -2,
+            -1.0,
+            "bandwidth of server 0 must be at least 0 and finite, got -1 in network 1",
+        ),
+        ("requests", -USERS, 10, "service of user 0 must be a whole number from 0 to 9, got 10 in network 1"),
+        ("requests", -USERS, -1, "service of user 0 must be a whole number from 0 to 9, got -1 in network 1"),
+        ("input_bits", 2 - USERS, -3.0, "input of user 2 must be at least 0 and finite, got -3 in network 1"),
+        ("cycles", -1, -0.5, "cycles of user 29 must be at least 0 and finite, got -0.5 in network 1"),
     ],
 )
 def test_a_number_that_no_network_shows_is_refused_by_its_name(
-    column: int, value: float, message: str
+    name: str, place: int, value: float, message: str
 ) -> None:
-    view = VIEW.clone()
-    view[1, column] = value
-    with pytest.raises(HadrlError, match=message):
-        AGENT.allocate(view)
+    with pytest.raises(HadrlError, match=f"^offloading observation: {message}$"):
+        AGENT.decide(spoilt(VIEW, name, place, value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cache": VIEW.cache.float()}, r"cache must be of type torch\.bool, got torch\.float32"),
+        ({"cycles": VIEW.cycles.long()}, r"cycles must be of a floating point type, got torch\.int64"),
+        ({"cycles": VIEW.cycles[:, 1:]}, "cycles must be of 30 users, got 29"),
+        ({"cycles": VIEW.cycles[:1]}, r"cycles must have shape \[2, user\], got \[1, 30\]"),
+    ],
+)
+def test_fields_that_do_not_fit_together_are_refused(
+    as_installed: None, changes: dict[str, Tensor], message: str
+) -> None:
+    with pytest.raises(HadrlError, match=f"^offloading observation: {message}$"):
+        AGENT.decide(replace(VIEW, **changes))
+    with pytest.raises(HadrlError, match=r"requests must have shape \[networks, user\], got \[30\]"):
+        AGENT.decide(VIEW[0])
 
 
 @pytest.mark.parametrize("users", [29, 31])
-def test_another_number_of_users_is_refused(users: int) -> None:
+def test_a_network_of_another_number_of_users_is_refused(users: int) -> None:
     other = in_frame(replace(SCENARIO, num_users=users))
     caching, offloading = AGENT.policies()
     with pytest.raises(
@@ -102,10 +138,8 @@ def test_another_number_of_users_is_refused(users: int) -> None:
         offloading(other)
     with pytest.raises(HadrlError, match="num_users of the agent's scenario"):
         caching(other)
-    with pytest.raises(HadrlError, match=rf"\[networks, 116\], 30 users, got one of {users} users"):
-        AGENT.allocate(other.offloading_observation())
     with pytest.raises(HadrlError, match=f"30 users, got one of {users} users"):
-        AGENT.plan(other.offloading_observation(), AGENT.planner, generator())
+        AGENT.plan(other.offloading_view(), AGENT.planner, generator())
     with pytest.raises(HadrlError, match="num_users"):
         AGENT.play(other)
 
@@ -113,8 +147,7 @@ def test_another_number_of_users_is_refused(users: int) -> None:
 @pytest.mark.parametrize("factor", [0.1, 2.0])
 def test_a_cache_of_another_size_than_the_agents_is_refused(factor: float) -> None:
     """At a tenth the decision would fill 9.8 times what is there."""
-    view = CACHING_VIEW.clone()
-    view[:, -2:] *= factor
+    view = replace(CACHING_VIEW, free_cache_bits=CACHING_VIEW.free_cache_bits * factor)
     with pytest.raises(
         HadrlError, match=r"remaining cache of server 0 .* scenario \(1374.39 Gbit may be filled\)"
     ):
@@ -148,14 +181,14 @@ def test_a_broken_statistic_is_refused_too() -> None:
     with pytest.raises(
         NonFiniteError, match=r"weight world_model\.user_normaliser\.running_mean must be finite"
     ):
-        agent.allocate(VIEW)
+        agent.decide(VIEW)
 
 
 def test_a_slot_without_users_gets_an_empty_decision() -> None:
     nobody = replace(SCENARIO, num_users=0, decisions_per_episode=2, slots_per_decision=2)
     agent = AGENT.for_scenario(nobody)
     network = in_frame(nobody, num_envs=3)
-    for allocation in (agent.allocate(network.offloading_observation()), best_known_policy(network)):
+    for allocation in (agent.decide(network.offloading_view()), best_known_policy(network)):
         assert [list(field.shape) for field in allocation] == [[3, 0]] * 3
         assert allocation.server.dtype == torch.long
     episode = agent.play(network)
@@ -177,9 +210,105 @@ def test_the_same_view_with_the_same_seed_is_decided_alike_whatever_came_before(
     assert torch.equal(caching(network), cache)
     network.begin_frame(cache)
     first = offloading(network)
-    again = AGENT.allocate(network.offloading_observation(), seed=4)
+    again = AGENT.decide(network.offloading_view(), seed=4)
     for other in (offloading(network), AGENT.policies(seed=4)[1](network), again):
         assert all(torch.equal(one, two) for one, two in zip(first, other))
-    alone = AGENT.allocate(network.offloading_observation()[1:2], seed=4)
+    alone = AGENT.decide(network.offloading_view()[1:2], seed=4)
     assert torch.equal(alone.server, first.server[1:2])
-    assert AGENT.allocate(network.offloading_observation().flip(0), seed=4).server.flip(0).equal(first.server)
+    turned = AGENT.decide(network.offloading_view()[torch.tensor([2, 1, 0])], seed=4)
+    assert turned.server.flip(0).equal(first.server)
+
+
+# --- a controller of its own: no network, no Trainer -----------------------------------------------------------------
+
+
+def lists_of(view: View, row: int = 0) -> dict[str, Any]:
+    """One network as plain numbers."""
+    return {name: value[row].tolist() for name, value in view.tensors()}
+
+
+def test_a_view_of_lists_or_arrays_is_that_of_the_network() -> None:
+    arrays = {name: value.double().numpy() for name, value in VIEW.tensors()}
+    for view, rows in ((OffloadingView.of(**arrays), VIEW), (OffloadingView.of(**lists_of(VIEW)), VIEW[:1])):
+        for (name, value), (_, expected) in zip(view.tensors(), rows.tensors(), strict=True):
+            assert value.dtype == expected.dtype, name
+            torch.testing.assert_close(value, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"requests": [0.5] * USERS}, r"requests must be whole numbers, got 0\.5"),
+        ({"cache": [[2] * 10] * 2}, "cache must be 0 or 1, got 2"),
+        ({"cycles": "many"}, "cycles must be an array of real numbers, got 'many'"),
+        ({"cycles": 3.0}, r"cycles must have shape \[user\] or \[networks, user\], got \[\]"),
+        ({"cycles": [1.0] * 29}, "cycles must be of 30 users, got 29"),
+        ({"speed": [1.0]}, "^speed must be one of cache, free_cache_bits, .*cycles"),
+    ],
+)
+def test_what_is_no_view_is_refused_by_the_name_of_the_field(
+    as_installed: None, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        OffloadingView.of(**{**lists_of(VIEW), **changes})
+    with pytest.raises(ValueError, match=r"^cycles must be given$"):
+        OffloadingView.of(**{name: value for name, value in lists_of(VIEW).items() if name != "cycles"})
+
+
+@pytest.mark.parametrize(("servers", "users", "services"), [(2, 0, 10), (2, 1, 10), (3, 7, 4), (1, 31, 12)])
+def test_a_controller_gets_a_decision_for_whatever_servers_users_and_services_there_are(
+    servers: int, users: int, services: int
+) -> None:
+    view = OffloadingView.of(
+        cache=[[1] * services] * servers,
+        free_cache_bits=[0.0] * servers,
+        bandwidth_hz=[200e6] * servers,
+        compute_hz=[60e9] * servers,
+        requests=[user % services for user in range(users)],
+        input_bits=[6e6] * users,
+        cycles=[3e8] * users,
+    )
+    agent = small_agent()
+    agent.tell_outside = lambda ranges: None  # type: ignore[method-assign]
+    allocation = agent.decide(view, seed=1)
+    assert allocation.server.shape == (1, users)
+    assert ((allocation.server >= 0) & (allocation.server < servers)).all()
+    for share in (allocation.bandwidth_share, allocation.compute_share):
+        load = torch.zeros(1, servers).scatter_add(1, allocation.server, share)
+        assert torch.isclose(load, torch.ones(1)).logical_or(load == 0).all()
+    again = agent.decide(view, seed=1)
+    assert all(torch.equal(one, other) for one, other in zip(allocation, again))
+
+
+def test_a_controller_is_told_what_lies_outside_of_training() -> None:
+    with pytest.warns(HadrlWarning, match="num_users is 1 here, only 30 in training"):
+        small_agent().decide(
+            OffloadingView.of(**lists_of(in_frame(replace(SCENARIO, num_users=1)).offloading_view()))
+        )
+
+
+def test_a_flat_agent_decides_for_the_sizes_of_its_scenario_alone() -> None:
+    agent = HADRL(
+        SCENARIO,
+        fast_level="flat",
+        world_model=WorldModelSettings(ensemble_size=2, hidden_size=4),
+        planner=published_planner(plan_horizon=1, n_candidates=4, top_candidates=2, optimisation_iters=1),
+    )
+    assert agent.decide(VIEW).server.shape == (2, USERS)
+    other = in_frame(replace(SCENARIO, num_users=29)).offloading_view()
+    with pytest.raises(
+        HadrlError, match=r"num_users of the agent's scenario \(30\), got 29: flat models act on no"
+    ):
+        agent.decide(other)
+
+
+def test_a_controller_places_what_the_policy_of_the_agent_places() -> None:
+    network = EdgeNetwork(SCENARIO, num_envs=2, generator=generator())
+    cache = AGENT.place(
+        CachingView.of(**{name: v.tolist() for name, v in network.caching_view().tensors()}), seed=4
+    )
+    assert cache.dtype == torch.bool
+    assert torch.equal(cache, AGENT.policies(seed=4)[0](network))
+    other = EdgeNetwork(replace(SCENARIO, num_servers=3), generator=generator()).caching_view()
+    with pytest.raises(HadrlError, match=r"num_servers of the agent's scenario \(2\), got 3: for_scenario"):
+        AGENT.place(other)

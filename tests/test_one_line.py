@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import load_tensors
 from hadrl_lightning.plots.style import pyplot, save
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import EdgeNetwork
+from hadrl_lightning.simulator import EdgeNetwork, OffloadingView
 
 THREE = Scenario(num_users=3, decisions_per_episode=1, slots_per_decision=1)
 
@@ -55,24 +56,28 @@ def said_by(ask: Callable[[], Any]) -> str:
 )
 def test_an_agent_reads_numbers_in_any_form(agent: HADRL, form: Callable[[torch.Tensor], Any]) -> None:
     """Whole numbers below 256, which every format holds."""
-    view = EdgeNetwork(THREE, generator=torch.Generator().manual_seed(0)).offloading_observation()
-    view = view.round().clamp(max=255)
-    expected, found = agent.allocate(view), agent.allocate(form(view))
+    view = EdgeNetwork(THREE, generator=torch.Generator().manual_seed(0)).offloading_view()
+    small = {name: value.clamp(max=255) for name, value in view.tensors() if value.dtype != torch.bool}
+    other = {"cache": view.cache, **{name: form(value) for name, value in small.items()}}
+    expected = agent.decide(replace(view, **small))
+    found = agent.decide(OffloadingView.of(**other))
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+    assert agent.decide(view.to(dtype=torch.float64)).server.equal(agent.decide(view).server)
 
 
 def test_an_agent_plays_networks_in_double_precision_and_none_at_all(agent: HADRL) -> None:
     assert agent.play(EdgeNetwork(THREE, dtype=torch.float64)).latency.isfinite().all()
-    nothing = agent.allocate(EdgeNetwork(THREE).offloading_observation()[:0])
+    nothing = agent.decide(EdgeNetwork(THREE).offloading_view()[:0])
     assert [list(part.shape) for part in nothing] == [[0, 3]] * 3
 
 
 @pytest.mark.usefixtures("as_installed")
 def test_an_agent_says_what_it_cannot_act_on(agent: HADRL) -> None:
-    view = EdgeNetwork(THREE).offloading_observation()
-    text = "offloading observation must be of real numbers, got "
-    assert said_by(lambda: agent.allocate(view.to(torch.complex64))) == text + "torch.complex64"
-    assert said_by(lambda: agent.allocate([["x" * 5000]])).startswith(text)
+    known = {name: value.tolist() for name, value in EdgeNetwork(THREE).offloading_view().tensors()}
+    text = "cycles must be an array of real numbers, got "
+    for value, rest in ((torch.ones(3, dtype=torch.complex64), "torch.complex64"), (["x" * 5000], "")):
+        changed = {**known, "cycles": value}
+        assert said_by(lambda changed=changed: OffloadingView.of(**changed)).startswith(text + rest)  # type: ignore[misc]
     assert said_by(lambda: agent.play(EdgeNetwork(THREE, "published"))) == (
         "network must have the physics of the agent (strict), got published"
     )

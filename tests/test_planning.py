@@ -41,8 +41,8 @@ class TargetModel:
         self.members: list[Tensor | None] = []
         self.actions: list[Tensor] = []
 
-    def start(self, observation: Tensor, num_candidates: int, members: Tensor | None) -> Tensor:
-        return observation.repeat_interleave(num_candidates, dim=0)
+    def start(self, view: Tensor, num_candidates: int, members: Tensor | None) -> Tensor:
+        return view.repeat_interleave(num_candidates, dim=0)
 
     def reward(self, state: Tensor, action: Tensor) -> Tensor:
         return -(action - state).square().sum(dim=-1)
@@ -362,8 +362,8 @@ def test_words_that_are_no_choice_are_named(name: str, allowed: str) -> None:
 
 
 def test_plans_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"observation must have shape \[networks, observation\], got \[2\]"):
-        CEMPlanner(2, QUICK).plan(TargetModel(), OBSERVATION[0], generator())
+    with pytest.raises(ValueError, match="view must be of at least 1 network, got 0"):
+        CEMPlanner(2, QUICK).plan(TargetModel(), OBSERVATION[:0], generator())
     with pytest.raises(ValueError, match=r"max_rows must be at least the members used \(3\), got 2"):
         CEMPlanner(2, settings(max_rows=2)).plan(TargetModel(), OBSERVATION, generator())
     with pytest.raises(

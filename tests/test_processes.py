@@ -141,7 +141,7 @@ def test_work_that_is_left_waits_and_is_seen_by_itself(toys: str) -> None:
     assert [one.name for one in fields_of(type(view))][-1] == "backlog"
     assert view.backlog.tolist() == [[0.0, 0.0]] * 2  # type: ignore[attr-defined]
     before = network.offloading_observation()
-    assert before.shape == (2, Scenario().offloading_observation_size + 2)
+    assert before.shape == (2, vector_size(OffloadingView, Scenario()) + 2)
     network.begin_frame(torch.ones(2, 2, 10, dtype=torch.bool))
     middle = torch.zeros(2, scenario.offloading_action_size)
     first = network.step(decode_offloading(scenario, middle))

@@ -1,5 +1,6 @@
 import io
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,19 +10,28 @@ from hypothesis import strategies as st
 from hadrl_lightning.data.bootstrap import bootstrap_weights
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.replay import ReplayBuffer
-from hadrl_lightning.data.transitions import OffloadingTransitions, WeightedTransitions
+from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import Rows
 
-SHAPES: dict[str, tuple[int, ...]] = {"action": (2,), "reward": ()}
+
+@dataclass(eq=False)
+class Pair(Rows):
+    action: torch.Tensor
+    reward: torch.Tensor
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def rows(first: int, count: int) -> dict[str, torch.Tensor]:
+def rows(first: int, count: int) -> Pair:
     """Row i holds action (i, −i) and reward i."""
     number = torch.arange(first, first + count, dtype=torch.float32)
-    return {"action": torch.stack((number, -number), dim=-1), "reward": number}
+    return Pair(torch.stack((number, -number), dim=-1), number)
+
+
+LIKE = rows(0, 0)
 
 
 def through_a_file(state: dict) -> dict:
@@ -44,95 +54,95 @@ def transitions(count: int) -> OffloadingTransitions:
     steps=st.lists(st.one_of(st.integers(0, 20), st.just("reload")), max_size=12),
 )
 def test_buffer_is_a_list_that_forgets_its_oldest_rows(capacity: int, steps: list) -> None:
-    buffer, model, first = ReplayBuffer(capacity, SHAPES), [], 0
+    buffer, model, first = ReplayBuffer(capacity, LIKE), [], 0
     for step in steps:
         if step == "reload":
             state = through_a_file(buffer.state_dict())
-            buffer = ReplayBuffer(capacity, SHAPES)
+            buffer = ReplayBuffer(capacity, LIKE)
             buffer.load_state_dict(state)
         else:
-            buffer.add(**rows(first, step))
+            buffer.add(rows(first, step))
             model = [*model, *range(first, first + step)][-capacity:]
             first += step
         assert len(buffer) == len(model)
         contents = buffer.contents()
-        assert contents["reward"].tolist() == model
-        assert contents["action"].tolist() == [[number, -number] for number in model]
+        assert contents.reward.tolist() == model
+        assert contents.action.tolist() == [[number, -number] for number in model]
         assert buffer.numbers(torch.arange(len(buffer))).tolist() == model  # row i was added as number i
         assert buffer.num_added == first
         assert buffer.nbytes <= 3 * 4 * min(capacity, max(2 * len(model), 0))
 
 
 def test_memory_doubles_up_to_the_capacity() -> None:
-    buffer = ReplayBuffer(500_000, SHAPES)
+    buffer = ReplayBuffer(500_000, LIKE)
     assert buffer.nbytes == 0
     reserved = []
     for first in range(0, 12, 3):
-        buffer.add(**rows(first, 3))
+        buffer.add(rows(first, 3))
         reserved.append(buffer.nbytes // (3 * 4))  # a row is 3 numbers of 4 bytes
     assert reserved == [3, 6, 12, 12]
-    small = ReplayBuffer(5, SHAPES)
-    small.add(**rows(0, 3))
-    small.add(**rows(3, 1))
+    small = ReplayBuffer(5, LIKE)
+    small.add(rows(0, 3))
+    small.add(rows(3, 1))
     assert small.nbytes == 5 * 3 * 4
 
 
 def test_an_addition_larger_than_the_buffer_keeps_its_newest_rows() -> None:
-    buffer = ReplayBuffer(3, SHAPES)
-    buffer.add(**rows(0, 2))
-    buffer.add(**rows(2, 7))
-    assert buffer.contents()["reward"].tolist() == [6, 7, 8]
+    buffer = ReplayBuffer(3, LIKE)
+    buffer.add(rows(0, 2))
+    buffer.add(rows(2, 7))
+    assert buffer.contents().reward.tolist() == [6, 7, 8]
 
 
 def test_a_restored_buffer_goes_on_as_if_never_interrupted() -> None:
-    one, other = ReplayBuffer(7, SHAPES), ReplayBuffer(7, SHAPES)
-    one.add(**rows(0, 5))
-    one.add(**rows(5, 5))  # wrapped: rows 3 … 9
-    other.add(**rows(50, 3))  # what is loaded replaces it
+    one, other = ReplayBuffer(7, LIKE), ReplayBuffer(7, LIKE)
+    one.add(rows(0, 5))
+    one.add(rows(5, 5))  # wrapped: rows 3 … 9
+    other.add(rows(50, 3))  # what is loaded replaces it
     other.load_state_dict(through_a_file(one.state_dict()))
     draws, same_draws = generator(1), generator(1)
     for first in (10, 14, 18):
         for buffer in (one, other):
-            buffer.add(**rows(first, 4))
-        assert torch.equal(one.sample(20, draws)["action"], other.sample(20, same_draws)["action"])
+            buffer.add(rows(first, 4))
+        assert torch.equal(one.sample(20, draws).action, other.sample(20, same_draws).action)
 
 
 def test_a_checkpoint_holds_only_what_is_filled() -> None:
-    buffer = ReplayBuffer(500_000, SHAPES)
-    buffer.add(**rows(0, 5))
-    buffer.add(**rows(5, 1))  # reserves 10 rows
+    buffer = ReplayBuffer(500_000, LIKE)
+    buffer.add(rows(0, 5))
+    buffer.add(rows(5, 1))  # reserves 10 rows
     fields = buffer.state_dict()["fields"]
     assert {name: tuple(field.shape) for name, field in fields.items()} == {"action": (6, 2), "reward": (6,)}
     assert sum(field.untyped_storage().nbytes() for field in fields.values()) == 6 * 3 * 4
 
 
 def test_a_smaller_buffer_loads_the_newest_rows() -> None:
-    large, small = ReplayBuffer(9, SHAPES), ReplayBuffer(4, SHAPES)
-    large.add(**rows(0, 9))
+    large, small = ReplayBuffer(9, LIKE), ReplayBuffer(4, LIKE)
+    large.add(rows(0, 9))
     small.load_state_dict(large.state_dict())
-    assert small.contents()["reward"].tolist() == [5, 6, 7, 8]
+    assert small.contents().reward.tolist() == [5, 6, 7, 8]
     assert small.numbers(torch.arange(4)).tolist() == [5, 6, 7, 8]
 
 
 def test_samples_are_whole_rows_uniform_and_reproducible() -> None:
-    buffer = ReplayBuffer(4, SHAPES)
-    buffer.add(**rows(0, 6))
+    buffer = ReplayBuffer(4, LIKE)
+    buffer.add(rows(0, 6))
     drawn = buffer.sample(8000, generator(2))
-    assert drawn["action"].shape == (8000, 2)
-    assert drawn["reward"].shape == (8000,)
-    assert torch.equal(drawn["action"], torch.stack((drawn["reward"], -drawn["reward"]), dim=-1))
-    counts = torch.bincount(drawn["reward"].long(), minlength=6)
+    assert drawn.action.shape == (8000, 2)
+    assert drawn.reward.shape == (8000,)
+    assert torch.equal(drawn.action, torch.stack((drawn.reward, -drawn.reward), dim=-1))
+    counts = torch.bincount(drawn.reward.long(), minlength=6)
     assert counts[:2].tolist() == [0, 0]
     assert ((counts[2:] - 2000).abs() < 200).all()  # 5 standard deviations of 39
-    assert torch.equal(buffer.sample(8000, generator(2))["reward"], drawn["reward"])
+    assert torch.equal(buffer.sample(8000, generator(2)).reward, drawn.reward)
 
 
 def test_gather_takes_any_shape_of_index_and_refuses_rows_that_are_not_there() -> None:
-    buffer = ReplayBuffer(4, SHAPES)
-    buffer.add(**rows(0, 6))
+    buffer = ReplayBuffer(4, LIKE)
+    buffer.add(rows(0, 6))
     gathered = buffer.gather(torch.tensor([[0, 3], [1, 1]]))
-    assert gathered["reward"].tolist() == [[2, 5], [3, 3]]
-    assert gathered["action"].shape == (2, 2, 2)
+    assert gathered.reward.tolist() == [[2, 5], [3, 3]]
+    assert gathered.action.shape == (2, 2, 2)
     for index in (-1, 4):
         with pytest.raises(IndexError, match=r"index must lie in 0 … 3"):
             buffer.gather(torch.tensor([index]))
@@ -142,7 +152,7 @@ def test_gather_takes_any_shape_of_index_and_refuses_rows_that_are_not_there() -
     ("fields", "message"),
     [
         ({"reward": torch.zeros(2)}, "action must be given, got only reward"),
-        ({**rows(0, 2), "extra": torch.zeros(2)}, "extra must be one of action, reward"),
+        ({**dict(rows(0, 2).tensors()), "extra": torch.zeros(2)}, "extra must be one of action, reward"),
         (
             {"action": torch.zeros(2, 3), "reward": torch.zeros(2)},
             r"action must have shape \[n, 2\], got \[2, 3\]",
@@ -155,34 +165,58 @@ def test_gather_takes_any_shape_of_index_and_refuses_rows_that_are_not_there() -
     ],
 )
 def test_a_wrong_addition_names_the_field_and_changes_nothing(fields: dict, message: str) -> None:
-    buffer = ReplayBuffer(4, SHAPES)
-    buffer.add(**rows(0, 3))
+    buffer = ReplayBuffer(4, LIKE)
+    buffer.add(rows(0, 3))
+    if fields.keys() == {"action", "reward"}:
+        with pytest.raises(ValueError, match=message):
+            buffer.add(Pair(**fields))
     with pytest.raises(ValueError, match=message):
-        buffer.add(**fields)
-    with pytest.raises(ValueError, match=message):
-        buffer.load_state_dict({"fields": fields})
-    assert buffer.contents()["reward"].tolist() == [0, 1, 2]
+        buffer.load_state_dict({"fields": fields, "added": 2})
+    assert buffer.contents().reward.tolist() == [0, 1, 2]
 
 
 def test_wrong_settings_and_empty_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="capacity must be at least 1, got 0"):
-        ReplayBuffer(0, SHAPES)
-    with pytest.raises(ValueError, match="shapes must name at least one field"):
-        ReplayBuffer(1, {})
+        ReplayBuffer(0, LIKE)
+    with pytest.raises(ValueError, match="like must have at least one tensor, got none"):
+        ReplayBuffer(1, Rows())
     with pytest.raises(ValueError, match="at least 1 row"):
-        ReplayBuffer(1, SHAPES).sample(1, generator())
+        ReplayBuffer(1, LIKE).sample(1, generator())
 
 
 def test_what_is_added_is_copied_detached_and_converted() -> None:
-    buffer = ReplayBuffer(4, {"cache": (2,)}, dtype=torch.float64)
-    cache = torch.tensor([[True, False]])
-    buffer.add(cache=cache)
-    cache[:] = False
-    buffer.add(cache=torch.ones(1, 2, requires_grad=True))
-    contents = buffer.contents()["cache"]
-    assert contents.dtype == torch.float64
-    assert not contents.requires_grad
-    assert contents.tolist() == [[1, 0], [1, 1]]
+    buffer = ReplayBuffer(4, LIKE.to(dtype=torch.float64))
+    added = rows(3, 1)
+    buffer.add(added)
+    added.reward[:] = 7
+    added.action.requires_grad_(True)
+    buffer.add(added)
+    contents = buffer.contents()
+    assert contents.action.dtype == torch.float64
+    assert not contents.action.requires_grad
+    assert contents.reward.tolist() == [3, 7]
+
+
+def test_every_field_of_a_transition_keeps_its_type_and_has_a_name_with_dots() -> None:
+    scenario = Scenario(num_users=3)
+    offloading = ReplayBuffer(4, OffloadingTransitions.none(scenario))
+    assert list(offloading.shapes)[:4] == [
+        "view.cache",
+        "view.free_cache_bits",
+        "view.bandwidth_hz",
+        "view.compute_hz",
+    ]
+    assert offloading.shapes["next_view.input_bits"] == offloading.shapes["latency"] == (3,)
+    state = through_a_file(offloading.state_dict())["fields"]
+    assert (state["view.cache"].dtype, state["view.requests"].dtype) == (torch.bool, torch.long)
+    assert state["view.cycles"].dtype == state["action"].dtype == torch.float32
+    assert "weight" not in state  # of a pass, not of what was seen
+    assert (
+        ReplayBuffer(4, CachingTransitions.none(scenario)).gather(torch.arange(0)).cache.dtype == torch.bool
+    )
+    other = ReplayBuffer(4, OffloadingTransitions.none(Scenario(num_users=4)))
+    with pytest.raises(ValueError, match=r"view.requests must have shape \[0, 4\], got \[0, 3\]"):
+        other.load_state_dict(offloading.state_dict())
 
 
 @settings(max_examples=40, deadline=None)
@@ -201,7 +235,7 @@ def test_every_member_sees_every_sample_of_a_pass_once(
     for batch in seen:  # the fields of a sample stay together
         assert all(
             torch.equal(field, batch.reward[..., None].expand_as(field))
-            for field in (batch[0], batch.latency)
+            for field in (batch.view, batch.latency)
         )
 
 
@@ -231,7 +265,7 @@ def test_weights_stay_with_their_member_and_sample_in_every_batch() -> None:
     for held in (slice(None), slice(1, 3)):
         batches = member_batches(transitions(10), 3, 4, generator(), 7, held=held, weight=weight)
         for batch in batches.to("cpu"):
-            assert isinstance(batch, WeightedTransitions)
+            assert batch.weight is not None
             first = torch.arange(3.0)[held, None] * 10
             assert torch.equal(batch.weight, first + batch.reward)
     with pytest.raises(ValueError, match=r"weight must have shape \[3, 10\], got \[3, 9\]"):

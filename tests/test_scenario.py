@@ -13,7 +13,17 @@ import yaml
 from hadrl_lightning import limits
 from hadrl_lightning.errors import HadrlWarning
 from hadrl_lightning.scenario import GIB, KIB, MIB, Scenario
-from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, equal_shares, make_generator, serve
+from hadrl_lightning.simulator import (
+    Allocation,
+    CachingView,
+    EdgeNetwork,
+    OffloadingView,
+    Use,
+    equal_shares,
+    make_generator,
+    serve,
+    vector_size,
+)
 from tests.twin import PUBLISHED
 
 
@@ -44,9 +54,9 @@ def test_ten_services_need_107_gib():
 
 def test_the_decision_problems_of_es2_have_the_sizes_of_the_paper():
     scenario = Scenario()
-    assert scenario.caching_observation_size == 10 * (1 + 2 * 2) + 2
+    assert vector_size(CachingView, scenario) == 10 * (1 + 2 * 2) + 2
     assert scenario.caching_action_size == 20
-    assert scenario.offloading_observation_size == 20 + 6 + 90
+    assert vector_size(OffloadingView, scenario) == 20 + 6 + 90
     assert scenario.offloading_action_size == 90
 
 
@@ -200,7 +210,7 @@ def test_thousands_of_servers_and_of_services_are_played():
         network.begin_frame(network.cache)
         service = network.step(equal_shares(scenario, torch.zeros(2, 4, dtype=torch.long), network.dtype))
         assert torch.isfinite(service.latency).all()
-        assert network.caching_observation().shape == (2, scenario.caching_observation_size)
+        assert network.caching_observation().shape == (2, vector_size(CachingView, scenario))
 
 
 def test_more_networks_than_fit_into_memory_are_refused_before_they_are_made(monkeypatch):

@@ -1,4 +1,5 @@
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from hadrl_lightning.agents.caching_objective import caching_objective
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings, without_outliers
 from hadrl_lightning.baselines import optimal_coverage
 from hadrl_lightning.data.transitions import CachingTransitions
-from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic, read_caching_observation
+from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic
 from hadrl_lightning.scenario import GIB, MIB, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, decode_caching, equal_shares, fill_caches
+from hadrl_lightning.simulator import CachingView, EdgeNetwork, decode_caching, fill_caches, to_vector
 
 SMALL = Scenario(
     num_servers=2,
@@ -38,17 +39,17 @@ def agent(scenario: Scenario = SMALL, seed: int = 0, **changes) -> SetDDPG:
     return SetDDPG(scenario, settings, generator=generator(seed))
 
 
-def observations(scenario: Scenario, num_rows: int, seed: int = 1) -> torch.Tensor:
+def views(scenario: Scenario, num_rows: int, seed: int = 1) -> CachingView:
     """As in the middle of an episode: feasible caches, shares that sum to 1, demand about as the popularity."""
     draws = generator(seed)
     shape = (num_rows, scenario.num_servers, scenario.num_services)
-    cache = fill_caches(scenario, torch.rand(shape, generator=draws)).flatten(1).float()
+    cache = fill_caches(scenario, torch.rand(shape, generator=draws))
     demand = torch.rand(num_rows, scenario.num_services, generator=draws) + 1
     demand = demand * torch.tensor(scenario.popularity_vector)
     demand = demand / demand.sum(dim=1, keepdim=True)
     hits = torch.rand(num_rows, scenario.caching_action_size, generator=draws).softmax(dim=1)
-    room = torch.tensor(scenario.usable_cache_bits).expand(num_rows, -1) / 1e9
-    return torch.cat((cache, demand, hits, room), dim=1)
+    room = torch.tensor(scenario.usable_cache_bits).expand(num_rows, -1)
+    return CachingView(cache, demand, hits.view(shape), room)
 
 
 def transitions(scenario: Scenario, num_rows: int, seed: int = 2) -> CachingTransitions:
@@ -56,10 +57,8 @@ def transitions(scenario: Scenario, num_rows: int, seed: int = 2) -> CachingTran
     draws = generator(seed)
     shape = (num_rows, scenario.num_servers, scenario.num_services)
     cache = fill_caches(scenario, torch.rand(shape, generator=draws))
-    observation = observations(scenario, num_rows, seed)
-    reward = coverage(scenario, cache)
-    flat = cache.flatten(1).float()
-    return CachingTransitions(observation, flat * 2 - 1, reward, observation, flat)
+    view = views(scenario, num_rows, seed)
+    return CachingTransitions(view, cache.flatten(1).float() * 2 - 1, coverage(scenario, cache), view, cache)
 
 
 def coverage(scenario: Scenario, cache: torch.Tensor) -> torch.Tensor:
@@ -96,39 +95,24 @@ def test_a_setting_out_of_range_is_refused_by_name(name: str, value) -> None:
         SetDDPGSettings(**{name: value})
 
 
-def test_an_observation_is_taken_apart_as_the_network_puts_it_together() -> None:
-    network = EdgeNetwork(SMALL, num_envs=3, generator=generator())
-    cache = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]]).bool().expand(3, -1, -1)
-    network.begin_frame(cache)
-    network.step(equal_shares(SMALL, torch.zeros(3, 6, dtype=torch.long), torch.float32))
-    seen = read_caching_observation(network.caching_observation(), 2, 4)
-    assert torch.equal(seen.cache, cache.float())
-    assert seen.demand.sum(dim=1).tolist() == pytest.approx([1, 1, 1])
-    assert seen.hits.shape == (3, 2, 4)
-    assert float(seen.hits[:, 1].sum()) == 0  # all went to server 0
-    assert seen.remaining.tolist() == [[pytest.approx(2 * MIB * 8 / 1e9)] * 2] * 3
-
-
 def test_the_critic_sees_coverage_copies_and_what_is_new_by_hand() -> None:
     critic = SetCritic(
         SMALL.storage_bits, SMALL.usable_cache_bits, (), sees_switching=True, generator=generator()
     )
-    observation = observations(SMALL, 1)
-    observation[:, :8] = torch.tensor([0.0, 1, 0, 0, 0, 0, 0, 0])
-    held = torch.tensor([[0.0, 1, 1, 0, 0, 1, 0, 0]])
+    view = replace(views(SMALL, 1), cache=torch.tensor([[[0, 1, 0, 0], [0, 0, 0, 0]]]).bool())
+    held = torch.tensor([[[0, 1, 1, 0], [0, 1, 0, 0]]]).bool()
     with torch.no_grad():
         critic.layers[0].bias.zero_()
         for feature, expected in ((3, 2.0), (4, 3 / 4), (5, 3 / 2), (6, 2 / 4)):
             # services 1 (twice) and 2 are covered; of 3 copies on 2 servers, one was there before
             critic.layers[0].weight.zero_()
             critic.layers[0].weight[0, feature] = 1.0
-            assert critic(observation, held).item() == pytest.approx(expected)
+            assert critic(view, held).item() == pytest.approx(expected)
 
 
 def test_the_critic_values_a_cache_alike_whatever_is_held_unless_it_sees_switching() -> None:
-    rows = observations(SMALL, 5)
-    others = rows.clone()
-    others[:, :8] = 1 - rows[:, :8]
+    rows = views(SMALL, 5)
+    others = replace(rows, cache=~rows.cache)
     cache = transitions(SMALL, 5).cache
     for sees_switching in (False, True):
         ddpg = agent(sees_switching=sees_switching)
@@ -136,11 +120,10 @@ def test_the_critic_values_a_cache_alike_whatever_is_held_unless_it_sees_switchi
         assert bool(alike.all()) is not sees_switching
 
 
-def permuted(rows: torch.Tensor, servers: list[int], services: list[int]) -> torch.Tensor:
-    """Observations of SMALL with servers and services in another order."""
-    seen = read_caching_observation(rows, 2, 4)
-    cache, hits = (field[:, servers][:, :, services].flatten(1) for field in (seen.cache, seen.hits))
-    return torch.cat((cache, seen.demand[:, services], hits, seen.remaining[:, servers]), dim=1)
+def permuted(rows: CachingView, servers: list[int], services: list[int]) -> CachingView:
+    """Views of SMALL with servers and services in another order."""
+    cache, hits = (field[:, servers][:, :, services] for field in (rows.cache, rows.hits))
+    return CachingView(cache, rows.demand[:, services], hits, rows.free_cache_bits[:, servers])
 
 
 def test_the_critic_does_not_change_when_servers_and_services_change_places() -> None:
@@ -150,9 +133,9 @@ def test_the_critic_does_not_change_when_servers_and_services_change_places() ->
         SetCritic(s.storage_bits, s.usable_cache_bits, (16,), sees_switching=True, generator=generator())
         for s in (SMALL, other)
     )
-    rows = observations(SMALL, 5)
+    rows = views(SMALL, 5)
     held = transitions(SMALL, 5).cache
-    moved = held.view(5, 2, 4)[:, [1, 0]][:, :, order].flatten(1)
+    moved = held[:, [1, 0]][:, :, order]
     assert torch.allclose(one(rows, held), two(permuted(rows, [1, 0], order), moved), atol=1e-6)
 
 
@@ -160,26 +143,26 @@ def test_the_actor_follows_services_that_change_places_and_tells_equal_servers_a
     order = [2, 0, 3, 1]
     other = dataclasses.replace(SMALL, storage_bytes=tuple(SMALL.storage_bytes[k] for k in order))
     one, two = (SetActor(s.storage_bits, s.usable_cache_bits, 8, generator()) for s in (SMALL, other))
-    rows = observations(SMALL, 5)
-    action = one(rows).view(5, 2, 4)
-    assert torch.allclose(action[:, :, order], two(permuted(rows, [0, 1], order)).view(5, 2, 4), atol=1e-6)
-    empty = EdgeNetwork(SMALL, generator=generator()).caching_observation()
-    first, second = one(empty).view(2, 4)
+    rows = views(SMALL, 5)
+    action = one(rows)
+    assert torch.allclose(action[:, :, order], two(permuted(rows, [0, 1], order)), atol=1e-6)
+    empty = EdgeNetwork(SMALL, generator=generator()).caching_view()
+    first, second = one(empty)[0]
     assert not torch.allclose(first, second)
 
 
 def test_usual_demand_is_the_mean_of_what_was_seen_and_stands_in_at_the_start() -> None:
     critic = SetCritic(SMALL.storage_bits, SMALL.usable_cache_bits, (8,), generator=generator())
-    rows = observations(SMALL, 3)
-    rows[0, 8:12] = torch.tensor([0.5, 0.5, 0, 0])
-    rows[1, 8:12] = torch.tensor([0, 0.5, 0, 0.5])
-    rows[2, 8:12] = 0  # an episode begins: no demand
+    rows = views(SMALL, 3)
+    rows.demand[0] = torch.tensor([0.5, 0.5, 0, 0])
+    rows.demand[1] = torch.tensor([0, 0.5, 0, 0.5])
+    rows.demand[2] = 0  # an episode begins: no demand
     critic.watch(rows)
     assert critic.usual_demand.tolist() == pytest.approx([0.25, 0.5, 0, 0.25])
     critic.watch(rows[:1])  # (0.25 · 2 + 0.5) / 3, (0.5 · 2 + 0.5) / 3, 0, 0.25 · 2 / 3
     assert critic.usual_demand.tolist() == pytest.approx([1 / 3, 1 / 2, 0, 1 / 6])
     filled = rows[2:].clone()
-    filled[0, 8:12] = critic.usual_demand
+    filled.demand[0] = critic.usual_demand
     held = transitions(SMALL, 1).cache
     assert torch.allclose(critic(rows[2:], held), critic(filled, held))
 
@@ -198,7 +181,7 @@ def test_proposals_fit_and_the_first_follows_the_wish() -> None:
 
 def test_a_decision_is_feasible_and_its_action_decodes_to_itself() -> None:
     ddpg = agent()
-    rows = observations(SMALL, 7)
+    rows = views(SMALL, 7)
     for action in (ddpg.act(rows), ddpg.act(rows, generator()), ddpg.explore(rows, 1.0, generator())):
         assert action.shape == (7, 8)
         assert set(action.unique().tolist()) == {-1.0, 1.0}
@@ -206,13 +189,17 @@ def test_a_decision_is_feasible_and_its_action_decodes_to_itself() -> None:
         assert fits(SMALL, cache)
         assert torch.equal(decode_caching(SMALL, action, torch.zeros_like(cache)), cache)
     assert ddpg.act(rows[0]).shape == (8,)
-    with pytest.raises(ValueError, match=r"observation must have shape \[\.\.\., 22\], got \[7, 21\]"):
-        ddpg.act(rows[:, 1:])
+    with pytest.raises(
+        ValueError, match=r"of the num_servers of the agent's scenario \(2\), got 3: for_scenario"
+    ):
+        ddpg.act(views(dataclasses.replace(SMALL, num_servers=3), 7))
+    with pytest.raises(ValueError, match="decides on a CachingView, got a Tensor"):
+        ddpg.act(to_vector(rows))
 
 
 def test_decisions_depend_on_the_generator_and_the_row_alone() -> None:
     ddpg = agent()
-    rows = observations(SMALL, 6)
+    rows = views(SMALL, 6)
     before = torch.get_rng_state()
     together = ddpg.act(rows)
     assert torch.equal(together, torch.stack([ddpg.act(row) for row in rows]))
@@ -228,26 +215,26 @@ def test_decisions_depend_on_the_generator_and_the_row_alone() -> None:
 class Coverage(torch.nn.Module):
     """The critic that is right where covered requests alone count."""
 
-    def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        return coverage(SMALL, action.unflatten(-1, (2, 4)) > 0.5)
+    def forward(self, view: CachingView, cache: torch.Tensor) -> torch.Tensor:
+        return coverage(SMALL, cache)
 
 
 def test_a_critic_that_is_right_makes_the_decision_right() -> None:
     ddpg = agent(hysteresis=0.0)
-    action = ddpg.decide(observations(SMALL, 5), ddpg.actor, Coverage())
+    action = ddpg.decide(views(SMALL, 5), ddpg.actor, Coverage())
     assert coverage(SMALL, as_cache(SMALL, action)).tolist() == pytest.approx([0.9] * 5)
 
 
 def test_an_untrained_agent_collects_caches_of_all_kinds() -> None:
     ddpg = agent()
-    same = observations(SMALL, 1).expand(64, -1)
+    same = views(SMALL, 1)[torch.zeros(64, dtype=torch.long)]
     at_first = as_cache(SMALL, ddpg.explore(same, 0.0, generator()))
     assert fits(SMALL, at_first)
     assert at_first.flatten(2).any(dim=0).all()  # every service has been at every server
     assert len(at_first.unique(dim=0)) > 8
     roomy = dataclasses.replace(SMALL, cache_bytes=6 * MIB)
     everywhere = as_cache(
-        roomy, agent(roomy).explore(observations(roomy, 1).expand(64, -1), 0.0, generator())
+        roomy, agent(roomy).explore(views(roomy, 1)[torch.zeros(64, dtype=torch.long)], 0.0, generator())
     )
     assert 0.3 < everywhere.float().mean() < 0.7  # where all fits, about half is left out
     ddpg.num_updates += 1
@@ -274,22 +261,22 @@ def test_changes_of_pairs_end_where_no_change_helps() -> None:
 def test_other_draws_end_at_a_cache_of_the_same_worth() -> None:
     agent = HADRL.from_checkpoint("es3.ckpt").for_scenario(TIGHT)
     network = EdgeNetwork(TIGHT, num_envs=2, generator=generator(3))
-    seen = network.caching_observation()
+    seen = network.caching_view()
     actions = torch.stack([agent.ddpg.act(seen, generator(seed)) for seed in range(4)])
-    caches = (actions > 0).view(4, 2, -1).transpose(0, 1)
-    values = agent.ddpg.target_critic(seen[:, None].expand(-1, 4, -1), caches.float())
+    caches = (actions > 0).view(4, 2, 3, 10).transpose(0, 1)
+    values = agent.ddpg.target_critic(seen.map(lambda one: torch.stack([one] * 4, dim=1)), caches)
     assert ((values.amax(dim=1) - values.amin(dim=1)) < 0.01).all()
 
 
 def test_what_is_held_stays_unless_another_cache_is_worth_more_by_the_margin() -> None:
-    rows = observations(SMALL, 2)
+    rows = views(SMALL, 2)
     # The first covers 0.7 of the requests, and 0.9 when filled up; the second is full with 0.4, 0.5 less than the best.
-    rows[0, :8] = torch.tensor([0.0, 1, 0, 0, 0, 0, 0, 1])
-    rows[1, :8] = torch.tensor([0.0, 0, 0, 1, 1, 0, 0, 0])
+    rows.cache[0] = torch.tensor([[0, 1, 0, 0], [0, 0, 0, 1]]).bool()
+    rows.cache[1] = torch.tensor([[0, 0, 0, 1], [1, 0, 0, 0]]).bool()
     for hysteresis, stays in ((0.0, [True, False]), (0.49, [True, False]), (0.51, [True, True])):
         ddpg = agent(hysteresis=hysteresis)
         cache = as_cache(SMALL, ddpg.decide(rows, ddpg.actor, Coverage()))
-        kept = fill_caches(SMALL, rows[:, :8].view(2, 2, 4))
+        kept = fill_caches(SMALL, rows.cache.float())
         assert (cache == kept).flatten(1).all(dim=1).tolist() == stays
         switched = coverage(SMALL, cache)[~torch.tensor(stays)]
         assert switched.tolist() == pytest.approx([0.9] * stays.count(False))
@@ -297,41 +284,43 @@ def test_what_is_held_stays_unless_another_cache_is_worth_more_by_the_margin() -
 
 def test_where_nothing_is_held_the_best_is_cached_whatever_the_margin() -> None:
     ddpg = agent(hysteresis=10.0)
-    rows = observations(SMALL, 3)
-    rows[:, :8] = 0
+    rows = views(SMALL, 3)
+    rows.cache[:] = False
     action = ddpg.decide(rows, ddpg.actor, Coverage())
     assert coverage(SMALL, as_cache(SMALL, action)).tolist() == pytest.approx([0.9] * 3)
 
 
 def test_an_actor_that_decides_alone_has_no_margin() -> None:
     alone = agent(hysteresis=10.0, num_proposals=1)
-    rows = observations(SMALL, 5)
+    rows = views(SMALL, 5)
     decided = as_cache(SMALL, alone.decide(rows, alone.actor, Coverage()))
-    assert torch.equal(decided, fill_caches(SMALL, alone.actor(rows).view(-1, 2, 4)))
+    assert torch.equal(decided, fill_caches(SMALL, alone.actor(rows)))
 
 
 def test_where_everything_fits_everything_is_held_from_the_first_decision_on() -> None:
     wide = dataclasses.replace(SMALL, cache_bytes=6 * MIB)
-    empty = EdgeNetwork(wide, num_envs=3, generator=generator()).caching_observation()
+    empty = EdgeNetwork(wide, num_envs=3, generator=generator()).caching_view()
     for seed in range(5):
         assert (agent(wide, seed=seed).act(empty) == 1).all()
 
 
 def test_a_critic_that_is_broken_never_wins() -> None:
     class Broken(torch.nn.Module):
-        def forward(self, observation, action):
-            covered = coverage(SMALL, action.unflatten(-1, (2, 4)) > 0.5)
+        def forward(self, view, cache):
+            covered = coverage(SMALL, cache)
             return torch.where(covered > 0.75, torch.nan, covered)
 
     ddpg = agent()
-    rows = observations(SMALL, 5)
-    rows[:, :8] = 0  # held now and filled up in order: services 0, 0, of which the first server's is 0.1
+    rows = views(SMALL, 5)
+    rows.cache[:] = (
+        False  # held now and filled up in order: services 0, 0, of which the first server's is 0.1
+    )
     covered = coverage(SMALL, as_cache(SMALL, ddpg.decide(rows, ddpg.actor, Broken())))
     assert (covered < 0.75).all()
 
 
 def test_the_target_value_is_the_normalised_reward_and_bootstraps_only_with_a_discount() -> None:
-    batch = transitions(SMALL, 4)._replace(reward=torch.tensor([1.0, 3.0, 1.0, 3.0]))
+    batch = replace(transitions(SMALL, 4), reward=torch.tensor([1.0, 3.0, 1.0, 3.0]))
     ddpg = agent()
     ddpg.rewards.update(batch.reward[:, None])  # mean 2, standard deviation 1
     assert ddpg.target_value(batch).tolist() == [-1, 1, -1, 1]
@@ -357,15 +346,14 @@ def test_a_rare_outlier_among_the_rewards_is_cut() -> None:
 
 def test_trained_alone_it_finds_the_caches_that_cover_most(tmp_path) -> None:
     ddpg = agent(target_rate=0.05)
-    rows = [CachingTransitions(*fields) for fields in zip(*transitions(SMALL, 512), strict=True)]
-    loader = DataLoader(rows, batch_size=128, shuffle=True, generator=generator())
+    loader = DataLoader(list(transitions(SMALL, 512)), batch_size=128, shuffle=True, generator=generator())
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(
         accelerator="cpu", max_epochs=30, enable_checkpointing=False, default_root_dir=tmp_path, **quiet
     )
     trainer.fit(ddpg, loader)
     assert int(ddpg.num_updates) == 120
-    rows = observations(SMALL, 20, seed=9)
+    rows = views(SMALL, 20, seed=9)
     covered = coverage(SMALL, as_cache(SMALL, ddpg.act(rows)))
     assert covered.mean() > 0.88  # the optimum is 0.9; random caches that fit cover less
 
@@ -386,7 +374,7 @@ def test_the_actor_learns_the_caches_that_the_critic_prefers() -> None:
         ddpg.actor_loss(batch).backward()
         optimizer.step()
         ddpg.num_updates += 1
-    cache = fill_caches(SMALL, ddpg.actor(observations(SMALL, 20, seed=9)).detach().view(-1, 2, 4))
+    cache = fill_caches(SMALL, ddpg.actor(views(SMALL, 20, seed=9)).detach())
     wanted = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]]).bool()
     assert (cache == wanted).float().mean() > 0.95
 
@@ -396,10 +384,10 @@ class PrefersServices(torch.nn.Module):
 
     def __init__(self, wanted: torch.Tensor) -> None:
         super().__init__()
-        self.register_buffer("wanted", wanted.flatten())
+        self.register_buffer("wanted", wanted)
 
-    def forward(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        return action @ self.wanted
+    def forward(self, view: CachingView, cache: torch.Tensor) -> torch.Tensor:
+        return (cache * self.wanted).sum(dim=(-2, -1))
 
 
 def test_the_same_seed_learns_the_same() -> None:
@@ -414,13 +402,13 @@ def test_the_same_seed_learns_the_same() -> None:
 
 def test_the_same_weights_decide_for_other_numbers_of_users_servers_and_services() -> None:
     ddpg = agent(Scenario())
-    ddpg.critic.watch(observations(Scenario(), 4))
+    ddpg.critic.watch(views(Scenario(), 4))
     more_users = ddpg.for_scenario(Scenario(num_users=60))
-    rows = observations(Scenario(), 3)
+    rows = views(Scenario(), 3)
     assert torch.equal(more_users.act(rows), ddpg.act(rows))
     for other in (Scenario(num_servers=5), dataclasses.replace(SMALL, num_servers=3)):
         moved = ddpg.for_scenario(other)
-        action = moved.act(observations(other, 3))
+        action = moved.act(views(other, 3))
         assert action.shape == (3, other.caching_action_size)
         assert fits(other, as_cache(other, action))
         same_services = other.num_services == 10
@@ -430,7 +418,6 @@ def test_the_same_weights_decide_for_other_numbers_of_users_servers_and_services
 
 def test_bf16_mixed_precision_trains(tmp_path) -> None:
     ddpg = agent()
-    rows = [CachingTransitions(*fields) for fields in zip(*transitions(SMALL, 64), strict=True)]
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     Trainer(
         accelerator="cpu",
@@ -439,7 +426,7 @@ def test_bf16_mixed_precision_trains(tmp_path) -> None:
         enable_checkpointing=False,
         default_root_dir=tmp_path,
         **quiet,
-    ).fit(ddpg, DataLoader(rows, batch_size=32))
+    ).fit(ddpg, DataLoader(list(transitions(SMALL, 64)), batch_size=32))
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in ddpg.parameters())
 
 

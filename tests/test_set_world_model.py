@@ -9,16 +9,17 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents.derived_reward import derived_reward
 from hadrl_lightning.agents.optimisers import DecayingAdam
 from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.data.passes import member_batches
-from hadrl_lightning.data.transitions import OffloadingTransitions, WeightedTransitions
+from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.distributed import MemberWise, Share
 from hadrl_lightning.nn.deep_sets import DeepSets
-from hadrl_lightning.nn.set_encoder import SharedResources, read_observation, write_observation
+from hadrl_lightning.nn.set_encoder import SharedResources
+from hadrl_lightning.nn.tokens import TokenFields
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.free_energy import expected_free_energy
 from hadrl_lightning.planning.measures import Draws
@@ -31,7 +32,14 @@ from hadrl_lightning.planning.refine import (
     sweep_targets,
 )
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, decode_offloading, fill_caches, offloading_reward
+from hadrl_lightning.simulator import (
+    EdgeNetwork,
+    OffloadingView,
+    decode_offloading,
+    fill_caches,
+    offloading_reward,
+)
+from hadrl_lightning.simulator.rows import concatenated
 from tests.published import published_planner
 
 SMALL = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, num_resources=2)
@@ -54,61 +62,64 @@ def transitions(
     for _ in range(slots):
         if network.frame_over:
             network.begin_frame(fill_caches(scenario, torch.rand(network.cache.shape, generator=draw)))
-        before = network.offloading_observation()
+        before = network.offloading_view()
         action = 2 * torch.rand(envs, scenario.offloading_action_size, generator=draw) - 1
         latency = network.step(decode_offloading(scenario, action)).latency
-        rows.append((before, action, offloading_reward(latency), network.offloading_observation(), latency))
-    return OffloadingTransitions(*(torch.cat(column) for column in zip(*rows)))
+        after = network.offloading_view()
+        rows.append(OffloadingTransitions(before, action, offloading_reward(latency), after, latency))
+    return concatenated(rows)
 
 
 def world_model(scenario: Scenario = SCENARIO, settings: SetWorldModelSettings = SMALL) -> SetWorldModel:
-    model = SetWorldModel(scenario.num_servers, scenario.num_services, settings, generator=generator())
+    model = SetWorldModel(settings, generator=generator())
     model.observe(transitions(scenario))
     return model
 
 
-def predict(model: SetWorldModel, observation: Tensor, action: Tensor) -> Prediction:
-    return model.step(model.start(observation, 1), action)[0]
-
-
-def permuted_users(vector: Tensor, order: Tensor, head: int) -> Tensor:
-    blocks = vector[:, head:].unflatten(1, (3, -1))[:, :, order]
-    return torch.cat((vector[:, :head], blocks.flatten(1)), dim=1)
+def predict(model: SetWorldModel, view: OffloadingView, action: Tensor) -> Prediction:
+    return model.step(model.start(view, 1), action)[0]
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def test_an_observation_is_taken_apart_and_put_together_again() -> None:
-    cache = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])  # 2 servers, 3 services
-    server = torch.tensor([[10.0, 20.0], [11.0, 21.0], [12.0, 22.0]])  # cache, bandwidth, compute
-    user = torch.tensor([[1.0, 3.0], [30.0, 31.0], [40.0, 41.0]])  # services 1 and 3, inputs, cycles
-    observation = torch.cat((cache.flatten(), server.flatten(), user.flatten()))[None]
-    observed = read_observation(observation, 2, 3)
-    assert observed.user.tolist() == [[[1, 30, 40], [3, 31, 41]]]
-    assert observed.server.tolist() == [[[10, 11, 12], [20, 21, 22]]]
-    assert observed.holds.tolist() == [[[1, 0], [0, 1]]]
-    assert torch.equal(write_observation(observation, observed.user, observed.server), observation)
+def test_the_numbers_of_users_and_servers_are_in_the_scale_and_the_order_of_vectors() -> None:
+    view = OffloadingView(
+        cache=torch.tensor([[[1, 0, 0], [0, 1, 1]]]).bool(),  # 2 servers, 3 services
+        free_cache_bits=torch.tensor([[1.0, 2.0]]) * 8 * GIB,
+        bandwidth_hz=torch.tensor([[11e5, 21e5]]),
+        compute_hz=torch.tensor([[12e9, 24e9]]),
+        requests=torch.tensor([[0, 2]]),
+        input_bits=torch.tensor([[30e6, 31e6]]),
+        cycles=torch.tensor([[40e9, 41e9]]),
+    )
+    fields = TokenFields.of(OffloadingView)
+    numbers = fields.read(view)
+    assert fields.token_size == 7
+    assert numbers.user.tolist() == [[[1, 30, 40], [3, 31, 41]]]
+    assert numbers.server.tolist() == [[[1, 11, 12], [2, 21, 24]]]
+    assert fields.holds(numbers).tolist() == [[[1, 0], [0, 1]]]
 
 
 def test_the_holders_read_are_those_of_the_network() -> None:
     network = EdgeNetwork(SCENARIO, num_envs=3, generator=generator())
     network.begin_frame(fill_caches(SCENARIO, torch.rand(network.cache.shape, generator=generator())))
-    holds = read_observation(network.offloading_observation(), 2, 10).holds
+    fields = TokenFields.of(OffloadingView)
+    holds = fields.holds(fields.read(network.offloading_view()))
     expected = torch.stack([network.cache[:, s].gather(1, network.requests) for s in range(2)], dim=-1)
     assert torch.equal(holds.bool(), expected)
 
 
-def test_an_observation_of_an_impossible_length_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"observation must have 26 \+ 3 numbers per user .* got 28"):
-        read_observation(torch.zeros(1, 28), 2, 10)
+def test_a_vector_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a structured model sees a view of cache, .*cycles, got a vector"):
+        world_model().start(torch.zeros(1, 44), 1)
 
 
 # --- sharing -------------------------------------------------------------------------------------------------------
 
 
 def test_with_equal_weights_a_latency_is_one_demand_plus_another_times_the_users_of_the_server() -> None:
-    resources = SharedResources(1, 4, 4, num_resources=1, generator=generator())
+    resources = SharedResources(1, 7, 4, 4, num_resources=1, generator=generator())
     for parameter in resources.parameters():
         torch.nn.init.zeros_(parameter)
     bias = torch.tensor([math.log(3), math.log(2), 0.0, 0.0])  # shared demand 3, own demand 2, two variances
@@ -124,7 +135,7 @@ def test_with_equal_weights_a_latency_is_one_demand_plus_another_times_the_users
 
 
 def test_resources_of_all_users_are_pooled_by_their_mean() -> None:
-    resources = SharedResources(1, 4, 4, num_resources=1, num_common=1, generator=generator())
+    resources = SharedResources(1, 7, 4, 4, num_resources=1, num_common=1, generator=generator())
     for parameter in resources.parameters():
         torch.nn.init.zeros_(parameter)
     for num_users in (2, 7):
@@ -135,7 +146,7 @@ def test_resources_of_all_users_are_pooled_by_their_mean() -> None:
 
 
 def test_without_the_law_a_user_feels_the_users_of_its_server_and_no_others() -> None:
-    network = DeepSets(2, 8, 6, generator=generator())
+    network = DeepSets(2, 7, 8, 6, generator=generator())
     token, share = torch.randn(1, 4, 7, generator=generator(1)), torch.zeros(1, 4, 2)
     target = torch.tensor([[[0, 0, 1, 1]]])
 
@@ -160,8 +171,8 @@ def test_without_the_law_members_that_are_held_apart_predict_what_they_do_togeth
             if isinstance(module, MemberWise):
                 module.hold(share)
         assert part.num_members == share.count
-        expected = predict(whole, data.observation, data.action).mean[share.items]
-        torch.testing.assert_close(predict(part, data.observation, data.action).mean, expected)
+        expected = predict(whole, data.view, data.action).mean[share.items]
+        torch.testing.assert_close(predict(part, data.view, data.action).mean, expected)
 
 
 @both_encoders
@@ -170,10 +181,10 @@ def test_permuting_users_permutes_what_is_predicted(
 ) -> None:
     model, data = world_model(settings=settings), transitions()
     order = torch.randperm(6, generator=generator(1))
-    before = predict(model, data.observation, data.action)
-    head = data.observation.shape[1] - 18
-    observation, action = permuted_users(data.observation, order, head), permuted_users(data.action, order, 0)
-    after = predict(model, observation, action)
+    before = predict(model, data.view, data.action)
+    users = {name: getattr(data.view, name)[:, order] for name in ("requests", "input_bits", "cycles")}
+    action = data.action.unflatten(1, (3, -1))[:, :, order].flatten(1)
+    after = predict(model, replace(data.view, **users), action)
     torch.testing.assert_close(after.mean, before.mean[..., order], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(after.log_var, before.log_var[..., order], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after.reward_mean, before.reward_mean, atol=0, rtol=1e-5)
@@ -184,16 +195,12 @@ def test_swapping_the_servers_and_the_targets_changes_nothing(
     settings: SetWorldModelSettings,
 ) -> None:
     model, data = world_model(settings=settings), transitions()
-    cache, server, user = data.observation.split([20, 6, 18], dim=1)
-    swapped = [
-        cache.unflatten(1, (2, 10)).flip(1).flatten(1),
-        server.unflatten(1, (3, 2)).flip(2).flatten(1),
-        user,
-    ]
+    names = ("cache", "free_cache_bits", "bandwidth_hz", "compute_hz")
+    swapped = replace(data.view, **{name: getattr(data.view, name).flip(1) for name in names})
     action = data.action.clone()
     action[:, :6] *= -1
-    before = predict(model, data.observation, data.action)
-    after = predict(model, torch.cat(swapped, dim=1), action)
+    before = predict(model, data.view, data.action)
+    after = predict(model, swapped, action)
     torch.testing.assert_close(after.mean, before.mean, atol=1e-5, rtol=1e-5)
 
 
@@ -204,10 +211,10 @@ def test_the_same_weights_act_on_other_numbers_of_users_and_servers(
     model = world_model(settings=settings)
     for servers, users in ((2, 3), (2, 12), (4, 8)):
         scenario = Scenario(num_servers=servers, num_users=users, cache_bytes=40 * GIB)
-        other = SetWorldModel(servers, 10, settings)
+        other = SetWorldModel(settings)
         other.load_state_dict(model.state_dict())
         data = transitions(scenario)
-        prediction = predict(other, data.observation, data.action)
+        prediction = predict(other, data.view, data.action)
         assert prediction.mean.shape == (3, len(data.reward), users)
         assert all(field.isfinite().all() for field in prediction)
 
@@ -220,7 +227,7 @@ def test_the_loss_is_the_likelihood_of_what_planning_predicts(
     settings: SetWorldModelSettings,
 ) -> None:
     model, data = world_model(settings=replace(settings, change_weight=0.0)), transitions()
-    prediction = predict(model, data.observation, data.action)
+    prediction = predict(model, data.view, data.action)
     error = prediction.mean - data.latency.log()
     expected = 0.5 * (error.square() / prediction.log_var.exp() + prediction.log_var)
     losses = model.loss(data)
@@ -233,7 +240,7 @@ def test_every_parameter_gets_a_gradient_and_members_learn_apart(
     settings: SetWorldModelSettings,
 ) -> None:
     model, data = world_model(settings=settings), transitions()
-    by_member = OffloadingTransitions(*(field.expand(3, *field.shape) for field in data))
+    by_member = data.map(lambda value: value.expand(3, *value.shape))
     torch.testing.assert_close(model.loss(by_member).total, model.loss(data).total)
     model.loss(data).total.backward()
     assert all(p.grad is not None and p.grad.flatten(1).norm(dim=1).min() > 0 for p in model.parameters())
@@ -242,8 +249,8 @@ def test_every_parameter_gets_a_gradient_and_members_learn_apart(
 def test_a_weight_counts_as_so_many_copies_for_latencies_and_changes() -> None:
     model, data = world_model(), transitions(slots=1, envs=4)
     weight = torch.tensor([2.0, 0.0, 1.0, 1.0])
-    copies = model.loss(OffloadingTransitions(*(field[[0, 0, 2, 3]] for field in data)))
-    weighted = model.loss(WeightedTransitions(*data, weight))
+    copies = model.loss(data[torch.tensor([0, 0, 2, 3])])
+    weighted = model.loss(replace(data, weight=weight))
     torch.testing.assert_close(weighted.latency, copies.latency)
     torch.testing.assert_close(weighted.change, copies.change)
     torch.testing.assert_close(weighted.total, copies.total)
@@ -252,7 +259,7 @@ def test_a_weight_counts_as_so_many_copies_for_latencies_and_changes() -> None:
 
 def test_it_learns_the_network_and_its_plans_beat_random_ones() -> None:
     draw, data = generator(), transitions(slots=50, envs=8)
-    model = SetWorldModel(2, 10, replace(SMALL, hidden_size=16), generator=draw)
+    model = SetWorldModel(replace(SMALL, hidden_size=16), generator=draw)
     model.observe(data)
     optimiser = model.configure_optimizers()
     for _ in range(8):
@@ -269,7 +276,7 @@ def test_it_learns_the_network_and_its_plans_beat_random_ones() -> None:
     planner = CEMPlanner(18, settings, num_users=6, num_targets=2)
     network = EdgeNetwork(SCENARIO, num_envs=64, generator=generator(3))
     network.begin_frame(fill_caches(SCENARIO, torch.rand(network.cache.shape, generator=draw)))
-    action = planner.plan(model, network.offloading_observation(), draw).action
+    action = planner.plan(model, network.offloading_view(), draw).action
     state = network.state_dict()
     planned = network.step(decode_offloading(SCENARIO, action)).latency.sum(dim=1).mean()
     network.load_state_dict(state)
@@ -277,24 +284,13 @@ def test_it_learns_the_network_and_its_plans_beat_random_ones() -> None:
     assert planned < 0.85 * random.sum(dim=1).mean()
 
 
-class Rows(Dataset[OffloadingTransitions]):
-    def __init__(self, data: OffloadingTransitions) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data.reward)
-
-    def __getitem__(self, index: int) -> OffloadingTransitions:
-        return OffloadingTransitions(*(field[index] for field in self.data))
-
-
 def test_it_trains_alone_with_a_plain_trainer(tmp_path: Path) -> None:
     quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
     trainer = Trainer(
         accelerator="cpu", max_epochs=3, default_root_dir=tmp_path, enable_model_summary=False, **quiet
     )
-    model, data = SetWorldModel(2, 10, SMALL, generator=generator()), transitions()
-    trainer.fit(model, DataLoader(Rows(data), batch_size=8))
+    model, data = SetWorldModel(SMALL, generator=generator()), transitions()
+    trainer.fit(model, DataLoader(data, batch_size=8))
     assert model.user_normaliser.count == data.latency.numel()
     assert model.best_reward == data.reward.max()
     fresh = world_model()
@@ -346,7 +342,7 @@ def test_settings_out_of_range_are_refused(field: str, value: float, message: st
 def test_transitions_of_other_sizes_are_refused() -> None:
     data = transitions()
     with pytest.raises(ValueError, match=r"action \[18\] for 6 users, got action \[40, 17\]"):
-        world_model().loss(data._replace(action=data.action[:, :-1]))
+        world_model().loss(replace(data, action=data.action[:, :-1]))
 
 
 # --- planning ------------------------------------------------------------------------------------------------------
@@ -360,11 +356,11 @@ def test_candidates_are_paired_with_their_own_network_and_members_with_their_own
     assert isinstance(model, PlanningModel)
     action = 2 * torch.rand(2, 3, 18, generator=generator()) - 1
     members = torch.tensor([2, 0])
-    together = model.step(model.start(data.observation, 3, members), action.flatten(0, 1), members)[0]
+    together = model.step(model.start(data.view, 3, members), action.flatten(0, 1), members)[0]
     for network in range(2):
         for candidate in range(3):
             row = slice(network, network + 1)
-            alone = predict(model, data.observation[row], action[row, candidate])
+            alone = predict(model, data.view[row], action[row, candidate])
             torch.testing.assert_close(together.mean[:, 3 * network + candidate], alone.mean[members, 0])
 
 
@@ -375,15 +371,15 @@ def test_the_second_step_starts_from_the_observation_that_each_member_expects() 
     with torch.no_grad():  # a user's service falls by 0.5 standard deviations, more than its mean change
         model.change.user_head.bias[:, 0, 0] = -0.5
     action = data.action[:, None, None].expand(-1, 1, 2, -1)
-    first, second = rollout(model, data.observation, action)
-    state = model.step(model.start(data.observation, 1), data.action)[1]
-    after = model._next_observation(state, None)
-    observed, expected = read_observation(data.observation, 2, 10), read_observation(after, 2, 10)
+    first, second = rollout(model, data.view, action)
+    state = model.step(model.start(data.view, 1), data.action)[1]
+    before, after = model.fields.read(data.view), model._next(state, None)
     scale = model.user_change_normaliser
     change = scale.mean + scale.std * torch.tensor([-0.5, 0.0, 0.0])
-    torch.testing.assert_close(expected.user[0], observed.user + change.float(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(after[0, :, :20], data.observation[:, :20])
-    torch.testing.assert_close(second.mean[1], predict(model, after[1], data.action).mean[1])
+    torch.testing.assert_close(after.user[0], before.user + change.float(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(after.cache[0], data.view.cache)
+    expected = model.step(model._arrive(after, 1, None), data.action)[0]
+    torch.testing.assert_close(second.mean[1], expected.mean[1])
     assert not torch.equal(first.mean, second.mean)
 
 
@@ -454,7 +450,7 @@ class Toy:
 
     num_members = 1
 
-    def start(self, observation: Tensor, num_candidates: int, members: Tensor | None) -> None:
+    def start(self, view: Tensor, num_candidates: int, members: Tensor | None) -> None:
         return None
 
     def step(self, state: None, action: Tensor, members: Tensor | None) -> tuple[Prediction, None]:
@@ -491,8 +487,8 @@ class Counting:
         self.num_members = model.num_members
         self.most = 0
 
-    def start(self, observation: Tensor, num_candidates: int, members: Tensor | None) -> Any:
-        return self.model.start(observation, num_candidates, members)
+    def start(self, view: Any, num_candidates: int, members: Tensor | None) -> Any:
+        return self.model.start(view, num_candidates, members)
 
     def step(self, state: Any, action: Tensor, members: Tensor | None) -> tuple[Prediction, Any]:
         num_members = self.num_members if members is None else len(members)
@@ -503,18 +499,16 @@ class Counting:
 def test_refinement_never_makes_a_plan_worse_and_may_be_split() -> None:
     model, data = world_model(), transitions(slots=1, envs=5)
     settings = RefinementSettings(share_steps=2, target_sweeps=1)
-    whole = refine(model, data.observation, data.action, FORM, settings, 6, 2)
-    by_one = refine(model, data.observation, data.action, FORM, settings, 6, 2, torch.tensor([1]))
+    whole = refine(model, data.view, data.action, FORM, settings, 6, 2)
+    by_one = refine(model, data.view, data.action, FORM, settings, 6, 2, torch.tensor([1]))
     for max_rows in (3, 50):  # candidates are split; networks are
         counting = Counting(model)
-        split = refine(
-            counting, data.observation, data.action, FORM, settings, 6, 2, torch.tensor([1]), max_rows
-        )
+        split = refine(counting, data.view, data.action, FORM, settings, 6, 2, torch.tensor([1]), max_rows)
         assert counting.most <= max_rows
         torch.testing.assert_close(by_one, split)
     with pytest.raises(ValueError, match=r"max_rows must be at least the members of the model \(3\) where"):
-        refine(model, data.observation, data.action, FORM, settings, 6, 2, max_rows=2)
-    before, after = (FORM.surprise(predict(model, data.observation, a)) for a in (data.action, whole.action))
+        refine(model, data.view, data.action, FORM, settings, 6, 2, max_rows=2)
+    before, after = (FORM.surprise(predict(model, data.view, a)) for a in (data.action, whole.action))
     assert (after <= before).all()
     assert (after < before).any()
     torch.testing.assert_close(whole.free_energy.total, after)
@@ -568,16 +562,12 @@ def test_a_refined_plan_is_expected_to_be_no_worse_and_can_be_made_while_gradien
     settings: SetWorldModelSettings,
 ) -> None:
     model = world_model(settings=settings)
-    observation = EdgeNetwork(SCENARIO, num_envs=3, generator=generator(4)).offloading_observation()
-    plain = planner_of(expl_scale=0.0).plan(model, observation, generator(5)).action
+    view = EdgeNetwork(SCENARIO, num_envs=3, generator=generator(4)).offloading_view()
+    plain = planner_of(expl_scale=0.0).plan(model, view, generator(5)).action
     with torch.inference_mode():  # as in validation and test
-        refined = planner_of(expl_scale=0.0, share_steps=5, target_sweeps=1).plan(
-            model, observation, generator(5)
-        )
+        refined = planner_of(expl_scale=0.0, share_steps=5, target_sweeps=1).plan(model, view, generator(5))
     surprise = OutcomeForm().surprise
-    before, after = (
-        surprise(predict(model, observation, action)) for action in (plain, refined.action.clone())
-    )
+    before, after = (surprise(predict(model, view, action)) for action in (plain, refined.action.clone()))
     assert bool((after <= before + 1e-5).all())
     assert bool((after < before - 1e-5).any())
 
@@ -585,12 +575,12 @@ def test_a_refined_plan_is_expected_to_be_no_worse_and_can_be_made_while_gradien
 @pytest.mark.parametrize("proposal", ["categorical", "gaussian"])
 def test_a_refined_plan_reports_free_energy_and_proposal_of_the_action_it_holds(proposal: str) -> None:
     model = world_model()
-    observation = EdgeNetwork(SCENARIO, num_envs=3, generator=generator(4)).offloading_observation()
+    view = EdgeNetwork(SCENARIO, num_envs=3, generator=generator(4)).offloading_view()
     changes = {"proposal": proposal, "informed_candidates": 8 if proposal == "categorical" else 0}
     planner = planner_of(**changes, planning_members=2, share_steps=5, target_sweeps=1, expl_scale=0.5)
-    plan = planner.plan(model, observation, generator(5))
+    plan = planner.plan(model, view, generator(5))
     terms = expected_free_energy(
-        rollout(model, observation, plan.action[:, None, None]), planner.settings.make_form()
+        rollout(model, view, plan.action[:, None, None]), planner.settings.make_form()
     )
     torch.testing.assert_close(plan.free_energy, terms)
     torch.testing.assert_close(plan.proposal.mean()[:, 0], plan.action)
@@ -598,20 +588,20 @@ def test_a_refined_plan_reports_free_energy_and_proposal_of_the_action_it_holds(
 
 
 def test_no_call_of_the_model_sees_more_than_max_rows() -> None:
-    observation = EdgeNetwork(SCENARIO, num_envs=3, generator=generator(4)).offloading_observation()
+    view = EdgeNetwork(SCENARIO, num_envs=3, generator=generator(4)).offloading_view()
     changes = {"planning_members": 2, "share_steps": 2, "target_sweeps": 1}
-    whole = planner_of(**changes).plan(world_model(), observation, generator(5))
+    whole = planner_of(**changes).plan(world_model(), view, generator(5))
     for max_rows in (3, 64):
         counting = Counting(world_model())
-        plan = planner_of(**changes, max_rows=max_rows).plan(counting, observation, generator(5))
+        plan = planner_of(**changes, max_rows=max_rows).plan(counting, view, generator(5))
         assert counting.most <= max_rows
         torch.testing.assert_close(plan, whole)
 
 
 def test_a_plan_of_several_slots_is_scored_over_the_observations_expected() -> None:
     model = world_model()
-    observation = EdgeNetwork(SCENARIO, num_envs=2, generator=generator(4)).offloading_observation()
-    plan = planner_of(plan_horizon=3).plan(model, observation, generator(5))
+    view = EdgeNetwork(SCENARIO, num_envs=2, generator=generator(4)).offloading_view()
+    plan = planner_of(plan_horizon=3).plan(model, view, generator(5))
     assert bool(plan.free_energy.total.isfinite().all())
     assert plan.proposal.mean().shape[1] == 3
 

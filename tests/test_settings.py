@@ -43,7 +43,15 @@ from hadrl_lightning.planning import (
 from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.proposal import bin_index
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, decode_offloading, fill_caches, offloading_reward
+from hadrl_lightning.simulator import (
+    CachingView,
+    EdgeNetwork,
+    OffloadingView,
+    decode_offloading,
+    fill_caches,
+    offloading_reward,
+    vector_size,
+)
 
 SCENARIO = Scenario(num_users=4, cache_bytes=40 * GIB, decisions_per_episode=2, slots_per_decision=2)
 USERS, SERVERS = SCENARIO.num_users, SCENARIO.num_servers
@@ -79,11 +87,11 @@ def transitions(envs: int = 6) -> OffloadingTransitions:
     draw = generator()
     network = EdgeNetwork(SCENARIO, num_envs=envs, generator=draw)
     network.begin_frame(fill_caches(SCENARIO, torch.rand(network.cache.shape, generator=draw)))
-    before = network.offloading_observation()
+    before = network.offloading_view()
     action = 2 * torch.rand(envs, SCENARIO.offloading_action_size, generator=draw) - 1
     latency = network.step(decode_offloading(SCENARIO, action)).latency
     return OffloadingTransitions(
-        before, action, offloading_reward(latency), network.offloading_observation(), latency
+        before, action, offloading_reward(latency), network.offloading_view(), latency
     )
 
 
@@ -125,7 +133,7 @@ class Choosy:
 
 def set_world_model(**changes: Any) -> SetWorldModel:
     settings = SetWorldModelSettings(**{"ensemble_size": 3, "hidden_size": 4, "weight_size": 4, **changes})
-    model = SetWorldModel(SERVERS, SCENARIO.num_services, settings, generator=generator())
+    model = SetWorldModel(settings, generator=generator())
     model.observe(DATA)
     return model
 
@@ -137,8 +145,8 @@ def planned(settings: PlannerSettings) -> Any:
     """Two plans one after the other, and how many rows the model saw at once."""
     planner = CEMPlanner(SCENARIO.offloading_action_size, settings, num_users=USERS, num_targets=SERVERS)
     draw, model = generator(1), Choosy(MODEL)
-    first = planner.plan(model, DATA.observation, draw, best_reward=-5.0)
-    second = planner.plan(model, DATA.observation, draw, first, best_reward=-5.0)
+    first = planner.plan(model, DATA.view, draw, best_reward=-5.0)
+    second = planner.plan(model, DATA.view, draw, first, best_reward=-5.0)
     return (first, second), model.most
 
 
@@ -262,7 +270,7 @@ def test_every_field_of_the_outcome_form_changes_its_terms() -> None:
         "reward_scale": 3.0,
     }
     assert set(changes) == {field.name for field in dataclasses.fields(OutcomeForm)}
-    prediction = MODEL.step(MODEL.start(DATA.observation, 1), DATA.action)[0]
+    prediction = MODEL.step(MODEL.start(DATA.view, 1), DATA.action)[0]
     terms = OutcomeForm().step(prediction, Draws(), 0)
     for name, value in changes.items():
         changed = OutcomeForm(**{name: value}).step(prediction, Draws(), 0)
@@ -284,7 +292,7 @@ def test_every_setting_of_the_refinement_changes_what_it_does() -> None:
 
     def refined(settings: RefinementSettings) -> Any:
         model = Choosy(MODEL)
-        return refine(model, DATA.observation, DATA.action, form, settings, USERS, SERVERS, usual=usual)
+        return refine(model, DATA.view, DATA.action, form, settings, USERS, SERVERS, usual=usual)
 
     for name, value in changes.items():
         assert not same(refined(before), refined(replace(before, **{name: value}))), name
@@ -326,13 +334,13 @@ def learnt(model: WorldModel | SetWorldModel) -> Any:
         model.clip_gradients_of_all()
         optimizer.step()
     with torch.no_grad():
-        prediction, _ = model.step(model.start(DATA.observation, 1), DATA.action)
+        prediction, _ = model.step(model.start(DATA.view, 1), DATA.action)
     return list(model.parameters()), tuple(prediction)
 
 
 def world_model(**changes: Any) -> WorldModel:
     settings = WorldModelSettings(**{"ensemble_size": 3, "hidden_size": 4, **changes})
-    sizes = (SCENARIO.offloading_observation_size, SCENARIO.offloading_action_size)
+    sizes = (vector_size(OffloadingView, SCENARIO), SCENARIO.offloading_action_size)
     model = WorldModel(*sizes, settings, generator=generator())
     model.observe(DATA)
     return model
@@ -404,7 +412,7 @@ def test_a_model_refuses_a_planner_that_asks_what_it_cannot_tell() -> None:
         )
     by_hand = CEMPlanner(SCENARIO.offloading_action_size, outcome, num_users=USERS, num_targets=SERVERS)
     with pytest.raises(ValueError, match="the model must predict one outcome for each of 4 users, got 38"):
-        by_hand.plan(world_model(), DATA.observation, generator())
+        by_hand.plan(world_model(), DATA.view, generator())
 
 
 # --- caching agents ------------------------------------------------------------------------------------------------
@@ -436,13 +444,11 @@ def caching_transitions() -> CachingTransitions:
     network = EdgeNetwork(SCENARIO, num_envs=8, generator=draw)
     action = 2 * torch.rand(8, SCENARIO.caching_action_size, generator=draw) - 1
     cache = fill_caches(SCENARIO, action.view(network.cache.shape))
-    before = network.caching_observation()
+    before = network.caching_view()
     network.begin_frame(cache)
     while not network.frame_over:
         network.step(decode_offloading(SCENARIO, torch.zeros(8, SCENARIO.offloading_action_size)))
-    return CachingTransitions(
-        before, action, torch.rand(8, generator=draw), network.caching_observation(), cache.flatten(1).float()
-    )
+    return CachingTransitions(before, action, torch.rand(8, generator=draw), network.caching_view(), cache)
 
 
 CACHING = caching_transitions()
@@ -454,8 +460,8 @@ def cached(agent: DDPG) -> Any:
     if isinstance(agent, SetDDPG):
         agent.num_updates += 1  # untrained it explores at random
     decisions = [
-        agent.act(CACHING.next_observation),
-        agent.explore(CACHING.next_observation, 0.0, generator()),
+        agent.act(CACHING.next_view),
+        agent.explore(CACHING.next_view, 0.0, generator()),
     ]
     for _ in range(2):
         agent.update(CACHING, *optimizers, backward=torch.Tensor.backward)
@@ -463,7 +469,7 @@ def cached(agent: DDPG) -> Any:
 
 
 def ddpg(**changes: Any) -> DDPG:
-    sizes = (SCENARIO.caching_observation_size, SCENARIO.caching_action_size)
+    sizes = (vector_size(CachingView, SCENARIO), SCENARIO.caching_action_size)
     return DDPG(*sizes, DDPGSettings(**{"hidden_sizes": (4,), **changes}), generator=generator())
 
 
@@ -623,9 +629,9 @@ def test_play_without_exploration_carries_the_plan_from_slot_to_slot_within_an_e
     starts, plans = [], []
     plan = module.plan
 
-    def spy(observation: Tensor, planner: Any, draw: Any, start: Any = None, **options: Any) -> Any:
+    def spy(view: Any, planner: Any, draw: Any, start: Any = None, **options: Any) -> Any:
         starts.append(start)
-        plans.append(plan(observation, planner, draw, start, **options))
+        plans.append(plan(view, planner, draw, start, **options))
         return plans[-1]
 
     monkeypatch.setattr(module, "plan", spy)
@@ -653,10 +659,10 @@ def test_collecting_starts_an_episode_without_the_plan_of_the_last(monkeypatch: 
     plan = CEMPlanner.plan
 
     def spy(
-        self: Any, model: Any, observation: Any, draw: Any, start: Any = None, *rest: Any, **options: Any
+        self: Any, model: Any, view: Any, draw: Any, start: Any = None, *rest: Any, **options: Any
     ) -> Any:
         starts.append(start is None)
-        return plan(self, model, observation, draw, start, *rest, **options)
+        return plan(self, model, view, draw, start, *rest, **options)
 
     monkeypatch.setattr(CEMPlanner, "plan", spy)
     # 1 decision of seeding, then 4: of episodes of 2 decisions of 2 slots

@@ -8,7 +8,7 @@ from hadrl_lightning import HADRL
 from hadrl_lightning.planning import Prediction, RefinementSettings, refine
 from hadrl_lightning.planning.refine import sweep_targets
 from hadrl_lightning.planning.usual import usual_targets
-from hadrl_lightning.simulator import EdgeNetwork, decode_offloading
+from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading
 from tests.test_set_world_model import FORM, WORST, Toy, prediction_of
 
 NOTHING_SEEN = torch.zeros(1, 1)
@@ -26,15 +26,15 @@ def agent() -> HADRL:
 
 
 @pytest.fixture(scope="module")
-def views(agent: HADRL) -> Tensor:
-    """Observations of four networks whose caches hold everything, so that many decisions are about as good."""
+def views(agent: HADRL) -> OffloadingView:
+    """Views of four networks whose caches hold everything, so that many decisions are about as good."""
     network = EdgeNetwork(agent.scenario, num_envs=4, generator=generator(3))
     network.begin_frame(torch.ones_like(network.cache))
-    return network.offloading_observation()
+    return network.offloading_view()
 
 
-def targets(agent: HADRL, observation: Tensor, seed: int, alike: bool = False) -> Tensor:
-    action = agent.planner.plan(agent.world_model, observation, generator(seed), alike=alike).action
+def targets(agent: HADRL, view: OffloadingView, seed: int, alike: bool = False) -> Tensor:
+    action = agent.planner.plan(agent.world_model, view, generator(seed), alike=alike).action
     return decode_offloading(agent.scenario, action).server
 
 
@@ -88,27 +88,28 @@ def test_a_margin_out_of_range_is_refused(name: str) -> None:
 
 
 def test_where_draws_are_alike_a_plan_does_not_depend_on_the_networks_beside_it(
-    agent: HADRL, views: Tensor
+    agent: HADRL, views: OffloadingView
 ) -> None:
     together = targets(agent, views, 1, alike=True)
-    assert torch.equal(targets(agent, views.flip(0), 1, alike=True), together.flip(0))
+    turned = views[torch.arange(3, -1, -1)]
+    assert torch.equal(targets(agent, turned, 1, alike=True), together.flip(0))
     assert torch.equal(targets(agent, views[2:3], 1, alike=True), together[2:3])
-    twice = agent.planner.plan(agent.world_model, views[:1].expand(3, -1), generator(), alike=True)
+    thrice = views[torch.zeros(3, dtype=torch.long)]
+    twice = agent.planner.plan(agent.world_model, thrice, generator(), alike=True)
     torch.testing.assert_close(twice.action, twice.action[:1].expand(3, -1), atol=1e-3, rtol=0)
 
 
-def test_other_draws_and_a_slightly_other_view_move_few_users(agent: HADRL, views: Tensor) -> None:
+def test_other_draws_and_a_slightly_other_view_move_few_users(agent: HADRL, views: OffloadingView) -> None:
     """Of 30 users; from draws alone it was 15, and 5 others when one asked for another service."""
-    users = agent.scenario.num_users
     first = targets(agent, views, 1)
     assert (targets(agent, views, 2) != first).float().sum(dim=1).mean() <= 2
     heavier = views.clone()
-    heavier[:, -2 * users] *= 1.01
+    heavier.input_bits[:, 0] *= 1.01
     assert (targets(agent, heavier, 1) != first).float().sum(dim=1).mean() <= 2
     scenario, service = agent.scenario, agent.scenario.num_services - 1
     other = views.clone()
-    other[:, -3 * users] = service + 1
-    other[:, -2 * users] = scenario.input_bits[service] / 1e6
-    other[:, -users] = scenario.cycles[service] / 1e9
+    other.requests[:, 0] = service
+    other.input_bits[:, 0] = scenario.input_bits[service]
+    other.cycles[:, 0] = scenario.cycles[service]
     moved = (targets(agent, other, 1) != first)[:, 1:]
     assert moved.float().sum(dim=1).mean() <= 3

@@ -7,24 +7,34 @@ import torch
 from torch import nn
 
 from hadrl_lightning.data import (
+    CachingTransitions,
     EpisodeStream,
+    OffloadingTransitions,
     ReplayBuffer,
     TrainingStream,
     TransitionDataModule,
-    WeightedTransitions,
 )
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Use
 
+SCENARIO = Scenario(num_users=3)
+
+
+def random_rows(buffer: ReplayBuffer[Any], count: int) -> Any:
+    """Every number below 1: the rewards tell the rows apart."""
+    shapes = buffer.shapes.values()
+    drawn = (torch.rand(count, *shape) for shape in shapes)
+    return buffer.like.filled(
+        value.to(like.dtype) for value, (_, like) in zip(drawn, buffer.like.tensors(), strict=True)
+    )
+
 
 def stream(rows: int = 20, **changes: Any) -> TrainingStream:
-    shapes = {"observation": (2,), "action": (3,), "reward": (), "next_observation": (2,)}
-    offloading = ReplayBuffer(100, {**shapes, "latency": (1,)})
-    caching = ReplayBuffer(100, {**shapes, "cache": (3,)})
-    for buffer in (offloading, caching):
-        fields = {name: torch.rand(rows, *shape) for name, shape in buffer.shapes.items()}
-        if rows:
-            buffer.add(**fields)
+    offloading = ReplayBuffer(100, OffloadingTransitions.none(SCENARIO))
+    caching = ReplayBuffer(100, CachingTransitions.none(SCENARIO))
+    if rows:
+        offloading.add(random_rows(offloading, rows))
+        caching.add(random_rows(caching, rows))
     settings: dict = {
         "num_members": 2,
         "passes": 4,
@@ -60,7 +70,7 @@ def weights_by_sample(batches: TrainingStream) -> dict[float, list[float]]:
     found: dict[float, list[float]] = {}
     for batch in batches:
         for part in batch.offloading or ():
-            assert isinstance(part, WeightedTransitions)
+            assert part.weight is not None
             for reward, weight in zip(part.reward.T.tolist(), part.weight.T.tolist()):
                 for member, (one, its) in enumerate(zip(reward, weight)):
                     entry = found.setdefault(one, [0.0] * len(reward))
@@ -79,8 +89,7 @@ def test_a_member_makes_the_same_of_a_transition_in_every_pass_after_a_resume_an
         torch.manual_seed(0)
         part = stream(bootstrap_seed=4, num_members=3, held=held)
         assert weights_by_sample(part) == {reward: weights[held] for reward, weights in seen.items()}
-    rows = {name: torch.rand(90, *shape) for name, shape in whole.offloading.shapes.items()}
-    whole.offloading.add(**rows)  # 110 in all: the oldest 10 of 20 are forgotten
+    whole.offloading.add(random_rows(whole.offloading, 90))  # 110 in all: the oldest 10 of 20 are forgotten
     resumed = stream(rows=0, bootstrap_seed=4, num_members=3)
     resumed.offloading.load_state_dict(whole.offloading.state_dict())
     later = weights_by_sample(whole)
@@ -95,7 +104,7 @@ def test_without_a_bootstrap_seed_transitions_come_without_weights_and_a_single_
 ):
     batch = next(iter(stream()))
     assert batch.offloading is not None
-    assert not isinstance(next(iter(batch.offloading)), WeightedTransitions)
+    assert next(iter(batch.offloading)).weight is None
     alone = weights_by_sample(stream(bootstrap_seed=4, num_members=1))
     assert set(map(tuple, alone.values())) == {(1.0,)}
 

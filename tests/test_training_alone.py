@@ -1,6 +1,7 @@
 """Each model trains alone with a plain `Trainer` on any loader of transitions, and tells what is wrong with an item."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, Trai
 from hadrl_lightning.errors import HadrlError, NonFiniteError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.scenario import GIB
+from hadrl_lightning.simulator import CachingView, OffloadingView, vector_size
 from tests.test_set_world_model import transitions
 
 SCENARIO = Scenario(num_servers=2, num_users=6, cache_bytes=40 * GIB)
@@ -35,28 +37,13 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def caching(rows: int = 24) -> CachingTransitions:
     network = EdgeNetwork(SCENARIO, num_envs=rows, generator=generator())
-    seen = network.caching_observation()
+    seen = network.caching_view()
     action = 2 * torch.rand(rows, SCENARIO.caching_action_size, generator=generator()) - 1
     reward = torch.rand(rows, generator=generator())
-    return CachingTransitions(seen, action, reward, seen.clone(), (action > 0.9).float())
+    return CachingTransitions(seen, action, reward, seen.clone(), (action > 0.9).view(seen.cache.shape))
 
 
 CACHING = caching()
-
-
-class Rows(Sequence[Any]):
-    """A data set of single transitions, as a `DataLoader` takes it."""
-
-    def __init__(self, data: OffloadingTransitions | CachingTransitions) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data.reward)
-
-    def __getitem__(self, index: Any) -> Any:
-        if index >= len(self):
-            raise IndexError(index)
-        return type(self.data)(*(field[index] for field in self.data))
 
 
 class Items:
@@ -80,14 +67,14 @@ class Passes:
 
 def models() -> dict[str, tuple[LightningModule, Any]]:
     """A model of each kind, and a loader for it."""
-    sizes = (SCENARIO.offloading_observation_size, SCENARIO.offloading_action_size)
+    sizes = (vector_size(OffloadingView, SCENARIO), SCENARIO.offloading_action_size)
     small, set_small = (
         WorldModelSettings(ensemble_size=2, hidden_size=8),
         SetWorldModelSettings(ensemble_size=2),
     )
-    offloading = DataLoader(Rows(OFFLOADING), batch_size=8, shuffle=True)
-    decisions = DataLoader(Rows(CACHING), batch_size=8)
-    caching_sizes = (SCENARIO.caching_observation_size, SCENARIO.caching_action_size)
+    offloading = DataLoader(OFFLOADING, batch_size=8, shuffle=True)
+    decisions = DataLoader(CACHING, batch_size=8)
+    caching_sizes = (vector_size(CachingView, SCENARIO), SCENARIO.caching_action_size)
     flat = {
         "world_model": small,
         "ddpg": DDPGSettings(hidden_sizes=(8,)),
@@ -95,7 +82,7 @@ def models() -> dict[str, tuple[LightningModule, Any]]:
     }
     return {
         "WorldModel": (WorldModel(*sizes, small, generator=generator()), offloading),
-        "SetWorldModel": (SetWorldModel(2, 10, set_small, generator=generator()), offloading),
+        "SetWorldModel": (SetWorldModel(set_small, generator=generator()), offloading),
         "DDPG": (DDPG(*caching_sizes, DDPGSettings(hidden_sizes=(8,)), generator=generator()), decisions),
         "SetDDPG": (SetDDPG(SCENARIO, SetDDPGSettings(), generator=generator()), decisions),
         "HADRL": (HADRL(SCENARIO, set_world_model=set_small), Passes()),
@@ -147,7 +134,7 @@ def test_a_transition_with_a_number_that_is_none_is_refused(name: str, value: fl
     reward = data.reward.clone()
     reward[3] = value
     with pytest.raises(NonFiniteError, match=f"reward of the transitions must be finite, got {value}"):
-        fit(model, Items(data._replace(reward=reward)))
+        fit(model, Items(replace(data, reward=reward)))
 
 
 @pytest.mark.parametrize("name", ["WorldModel", "SetWorldModel", "DDPG", "SetDDPG"])
@@ -155,7 +142,7 @@ def test_transitions_of_other_sizes_are_refused(name: str) -> None:
     model, _ = models()[name]
     data = CACHING if "DDPG" in name else OFFLOADING
     with pytest.raises(ValueError, match=r"transitions must have shape \["):
-        fit(model, Items(data._replace(action=data.action[:, 1:])))
+        fit(model, Items(replace(data, action=data.action[:, 1:])))
 
 
 def log_latency_error(model: SetWorldModel, data: OffloadingTransitions) -> float:
@@ -167,7 +154,7 @@ def fine_tuned(model: SetWorldModel, data: OffloadingTransitions, steps: int = 6
     optimiser, draw = model.train().configure_optimizers(), generator(3)
     for _ in range(steps):
         index = torch.randint(len(data.reward), (16,), generator=draw)
-        loss = model.loss(OffloadingTransitions(*(field[index] for field in data)))
+        loss = model.loss(data[index])
         optimiser.zero_grad()
         loss.total.backward()
         model.clip_gradients_of_all()
@@ -198,11 +185,12 @@ def test_observing_new_data_before_a_trained_model_learns_from_it_makes_nothing_
 
 
 def test_weights_drawn_anew_take_up_the_scale_of_all_that_was_seen() -> None:
-    model = SetWorldModel(2, 10, SetWorldModelSettings(ensemble_size=1), generator=generator())
+    model = SetWorldModel(SetWorldModelSettings(ensemble_size=1), generator=generator())
     model.observe(OFFLOADING)
     model.loss(OFFLOADING)
     scale: Tensor = model.user_normaliser.scale.clone()
-    model.observe(OFFLOADING._replace(observation=OFFLOADING.observation * 3.0))
+    view = OFFLOADING.view
+    model.observe(replace(OFFLOADING, view=replace(view, input_bits=view.input_bits * 3.0)))
     assert torch.equal(model.user_normaliser.scale, scale)
     model.reset_parameters(generator())
     assert not torch.equal(model.user_normaliser.scale, scale)

@@ -3,17 +3,18 @@
 import math
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
 from hadrl_lightning.data.passes import member_batches
-from hadrl_lightning.data.transitions import OffloadingTransitions, WeightedTransitions
+from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.nn import DynamicsEnsemble, EnsembleLinear, RewardNetwork, RunningNormaliser
 from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import batch_moments, merge
@@ -45,17 +46,6 @@ def world_model(settings: WorldModelSettings = SMALL, observed: int | None = 200
     if observed:
         model.observe(transitions(observed))
     return model
-
-
-class Rows(Dataset[OffloadingTransitions]):
-    def __init__(self, data: OffloadingTransitions) -> None:
-        self.data = data
-
-    def __len__(self) -> int:
-        return len(self.data.reward)
-
-    def __getitem__(self, index: int) -> OffloadingTransitions:
-        return OffloadingTransitions(*(field[index] for field in self.data))
 
 
 def quiet_trainer(tmp_path: Path, **changes: object) -> Trainer:
@@ -201,10 +191,10 @@ def test_the_loss_is_the_mean_over_batch_and_dimensions_and_the_sum_over_members
     losses = model.loss(batch)
     dynamics, reward = 0.0, 0.0
     for member in range(MEMBERS):
-        before = model.observation_normaliser.normalise(batch.observation[member])
+        before = model.observation_normaliser.normalise(batch.view[member])
         action = model.action_normaliser.normalise(batch.action[member])
         mean, log_var = model.dynamics(before[None], action[None], torch.tensor([member]))
-        change = batch.next_observation[member] - batch.observation[member]
+        change = batch.next_view[member] - batch.view[member]
         target = model.change_normaliser.normalise(change)
         dynamics += (0.5 * (log_var[0] + (mean[0] - target) ** 2 / log_var[0].exp())).mean().item()
         mean, log_var = model.reward(before, action)
@@ -219,40 +209,42 @@ def test_the_loss_is_the_mean_over_batch_and_dimensions_and_the_sum_over_members
 def test_a_batch_for_all_members_counts_as_the_same_batch_for_each(size: int) -> None:
     """A batch of one sample included: (1, 1) against (1) must not broadcast."""
     model, batch = world_model(), transitions(size, seed=1)
-    repeated = OffloadingTransitions(*(field.expand(MEMBERS, *field.shape) for field in batch))
+    repeated = batch.map(lambda value: value.expand(MEMBERS, *value.shape))
     for shared, each in zip(model.loss(batch), model.loss(repeated)):
         assert shared.shape == ()
         torch.testing.assert_close(shared, each)
 
 
-def test_a_weight_counts_for_the_ensemble_as_so_many_copies_and_for_the_reward_not_at_all() -> None:
+def test_a_weight_counts_for_the_ensemble_as_so_many_copies_and_for_the_reward_not_at_all(
+    as_installed: None,
+) -> None:
     model, batch = world_model(), transitions(4)
     weight = torch.tensor([2.0, 0.0, 1.0, 1.0])
-    copies = OffloadingTransitions(*(field[[0, 0, 2, 3]] for field in batch))
-    weighted = model.loss(WeightedTransitions(*batch, weight))
+    copies = batch[torch.tensor([0, 0, 2, 3])]
+    weighted = model.loss(replace(batch, weight=weight))
     torch.testing.assert_close(weighted.dynamics, model.loss(copies).dynamics)
     torch.testing.assert_close(weighted.reward, model.loss(batch).reward)
     torch.testing.assert_close(weighted.dynamics_error, model.loss(batch).dynamics_error)
-    by_member = OffloadingTransitions(*(field.expand(MEMBERS, *field.shape) for field in batch))
+    by_member = batch.map(lambda value: value.expand(MEMBERS, *value.shape))
     only = torch.zeros(MEMBERS, 4)
     only[1] = weight
     model.zero_grad()
-    model.loss(WeightedTransitions(*by_member, only)).total.backward()
+    model.loss(replace(by_member, weight=only)).total.backward()
     gradient = model.dynamics.head.weight.grad
     assert gradient is not None
     assert [bool(one.any()) for one in gradient] == [member == 1 for member in range(MEMBERS)]
     with pytest.raises(ValueError, match=r"weight must have shape \[1, 4\] as the reward, got \[1, 3\]"):
-        model.loss(WeightedTransitions(*batch, weight[:3]))
+        model.loss(replace(batch, weight=weight[:3]))
 
 
-def test_batches_of_wrong_shape_are_refused() -> None:
+def test_batches_of_wrong_shape_are_refused(as_installed: None) -> None:
     model = world_model()
     batch = transitions(5)
     for wrong in (transitions(MEMBERS + 1, 5), transitions(), transitions(MEMBERS, 2, 5)):
         with pytest.raises(ValueError, match=r"transitions must have shape \[b, …\] or \[4, b, …\]"):
             model.loss(wrong)
     with pytest.raises(ValueError, match="transitions must have shape"):
-        model.loss(batch._replace(reward=batch.reward[:, None]))
+        model.loss(replace(batch, reward=batch.reward[:, None]))
 
 
 def test_members_learn_from_their_own_rows_only() -> None:
@@ -260,8 +252,8 @@ def test_members_learn_from_their_own_rows_only() -> None:
     model.loss(batch).total.backward()
     before = model.dynamics.first.weight.grad.clone()  # type: ignore[union-attr]
     model.zero_grad()
-    changed = batch._replace(next_observation=batch.next_observation.clone())
-    changed.next_observation[2] += 1
+    changed = replace(batch, next_view=batch.next_view.clone())
+    changed.next_view[2] += 1
     model.loss(changed).total.backward()
     same = (model.dynamics.first.weight.grad == before).flatten(1).all(dim=1)  # type: ignore[union-attr]
     assert same.tolist() == [True, True, False, True]
@@ -293,7 +285,7 @@ def test_it_rolls_each_member_along_its_own_mean(normalise_reward: bool, members
     settings = WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16, normalise_reward=normalise_reward)
     model = world_model(settings)
     assert isinstance(model, PlanningModel)
-    observation = transitions(2, seed=4).observation
+    observation = transitions(2, seed=4).view
     action = 2 * torch.rand(2, 3, 4, ACTED, generator=generator(5)) - 1
     predictions = list(rollout(model, observation, action, members))
     for i, member in enumerate(range(MEMBERS) if members is None else members.tolist()):
@@ -321,7 +313,7 @@ def test_a_constant_dimension_stays_where_it_is_scaled_and_harms_no_plan() -> No
     model = world_model()
     assert model.change_normaliser.std[-2:].tolist() == [1.0, 1.0]
     plan = CEMPlanner(ACTED, published_planner(plan_horizon=2, n_candidates=20, top_candidates=4)).plan(
-        model, transitions(2, seed=4).observation, generator()
+        model, transitions(2, seed=4).view, generator()
     )
     assert plan.num_nonfinite.tolist() == [0, 0]
     assert plan.free_energy.total.isfinite().all()
@@ -331,9 +323,9 @@ def test_bfloat16_autocast_learns_and_plans_with_statistics_in_float32() -> None
     model, batch = world_model(), transitions(6, seed=1)
     with torch.autocast("cpu", torch.bfloat16):
         losses = model.loss(batch)
-        prediction, after = model.step(model.start(batch.observation, 2), batch.action.repeat(2, 1))
+        prediction, after = model.step(model.start(batch.view, 2), batch.action.repeat(2, 1))
         plan = CEMPlanner(ACTED, published_planner(plan_horizon=2, n_candidates=40, top_candidates=4)).plan(
-            model, batch.observation, generator()
+            model, batch.view, generator()
         )
     losses.total.backward()
     exact = model.loss(batch)
@@ -355,14 +347,14 @@ def test_observing_keeps_the_best_reward_and_the_statistics_of_all_transitions()
     model.observe(first)
     model.observe(second)
     assert model.best_reward == max(first.reward.max(), second.reward.max())
-    observed = torch.cat((first.observation, second.observation.flatten(0, 1))).double()
+    observed = torch.cat((first.view, second.view.flatten(0, 1))).double()
     torch.testing.assert_close(model.observation_normaliser.mean, observed.mean(dim=0))
     assert model.change_normaliser.count == model.reward_normaliser.count == 70
 
 
 def test_it_trains_alone_with_a_plain_trainer_and_learns(tmp_path: Path) -> None:
     model = WorldModel(OBSERVED, ACTED, SMALL, generator=generator())
-    loader = DataLoader(Rows(transitions(300)), batch_size=50, shuffle=True, generator=generator())
+    loader = DataLoader(transitions(300), batch_size=50, shuffle=True, generator=generator())
     test = transitions(50, seed=7)
     trainer = quiet_trainer(tmp_path, max_epochs=30)
     with warnings.catch_warnings():

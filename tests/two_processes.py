@@ -21,7 +21,7 @@ class Compare(Callback):
         data: Any = trainer.datamodule
         own = {
             "weights": dict(pl_module.state_dict()),
-            "actions": data.offloading_buffer.contents()["action"],
+            "actions": data.offloading_buffer.contents().action,
         }
         ranks: list[Any] = [None] * trainer.world_size
         distributed.all_gather_object(ranks, own)

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.optim import Optimizer
 
-from hadrl_lightning.agents.loader_items import check_finite, check_item, check_shapes
+from hadrl_lightning.agents.loader_items import check_finite, check_item, check_rows
 from hadrl_lightning.agents.optimisers import ResumedAdam
-from hadrl_lightning.data.transitions import CachingTransitions
+from hadrl_lightning.data.transitions import CachingTransitions, Transitions
 from hadrl_lightning.distributed.members import SharesRows
 from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES, Actor, Critic
+from hadrl_lightning.simulator import Seen, to_vector
 from hadrl_lightning.typed import typed
 
 
@@ -78,15 +79,16 @@ class DDPG(LightningModule, SharesRows):
     Episodes end by truncation, never by termination: there is a next state after the last decision too, so
     the target always bootstraps, r + discount·Q′(s′, μ′(s′)).
 
-    Observations enter as they come, as published, although some of the published ones are large (remaining
-    cache in 10⁹ bit, up to some 1400): networks that normalise can be passed in.
+    Its networks see vectors: a view becomes one here (`read`). The numbers enter as they come, as published, although
+    some of the published ones are large (remaining cache in 10⁹ bit, up to some 1400): networks that normalise can be
+    passed in.
 
-    Variants pass other networks (`actor`: observation → action; `critic`: observation, action → value; of any
-    size) and override how a decision is made (`decide`), what the critic takes as done (`executed`), and
-    `actor_loss`.
+    Variants pass other networks (`actor`: what is seen → action; `critic`: what is seen, what is done → value; of any
+    size) and override what they see (`read`), how a decision is made (`decide`), what the critic takes as done
+    (`executed`), and `actor_loss`.
 
     Args:
-        observation_size: numbers in a caching observation.
+        observation_size: numbers in the vector of a caching view.
         action_size: numbers in a caching action, servers × services.
         settings: hyper-parameters.
         actor: replaces the published actor.
@@ -121,61 +123,71 @@ class DDPG(LightningModule, SharesRows):
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
 
-    def forward(self, observation: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """As `act`, but with gradients."""
-        if observation.ndim == 0 or observation.shape[-1] != self.observation_size:
-            found = list(observation.shape)
-            raise ValueError(f"observation must have shape [..., {self.observation_size}], got {found}")
-        return self.decide(observation, self.actor, self.critic)
-
-    @torch.no_grad()
-    def act(
-        self, observation: Float[Tensor, "..."], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "..."]:
-        """The decision without exploration: action `[..., action_size]` in [−1, 1] at observation
-        `[..., observation_size]`. Variants that search may draw from the generator.
+    def read(self, seen: Seen) -> Any:
+        """What actor and critic see: the one place where a view becomes a vector.
 
         Raises:
-            ValueError: an observation of another size.
+            ValueError: it is of another size.
         """
-        return self(observation)
+        vector = to_vector(seen)
+        if vector.ndim == 0 or vector.shape[-1] != self.observation_size:
+            found = list(vector.shape)
+            raise ValueError(f"observation must have shape [..., {self.observation_size}], got {found}")
+        return vector
+
+    def forward(self, seen: Seen) -> Float[Tensor, "..."]:
+        """As `act`, but with gradients."""
+        return self.decide(self.read(seen), self.actor, self.critic)
 
     @torch.no_grad()
-    def explore(
-        self, observation: Float[Tensor, "batch observation"], noise: float, generator: torch.Generator
-    ) -> Float[Tensor, "batch action"]:
+    def act(self, seen: Seen, generator: torch.Generator | None = None) -> Float[Tensor, "..."]:
+        """The decision without exploration: action `[..., action_size]` in [−1, 1].
+
+        Args:
+            seen: a view, or the vector of one, `[..., observation_size]`.
+            generator: variants that search may draw from it.
+
+        Raises:
+            ValueError: something of another size.
+        """
+        return self(seen)
+
+    @torch.no_grad()
+    def explore(self, seen: Seen, noise: float, generator: torch.Generator) -> Float[Tensor, "batch action"]:
         """The decision plus Gaussian noise of standard deviation `noise`, clipped to [−1, 1], as published."""
-        action = self(observation)
+        action = self(seen)
         drawn = torch.randn(action.shape, generator=generator, device=generator.device)
         return (action + noise * drawn.to(action)).clamp(-1, 1)
 
-    def decide(
-        self, observation: Float[Tensor, "*rows observation"], actor: nn.Module, critic: nn.Module
-    ) -> Float[Tensor, "*rows action"]:
-        """The decision of an actor and a critic, trained or target ones. Published: the actor's, as it is."""
-        return actor(observation)
+    def decide(self, read: Any, actor: nn.Module, critic: nn.Module) -> Float[Tensor, "*rows action"]:
+        """The decision of an actor and a critic, trained or target ones, on what was `read`.
 
-    def executed(self, batch: CachingTransitions) -> Float[Tensor, "batch action"]:
+        Published: the actor's, as it is.
+        """
+        return actor(read)
+
+    def executed(self, batch: Any) -> Tensor:
         """What the critic takes as done. Published: the raw action, not the cache that it decoded to."""
         return batch.action
 
     @torch.no_grad()
-    def target_value(self, batch: CachingTransitions) -> Float[Tensor, " own"]:
+    def target_value(self, batch: Transitions) -> Float[Tensor, " own"]:
         """r + discount·Q′(s′, μ′(s′)) by the target networks, bootstrapped at every transition of this rank."""
         own = self.data_share.rows(batch)
-        next_action = self.decide(own.next_observation, self.target_actor, self.target_critic)
-        return own.reward + self.settings.discount * self.target_critic(own.next_observation, next_action)
+        following = self.read(own.next_view)
+        next_action = self.decide(following, self.target_actor, self.target_critic)
+        return own.reward + self.settings.discount * self.target_critic(following, next_action)
 
-    def critic_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
+    def critic_loss(self, batch: Transitions) -> Float[Tensor, ""]:
         """Mean squared difference between the critic's value and the target value: this rank's part of it."""
         target, own = self.target_value(batch), self.data_share.rows(batch)
-        weight = self.data_share.weight(len(batch.reward))
-        return weight * mse_loss(self.critic(own.observation, self.executed(own)), target)
+        weight = self.data_share.weight(len(batch))
+        return weight * mse_loss(self.critic(self.read(own.view), self.executed(own)), target)
 
-    def actor_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
+    def actor_loss(self, batch: Transitions) -> Float[Tensor, ""]:
         """Minus the critic's mean value of the actor's action: this rank's part of it."""
-        own, weight = self.data_share.rows(batch), self.data_share.weight(len(batch.reward))
-        return -weight * self.critic(own.observation, self.actor(own.observation)).mean()
+        seen, weight = self.read(self.data_share.rows(batch).view), self.data_share.weight(len(batch))
+        return -weight * self.critic(seen, self.actor(seen)).mean()
 
     @torch.no_grad()
     def update_targets(self) -> None:
@@ -188,7 +200,7 @@ class DDPG(LightningModule, SharesRows):
 
     def update(
         self,
-        batch: CachingTransitions,
+        batch: Transitions,
         actor_optimizer: Optimizer | LightningOptimizer,
         critic_optimizer: Optimizer | LightningOptimizer,
         backward: Callable[[Tensor], None],
@@ -196,7 +208,7 @@ class DDPG(LightningModule, SharesRows):
         """One gradient update in the paper's order: critic, actor at the new critic, target networks.
 
         Args:
-            batch: fields of shape `[batch, …]`.
+            batch: rows `[batch]`; for the published networks any `Transitions` do.
             actor_optimizer: holds the actor's parameters.
             critic_optimizer: holds the critic's parameters.
             backward: the root module's `manual_backward`, or `Tensor.backward`.
@@ -216,8 +228,7 @@ class DDPG(LightningModule, SharesRows):
             HadrlError: the loader gives something else, of other sizes, or a number that is none.
         """
         check_item(batch, CachingTransitions)
-        sizes = {"observation": self.observation_size, "action": self.action_size}
-        check_shapes(batch, {**sizes, "next_observation": self.observation_size, "cache": self.action_size})
+        check_rows(batch, self.action_size)
         check_finite(batch)
         optimizers = self.optimizers()
         assert isinstance(optimizers, list), "there are always the two of configure_optimizers"

@@ -14,18 +14,17 @@ from torch.optim import Optimizer
 
 from hadrl_lightning.agents.ddpg import DDPG, DDPGSettings
 from hadrl_lightning.agents.loader_items import check_item
-from hadrl_lightning.agents.seen import SeenRanges, ranges_of_observation
+from hadrl_lightning.agents.seen import SeenRanges, ranges_of_view
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings
 from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.agents.stored import StoredAgent
 from hadrl_lightning.agents.trainer_limits import check_trainer
 from hadrl_lightning.agents.views import (
-    as_observation,
     check_caching_view,
     check_network,
     check_offloading_view,
     check_plan,
-    check_size,
+    check_sizes,
     check_weights,
 )
 from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
@@ -37,9 +36,11 @@ from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
     CachingPolicy,
+    CachingView,
     EdgeNetwork,
     Episode,
     OffloadingPolicy,
+    OffloadingView,
     Use,
     decode_caching,
     decode_offloading,
@@ -50,6 +51,7 @@ from hadrl_lightning.simulator import (
     run_episode,
     vector_size,
 )
+from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER
 from hadrl_lightning.typed import typed
 
 Level = Literal["flat", "set"]
@@ -74,7 +76,7 @@ class HADRL(StoredAgent):
     The published algorithm is `HADRL.from_config("es2.yaml", "published.yaml")`.
 
     The fast level learns from every user's measured latency in every slot where its model is structured, and from the
-    observation that follows; agents without a world model (`baselines.learners`, Stable-Baselines3) learn from one
+    view that follows; agents without a world model (`baselines.learners`, Stable-Baselines3) learn from one
     reward a slot.
 
     Each level has two kinds of model. `flat` is the published one, over vectors. `set` has the structure of the problem
@@ -144,8 +146,9 @@ class HADRL(StoredAgent):
         generator = make_generator(seed, Use.INITIAL_WEIGHTS)
         self.world_model: WorldModel | SetWorldModel
         if fast_level == "set":
-            sizes = (scenario.num_servers, scenario.num_services)
-            self.world_model = SetWorldModel(*sizes, set_world_model, generator=generator)
+            self.world_model = SetWorldModel(
+                set_world_model, view=offloading_view_of(scenario), generator=generator
+            )
         else:
             seen = vector_size(offloading_view_of(scenario), scenario)
             sizes = (seen, scenario.offloading_action_size)
@@ -153,7 +156,7 @@ class HADRL(StoredAgent):
         if slow_level == "set":
             self.ddpg: DDPG = SetDDPG(scenario, set_ddpg, generator=generator)
         else:
-            sizes = (scenario.caching_observation_size, scenario.caching_action_size)
+            sizes = (vector_size(CachingView, scenario), scenario.caching_action_size)
             self.ddpg = DDPG(*sizes, ddpg, generator=generator)
         self.planner = self.make_planner(planner)
         self.plan_by: PlanFunction = plan_alone
@@ -190,18 +193,15 @@ class HADRL(StoredAgent):
             self.world_model.check_planner(settings.form, settings.plan_horizon)
         except ValueError as error:
             raise HadrlError(f"{name}.{error}") from error
-        scenario = self.scenario
+        return self._planner_of(self.scenario, settings)
+
+    def _planner_of(self, scenario: Scenario, settings: PlannerSettings) -> CEMPlanner:
         users = max(1, scenario.num_users)  # for nobody nothing is planned
-        return CEMPlanner(
-            3 * users,
-            settings,
-            num_users=users,
-            num_targets=scenario.num_servers,
-        )
+        return CEMPlanner(3 * users, settings, num_users=users, num_targets=scenario.num_servers)
 
     def plan(
         self,
-        observation: Float[Tensor, "batch observation"],
+        view: OffloadingView,
         planner: CEMPlanner,
         generator: torch.Generator,
         warm_start: Plan | None = None,
@@ -210,57 +210,92 @@ class HADRL(StoredAgent):
         """Plan the coming slot of every network with the present world model.
 
         Args:
-            observation: as `EdgeNetwork.offloading_observation` gives it.
+            view: as `EdgeNetwork.offloading_view` gives it.
             planner: one of `make_planner`.
             generator: the only source of randomness.
             warm_start: the plan of the slot before.
             alike: whether all networks draw the same numbers.
 
         Raises:
-            HadrlError: an observation of another number of users.
+            HadrlError: a view of another number of users than the planner's.
         """
-        check_size(observation, self.scenario)
+        users = view.requests.shape[-1]
+        if 3 * users != planner.action_size:
+            raise HadrlError(
+                f"offloading observation must be of {planner.num_users} users, got one of {users} users"
+            )
         best_reward = float(self.world_model.best_reward)
-        return self.plan_by(
-            planner, self.world_model, observation, generator, warm_start, best_reward, alike=alike
-        )
+        return self.plan_by(planner, self.world_model, view, generator, warm_start, best_reward, alike=alike)
 
-    def allocate(self, observation: Any, seed: int | None = None) -> Allocation:
-        """Decide on a slot without exploration: a function of each network's own observation and of the seed.
+    def decide(self, view: OffloadingView, seed: int | None = None) -> Allocation:
+        """Decide on a slot without exploration: a function of each network's own view and of the seed.
 
         Args:
-            observation: as `EdgeNetwork.offloading_observation` gives it, for the users of the agent's scenario: a
-                tensor, an array or lists, of any number format.
+            view: as `EdgeNetwork.offloading_view` or `OffloadingView.of` gives it; where the world model is structured,
+                with any number of servers, users and services.
             seed: of the plan's draws; None: the agent's.
 
         Returns:
             Targets and shares, [B, U]; empty ones for no users or no networks.
 
         Raises:
-            NonFiniteError: a number of the observation, a weight or the plan is infinite or none.
-            HadrlError: an observation of another number of users, a service that is not there, a negative size.
+            NonFiniteError: a number of the view, a weight or the plan is infinite or none.
+            HadrlError: a service that is not there, a negative size, or other numbers than the agent's scenario has of
+                servers, users or services where the world model is flat.
         """
-        return self._decide(observation, self.seed if seed is None else seed)[0]
+        return self._decide(view, self.seed if seed is None else seed)[0]
 
     def _decide(
-        self, observation: Any, seed: int, warm_start: Plan | None = None
+        self, view: OffloadingView, seed: int, warm_start: Plan | None = None
     ) -> tuple[Allocation, Plan | None]:
-        """As `allocate`, and the plan; none where there is nobody to plan for."""
-        observation = as_observation(observation)
-        check_offloading_view(observation, self.scenario, self.physics)
-        if not self.scenario.num_users or not len(observation):
-            nobody = observation.new_zeros(len(observation), self.scenario.num_users, dtype=torch.long)
-            return equal_shares(self.scenario, nobody, observation.dtype), None
+        """As `decide`, and the plan; none where there is nobody to plan for."""
+        view = view.to(self.device, torch.float32)
+        check_offloading_view(view, self.physics)
+        scenario, planner = self._of_sizes(view)
+        if not scenario.num_users or not len(view):
+            return equal_shares(scenario, view.requests, view.dtype), None
         check_weights(self.world_model, "world_model")
-        self.tell_outside(ranges_of_observation(observation, self.scenario, self.physics))
-        plan = self.plan(observation, self.planner, make_generator(seed, Use.PLAY), warm_start, alike=True)
+        self.tell_outside(ranges_of_view(view, self.physics))
+        plan = self.plan(view, planner, make_generator(seed, Use.PLAY), warm_start, alike=True)
         action = plan.action.float()
         check_plan(action, plan.free_energy.total)
-        return decode_offloading(self.scenario, action, self.physics), plan
+        return decode_offloading(scenario, action, self.physics), plan
 
-    def decide_caching(self, network: EdgeNetwork, action: Float[Tensor, "batch action"]) -> CachingDecision:
+    def _of_sizes(self, view: OffloadingView) -> tuple[Scenario, CEMPlanner]:
+        """The scenario and the planner with as many servers, users and services as are seen."""
+        sizes = view.sizes()
+        scenario = self.scenario.resized(sizes[SERVER], sizes[USER], sizes[SERVICE])
+        if scenario is self.scenario:
+            return scenario, self.planner
+        if not isinstance(self.world_model, SetWorldModel):
+            check_sizes("offloading observation", view, self.scenario, "flat models act on no other")
+        return scenario, self._planner_of(scenario, self.planner.settings)
+
+    def place(self, view: CachingView, seed: int | None = None, decision: int = 0) -> Bool[Tensor, "..."]:
+        """Decide on the caches of a frame without exploration: a function of each network's own view and of the seed.
+
+        Args:
+            view: as `EdgeNetwork.caching_view` or `CachingView.of` gives it; of the servers and services of the agent's
+                scenario, whose storage no view tells (`for_scenario` takes an agent to others).
+            seed: of the search's draws; None: the agent's.
+            decision: how many decisions the episode had before: each searches by draws of its own.
+
+        Returns:
+            What every server shall hold, bool [B, S, K].
+
+        Raises:
+            NonFiniteError: a number of the view, a weight or the decision is infinite or none.
+            HadrlError: caches of other numbers or sizes than those of the agent's scenario.
+        """
+        view = view.to(self.device, torch.float32)
+        check_caching_view(view, self.scenario, self.physics)
+        check_weights(self.ddpg, "ddpg")
+        generator = make_generator(self.seed if seed is None else seed, Use.PLAY, decision)
+        return self.decide_caching(view, self.ddpg.act(view, generator).float()).cache
+
+    def decide_caching(self, view: CachingView, action: Float[Tensor, "batch action"]) -> CachingDecision:
         """What an action of the caching agent stands for in every network."""
-        return CachingDecision(action, decode_caching(self.scenario, action, network.cache, self.physics))
+        return CachingDecision(action, decode_caching(self.scenario, action, view.cache, self.physics))
 
     def policies(self, seed: int | None = None) -> tuple[CachingPolicy, OffloadingPolicy]:
         """The trained agent without exploration as a policy for each level; `seed` is that of its draws.
@@ -281,12 +316,7 @@ class HADRL(StoredAgent):
 
         def caching(network: EdgeNetwork) -> Tensor:
             check_network(self.scenario, self.physics, network)
-            observation = network.caching_observation().float()
-            check_caching_view(observation, self.scenario, self.physics)
-            check_weights(self.ddpg, "ddpg")
-            generator = make_generator(seed, Use.PLAY, network.decision)
-            action = self.ddpg.act(observation, generator).float()
-            return self.decide_caching(network, action).cache
+            return self.place(network.caching_view(), seed, network.decision)
 
         before: tuple[EdgeNetwork, Plan] | None = None
 
@@ -295,7 +325,7 @@ class HADRL(StoredAgent):
             check_network(self.scenario, self.physics, network)
             goes_on = before is not None and before[0] is network and network.slot > 0
             start = before[1] if before is not None and goes_on else None
-            allocation, plan = self._decide(network.offloading_observation(), seed, start)
+            allocation, plan = self._decide(network.offloading_view(), seed, start)
             before = (network, plan) if plan is not None and self.planner.settings.warm_start else None
             return allocation
 
@@ -390,9 +420,9 @@ class HADRL(StoredAgent):
     def observe(self, transitions: OffloadingTransitions) -> None:
         """Take new transitions into the world model's normalisers and into the ranges seen; every rank has to call."""
         self.world_model.observe(transitions)
-        some = len(transitions.reward) > 0
-        observed = (transitions.observation, self.scenario, self.physics)
-        self.seen.include(ranges_of_observation(*observed) if some else {})
+        assert isinstance(transitions.view, OffloadingView)
+        some = len(transitions) > 0
+        self.seen.include(ranges_of_view(transitions.view, self.physics) if some else {})
 
     def on_train_epoch_start(self) -> None:
         """Start the world model anew, as published, if that is set."""

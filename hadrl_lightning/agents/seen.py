@@ -5,28 +5,24 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.distributed import MergedOverRanks, largest
-from hadrl_lightning.nn.set_encoder import read_observation
 from hadrl_lightning.ranges import NUMBERS, Ranges, shown
-from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import rules
+from hadrl_lightning.scenario import Physics
+from hadrl_lightning.simulator import OffloadingView, rules
 
 TOLERANCE = 1e-6
-"""Relative: observations are in single precision."""
+"""Relative: views are in single precision."""
 MOST_NAMED = 4
 """Numbers that a warning names."""
 
 
-def ranges_of_observation(
-    observation: Float[Tensor, "*rows observation"], scenario: Scenario, physics: Physics
-) -> Ranges:
-    """What offloading observations show of these numbers. Capacities `published` shows only less what was taken."""
-    seen = read_observation(observation, scenario.num_servers, scenario.num_services)
-    columns = {"input of a task": seen.user[..., 1] * 1e6, "cycles of a task": seen.user[..., 2] * 1e9}
+def ranges_of_view(view: OffloadingView, physics: Physics) -> Ranges:
+    """What views show of these numbers. Capacities `published` shows only less what was taken."""
+    columns = {"input of a task": view.input_bits, "cycles of a task": view.cycles}
     if rules(physics).shows_capacity:
-        columns["bandwidth_hz"] = seen.server[..., 1] * 1e5
-        columns["compute_hz"] = seen.server[..., 2] * 1e9
+        columns |= {"bandwidth_hz": view.bandwidth_hz, "compute_hz": view.compute_hz}
     ends = torch.stack([torch.stack((one.min(), one.max())) for one in columns.values()]).tolist()
-    return {name: (least, most) for name, (least, most) in zip(columns, ends)}
+    counts = {f"num_{axis}s": (float(length), float(length)) for axis, length in view.sizes().items()}
+    return {**counts, **{name: (least, most) for name, (least, most) in zip(columns, ends)}}
 
 
 class SeenRanges(MergedOverRanks):

@@ -1,8 +1,9 @@
 """The structured caching agent: DDPG that knows a cache is a set of services on a set of servers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -13,13 +14,21 @@ from torch.optim import Optimizer
 
 from hadrl_lightning.agents.cache_proposals import normal, propose_caches, settle
 from hadrl_lightning.agents.ddpg import DDPG, DDPGLosses, DDPGSettings
-from hadrl_lightning.agents.views import check_caching_view
-from hadrl_lightning.data.transitions import CachingTransitions
+from hadrl_lightning.agents.views import ELSEWHERE, check_caching_view, check_sizes
+from hadrl_lightning.data.transitions import Transitions
 from hadrl_lightning.distributed import Share
-from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic, read_caching_observation
+from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import Use, check_seed, fill_caches, make_generator
+from hadrl_lightning.simulator import (
+    CachingView,
+    Seen,
+    Use,
+    check_seed,
+    fill_caches,
+    make_generator,
+    vector_size,
+)
 from hadrl_lightning.typed import typed
 
 VALUE_DECIMALS = 5
@@ -134,7 +143,7 @@ class SetDDPG(DDPG):
     ) -> None:
         sizes = (scenario.storage_bits, scenario.usable_cache_bits)
         super().__init__(
-            scenario.caching_observation_size,
+            vector_size(CachingView, scenario),
             scenario.caching_action_size,
             settings,
             actor=SetActor(*sizes, settings.actor_width, generator),
@@ -152,38 +161,46 @@ class SetDDPG(DDPG):
 
     # Deciding ------------------------------------------------------------------------------------------------------
 
-    def forward(self, observation: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def read(self, seen: Seen) -> CachingView:
+        """The view, as it is: actor and critic see sets of servers and services.
+
+        Raises:
+            ValueError: it is no caching view, or one of other servers and services than the scenario's.
+        """
+        if not isinstance(seen, CachingView):
+            raise ValueError(
+                f"a structured caching agent decides on a CachingView, got a {type(seen).__name__}"
+            )
+        check_sizes("caching observation", seen, self.scenario, ELSEWHERE)
+        return seen
+
+    @property
+    def _pairs(self) -> tuple[int, int]:
+        return self.scenario.num_servers, self.scenario.num_services
+
+    def forward(self, seen: Seen) -> Float[Tensor, "..."]:
         """As `act`; a decision has no gradient."""
-        return self.act(observation)
+        return self.act(seen)
 
     @torch.no_grad()
-    def act(
-        self, observation: Float[Tensor, "..."], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "..."]:
-        """The decision without exploration at observation `[..., observation_size]`, 1 where held and −1 elsewhere.
+    def act(self, seen: Seen, generator: torch.Generator | None = None) -> Float[Tensor, "..."]:
+        """The decision without exploration on a `CachingView` `[...]`, server-major: 1 where held and −1 elsewhere.
 
         Args:
-            observation: as `EdgeNetwork.caching_observation` gives it.
+            seen: as `EdgeNetwork.caching_view` gives it.
             generator: of the proposals, the same for all rows. With others each time, decisions that follow each other
                 search in new directions, which an episode gains from; None: one of the setting `seed`.
 
         Raises:
-            ValueError: an observation of another size, or of caches of another size than the scenario's.
+            ValueError: something else than a caching view, or one of caches of another size than the scenario's.
             NonFiniteError: a number of it is infinite or none.
         """
-        self._check(observation)
-        check_caching_view(observation, self.scenario)
-        return self.decide(observation, self.actor, self.target_critic, generator)
-
-    def _check(self, observation: Tensor) -> None:
-        if observation.ndim == 0 or observation.shape[-1] != self.observation_size:
-            found = list(observation.shape)
-            raise ValueError(f"observation must have shape [..., {self.observation_size}], got {found}")
+        view = self.read(seen)
+        check_caching_view(view, self.scenario)
+        return self.decide(view, self.actor, self.target_critic, generator)
 
     @torch.no_grad()
-    def explore(
-        self, observation: Float[Tensor, "batch observation"], noise: float, generator: torch.Generator
-    ) -> Float[Tensor, "batch action"]:
+    def explore(self, seen: Seen, noise: float, generator: torch.Generator) -> Float[Tensor, "batch action"]:
         """The best of some proposals, with Gaussian noise of deviation `noise` on its ±1, made feasible and filled up.
 
         Before the first update, whose critic knows nothing and would have all networks hold about the same, the caches
@@ -192,23 +209,23 @@ class SetDDPG(DDPG):
         Returns:
             1 where a service is held and −1 elsewhere: `decode_caching` gives this very cache.
         """
+        view = self.read(seen)
         rounds = self.settings.explore_rounds
         few = self.settings.explore_proposals
         if self.num_updates == 0:
-            shape = (len(observation), self.scenario.num_servers, self.scenario.num_services)
-            wish = normal(shape, generator, observation)
+            wish = normal((len(view), *self._pairs), generator, view.demand)
             drawn = fill_caches(self.scenario, wish, wish > 0 if self._all_fits else None)
-            return _as_action(drawn, observation).flatten(-2)
-        best = self._search(observation, self.actor, self.target_critic, generator, few, rounds)
+            return _as_action(drawn, view.dtype).flatten(-2)
+        best = self._search(view, self.actor, self.target_critic, generator, few, rounds)
         if noise > 0:
-            drawn = normal(best.shape, generator, observation)
-            best = fill_caches(self.scenario, _as_action(best, observation) + noise * drawn)
-        return _as_action(best, observation).flatten(-2)
+            drawn = normal(best.shape, generator, view.demand)
+            best = fill_caches(self.scenario, _as_action(best, view.dtype) + noise * drawn)
+        return _as_action(best, view.dtype).flatten(-2)
 
     @torch.no_grad()
     def decide(
         self,
-        observation: Float[Tensor, "*rows observation"],
+        read: CachingView,
         actor: nn.Module,
         critic: nn.Module,
         generator: torch.Generator | None = None,
@@ -217,14 +234,14 @@ class SetDDPG(DDPG):
 
         What is held now stays, filled up, where that is worth nearly as much (`hysteresis`).
         """
-        rows = observation.reshape(-1, self.observation_size)
+        rows = read.demand.shape[:-1]
+        view = read.map(lambda value: value.reshape(-1, *value.shape[len(rows) :]))
         if self.settings.num_proposals == 1:
-            cache = fill_caches(self.scenario, self._wish(rows, actor))
+            cache = fill_caches(self.scenario, self._wish(view, actor))
         else:
             generator = generator or make_generator(self.settings.seed, Use.CACHING_DECISIONS)
-            cache = self._worth_switching(rows, self._settled(rows, actor, critic, generator), critic)
-        action = _as_action(cache, observation)
-        return action.reshape(*observation.shape[:-1], self.action_size)
+            cache = self._worth_switching(view, self._settled(view, actor, critic, generator), critic)
+        return _as_action(cache, view.dtype).reshape(*rows, self.action_size)
 
     def propose(
         self,
@@ -240,7 +257,7 @@ class SetDDPG(DDPG):
     @torch.no_grad()
     def _search(
         self,
-        observation: Float[Tensor, "batch observation"],
+        view: CachingView,
         actor: nn.Module,
         critic: nn.Module,
         generator: torch.Generator,
@@ -249,90 +266,83 @@ class SetDDPG(DDPG):
         among: Share | None = None,
     ) -> Bool[Tensor, "batch server service"]:
         """The best of some rounds of proposals."""
-        wish = self._wish(observation, actor)
+        wish = self._wish(view, actor)
         if num_proposals == 1:
             return fill_caches(self.scenario, wish)
-        best = fill_caches(self.scenario, self._held(observation))  # full, as all that the critic learns from
+        best = fill_caches(
+            self.scenario, view.cache.to(view.dtype)
+        )  # full, as all that the critic learns from
         for _ in range(rounds):
             proposed = self.propose(wish, num_proposals, generator, among=among)
             caches = torch.cat((proposed, best.unsqueeze(1)), dim=1)
-            value = self._values(observation, caches, critic)
+            value = self._values(view, caches, critic)
             best = caches[torch.arange(len(caches), device=caches.device), value.argmax(dim=1)]
-            wish = _as_action(best, observation)
+            wish = _as_action(best, view.dtype)
         return best
 
     @torch.no_grad()
     def _settled(
         self,
-        observation: Float[Tensor, "batch observation"],
+        view: CachingView,
         actor: nn.Module,
         critic: nn.Module,
         generator: torch.Generator,
     ) -> Bool[Tensor, "batch server service"]:
         """The best of where the changes of the best proposals end; the same proposals for all rows."""
-        wish, count = self._wish(observation, actor), self.settings.num_proposals
+        wish, count = self._wish(view, actor), self.settings.num_proposals
         proposed = self.propose(wish, count, generator, shared=True)
-        starts = self._values(observation, proposed, critic).topk(min(self.settings.num_starts, count), dim=1)
+        starts = self._values(view, proposed, critic).topk(min(self.settings.num_starts, count), dim=1)
         row = torch.arange(len(proposed), device=proposed.device)
-        held = fill_caches(self.scenario, self._held(observation))
+        held = fill_caches(self.scenario, view.cache.to(view.dtype))
         begun = torch.cat((proposed[row[:, None], starts.indices], held.unsqueeze(1)), dim=1)
-        ends = settle(
-            self.scenario, begun, lambda rows, caches: self._values(observation[rows], caches, critic)
-        )
-        return ends[row, self._values(observation, ends, critic).argmax(dim=1)]
+        ends = settle(self.scenario, begun, lambda rows, caches: self._values(view[rows], caches, critic))
+        return ends[row, self._values(view, ends, critic).argmax(dim=1)]
 
     @property
     def _all_fits(self) -> bool:
         """Whether every server could hold every service: full caches are then all the same."""
         return sum(self.scenario.storage_bits) <= min(self.scenario.usable_cache_bits)
 
-    def _wish(
-        self, observation: Float[Tensor, "batch observation"], actor: nn.Module
-    ) -> Float[Tensor, "batch server service"]:
+    def _wish(self, view: CachingView, actor: nn.Module) -> Float[Tensor, "batch server service"]:
         """The actor's action, or none without `use_actor`."""
-        shape = (len(observation), self.scenario.num_servers, self.scenario.num_services)
         if not self.settings.use_actor:
-            return observation.new_zeros(shape)
-        return actor(observation).to(observation.dtype).view(shape)
+            return view.demand.new_zeros(len(view), *self._pairs)
+        return actor(view).to(view.dtype)
 
     def _values(
         self,
-        observation: Float[Tensor, "batch observation"],
+        view: CachingView,
         caches: Bool[Tensor, "batch proposal server service"],
         critic: nn.Module,
     ) -> Float[Tensor, "batch proposal"]:
         """What a critic thinks of some caches of every row, to so many digits as decide; none is worse than −inf."""
-        flat = caches.flatten(2).to(observation.dtype)
-        seen = observation.unsqueeze(1).expand(-1, flat.shape[1], -1)
-        return critic(seen, flat).float().round(decimals=VALUE_DECIMALS).nan_to_num(nan=-inf)
-
-    def _held(self, observation: Float[Tensor, "batch observation"]) -> Float[Tensor, "batch server service"]:
-        return read_caching_observation(
-            observation, self.scenario.num_servers, self.scenario.num_services
-        ).cache
+        return (
+            critic(_for_each(view, caches.shape[1]), caches)
+            .float()
+            .round(decimals=VALUE_DECIMALS)
+            .nan_to_num(nan=-inf)
+        )
 
     def _worth_switching(
         self,
-        observation: Float[Tensor, "batch observation"],
+        view: CachingView,
         best: Bool[Tensor, "batch server service"],
         critic: nn.Module,
     ) -> Bool[Tensor, "batch server service"]:
         """The best caches where they are worth more than those held now by more than `hysteresis`."""
-        held = self._held(observation)
-        kept = fill_caches(self.scenario, held)
-        caches = torch.stack((best, kept), dim=1).flatten(2).to(observation.dtype)
-        value = critic(observation.unsqueeze(1).expand(-1, 2, -1), caches).float()
-        stays = (value[:, 0] - value[:, 1] <= self.settings.hysteresis) & (held > 0).any(dim=(1, 2))
+        kept = fill_caches(self.scenario, view.cache.to(view.dtype))
+        value = critic(_for_each(view, 2), torch.stack((best, kept), dim=1)).float()
+        stays = (value[:, 0] - value[:, 1] <= self.settings.hysteresis) & view.cache.any(dim=(1, 2))
         return torch.where(stays[:, None, None], kept, best)
 
     # Learning ------------------------------------------------------------------------------------------------------
 
-    def executed(self, batch: CachingTransitions) -> Float[Tensor, "batch action"]:
+    def executed(self, batch: Any) -> Bool[Tensor, "batch server service"]:
         """The cache that was executed."""
         return batch.cache
 
     @torch.no_grad()
-    def target_value(self, batch: CachingTransitions) -> Float[Tensor, " own"]:
+    def target_value(self, batch: Transitions) -> Float[Tensor, " own"]:
         """Normalised r + discount·Q′(s′, c′); c′ is Q′'s best of a few caches around the target actor's."""
         own = self.data_share.rows(batch)
         reward = self.rewards.normalise(own.reward.unsqueeze(-1)).squeeze(-1)
@@ -343,35 +353,33 @@ class SetDDPG(DDPG):
         networks = (self.target_actor, self.target_critic)
         among = self.data_share.of(len(batch.reward))
         generator = self._learn_generator(Use.CACHING_TARGETS)
-        cache = self._search(own.next_observation, *networks, generator, few, 1, among)
-        following = self.target_critic(own.next_observation, cache.flatten(1).to(reward.dtype))
-        return reward + discount * following
+        view = self.read(own.next_view)
+        cache = self._search(view, *networks, generator, few, 1, among)
+        return reward + discount * self.target_critic(view, cache)
 
-    def actor_loss(self, batch: CachingTransitions) -> Float[Tensor, ""]:
+    def actor_loss(self, batch: Transitions) -> Float[Tensor, ""]:
         """Cross-entropy between the actor's wishes and the caches that a search around them finds."""
-        observation = batch.observation[: self.settings.actor_rows]
-        among, weight = self.data_share.of(len(observation)), self.data_share.weight(len(observation))
-        observation = observation[among.items]
+        view = self.read(batch.view)[: self.settings.actor_rows]
+        among, weight = self.data_share.of(len(view)), self.data_share.weight(len(view))
+        view = view[among.items]
         few = self.settings.explore_proposals
         networks = (self.actor, self.target_critic)
         generator = self._learn_generator(Use.CACHING_LESSONS)
-        better = self._search(observation, *networks, generator, few, 1, among)
-        return weight * binary_cross_entropy_with_logits(
-            2 * self.actor.logits(observation), better.flatten(1).to(observation.dtype)
-        )
+        better = self._search(view, *networks, generator, few, 1, among)
+        return weight * binary_cross_entropy_with_logits(2 * self.actor.logits(view), better.to(view.dtype))
 
     def update(
         self,
-        batch: CachingTransitions,
+        batch: Transitions,
         actor_optimizer: Optimizer | LightningOptimizer,
         critic_optimizer: Optimizer | LightningOptimizer,
         backward: Callable[[Tensor], None],
     ) -> DDPGLosses:
         """One gradient update of critic, actor and target networks (see `DDPG.update`)."""
-        batch = batch._replace(reward=without_outliers(batch.reward))
+        batch = replace(batch, reward=without_outliers(batch.reward))
         self.rewards.update(batch.reward.unsqueeze(-1))
         for network in (self.actor, self.critic):
-            network.watch(batch.observation)
+            network.watch(self.read(batch.view))
         losses = super().update(batch, actor_optimizer, critic_optimizer, backward)
         self.num_updates += 1
         return losses
@@ -387,5 +395,10 @@ def without_outliers(reward: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]
     return reward.clamp(low - 2 * span, high + 2 * span) if span > 0 else reward
 
 
-def _as_action(cache: Tensor, like: Tensor) -> Tensor:
-    return cache.to(like.dtype) * 2 - 1
+def _as_action(cache: Tensor, dtype: torch.dtype) -> Tensor:
+    return cache.to(dtype) * 2 - 1
+
+
+def _for_each(view: CachingView, num_proposals: int) -> CachingView:
+    """The view of every row beside each of some caches of it."""
+    return view.map(lambda value: value.unsqueeze(1).expand(-1, num_proposals, *value.shape[1:]))

@@ -11,23 +11,15 @@ from torch import Tensor
 from hadrl_lightning.agents.derived_reward import derived_reward
 from hadrl_lightning.agents.optimisers import DecayingAdam
 from hadrl_lightning.agents.transition_model import TransitionModel, over_members
-from hadrl_lightning.data.transitions import AnyOffloadingTransitions
+from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
-from hadrl_lightning.nn.set_encoder import (
-    SERVER_FEATURES,
-    TOKEN_FEATURES,
-    USER_FEATURES,
-    Observed,
-    SetChange,
-    SharedResources,
-    compressed,
-    read_observation,
-    write_observation,
-)
+from hadrl_lightning.nn.set_encoder import SetChange, SharedResources, compressed
+from hadrl_lightning.nn.tokens import Numbers, TokenFields
 from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.planning.model import Prediction
+from hadrl_lightning.simulator import OffloadingView, Seen, View
 from hadrl_lightning.typed import typed
 
 Encoder = Literal["shared_resources", "deep_sets"]
@@ -77,8 +69,8 @@ class SetWorldModelSettings:
     """Norm that the gradient of all parameters together is clipped to; above 0."""
 
     change_weight: float = 0.1
-    """Weight of the likelihood of the next observation beside that of the latencies; 0 leaves it unlearnt, which does
-    for plans of one slot."""
+    """Weight of the likelihood of the next view beside that of the latencies; 0 leaves it unlearnt, which does for
+    plans of one slot."""
 
     def __post_init__(self) -> None:
         for name in ("ensemble_size", "hidden_size", "weight_size", "num_resources"):
@@ -119,19 +111,20 @@ class SetWorldModelLoss(NamedTuple):
 
 
 class SetRolloutState(NamedTuple):
-    """Where the rows of a plan are. The step to the next observation is only made when it is asked for."""
+    """Where the rows of a plan are. The step to what is seen next is only made when it is asked for."""
 
-    observation: Float[Tensor, "members_or_1 rows_or_networks observation"]
+    seen: Numbers
+    """Of `[members or 1, rows or networks]`."""
     num_candidates: int
-    """Rows that share one observation in turn."""
+    """Rows that share what is seen in turn."""
     action: Float[Tensor, "1 rows action"] | None
-    """The action whose effect on the observation is still to come."""
+    """The action whose effect on what is seen is still to come."""
     description: Float[Tensor, "members tokens description"]
     """Of every (row or network, user, server)."""
 
 
 class SetWorldModel(TransitionModel):
-    """Predicts every user's latency, and the next observation, from observation and action: an ensemble over users.
+    """Predicts every user's latency, and the next view, from view and action: an ensemble over users.
 
     The outcome of a slot is what the network measures anyway: each user's latency. `Prediction.mean` and `log_var` are
     of the users' *log latencies* in ln s (latency: a log-normal), and the reward is derived from them. The same weights
@@ -146,45 +139,44 @@ class SetWorldModel(TransitionModel):
     Trains alone with a plain `Trainer` on a loader of `OffloadingTransitions`, `[b, …]` for all members or `[members,
     b, …]`, or as a child of `HADRL`, which calls `observe` and `loss`; only the root module logs. Is a `PlanningModel`.
 
+    What is known of a user and of a server is what the view declares of them (`TokenFields`), in the scale of vectors.
+
     Args:
-        num_servers: S, to read observations and actions.
-        num_services: K, to read observations.
         settings: hyper-parameters.
+        view: the kind of view that it sees.
         generator: source of the initial parameters; None: the global one.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a view that no tokens can be made of.
     """
 
     settings: SetWorldModelSettings
 
     def __init__(
         self,
-        num_servers: int,
-        num_services: int,
         settings: SetWorldModelSettings = SetWorldModelSettings(),
         *,
+        view: type[View] = OffloadingView,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("num_servers", num_servers), ("num_services", num_services)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        self.num_servers = num_servers
-        self.num_services = num_services
         self.settings = settings
+        self.fields = TokenFields.of(view)
+        token, user, server = self.fields.token_size, len(self.fields.user), len(self.fields.server)
         self.resources: SharedResources | DeepSets
-        sizes = (settings.ensemble_size, settings.hidden_size, settings.weight_size)
+        sizes = (settings.ensemble_size, token, settings.hidden_size, settings.weight_size)
         if settings.encoder == "shared_resources":
             resources = (settings.num_resources, settings.num_common_resources)
             self.resources = SharedResources(*sizes, *resources, generator)
         else:
             self.resources = DeepSets(*sizes, generator)
-        self.change = SetChange(settings.ensemble_size, settings.weight_size, generator=generator)
-        self.user_normaliser = RunningNormaliser(USER_FEATURES)
-        self.server_normaliser = RunningNormaliser(SERVER_FEATURES)
-        self.user_change_normaliser = RunningNormaliser(USER_FEATURES)
-        self.server_change_normaliser = RunningNormaliser(SERVER_FEATURES)
+        self.change = SetChange(
+            settings.ensemble_size, token, user, server, settings.weight_size, generator=generator
+        )
+        self.user_normaliser = RunningNormaliser(user)
+        self.server_normaliser = RunningNormaliser(server)
+        self.user_change_normaliser = RunningNormaliser(user)
+        self.server_change_normaliser = RunningNormaliser(server)
         self.latency_normaliser = RunningNormaliser(1)
 
     @property
@@ -209,7 +201,7 @@ class SetWorldModel(TransitionModel):
     # --- what was seen -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def observe(self, transitions: AnyOffloadingTransitions, synchronise: bool = True) -> None:
+    def observe(self, transitions: OffloadingTransitions, synchronise: bool = True) -> None:
         """Takes transitions, `[…, n, …]`, into the normalisers and the best reward seen; each transition once.
 
         Args:
@@ -219,7 +211,7 @@ class SetWorldModel(TransitionModel):
         Raises:
             ValueError: wrong sizes, or values that are not finite.
         """
-        before, after = self._read(transitions.observation), self._read(transitions.next_observation)
+        before, after = self.fields.read(transitions.view), self.fields.read(transitions.next_view)
         latency = transitions.latency.clamp(min=MIN_LATENCY_S).log()
         self.user_normaliser.update(compressed(before.user), synchronise)
         self.server_normaliser.update(compressed(before.server), synchronise)
@@ -230,7 +222,7 @@ class SetWorldModel(TransitionModel):
 
     # --- learning ------------------------------------------------------------------------------------------------
 
-    def loss(self, transitions: AnyOffloadingTransitions) -> SetWorldModelLoss:
+    def loss(self, transitions: OffloadingTransitions) -> SetWorldModelLoss:
         """Negative log-likelihood of what was measured, constants left out, each transition times its weight if given.
 
         Args:
@@ -241,13 +233,14 @@ class SetWorldModel(TransitionModel):
         """
         batch = self._by_member(transitions)
         self.keep_scale()
-        before = self._read(batch.observation)
-        target, share = self._read_action(batch.action)
+        before = self.fields.read(batch.view)
+        num_servers = before.server.shape[-2]
+        target, share = _read_action(batch.action, num_servers)
         token = self._tokens_at(before, target)
         measured = batch.latency.clamp(min=MIN_LATENCY_S).log()
 
         description = self.resources.describe(token.flatten(1, 2))
-        mean, log_var = self.resources.combine(description, share.flatten(1, 2), target, self.num_servers)
+        mean, log_var = self.resources.combine(description, share.flatten(1, 2), target, num_servers)
         mean = mean + self._latency_offset(mean)
         latency = over_members(gaussian_nll(mean, log_var, measured), batch)
         change = latency.new_zeros(())
@@ -259,66 +252,52 @@ class SetWorldModel(TransitionModel):
         return SetWorldModelLoss(total, latency.detach(), change.detach(), error)
 
     def _change_loss(
-        self, batch: AnyOffloadingTransitions, before: Observed, token: Tensor, share: Tensor, target: Tensor
+        self, batch: OffloadingTransitions, before: Numbers, token: Tensor, share: Tensor, target: Tensor
     ) -> Float[Tensor, ""]:
-        after = self._read(batch.next_observation)
+        after = self.fields.read(batch.next_view)
         predicted = self.change(token, share, self._normal_server(before), target)
         user = self.user_change_normaliser.normalise(after.user - before.user)
         server = self.server_change_normaliser.normalise(after.server - before.server)
         user_loss = over_members(gaussian_nll(predicted[0], predicted[1], user), batch)
         return user_loss + over_members(gaussian_nll(predicted[2], predicted[3], server), batch)
 
-    def _by_member(self, transitions: AnyOffloadingTransitions) -> AnyOffloadingTransitions:
-        """Fields `[members, b, …]`, or `[1, b, …]` for a batch that all members share."""
+    def _by_member(self, transitions: OffloadingTransitions) -> OffloadingTransitions:
+        """Rows `[members, b]`, or `[1, b]` for a batch that all members share."""
         lead, num_users = list(transitions.reward.shape), transitions.latency.shape[-1]
-        fixed = self.num_servers * (self.num_services + SERVER_FEATURES)
-        size = fixed + USER_FEATURES * num_users
-        expected = {
-            "observation": size,
-            "action": 3 * num_users,
-            "next_observation": size,
-            "latency": num_users,
-        }
         members = [] if len(lead) == 1 else [self.num_members]
-        for name, numbers in expected.items():
-            found = list(getattr(transitions, name).shape)
-            if len(lead) not in (1, 2) or lead[:-1] != members or found != [*lead, numbers]:
+        sizes = {"action": [3 * num_users], "latency": [num_users]}
+        for part in ("view", "next_view"):
+            sizes |= {f"{part}.{field.name}": [num_users] for field in self.fields.user}
+        for name, value in transitions.tensors():
+            found = list(value.shape)
+            own = sizes.get(name, found[len(lead) :])
+            if len(lead) not in (1, 2) or lead[:-1] != members or found != [*lead, *own]:
                 raise ValueError(
-                    f"transitions must have shape [b, …] or [{self.num_members}, b, …] with {name} [{numbers}] for "
+                    f"transitions must have shape [b, …] or [{self.num_members}, b, …] with {name} {own} for "
                     f"{num_users} users, got {name} {found}, reward {lead}"
                 )
-        return transitions if members else type(transitions)(*(field[None] for field in transitions))
+        return transitions if members else transitions[None]
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def _read(self, observation: Float[Tensor, "*rows observation"]) -> Observed:
-        return read_observation(observation, self.num_servers, self.num_services)
+    def _normal_server(self, seen: Numbers) -> Float[Tensor, "*rows server number"]:
+        return self.server_normaliser.normalise(compressed(seen.server))
 
-    def _read_action(self, action: Float[Tensor, "*rows action"]) -> tuple[Tensor, Tensor]:
-        """Target server [.., U] and the two share actions [.., U, 2]."""
-        target, *shares = action.clamp(-1, 1).chunk(3, dim=-1)
-        server = ((target + 1) * (self.num_servers / 2)).nan_to_num(0).long().clamp(0, self.num_servers - 1)
-        return server, torch.stack(shares, dim=-1)
-
-    def _normal_user(self, observed: Observed) -> Float[Tensor, "*rows user 3"]:
-        return self.user_normaliser.normalise(compressed(observed.user))
-
-    def _normal_server(self, observed: Observed) -> Float[Tensor, "*rows server 3"]:
-        return self.server_normaliser.normalise(compressed(observed.server))
-
-    def _tokens(self, observed: Observed) -> Float[Tensor, "*rows user server 7"]:
+    def _tokens(self, seen: Numbers) -> Float[Tensor, "*rows user server number"]:
         """Every user at every server."""
-        shape = observed.holds.shape
-        user = self._normal_user(observed).unsqueeze(-2).expand(*shape, USER_FEATURES)
-        server = self._normal_server(observed).unsqueeze(-3).expand(*shape, SERVER_FEATURES)
-        return torch.cat((user, server, observed.holds.unsqueeze(-1) - 0.5), dim=-1)
+        holds = self.fields.holds(seen)
+        user = self.user_normaliser.normalise(compressed(seen.user)).unsqueeze(-2)
+        server = self._normal_server(seen).unsqueeze(-3)
+        both = [numbers.expand(*holds.shape, numbers.shape[-1]) for numbers in (user, server)]
+        return torch.cat((*both, holds.unsqueeze(-1) - 0.5), dim=-1)
 
     def _tokens_at(
-        self, observed: Observed, target: Int[Tensor, "*rows user"]
-    ) -> Float[Tensor, "*rows user 7"]:
+        self, seen: Numbers, target: Int[Tensor, "*rows user"]
+    ) -> Float[Tensor, "*rows user number"]:
         """Every user at its target server."""
-        index = target[..., None, None].expand(*target.shape, 1, TOKEN_FEATURES)
-        return self._tokens(observed).gather(-2, index).squeeze(-2)
+        tokens = self._tokens(seen)
+        index = target[..., None, None].expand(*target.shape, 1, tokens.shape[-1])
+        return tokens.gather(-2, index).squeeze(-2)
 
     def _latency_offset(self, like: Tensor) -> Tensor:
         """The mean log latency seen, so that the networks start near what they have to predict."""
@@ -327,19 +306,16 @@ class SetWorldModel(TransitionModel):
     # --- planning ------------------------------------------------------------------------------------------------
 
     def start(
-        self,
-        observation: Float[Tensor, "networks observation"],
-        num_candidates: int,
-        members: Int[Tensor, " m"] | None = None,
+        self, view: Seen, num_candidates: int, members: Int[Tensor, " m"] | None = None
     ) -> SetRolloutState:
         """The state of `num_candidates` rows for every network, network-major."""
-        return self._arrive(observation[None], num_candidates, members)
+        return self._arrive(self.fields.read(view)[None], num_candidates, members)
 
     def _arrive(
-        self, observation: Tensor, num_candidates: int, members: Int[Tensor, " m"] | None
+        self, seen: Numbers, num_candidates: int, members: Int[Tensor, " m"] | None
     ) -> SetRolloutState:
-        token = self._tokens(self._read(observation)).flatten(1, 3)
-        return SetRolloutState(observation, num_candidates, None, self.resources.describe(token, members))
+        token = self._tokens(seen).flatten(1, 3)
+        return SetRolloutState(seen, num_candidates, None, self.resources.describe(token, members))
 
     def step(
         self,
@@ -349,35 +325,33 @@ class SetWorldModel(TransitionModel):
     ) -> tuple[Prediction, SetRolloutState]:
         """What the members (None: all) predict of the actions in the state, and where each gets to."""
         if state.action is not None:
-            state = self._arrive(self._next_observation(state, members), 1, members)
-        target, share = self._read_action(action)
+            state = self._arrive(self._next(state, members), 1, members)
+        num_servers = state.seen.server.shape[-2]
+        target, share = _read_action(action, num_servers)
         rows, num_users = target.shape
         start = torch.arange(rows, device=action.device).div(state.num_candidates, rounding_mode="floor")
         user = torch.arange(num_users, device=action.device)
-        index = (start[:, None] * num_users + user) * self.num_servers + target
+        index = (start[:, None] * num_users + user) * num_servers + target
         description = state.description.index_select(1, index.flatten())
         mean, log_var = self.resources.combine(
-            description, share.flatten(0, 1)[None], target[None], self.num_servers, members
+            description, share.flatten(0, 1)[None], target[None], num_servers, members
         )
         mean = mean + self._latency_offset(mean)
         return Prediction(mean, log_var, *derived_reward(mean, log_var)), state._replace(action=action[None])
 
-    def _next_observation(
-        self, state: SetRolloutState, members: Int[Tensor, " m"] | None
-    ) -> Float[Tensor, "m rows observation"]:
-        """Each member's own trajectory: observation + mean change, the cache bits as they are."""
+    def _next(self, state: SetRolloutState, members: Int[Tensor, " m"] | None) -> Numbers:
+        """Each member's own trajectory: what is seen + mean change, the caches as they are."""
         assert state.action is not None
-        before = state.observation.repeat_interleave(state.num_candidates, dim=1)
-        observed = self._read(before)
-        target, share = self._read_action(state.action)
+        before = state.seen.map(lambda value: value.repeat_interleave(state.num_candidates, dim=1))
+        target, share = _read_action(state.action, before.server.shape[-2])
         target = target.expand(len(before), -1, -1)
-        token = self._tokens_at(observed, target)
+        token = self._tokens_at(before, target)
         change = self.change(
-            token, share.expand(len(before), -1, -1, -1), self._normal_server(observed), target, members
+            token, share.expand(len(before), -1, -1, -1), self._normal_server(before), target, members
         )
-        user = observed.user + self.user_change_normaliser.denormalise(change[0])
-        server = observed.server + self.server_change_normaliser.denormalise(change[2])
-        return write_observation(before.expand(len(user), -1, -1), user, server)
+        user = before.user + self.user_change_normaliser.denormalise(change[0])
+        server = before.server + self.server_change_normaliser.denormalise(change[2])
+        return Numbers(user, server, before.cache.expand(len(user), -1, -1, -1))
 
     def configure_optimizers(self) -> Any:
         """Adam over all parameters, its rate falling with the steps taken."""
@@ -388,3 +362,10 @@ class SetWorldModel(TransitionModel):
             settings.decay_steps,
             epsilon=settings.adam_epsilon,
         )
+
+
+def _read_action(action: Float[Tensor, "*rows action"], num_servers: int) -> tuple[Tensor, Tensor]:
+    """Target server [.., U] and the two share actions [.., U, 2]."""
+    target, *shares = action.clamp(-1, 1).chunk(3, dim=-1)
+    server = ((target + 1) * (num_servers / 2)).nan_to_num(0).long().clamp(0, num_servers - 1)
+    return server, torch.stack(shares, dim=-1)

@@ -13,11 +13,7 @@ from torch.optim import Optimizer
 
 from hadrl_lightning.agents.loader_items import check_finite, check_item
 from hadrl_lightning.agents.optimisers import ResumedAdam
-from hadrl_lightning.data.transitions import (
-    AnyOffloadingTransitions,
-    OffloadingTransitions,
-    WeightedTransitions,
-)
+from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.distributed.collectives import largest, summed
 from hadrl_lightning.distributed.members import clip_gradients, members_held
 from hadrl_lightning.distributed.shares import Share
@@ -42,7 +38,7 @@ class LearningSettings(Protocol):
 
 
 class TransitionModel(LightningModule):
-    """Base of models that learn from `OffloadingTransitions` (or `WeightedTransitions`).
+    """Base of models that learn from `OffloadingTransitions`.
 
     It trains alone, and keeps the best reward seen.
 
@@ -62,16 +58,16 @@ class TransitionModel(LightningModule):
         self.register_load_state_dict_pre_hook(_keeping_scale)
 
     @abstractmethod
-    def loss(self, transitions: AnyOffloadingTransitions) -> tuple[Tensor, ...]:
+    def loss(self, transitions: OffloadingTransitions) -> tuple[Tensor, ...]:
         """Losses of a batch; the first, `total`, carries the gradient."""
 
     @abstractmethod
-    def observe(self, transitions: AnyOffloadingTransitions, synchronise: bool = True) -> None:
+    def observe(self, transitions: OffloadingTransitions, synchronise: bool = True) -> None:
         """Takes transitions into the normalisers."""
 
     @abstractmethod
-    def _by_member(self, transitions: AnyOffloadingTransitions) -> AnyOffloadingTransitions:
-        """Fields with a dimension of members in front; refuses other shapes."""
+    def _by_member(self, transitions: OffloadingTransitions) -> OffloadingTransitions:
+        """Rows with a dimension of members in front; refuses other shapes."""
 
     def check_planner(self, form: Form, plan_horizon: int) -> None:
         """Raises a ValueError that begins with the setting's name where a planner asks what the model can't tell."""
@@ -136,7 +132,7 @@ class TransitionModel(LightningModule):
         with isolate_rng():
             self.observe_first(self.trainer.train_dataloader or ())
 
-    def observe_first(self, batches: Iterable[AnyOffloadingTransitions]) -> None:
+    def observe_first(self, batches: Iterable[OffloadingTransitions]) -> None:
         """Fits the normalisers to these batches, if nothing was observed before; every rank has to call.
 
         Raises:
@@ -145,20 +141,19 @@ class TransitionModel(LightningModule):
         if any(normaliser.count > 0 for normaliser in self.normalisers):
             return
         for batch in batches:
-            check_item(batch, OffloadingTransitions, WeightedTransitions)
+            check_item(batch, OffloadingTransitions)
             check_finite(batch)
             self._by_member(batch)
-            batch = type(batch)(*(field.to(self.device) for field in batch))
-            self.observe(batch, synchronise=False)
+            self.observe(batch.to(self.device), synchronise=False)
         self.synchronise()
 
-    def training_step(self, batch: AnyOffloadingTransitions, batch_idx: int) -> Tensor:
+    def training_step(self, batch: OffloadingTransitions, batch_idx: int) -> Tensor:
         """Loss of a batch; for training without `HADRL`.
 
         Raises:
             HadrlError: the loader gives something else, or a number that is none.
         """
-        check_item(batch, OffloadingTransitions, WeightedTransitions)
+        check_item(batch, OffloadingTransitions)
         check_finite(batch)
         losses: Any = self.loss(batch)
         if self.trainer.lightning_module is self:
@@ -188,7 +183,7 @@ class TransitionModel(LightningModule):
 
 
 def over_members(
-    losses: Float[Tensor, "member rows *numbers"], transitions: AnyOffloadingTransitions
+    losses: Float[Tensor, "member rows *numbers"], transitions: OffloadingTransitions
 ) -> Float[Tensor, ""]:
     """Mean over numbers and rows, each row times its weight if it has one; sum over members.
 
@@ -196,7 +191,7 @@ def over_members(
         ValueError: weights of another shape than the rewards.
     """
     by_row = losses.flatten(2).mean(dim=2)
-    if isinstance(transitions, WeightedTransitions):
+    if transitions.weight is not None:
         if transitions.weight.shape != transitions.reward.shape:
             expected, found = list(transitions.reward.shape), list(transitions.weight.shape)
             raise ValueError(f"weight must have shape {expected} as the reward, got {found}")

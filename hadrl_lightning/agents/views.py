@@ -3,22 +3,22 @@
 Nothing is decided silently about a number that is none, a service or server that is not there, or another network.
 """
 
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NoReturn
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hadrl_lightning.errors import HadrlError, NonFiniteError, shown
+from hadrl_lightning.errors import HadrlError, NonFiniteError
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
     CachingView,
     EdgeNetwork,
+    Field,
     OffloadingView,
+    Rules,
     View,
     fields_of,
-    from_vector,
     rules,
 )
 from hadrl_lightning.simulator.constants import constants
@@ -28,25 +28,10 @@ from hadrl_lightning.simulator.physics import RULES
 SIZES = ("num_servers", "num_users", "num_services")
 CAPACITY_TOLERANCE = 1e-3
 """Relative: by how much an observed cache may differ from the one of the agent's scenario."""
+ELSEWHERE = "for_scenario takes an agent there"
+"""What helps where a network has other sizes."""
 UNBOUNDED = ("best_reward",)
 """Buffers that may be infinite: nothing was seen yet."""
-
-
-class _Block(NamedTuple):
-    """Some numbers of an observation that mean the same."""
-
-    name: str
-    """With {} for the index within the block."""
-    size: int
-    least: float = 0.0
-    most: float = torch.finfo(torch.float32).max
-    whole: bool = False
-
-    def allowed(self) -> str:
-        """What a number may be, in words."""
-        if self.whole:
-            return f"a whole number from {self.least:.0f} to {self.most:.0f}"
-        return "finite" if self.least < 0 else "at least 0 and finite"
 
 
 def check_network(scenario: Scenario, physics: Physics, network: EdgeNetwork) -> None:
@@ -67,70 +52,42 @@ def check_network(scenario: Scenario, physics: Physics, network: EdgeNetwork) ->
         raise _wrong_network("storage_bits", scenario.storage_bits, other.storage_bits)
 
 
-def as_observation(observation: Any) -> Float[Tensor, "..."]:
-    """Numbers in whatever form and format in single precision, as agents compute.
+def check_offloading_view(view: OffloadingView, physics: Physics) -> None:
+    """Refuse what no network shows, of whatever size.
 
-    Raises:
-        HadrlError: they are none, or complex.
-    """
-    try:
-        found = torch.as_tensor(observation)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise HadrlError(
-            f"offloading observation must be of real numbers, got {shown(observation)}"
-        ) from error
-    if found.is_complex():
-        raise HadrlError(f"offloading observation must be of real numbers, got {found.dtype}")
-    return found.float()
-
-
-def check_offloading_view(observation: Tensor, scenario: Scenario, physics: Physics) -> None:
-    """Refuse what is no offloading observation of the scenario, `[networks, observation]`.
+    Args:
+        view: of some networks.
+        physics: what it may show.
 
     Raises:
         NonFiniteError: a number is infinite or none.
-        HadrlError: another number of users, a service that is not there, a cache bit other than 0 and 1, a negative
-            capacity, input or number of cycles.
+        HadrlError: fields of other shapes or types than each other, a service that is not there, a negative capacity,
+            input or number of cycles.
     """
-    check_size(observation, scenario)
-    _check_blocks("offloading observation", observation, _blocks(OffloadingView, scenario, physics))
+    _check_fields("offloading observation", view, [rules(physics)])
+    found = list(view.requests.shape)
+    if len(found) != 2:
+        raise HadrlError(f"offloading observation: requests must have shape [networks, user], got {found}")
 
 
-def check_size(observation: Tensor, scenario: Scenario) -> None:
-    """Refuse an offloading observation of another number of users.
-
-    Raises:
-        HadrlError: it is of another size.
-    """
-    size = scenario.offloading_observation_size
-    found = list(observation.shape)
-    if observation.ndim == 2 and found[1] == size:
-        return
-    users, rest = divmod(found[-1] - (size - 3 * scenario.num_users) if found else -1, 3)
-    of = f"of {users} users" if len(found) == 2 and users >= 0 and not rest else f"of shape {found}"
-    raise HadrlError(
-        f"offloading observation must have shape [networks, {size}], {scenario.num_users} users, got one {of}"
-    )
-
-
-def check_caching_view(observation: Tensor, scenario: Scenario, physics: Physics | None = None) -> None:
-    """Refuse what is no caching observation of the scenario, `[..., observation]`.
+def check_caching_view(view: CachingView, scenario: Scenario, physics: Physics | None = None) -> None:
+    """Refuse what no network of the scenario shows.
 
     Args:
-        observation: as `EdgeNetwork.caching_observation` gives it.
+        view: as `EdgeNetwork.caching_view` gives it, with any rows.
         scenario: the agent's.
         physics: how the remaining cache is to be read; None: either way.
 
     Raises:
         NonFiniteError: a number is infinite or none.
-        HadrlError: a cache bit other than 0 and 1, a negative demand, or caches of another size than the scenario's:
-            the decision would overfill them, or leave them empty.
+        HadrlError: a negative demand, another number of servers or services than the scenario's, or caches of another
+            size: the decision would overfill them, or leave them empty.
     """
     possible = list(RULES.values()) if physics is None else [rules(physics)]
-    _check_blocks("caching observation", observation, _blocks(CachingView, scenario, physics))
-    view = from_vector(CachingView, observation.detach().double(), scenario)
-    table = constants(scenario, observation.device, torch.float64)
-    left, usable = view.free_cache_bits, table.usable_cache_bits
+    _check_fields("caching observation", view, possible)
+    check_sizes("caching observation", view, scenario, ELSEWHERE)
+    table = constants(scenario, view.device, torch.float64)
+    left, usable = view.free_cache_bits.detach().double(), table.usable_cache_bits
     expected = [(one.fillable_bits(table, view.cache), one.of_cache(table)) for one in possible]
     wrong = torch.stack([(left - bits).abs() > CAPACITY_TOLERANCE * whole for bits, whole in expected]).all(
         dim=0
@@ -143,6 +100,21 @@ def check_caching_view(observation: Tensor, scenario: Scenario, physics: Physics
             f"({float(usable[server]) / 1e9:.6g} Gbit may be filled), got {float(left[place]) / 1e9:.6g} Gbit: "
             "for_scenario takes an agent to other caches"
         )
+
+
+def check_sizes(what: str, view: View, scenario: Scenario, otherwise: str) -> None:
+    """Refuse a view of other numbers of servers, users or services than the scenario's; `otherwise` says what helps.
+
+    Raises:
+        HadrlError: there is another number of them.
+    """
+    expected = sizes(scenario)
+    for axis, length in view.sizes().items():
+        if length != expected[axis]:
+            raise HadrlError(
+                f"{what} must be of the num_{axis}s of the agent's scenario ({expected[axis]}), "
+                f"got {length}: {otherwise}"
+            )
 
 
 def check_weights(module: nn.Module, name: str) -> None:
@@ -178,55 +150,56 @@ def check_plan(action: Float[Tensor, "networks action"], free_energy: Float[Tens
         raise NonFiniteError(f"offloading plan must be finite, got {bad:g} in network {network}")
 
 
-@lru_cache(maxsize=64)
-def _blocks(view: type[View], scenario: Scenario, physics: Physics | None) -> tuple[_Block, ...]:
-    """The numbers of an observation in their order; None allows what any physics does."""
-    possible = list(RULES.values()) if physics is None else [rules(physics)]
+def _check_fields(what: str, view: View, possible: list[Rules]) -> None:
+    """Refuse a view whose fields don't fit together, or with a value that none of these physics can show."""
+    try:
+        lengths = view.sizes()
+    except ValueError as error:
+        raise HadrlError(f"{what}: {error}") from error
     below_zero = frozenset().union(*(one.below_zero for one in possible))
-    blocks = []
-    for field in fields_of(view):
-        least, most = float(field.first), torch.finfo(torch.float32).max
-        if field.name in below_zero:
-            least = -most
-        if field.dtype == torch.bool:
-            most = 1.0
-        if field.of is not None:
-            most = field.first + sizes(scenario)[field.of] - 1.0
-        blocks.append(_Block(field.text, field.size(scenario), least, most, field.whole))
-    return tuple(blocks)
-
-
-@lru_cache(maxsize=64)
-def _bounds(blocks: tuple[_Block, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Least, largest and whether whole, for every number."""
-    rows = [(block.least, block.most, float(block.whole)) for block in blocks for _ in range(block.size)]
-    least, most, whole = torch.tensor(rows, dtype=torch.float32, device=device).view(-1, 3).unbind(1)
-    return least, most, whole.bool()
-
-
-def _check_blocks(
-    what: str, observation: Float[Tensor, "*rows observation"], blocks: tuple[_Block, ...]
-) -> None:
-    least, most, whole = _bounds(blocks, observation.device)
-    value = observation.detach().float()
-    wrong: Bool[Tensor, "*rows observation"] = ~((value >= least) & (value <= most)) | (
-        whole & (value != value.round())
-    )
-    if not bool(wrong.any()):
+    wrong = []
+    for field in fields_of(type(view)):
+        value = getattr(view, field.name).detach()
+        _check_type(what, field, value)
+        least, most = field.limits(lengths, field.name in below_zero)
+        numbers = value.float()
+        wrong.append(~(numbers.isfinite() & (numbers >= least) & (numbers <= most)))
+    if not bool(torch.stack([one.any() for one in wrong]).any()):
         return
+    for field, bad in zip(fields_of(type(view)), wrong, strict=True):
+        if bool(bad.any()):
+            _refuse(
+                what, field, getattr(view, field.name), bad, field.limits(lengths, field.name in below_zero)
+            )
+
+
+def _check_type(what: str, field: Field, value: Tensor) -> None:
+    if field.dtype is None and not value.is_floating_point():
+        raise HadrlError(f"{what}: {field.name} must be of a floating point type, got {value.dtype}")
+    if field.dtype is not None and value.dtype != field.dtype:
+        raise HadrlError(f"{what}: {field.name} must be of type {field.dtype}, got {value.dtype}")
+
+
+def _refuse(
+    what: str, field: Field, value: Tensor, wrong: Bool[Tensor, "..."], limits: tuple[float, float]
+) -> NoReturn:
+    """Name the first wrong entry, what it may be and what it is."""
     place = tuple(wrong.nonzero()[0].tolist())
-    index, found = place[-1], float(value[place])
-    for block in blocks:
-        if index < block.size:
-            break
-        index -= block.size
+    rows = len(place) - len(field.axes)
+    index = 0
+    for position, length in zip(place[rows:], value.shape[rows:], strict=True):
+        index = index * length + position
+    least, most = limits
+    allowed = "finite" if least == -torch.inf else f"at least {least:g} and finite"
+    if most < torch.inf:
+        allowed = f"{'a whole number ' if field.whole else ''}from {least:g} to {most:g}"
+    found = float(value[place])
     kind = HadrlError if abs(found) < torch.inf else NonFiniteError  # of NaN no comparison holds
-    row = f" in network {place[0]}" if len(place) > 1 else ""
-    raise kind(f"{what}: {block.name.format(index)} must be {block.allowed()}, got {found:g}{row}")
+    row = f" in network {place[0]}" if rows else ""
+    raise kind(f"{what}: {field.text.format(index)} must be {allowed}, got {found:g}{row}")
 
 
 def _wrong_network(name: str, expected: object, found: object) -> HadrlError:
     return HadrlError(
-        f"network must have the {name} of the agent's scenario ({expected}), got {found}: "
-        "for_scenario takes an agent there"
+        f"network must have the {name} of the agent's scenario ({expected}), got {found}: {ELSEWHERE}"
     )

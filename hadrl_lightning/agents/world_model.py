@@ -1,6 +1,6 @@
 """The world model of the offloading level: an ensemble of dynamics networks and a reward network."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import NamedTuple
 
@@ -9,10 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hadrl_lightning.agents.transition_model import TransitionModel, over_members
-from hadrl_lightning.data.transitions import AnyOffloadingTransitions
+from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.nn.ensemble import DynamicsEnsemble, RewardNetwork, gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.planning.model import Prediction
+from hadrl_lightning.simulator import Seen, to_vector
 from hadrl_lightning.typed import typed
 
 
@@ -86,7 +87,7 @@ class RolloutState(NamedTuple):
 
 
 class WorldModel(TransitionModel):
-    """Predicts the next offloading observation, by an ensemble, and the reward of an observation and an action.
+    """Predicts what is seen next, by an ensemble, and the reward of what is seen and an action; views become vectors.
 
     Trains alone with a plain `Trainer` on a loader of `OffloadingTransitions`, `[b, …]` for all members or `[members,
     b, …]`, or as a child of `HADRL`, which calls `observe` and `loss`; only the root module logs. Is a `PlanningModel`:
@@ -98,7 +99,7 @@ class WorldModel(TransitionModel):
     `normalise_reward` is off.
 
     Args:
-        observation_size: numbers in an offloading observation.
+        observation_size: numbers in the vector of an offloading view.
         action_size: numbers in an offloading action.
         settings: hyper-parameters.
         generator: source of the initial parameters; None: the global one.
@@ -152,7 +153,7 @@ class WorldModel(TransitionModel):
     # --- what was seen -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def observe(self, transitions: AnyOffloadingTransitions, synchronise: bool = True) -> None:
+    def observe(self, transitions: OffloadingTransitions, synchronise: bool = True) -> None:
         """Takes transitions, `[…, n, …]`, into the normalisers and the best reward seen; each transition once.
 
         Args:
@@ -162,16 +163,16 @@ class WorldModel(TransitionModel):
         Raises:
             ValueError: wrong sizes, or values that are not finite.
         """
-        change = transitions.next_observation - transitions.observation
-        self.observation_normaliser.update(transitions.observation, synchronise)
+        before, after = _vectors(transitions)
+        self.observation_normaliser.update(before, synchronise)
         self.action_normaliser.update(transitions.action, synchronise)
-        self.change_normaliser.update(change, synchronise)
+        self.change_normaliser.update(after - before, synchronise)
         self.reward_normaliser.update(transitions.reward[..., None], synchronise)
         self.keep_best_reward(transitions.reward, synchronise)
 
     # --- learning ------------------------------------------------------------------------------------------------
 
-    def loss(self, transitions: AnyOffloadingTransitions) -> WorldModelLoss:
+    def loss(self, transitions: OffloadingTransitions) -> WorldModelLoss:
         """Negative log-likelihood of the transitions, constants left out; weights count for the ensemble alone.
 
         Args:
@@ -182,9 +183,10 @@ class WorldModel(TransitionModel):
         """
         batch = self._by_member(transitions)
         self.keep_scale()
-        observation = self.observation_normaliser.normalise(batch.observation)
+        before, after = _vectors(batch)
+        observation = self.observation_normaliser.normalise(before)
         action = self.action_normaliser.normalise(batch.action)
-        change = self.change_normaliser.normalise(batch.next_observation - batch.observation)
+        change = self.change_normaliser.normalise(after - before)
         reward = self._normalised_reward(batch.reward)
 
         mean, log_var = self.dynamics(observation, action)
@@ -201,22 +203,22 @@ class WorldModel(TransitionModel):
             dynamics + reward_loss, dynamics.detach(), reward_loss.detach(), dynamics_error, reward_error
         )
 
-    def _by_member(self, transitions: AnyOffloadingTransitions) -> AnyOffloadingTransitions:
-        """Fields `[members, b, …]`, or `[1, b, …]` for a batch that all members share."""
+    def _by_member(self, transitions: OffloadingTransitions) -> OffloadingTransitions:
+        """Rows `[members, b]`, or `[1, b]` for a batch that all members share, with vectors in place of views."""
+        before, after = _vectors(transitions)
         lead = list(transitions.reward.shape)
         members = [] if len(lead) == 1 else [self.num_members]
         expected = (self.observation_size, self.action_size, self.observation_size)
-        given = (transitions.observation, transitions.action, transitions.next_observation)
+        given = (before, transitions.action, after)
         matching = all(list(field.shape) == [*lead, size] for field, size in zip(given, expected))
         if len(lead) not in (1, 2) or lead[:-1] != members or not matching:
             raise ValueError(
                 f"transitions must have shape [b, …] or [{self.num_members}, b, …] with {self.observation_size} "
-                f"observed and {self.action_size} acted numbers, got observation {list(given[0].shape)}, "
-                f"action {list(given[1].shape)}, reward {lead}, next_observation {list(given[2].shape)}"
+                f"observed and {self.action_size} acted numbers, got view {list(given[0].shape)}, "
+                f"action {list(given[1].shape)}, reward {lead}, next_view {list(given[2].shape)}"
             )
-        if members:
-            return transitions
-        return type(transitions)(*(field[None] for field in transitions))
+        batch = replace(transitions, view=before, next_view=after)
+        return batch if members else batch[None]
 
     def _normalised_reward(self, reward: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows"]:
         if not self.settings.normalise_reward:
@@ -226,13 +228,10 @@ class WorldModel(TransitionModel):
     # --- planning ------------------------------------------------------------------------------------------------
 
     def start(
-        self,
-        observation: Float[Tensor, "networks observation"],
-        num_candidates: int,
-        members: Int[Tensor, " m"] | None = None,
+        self, view: Seen, num_candidates: int, members: Int[Tensor, " m"] | None = None
     ) -> RolloutState:
         """The state of `num_candidates` rows for every network, network-major."""
-        return RolloutState(observation[None], num_candidates)
+        return RolloutState(to_vector(view)[None], num_candidates)
 
     def step(
         self,
@@ -269,3 +268,8 @@ class WorldModel(TransitionModel):
         return scale.denormalise(mean[..., None])[..., 0], scale.denormalise_log_var(log_var[..., None])[
             ..., 0
         ]
+
+
+def _vectors(transitions: OffloadingTransitions) -> tuple[Tensor, Tensor]:
+    """What was seen before and after a slot, as vectors."""
+    return to_vector(transitions.view), to_vector(transitions.next_view)

@@ -1,7 +1,7 @@
 """Learners to compare with: DDPG at both levels, and DDPG on the joint decision."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,15 +9,17 @@ from torch import Tensor, nn
 
 from hadrl_lightning.agents import DDPG, SetDDPG
 from hadrl_lightning.agents.ddpg import DDPGSettings
-from hadrl_lightning.data import CachingTransitions, ReplayBuffer
+from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, ReplayBuffer, Transitions
 from hadrl_lightning.envs.core import JointCore, Reward
 from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.simulator import (
     Allocation,
     CachingPolicy,
+    CachingView,
     EdgeNetwork,
     OffloadingPolicy,
+    Seen,
     Use,
     caching_reward,
     decode_caching,
@@ -25,6 +27,7 @@ from hadrl_lightning.simulator import (
     make_generator,
     offloading_reward,
     offloading_view_of,
+    to_vector,
     vector_size,
 )
 from hadrl_lightning.typed import typed
@@ -101,13 +104,19 @@ class DDPGLevel(nn.Module):
 
     Args:
         agent: decides and learns.
+        like: transitions of the kind that it learns from; none are enough.
         settings: of the learner.
         generator: of exploration and of the batches, on the CPU.
         normalise: whether the agent sees normalised observations and rewards (`SetDDPG` takes them as they are).
     """
 
     def __init__(
-        self, agent: DDPG, settings: LearnerSettings, generator: torch.Generator, normalise: bool = True
+        self,
+        agent: DDPG,
+        like: Transitions,
+        settings: LearnerSettings,
+        generator: torch.Generator,
+        normalise: bool = True,
     ) -> None:
         super().__init__()
         self.agent = agent
@@ -116,65 +125,45 @@ class DDPGLevel(nn.Module):
         self.normalise = normalise
         self.observations = RunningNormaliser(agent.observation_size)
         self.rewards = RunningNormaliser(1)
-        sizes = {"observation": agent.observation_size, "action": agent.action_size}
-        shapes: dict[str, tuple[int, ...]] = {name: (size,) for name, size in sizes.items()}
-        shapes |= {"next_observation": shapes["observation"], "cache": shapes["action"], "reward": ()}
-        self.buffer = ReplayBuffer(settings.memory, shapes)
+        self.buffer = ReplayBuffer(settings.memory, like)
         self.actor_optimizer, self.critic_optimizer = agent.configure_optimizers()
         self._owed = 0.0
 
-    def act(
-        self, observation: Float[Tensor, "batch observation"], generator: torch.Generator | None = None
-    ) -> Float[Tensor, "batch action"]:
+    def act(self, seen: Seen, generator: torch.Generator | None = None) -> Float[Tensor, "batch action"]:
         """The decision without exploration; a `SetDDPG` searches by the generator, as HADRL has it."""
-        return self.agent.act(self._seen(observation), generator)
+        return self.agent.act(self._normal(seen), generator)
 
-    def explore(
-        self, observation: Float[Tensor, "batch observation"], progress: float
-    ) -> Float[Tensor, "batch action"]:
+    def explore(self, seen: Seen, progress: float) -> Float[Tensor, "batch action"]:
         """The decision with exploration when a share `progress` of the training is over."""
         if progress < self.settings.random_share and self.normalise:
-            shape = (len(observation), self.agent.action_size)
+            shape = (len(seen), self.agent.action_size)
             return 2 * torch.rand(shape, generator=self.generator) - 1
-        return self.agent.explore(self._seen(observation), self.settings.noise(progress), self.generator)
+        return self.agent.explore(self._normal(seen), self.settings.noise(progress), self.generator)
 
-    def add(
-        self,
-        observation: Float[Tensor, "batch observation"],
-        action: Float[Tensor, "batch action"],
-        reward: Float[Tensor, " batch"],
-        next_observation: Float[Tensor, "batch observation"],
-        executed: Float[Tensor, "batch action"] | None = None,
-    ) -> None:
+    def add(self, transitions: Transitions) -> None:
         """Remember transitions, and take note of the updates that are due for them."""
-        cache = action if executed is None else executed
-        self.buffer.add(
-            observation=observation,
-            action=action,
-            reward=reward,
-            next_observation=next_observation,
-            cache=cache,
-        )
-        self.observations.update(observation)
-        self.rewards.update(reward.unsqueeze(1))
-        self._owed += self.settings.updates_per_transition * len(reward)
+        self.buffer.add(transitions)
+        self.observations.update(to_vector(transitions.view))
+        self.rewards.update(transitions.reward.unsqueeze(1))
+        self._owed += self.settings.updates_per_transition * len(transitions)
 
     def learn(self) -> None:
         """Make the updates that are due."""
         while self._owed >= 1:
             self._owed -= 1
-            batch = CachingTransitions(**self.buffer.sample(self.settings.batch_size, self.generator))
+            batch = self.buffer.sample(self.settings.batch_size, self.generator)
             if self.normalise:
-                batch = batch._replace(
-                    observation=self._seen(batch.observation),
-                    next_observation=self._seen(batch.next_observation),
+                batch = replace(
+                    batch,
+                    view=self._normal(batch.view),
+                    next_view=self._normal(batch.next_view),
                     reward=self.rewards.normalise(batch.reward.unsqueeze(1)).squeeze(1),
                 )
             self.agent.update(batch, self.actor_optimizer, self.critic_optimizer, torch.Tensor.backward)
 
-    def _seen(self, observation: Tensor) -> Tensor:
-        """Clipped at 10: a dimension that has hardly varied may jump."""
-        return self.observations.normalise(observation).clamp(-10, 10) if self.normalise else observation
+    def _normal(self, seen: Seen) -> Seen:
+        """A vector, clipped at 10: a dimension that has hardly varied may jump."""
+        return self.observations.normalise(to_vector(seen)).clamp(-10, 10) if self.normalise else seen
 
 
 class TwinDDPG(nn.Module):
@@ -199,38 +188,40 @@ class TwinDDPG(nn.Module):
         self.settings = settings
         self.seed = seed
         scenario, initial = network.scenario, make_generator(seed, Use.RIVAL_WEIGHTS)
-        slow_sizes = (scenario.caching_observation_size, scenario.caching_action_size)
+        slow_sizes = (vector_size(CachingView, scenario), scenario.caching_action_size)
         slow = slow_agent or DDPG(*slow_sizes, settings.ddpg(), generator=initial)
-        self.slow = DDPGLevel(slow, settings, make_generator(seed, Use.RIVAL_DRAWS, 0), slow_agent is None)
+        draws = [make_generator(seed, Use.RIVAL_DRAWS, level) for level in (0, 1)]
+        like = CachingTransitions.none(scenario)
+        self.slow = DDPGLevel(slow, like, settings, draws[0], slow_agent is None)
         seen = vector_size(offloading_view_of(scenario), scenario)
         fast_sizes = (seen, scenario.offloading_action_size)
         fast = DDPG(*fast_sizes, settings.ddpg(), generator=initial)
-        self.fast = DDPGLevel(fast, settings, make_generator(seed, Use.RIVAL_DRAWS, 1))
+        self.fast = DDPGLevel(fast, OffloadingTransitions.none(scenario), settings, draws[1])
 
     def advance(self, progress: float) -> int:
         """Play a frame in all networks and learn from it; returns the slots played, over all networks."""
         network, scenario = self.network, self.network.scenario
         if network.episode_over:
             network.reset()
-        before = network.caching_observation()
+        before = network.caching_view()
         action = self.slow.explore(before, progress)
         cache = decode_caching(scenario, action, network.cache, network.physics)
         switching, hits, latency = network.begin_frame(cache), [], []
         while not network.frame_over:
-            seen = network.offloading_observation()
+            seen = network.offloading_view()
             offloading = self.fast.explore(seen, progress)
             service = network.step(decode_offloading(scenario, offloading, network.physics))
             latency.append(service.latency.mean(dim=1))
             hits.append(service.hit.sum(dim=1).to(switching.dtype))
             published = self.settings.reward == "published"
             reward = offloading_reward(service.latency) if published else -latency[-1]
-            self.fast.add(seen, offloading, reward, network.offloading_observation())
+            transitions = (seen, offloading, reward, network.offloading_view(), service.latency)
+            self.fast.add(OffloadingTransitions(*transitions))
             self.fast.learn()
         reward = -torch.stack(latency).mean(dim=0)
         if self.settings.reward == "published":
             reward = caching_reward(torch.stack(hits).mean(dim=0), switching)
-        executed = cache.flatten(1).to(before.dtype)
-        self.slow.add(before, action, reward, network.caching_observation(), executed)
+        self.slow.add(CachingTransitions(before, action, reward, network.caching_view(), cache))
         self.slow.learn()
         return network.num_envs * scenario.slots_per_decision
 
@@ -239,11 +230,11 @@ class TwinDDPG(nn.Module):
 
         def caching(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
             generator = make_generator(self.seed, Use.PLAY, network.decision)
-            action = self.slow.act(network.caching_observation(), generator)
+            action = self.slow.act(network.caching_view(), generator)
             return decode_caching(network.scenario, action, network.cache, network.physics)
 
         def offloading(network: EdgeNetwork) -> Allocation:
-            action = self.fast.act(network.offloading_observation())
+            action = self.fast.act(network.offloading_view())
             return decode_offloading(network.scenario, action, network.physics)
 
         return caching, offloading
@@ -262,9 +253,11 @@ class FlatDDPG(nn.Module):
         super().__init__()
         self.core = JointCore(network, settings.reward)
         self.core.begin()
-        sizes = (self.core.observe().shape[1], self.core.action_size)
+        seen, action = self.core.observe()[:0], torch.zeros(0, self.core.action_size)
+        sizes = (seen.shape[1], action.shape[1])
         agent = DDPG(*sizes, settings.ddpg(), generator=make_generator(seed, Use.RIVAL_WEIGHTS))
-        self.level = DDPGLevel(agent, settings, make_generator(seed, Use.RIVAL_DRAWS))
+        like = Transitions(seen, action, torch.zeros(0), seen)
+        self.level = DDPGLevel(agent, like, settings, make_generator(seed, Use.RIVAL_DRAWS))
 
     def advance(self, progress: float) -> int:
         """Play a slot in all networks and learn from it; returns the slots played, over all networks."""
@@ -273,7 +266,7 @@ class FlatDDPG(nn.Module):
         observation = self.core.observe()
         action = self.level.explore(observation, progress)
         outcome = self.core.step(action)
-        self.level.add(observation, action, outcome.reward, outcome.observation)
+        self.level.add(Transitions(observation, action, outcome.reward, outcome.observation))
         self.level.learn()
         return self.core.network.num_envs
 

@@ -5,7 +5,7 @@ from hadrl_lightning.data.datamodule import TransitionDataModule
 from hadrl_lightning.data.passes import MemberBatches, member_batches
 from hadrl_lightning.data.replay import ReplayBuffer
 from hadrl_lightning.data.streams import EpisodeStream, TrainingBatch, TrainingStream
-from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions, WeightedTransitions
+from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions, Transitions
 
 __all__ = [
     "CachingTransitions",
@@ -16,7 +16,7 @@ __all__ = [
     "TrainingBatch",
     "TrainingStream",
     "TransitionDataModule",
-    "WeightedTransitions",
+    "Transitions",
     "bootstrap_weights",
     "member_batches",
 ]

@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule
 
 from hadrl_lightning.data.replay import ReplayBuffer
 from hadrl_lightning.data.streams import EpisodeStream, TrainingStream
+from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.distributed import ActingAsOne, members_held, of_each_rank
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Physics, Scenario
@@ -120,26 +121,8 @@ class TransitionDataModule(LightningDataModule):
         """Caching decisions collected so far by all networks of this rank; of all ranks where they act as one."""
         self.network: EdgeNetwork | None = None
         """The networks that collect; made by `setup("fit")`."""
-        self.offloading_buffer = ReplayBuffer(
-            offloading_memory,
-            {
-                "observation": (scenario.offloading_observation_size,),
-                "action": (scenario.offloading_action_size,),
-                "reward": (),
-                "next_observation": (scenario.offloading_observation_size,),
-                "latency": (scenario.num_users,),
-            },
-        )
-        self.caching_buffer = ReplayBuffer(
-            caching_memory,
-            {
-                "observation": (scenario.caching_observation_size,),
-                "action": (scenario.caching_action_size,),
-                "reward": (),
-                "next_observation": (scenario.caching_observation_size,),
-                "cache": (scenario.caching_action_size,),
-            },
-        )
+        self.offloading_buffer = ReplayBuffer(offloading_memory, OffloadingTransitions.none(scenario))
+        self.caching_buffer = ReplayBuffer(caching_memory, CachingTransitions.none(scenario))
         self._stream: TrainingStream | None = None
         self._restored: dict[str, Any] | None = None
 

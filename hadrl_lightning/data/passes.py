@@ -1,17 +1,13 @@
 """Passes over the data in which every member of an ensemble sees every sample once, in its own order."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hadrl_lightning.data.transitions import (
-    AnyOffloadingTransitions,
-    OffloadingTransitions,
-    WeightedTransitions,
-)
+from hadrl_lightning.data.transitions import OffloadingTransitions
 
 
 @dataclass(frozen=True)
@@ -33,20 +29,16 @@ class MemberBatches:
     def __len__(self) -> int:
         return -(-self.order.shape[1] // self.batch_size)
 
-    def __iter__(self) -> Iterator[AnyOffloadingTransitions]:
+    def __iter__(self) -> Iterator[OffloadingTransitions]:
         """Yields fields of shape `[E, b, …]`, b = `batch_size` but for the last; with weights if there are any."""
         for index in self.order.split(self.batch_size, dim=1):
-            batch = OffloadingTransitions(*(field[index] for field in self.data))
-            if self.weight is None:
-                yield batch
-            else:
-                yield WeightedTransitions(*batch, self.weight.gather(1, index))
+            batch = self.data[index]
+            yield batch if self.weight is None else replace(batch, weight=self.weight.gather(1, index))
 
     def to(self, device: torch.device | str) -> "MemberBatches":
         """The same pass on another device."""
-        data = OffloadingTransitions(*(field.to(device) for field in self.data))
         weight = None if self.weight is None else self.weight.to(device)
-        return MemberBatches(data, self.order.to(device), self.batch_size, weight)
+        return MemberBatches(self.data.to(device), self.order.to(device), self.batch_size, weight)
 
 
 def member_batches(
@@ -81,19 +73,19 @@ def member_batches(
     ):
         if count is not None and count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
-    num_samples = data.reward.shape[0]
+    num_samples = len(data)
     if num_samples < 1:
         raise ValueError(f"data must hold at least 1 transition, got {num_samples}")
     if weight is not None and weight.shape != (num_members, num_samples):
         raise ValueError(f"weight must have shape {[num_members, num_samples]}, got {list(weight.shape)}")
-    device = data.reward.device
+    device = data.device
 
     def permutation() -> Tensor:
         return torch.randperm(num_samples, generator=generator, device=generator.device).to(device)
 
     if max_samples is not None and max_samples < num_samples:
         subset = permutation()[:max_samples]
-        data = OffloadingTransitions(*(field[subset] for field in data))
+        data = data[subset]
         weight = None if weight is None else weight[:, subset]
         num_samples = max_samples
     order = torch.stack([permutation() for _ in range(num_members)])[held]

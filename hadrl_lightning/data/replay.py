@@ -1,16 +1,17 @@
-"""Replay memory: named tensors, first in first out."""
+"""Replay memory: rows of tensors, first in first out."""
 
 from collections.abc import Mapping
-from math import prod
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from jaxtyping import Integer
 from torch import Tensor
 
+from hadrl_lightning.simulator.rows import AnyRows
 
-class ReplayBuffer:
-    """The newest `capacity` rows of some named fields, first in first out.
+
+class ReplayBuffer(Generic[AnyRows]):
+    """The newest `capacity` rows of one kind, first in first out.
 
     Row 0 is always the oldest row kept and row `len(buffer) - 1` the newest, whatever the layout in memory,
     so the same additions and the same generator give the same samples, also across `state_dict` and
@@ -18,32 +19,25 @@ class ReplayBuffer:
 
     Args:
         capacity: rows kept at most.
-        shapes: shape of one row for each field; `()` for a scalar.
-        dtype: of all fields; what is added is converted.
+        like: rows of the kind that is kept, none are enough: every tensor keeps their type and the shape of a row.
         device: where the rows are kept.
 
     Raises:
-        ValueError: `capacity` below 1, no fields, or a negative size in a shape.
+        ValueError: `capacity` below 1, or rows without a tensor.
     """
 
-    def __init__(
-        self,
-        capacity: int,
-        shapes: Mapping[str, tuple[int, ...]],
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, capacity: int, like: AnyRows, device: torch.device | str = "cpu") -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {capacity}")
-        if not shapes:
-            raise ValueError("shapes must name at least one field, got none")
-        for name, shape in shapes.items():
-            if any(size < 0 for size in shape):
-                raise ValueError(f"shapes[{name!r}] must have sizes of at least 0, got {tuple(shape)}")
         self.capacity = capacity
-        self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self.dtype = dtype
         self.device = torch.device(device)
+        self.like = like[:0].to(self.device)
+        """Says what the rows are like."""
+        self._columns = dict(self.like.tensors())
+        if not self._columns:
+            raise ValueError("like must have at least one tensor, got none")
+        self.shapes = {name: tuple(value.shape[1:]) for name, value in self._columns.items()}
+        """Shape of one row of every tensor, by its name."""
         self._storage: dict[str, Tensor] = {}
         self.clear()
 
@@ -62,7 +56,7 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes of memory reserved for rows."""
-        return sum(field.element_size() * prod(field.shape) for field in self._storage.values())
+        return sum(field.nbytes for field in self._storage.values())
 
     def clear(self) -> None:
         """Forgets every row and gives its memory back; numbers start at 0 again."""
@@ -72,15 +66,18 @@ class ReplayBuffer:
         self._size = 0
         self._added = 0
 
-    def add(self, **fields: Tensor) -> None:
-        """Appends `n` rows; the oldest rows make room. Nothing is changed if a field is wrong.
+    def add(self, rows: AnyRows) -> None:
+        """Appends rows; the oldest rows make room. Nothing is changed if a field is wrong.
 
         Args:
-            fields: one tensor `[n, *shape]` for every field of the buffer; detached and converted here.
+            rows: detached and converted here.
 
         Raises:
             ValueError: a field is missing, unknown, or not of shape `[n, *shape]` with one `n` for all.
         """
+        self._add(dict(rows.tensors()))
+
+    def _add(self, fields: Mapping[str, Tensor]) -> None:
         num_rows = self._check(fields)
         dropped = max(0, num_rows - self.capacity)  # of this very addition
         kept = num_rows - dropped
@@ -90,27 +87,28 @@ class ReplayBuffer:
         self._reserve(min(self.capacity, self._size + kept))
         positions = (self._start + self._size + torch.arange(kept, device=self.device)) % self._allocated
         for name, values in fields.items():
-            self._storage[name][positions] = values.detach()[dropped:].to(self.device, self.dtype)
+            stored = self._storage[name]
+            stored[positions] = values.detach()[dropped:].to(stored)
         overflow = max(0, self._size + kept - self._allocated)
         self._start = (self._start + overflow) % self._allocated
         self._size = min(self._size + kept, self._allocated)
 
-    def gather(self, index: Integer[Tensor, "..."]) -> dict[str, Tensor]:
-        """The rows at `index` (0 = oldest), each field of shape `[*index.shape, *shape]`, copied.
+    def gather(self, index: Integer[Tensor, "..."]) -> AnyRows:
+        """The rows at `index` (0 = oldest), every tensor of shape `[*index.shape, *shape]`, copied.
 
         Raises:
             IndexError: an index outside 0 … `len(self) - 1`.
         """
         if index.numel() == 0:
-            return {name: self._empty(name, *index.shape) for name in self.shapes}
+            return self.like.filled(self._empty(name, *index.shape) for name in self.shapes)
         lowest, highest = int(index.min()), int(index.max())
         if lowest < 0 or highest >= self._size:
             raise IndexError(f"index must lie in 0 … {self._size - 1}, got {lowest} … {highest}")
         positions = (self._start + index.to(self.device)) % self._allocated
-        return {name: field[positions] for name, field in self._storage.items()}
+        return self.like.filled(self._storage[name][positions] for name in self.shapes)
 
-    def sample(self, num_rows: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """`num_rows` rows drawn uniformly with replacement, each field of shape `[num_rows, *shape]`.
+    def sample(self, num_rows: int, generator: torch.Generator) -> AnyRows:
+        """`num_rows` rows drawn uniformly with replacement.
 
         Raises:
             ValueError: the buffer is empty.
@@ -120,13 +118,13 @@ class ReplayBuffer:
         index = torch.randint(self._size, (num_rows,), generator=generator, device=generator.device)
         return self.gather(index)
 
-    def contents(self) -> dict[str, Tensor]:
+    def contents(self) -> AnyRows:
         """All rows from the oldest to the newest, copied."""
         return self.gather(torch.arange(self._size, device=self.device))
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: the rows kept, oldest first, without reserved memory; loads with `weights_only`."""
-        return {"fields": self.contents(), "added": self._added}
+        return {"fields": dict(self.contents().tensors()), "added": self._added}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replaces all rows by those of `state`; a smaller buffer keeps the newest.
@@ -139,8 +137,8 @@ class ReplayBuffer:
         fields = dict(state["fields"])
         self._check(fields)
         self.clear()
-        self.add(**fields)
-        self._added = int(state.get("added", self._added))  # files of earlier versions don't know
+        self._add(fields)
+        self._added = int(state["added"])
 
     def _check(self, fields: Mapping[str, Tensor]) -> int:
         for name in self.shapes:
@@ -171,4 +169,4 @@ class ReplayBuffer:
         self._allocated = allocated
 
     def _empty(self, name: str, *leading: int) -> Tensor:
-        return torch.empty(*leading, *self.shapes[name], dtype=self.dtype, device=self.device)
+        return self._columns[name].new_empty(*leading, *self.shapes[name])

@@ -36,8 +36,8 @@ class TrainingStream:
 
     def __init__(
         self,
-        offloading: ReplayBuffer,
-        caching: ReplayBuffer,
+        offloading: ReplayBuffer[OffloadingTransitions],
+        caching: ReplayBuffer[CachingTransitions],
         generator: torch.Generator,
         *,
         num_members: int,
@@ -79,7 +79,7 @@ class TrainingStream:
             return None
         samples = min(every_rank_has, self.samples_per_pass or every_rank_has)
         index = torch.randperm(len(self.offloading), generator=self.generator)[:samples]
-        data = OffloadingTransitions(**self.offloading.gather(index))
+        data = self.offloading.gather(index)
         weight = None
         if self.bootstrap_seed is not None:
             numbers = self.offloading.numbers(index)
@@ -95,10 +95,7 @@ class TrainingStream:
             self.caching_updates * position // self.passes
             - self.caching_updates * (position - 1) // self.passes
         )
-        return [
-            CachingTransitions(**self.caching.sample(self.caching_batch_size, self.generator))
-            for _ in range(due)
-        ]
+        return [self.caching.sample(self.caching_batch_size, self.generator) for _ in range(due)]
 
     def state_dict(self) -> dict[str, Any]:
         """Position within the epoch and the generator's state, of this collector."""

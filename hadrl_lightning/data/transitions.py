@@ -1,61 +1,78 @@
 """One step of experience at either level, as batches of tensors."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.utils.data._utils.collate import default_collate_fn_map
+
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import CachingView, View, offloading_view_of
+from hadrl_lightning.simulator.rows import Rows, stacked
+
+if TYPE_CHECKING:
+    from typing import Self
+else:  # a type checker at run time meets the annotations of methods apart from their class
+    Self = Any
 
 
-class OffloadingTransitions(NamedTuple):
-    """One slot of each row: what the low level saw, did and got. Layouts as in `EdgeNetwork`."""
+@dataclass(eq=False)
+class Transitions(Rows):
+    """One step of each row: what an agent saw, did and got."""
 
-    observation: Float[Tensor, "*rows observation"]
-    """Offloading observation before the slot."""
+    view: View | Float[Tensor, "*rows number"]
+    """What was seen before the decision; flat models take it as a vector too."""
 
     action: Float[Tensor, "*rows action"]
-    """Raw action in [-1, 1]: targets, bandwidth shares, compute shares of all users."""
+    """Raw action in [-1, 1]."""
 
     reward: Float[Tensor, "*rows"]
-    """Offloading reward of the slot."""
+    """What the step was worth."""
 
-    next_observation: Float[Tensor, "*rows observation"]
-    """Offloading observation after the slot."""
+    next_view: View | Float[Tensor, "*rows number"]
+    """What was seen after it."""
+
+    weight: Float[Tensor, "*rows"] | None = field(default=None, kw_only=True)
+    """Factor on the loss of each transition, about 1 on average; None: all count the same."""
+
+
+@dataclass(eq=False)
+class OffloadingTransitions(Transitions):
+    """One slot of each row: an `OffloadingView`; the action is targets, bandwidth and compute shares of all users."""
 
     latency: Float[Tensor, "*rows user"]
     """Measured latency of every user in the slot, s."""
 
-
-class WeightedTransitions(NamedTuple):
-    """`OffloadingTransitions`, and how much an ensemble makes of each of them."""
-
-    observation: Float[Tensor, "*rows observation"]
-    action: Float[Tensor, "*rows action"]
-    reward: Float[Tensor, "*rows"]
-    next_observation: Float[Tensor, "*rows observation"]
-    latency: Float[Tensor, "*rows user"]
-
-    weight: Float[Tensor, "*rows"]
-    """Factor on the loss of each transition, about 1 on average."""
+    @classmethod
+    def none(cls, scenario: Scenario) -> Self:
+        """No rows of a scenario, to say what its transitions are like."""
+        view, nothing = offloading_view_of(scenario).none(scenario), torch.zeros(0)
+        action, latency = (
+            nothing.new_zeros(0, n) for n in (scenario.offloading_action_size, scenario.num_users)
+        )
+        return cls(view, action, nothing, view, latency)
 
 
-AnyOffloadingTransitions = OffloadingTransitions | WeightedTransitions
-"""What a model of the fast level learns from."""
+@dataclass(eq=False)
+class CachingTransitions(Transitions):
+    """One caching decision of each row: a `CachingView`; the action is server-major, the reward that of the frame."""
+
+    cache: Bool[Tensor, "*rows server service"]
+    """The cache that was executed."""
+
+    @classmethod
+    def none(cls, scenario: Scenario) -> Self:
+        """No rows of a scenario, to say what its transitions are like."""
+        view, nothing = CachingView.none(scenario), torch.zeros(0)
+        return cls(view, nothing.new_zeros(0, scenario.caching_action_size), nothing, view, view.cache)
 
 
-class CachingTransitions(NamedTuple):
-    """One caching decision of each row: what the high level saw, did and got. Layouts as in `EdgeNetwork`."""
+def _collate(rows: Sequence[Rows], *, collate_fn_map: Any = None) -> Rows:
+    """What a `DataLoader` makes of single rows."""
+    return stacked(rows)
 
-    observation: Float[Tensor, "*rows observation"]
-    """Caching observation before the decision."""
 
-    action: Float[Tensor, "*rows action"]
-    """Raw action in [-1, 1], server-major."""
-
-    reward: Float[Tensor, "*rows"]
-    """Caching reward of the frame that the decision held for."""
-
-    next_observation: Float[Tensor, "*rows observation"]
-    """Caching observation after the frame."""
-
-    cache: Float[Tensor, "*rows action"]
-    """The cache that was executed, 1 where the service is held, else 0, server-major."""
+default_collate_fn_map[Rows] = _collate

@@ -52,21 +52,29 @@ def _reduced(value: Tensor, operation: str) -> Tensor:
 
 def whole_rows(rows: Sequence[Tensor], total: int) -> list[Tensor]:
     """All `total` rows of some tensors, of which each rank has its `Share.equal`; exact, in one exchange."""
+    every = rows_of_every_rank(rows)
+    if this_rank().ranks == 1:
+        return every
+    count = len(rows[0])
+    row = torch.arange(total, device=rows[0].device)
+    rank = row // count
+    start = torch.clamp(rank * count, max=total - count)
+    return [one[rank * count + row - start] for one in every]
+
+
+def rows_of_every_rank(rows: Sequence[Tensor]) -> list[Tensor]:
+    """The rows of rank 0, then those of rank 1, ..., as many each, of some tensors; exact, in one exchange."""
     ranks = this_rank().ranks
     if ranks == 1:
         return list(rows)
     count = len(rows[0])
     # detached, and as bytes, so that tensors of all types travel together
     pieces = [row.detach().contiguous().reshape(count, -1).view(torch.uint8) for row in rows]
-    own = torch.cat(pieces, dim=1)
-    every = _gathered(own)
-    row = torch.arange(total, device=own.device)
-    rank = row // count
-    start = torch.clamp(rank * count, max=total - count)
-    every = every[rank * count + row - start]
-    parts = every.split([piece.shape[1] for piece in pieces], dim=1)
+    parts = _gathered(torch.cat(pieces, dim=1)).split([piece.shape[1] for piece in pieces], dim=1)
     aligned = (part.clone(memory_format=torch.contiguous_format) for part in parts)
-    return [part.view(like.dtype).reshape(total, *like.shape[1:]) for part, like in zip(aligned, rows)]
+    return [
+        part.view(like.dtype).reshape(ranks * count, *like.shape[1:]) for part, like in zip(aligned, rows)
+    ]
 
 
 def _gathered(rows: Tensor) -> Tensor:
@@ -110,9 +118,9 @@ def _exchange(items: Tensor, sent: list[int], received: list[int]) -> Tensor:
     return result
 
 
-def rows_of_every_rank(rows: Tensor) -> Tensor:
+def actions_of_every_rank(actions: Tensor) -> Tensor:
     """The rows of rank 0, then those of rank 1, ...: as many each; differentiable."""
-    return _GatherRows.apply(rows)
+    return _GatherRows.apply(actions)
 
 
 def predictions_of_every_member(own: Tensor, counts: list[int]) -> Tensor:

@@ -1,10 +1,18 @@
 """What a rank holds: consecutive items of some that all ranks share."""
 
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from torch import Tensor
 
-Fields = TypeVar("Fields", bound=tuple[Tensor, ...])
+@runtime_checkable
+class HasRows(Protocol):
+    """Something with rows: a tensor, or tensors with the same rows."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+Batch = TypeVar("Batch", bound=HasRows)
 
 
 class Share(NamedTuple):
@@ -66,10 +74,9 @@ class DataShare(NamedTuple):
         """What the mean over the rank's rows counts in the mean over all."""
         return 1 / self.ranks if num_rows < self.ranks else self.of(num_rows).fraction
 
-    def rows(self, batch: Fields) -> Fields:
-        """This rank's rows of a named tuple of tensors."""
-        items = self.of(len(batch[0])).items
-        return type(batch)(*(field[items] for field in batch))
+    def rows(self, batch: Batch) -> Batch:
+        """This rank's rows of a batch."""
+        return batch[self.of(len(batch)).items]
 
 
 ALONE = DataShare()

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hadrl_lightning.distributed.collectives import (
+    actions_of_every_rank,
     predictions_of_every_member,
     rows_of_every_rank,
     this_rank,
@@ -22,6 +23,7 @@ from hadrl_lightning.planning.cem import CEMPlanner, Plan
 from hadrl_lightning.planning.free_energy import FreeEnergy
 from hadrl_lightning.planning.model import PlanningModel, Prediction
 from hadrl_lightning.planning.proposal import AnyProposal, CategoricalProposal
+from hadrl_lightning.simulator import Seen
 
 
 class _Wanted(NamedTuple):
@@ -57,21 +59,16 @@ class DistributedEnsemble:
         """Members of the whole ensemble."""
         return self.held.total
 
-    def start(
-        self,
-        observation: Float[Tensor, "networks observation"],
-        num_candidates: int,
-        members: Int[Tensor, " m"] | None,
-    ) -> Any:
+    def start(self, view: Seen, num_candidates: int, members: Int[Tensor, " m"] | None) -> Any:
         """The state of the rows of all ranks, as the members held here see it."""
-        return self.model.start(rows_of_every_rank(observation), num_candidates, self._wanted(members).local)
+        return self.model.start(_of_every_rank(view), num_candidates, self._wanted(members).local)
 
     def step(
         self, state: Any, action: Float[Tensor, "rows action"], members: Int[Tensor, " m"] | None
     ) -> tuple[Prediction, Any]:
         """What all the members (None: of all ranks) predict of this rank's rows."""
         wanted = self._wanted(members)
-        own, state = self.model.step(state, rows_of_every_rank(action), wanted.local)
+        own, state = self.model.step(state, actions_of_every_rank(action), wanted.local)
         own = Prediction(*(field[: wanted.num_local] for field in own))
         packed = torch.cat(
             (own.mean, own.log_var, own.reward_mean[..., None], own.reward_log_var[..., None]), -1
@@ -98,7 +95,7 @@ class DistributedEnsemble:
 def plan_on_ranks(
     planner: CEMPlanner,
     model: PlanningModel,
-    observation: Float[Tensor, "networks observation"],
+    view: Seen,
     generator: torch.Generator,
     warm_start: Plan | None = None,
     best_reward: float | None = None,
@@ -110,7 +107,7 @@ def plan_on_ranks(
     Args:
         planner: the same on all ranks.
         model: the members held here.
-        observation: present state of every network, the same on all ranks.
+        view: what is seen of every network, the same on all ranks.
         generator: in the same state on all ranks.
         warm_start: the previous plan of all networks.
         best_reward: as in `CEMPlanner.plan`.
@@ -119,13 +116,20 @@ def plan_on_ranks(
     Returns:
         The plan of all networks, the same on all ranks.
     """
-    share = Share.equal(len(observation), *this_rank())
+    share = Share.equal(len(view), *this_rank())
     assert isinstance(model, nn.Module), "members are those of a module"
     held = members_held(model)
     assert held is not None, "a world model is an ensemble"
     everyone = DistributedEnsemble(model, held)
-    plan = planner.plan(everyone, observation, generator, warm_start, best_reward, share.items, alike)
+    plan = planner.plan(everyone, view, generator, warm_start, best_reward, share.items, alike)
     return _whole_plan(plan, share.total)
+
+
+def _of_every_rank(view: Seen) -> Seen:
+    """What is seen of the networks of all ranks."""
+    if isinstance(view, Tensor):
+        return rows_of_every_rank([view])[0]
+    return view.filled(rows_of_every_rank([value for _, value in view.tensors()]))
 
 
 def _whole_plan(plan: Plan, total: int) -> Plan:

@@ -12,12 +12,13 @@ from math import tau
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hadrl_lightning.distributed.collectives import summed
 from hadrl_lightning.distributed.members import MergedOverRanks
 from hadrl_lightning.nn.actor_critic import multilayer_perceptron
+from hadrl_lightning.simulator import CachingView
 
 SERVICE_FEATURES = 6
 """Numbers of a service that the critic sees; one more where it sees switching."""
@@ -27,30 +28,17 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 COPIES_SCALE = 4.0
 
 
-class CachingObservation(NamedTuple):
-    """A caching observation taken apart (layout of `simulator.caching_observation`)."""
+class Inputs(NamedTuple):
+    """What actor and critic take of a caching view."""
 
     cache: Float[Tensor, "*rows server service"]
     """1 where the server holds the service."""
 
     demand: Float[Tensor, "*rows service"]
-    """`strict`: the service's share of the episode's requests; all 0 at its start."""
+    """Of each service; the usual one at the start of an episode."""
 
     hits: Float[Tensor, "*rows server service"]
-    """`strict`: the pair's share of the episode's hits."""
-
-    remaining: Float[Tensor, "*rows server"]
-    """Remaining cache, 10⁹ bit."""
-
-
-def read_caching_observation(
-    observation: Float[Tensor, "*rows observation"], num_servers: int, num_services: int
-) -> CachingObservation:
-    """Takes a caching observation of K(1 + 2S) + S numbers apart."""
-    pairs = num_servers * num_services
-    cache, demand, hits, remaining = observation.split([pairs, num_services, pairs, num_servers], dim=-1)
-    shape = (num_servers, num_services)
-    return CachingObservation(cache.unflatten(-1, shape), demand, hits.unflatten(-1, shape), remaining)
+    """Of each pair."""
 
 
 class _CacheNetwork(MergedOverRanks):
@@ -82,28 +70,24 @@ class _CacheNetwork(MergedOverRanks):
         self.register_load_state_dict_pre_hook(_without_usual_demand_of_other_services)
 
     @torch.no_grad()
-    def watch(self, observation: Float[Tensor, "batch observation"]) -> None:
+    def watch(self, view: CachingView) -> None:
         """Takes the demand of the rows into the usual demand; rows at the start of an episode have none.
 
         Ranks of `torch.distributed` share what they see, so that they stay equal: every rank has to call.
         """
-        demand = read_caching_observation(observation, self.num_servers, self.num_services).demand
-        demand = demand[demand.sum(dim=-1) != 0].to(self.usual_demand.dtype)
+        demand = view.demand[view.demand.sum(dim=-1) != 0].to(self.usual_demand.dtype)
         seen = torch.cat((self.num_seen.new_tensor([len(demand)]), (demand - self.usual_demand).sum(dim=0)))
         if not self.same_on_all_ranks:
             seen = summed(seen)
         self.num_seen += seen[0]
         self.usual_demand += seen[1:] / self.num_seen.clamp(min=1)
 
-    def read(self, observation: Float[Tensor, "*rows observation"]) -> CachingObservation:
-        """The observation, the usual demand standing in for none, shares scaled to be about ½ where all are equal."""
-        cache, demand, hits, remaining = read_caching_observation(
-            observation, self.num_servers, self.num_services
-        )
-        none = demand.sum(dim=-1, keepdim=True) == 0
-        demand = torch.where(none, self.usual_demand.to(demand.dtype), demand)
+    def read(self, view: CachingView) -> Inputs:
+        """The usual demand standing in for none, shares scaled to be about ½ where all are equal."""
+        none = view.demand.sum(dim=-1, keepdim=True) == 0
+        demand = torch.where(none, self.usual_demand.to(view.dtype), view.demand)
         half = self.num_services / 2
-        return CachingObservation(cache, demand * half, hits * half * self.num_servers, remaining)
+        return Inputs(view.cache.to(view.dtype), demand * half, view.hits * half * self.num_servers)
 
 
 def _without_usual_demand_of_other_services(
@@ -145,11 +129,10 @@ class SetCritic(_CacheNetwork):
         self.layers = multilayer_perceptron((num_features, *hidden_sizes, 1), generator)
 
     def forward(
-        self, observation: Float[Tensor, "*rows observation"], action: Float[Tensor, "*rows action"]
+        self, view: CachingView, cache: Bool[Tensor, "*rows server service"]
     ) -> Float[Tensor, "*rows"]:
-        """The value of each row's cache (1 where held, else 0; server-major) at its observation."""
-        seen = self.read(observation)
-        held = action.unflatten(-1, (self.num_servers, self.num_services))
+        """The value of each row's cache at what it sees."""
+        seen, held = self.read(view), cache.to(view.dtype)
         copies = held.sum(dim=-2)
         features = [
             seen.demand,
@@ -185,9 +168,9 @@ class SetActor(_CacheNetwork):
         self.encoder = multilayer_perceptron((PAIR_FEATURES, width, width), generator)
         self.decoder = multilayer_perceptron((4 * width, width, 1), generator)
 
-    def logits(self, observation: Float[Tensor, "*rows observation"]) -> Float[Tensor, "*rows action"]:
-        """Half the log-odds that the pair is held, server-major."""
-        seen = self.read(observation)
+    def logits(self, view: CachingView) -> Float[Tensor, "*rows server service"]:
+        """Half the log-odds that the pair is held."""
+        seen = self.read(view)
         like = seen.cache
         features = (
             like,
@@ -201,8 +184,8 @@ class SetActor(_CacheNetwork):
         )
         pair = self.encoder(torch.stack([feature.expand_as(like) for feature in features], dim=-1))
         means = [pair.mean(dim=dims, keepdim=True).expand_as(pair) for dims in (-3, -2, (-3, -2))]
-        return self.decoder(torch.cat((pair, *means), dim=-1)).squeeze(-1).flatten(-2)
+        return self.decoder(torch.cat((pair, *means), dim=-1)).squeeze(-1)
 
-    def forward(self, observation: Float[Tensor, "*rows observation"]) -> Float[Tensor, "*rows action"]:
-        """The action in [−1, 1] for each row, server-major."""
-        return torch.tanh(self.logits(observation))
+    def forward(self, view: CachingView) -> Float[Tensor, "*rows server service"]:
+        """The wish in [−1, 1] of each pair."""
+        return torch.tanh(self.logits(view))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from hadrl_lightning.nn.ensemble import EnsembleLinear, Members, bounded
-from hadrl_lightning.nn.set_encoder import INITIAL_LOG_VAR, LOG_VAR_RANGE, TOKEN_FEATURES
+from hadrl_lightning.nn.set_encoder import INITIAL_LOG_VAR, LOG_VAR_RANGE
 
 TYPICAL_USERS = 10
 """Sums over the users of a server are divided by this, so that they are about as large as what they are added to."""
@@ -23,6 +23,7 @@ class DeepSets(nn.Module):
 
     Args:
         num_members: networks in the ensemble.
+        token_size: numbers of a token.
         hidden_size: width of the hidden layers, two for the description and two for the outcome.
         message_size: numbers in a message, and width of its hidden layer.
         generator: source of the initial weights; None: PyTorch's global one.
@@ -31,6 +32,7 @@ class DeepSets(nn.Module):
     def __init__(
         self,
         num_members: int,
+        token_size: int,
         hidden_size: int = 32,
         message_size: int = 16,
         generator: torch.Generator | None = None,
@@ -39,11 +41,11 @@ class DeepSets(nn.Module):
         self.hidden_size = hidden_size
         self.token = nn.ModuleList(
             [
-                EnsembleLinear(num_members, TOKEN_FEATURES, hidden_size, generator),
+                EnsembleLinear(num_members, token_size, hidden_size, generator),
                 EnsembleLinear(num_members, hidden_size, hidden_size, generator),
             ]
         )
-        self.message_token = EnsembleLinear(num_members, TOKEN_FEATURES, message_size, generator)
+        self.message_token = EnsembleLinear(num_members, token_size, message_size, generator)
         self.message_action = EnsembleLinear(num_members, 2, message_size, generator)
         self.message = EnsembleLinear(num_members, message_size, message_size, generator)
         self.outcome = nn.ModuleList(
@@ -67,7 +69,7 @@ class DeepSets(nn.Module):
         self.head.bias[..., 1].fill_(INITIAL_LOG_VAR)
 
     def describe(
-        self, token: Float[Tensor, "m_or_1 tokens 7"], members: Members = None
+        self, token: Float[Tensor, "m_or_1 tokens number"], members: Members = None
     ) -> Float[Tensor, "m tokens description"]:
         """What does not depend on the shares asked for: own description, and the messages' first layer."""
         num_members = len(self.head.weight) if members is None else len(members)

@@ -6,21 +6,12 @@ of sharing is built in, and has the form of the physics that is to be learnt. De
 constant and no unit of the network is known here, nor which of its numbers matters for what.
 """
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from hadrl_lightning.nn.ensemble import EnsembleLinear, Members, bounded
-
-USER_FEATURES = 3
-"""Numbers of a user in an offloading observation: service, input, cycles."""
-SERVER_FEATURES = 3
-"""Numbers of a server: remaining cache, bandwidth, compute."""
-TOKEN_FEATURES = USER_FEATURES + SERVER_FEATURES + 1
-"""A user's numbers, those of a server, and whether that server holds the user's service."""
 
 LOG_VAR_RANGE = (-11.0, 1.0)
 """Bounds of the log-variance of each part of a latency, relative to the part."""
@@ -30,58 +21,6 @@ INITIAL_LOG_VAR = 2.0
 LOG_DEMAND_BOUND = 12.0
 LOG_WEIGHT_BOUND = 8.0
 """Learnt logarithms are squashed into ± these, so that no sum overflows."""
-
-
-class Observed(NamedTuple):
-    """An offloading observation taken apart."""
-
-    user: Float[Tensor, "*rows user 3"]
-    """Requested service (1 … K), input, cycles."""
-
-    server: Float[Tensor, "*rows server 3"]
-    """Remaining cache, bandwidth, compute."""
-
-    holds: Float[Tensor, "*rows user server"]
-    """1 where the server holds the service that the user asks for, else 0."""
-
-
-def read_observation(
-    observation: Float[Tensor, "*rows observation"], num_servers: int, num_services: int
-) -> Observed:
-    """Takes an offloading observation apart; the number of users follows from its length.
-
-    Raises:
-        ValueError: no number of users gives this length.
-    """
-    fixed = num_servers * (num_services + SERVER_FEATURES)
-    size = observation.shape[-1]
-    if size <= fixed or (size - fixed) % USER_FEATURES:
-        raise ValueError(
-            f"observation must have {fixed} + {USER_FEATURES} numbers per user for {num_servers} servers and "
-            f"{num_services} services, got {size}"
-        )
-    cache, server, user = observation.split(
-        [num_servers * num_services, SERVER_FEATURES * num_servers, size - fixed], dim=-1
-    )
-    user = user.unflatten(-1, (USER_FEATURES, -1)).transpose(-1, -2)
-    server = server.unflatten(-1, (SERVER_FEATURES, num_servers)).transpose(-1, -2)
-    service = user[..., 0].round().nan_to_num(1).clamp(1, num_services).long() - 1
-    cache = cache.unflatten(-1, (num_servers, num_services)).transpose(-1, -2)
-    index = service.unsqueeze(-1).expand(*service.shape, num_servers)
-    return Observed(user, server, cache.gather(-2, index))
-
-
-def write_observation(
-    before: Float[Tensor, "*rows observation"],
-    user: Float[Tensor, "*rows user 3"],
-    server: Float[Tensor, "*rows server 3"],
-) -> Float[Tensor, "*rows observation"]:
-    """The observation with the users' and servers' numbers replaced and the cache bits of `before`."""
-    cache = before[
-        ..., : before.shape[-1] - USER_FEATURES * user.shape[-2] - SERVER_FEATURES * server.shape[-2]
-    ]
-    parts = (cache, server.transpose(-1, -2).flatten(-2), user.transpose(-1, -2).flatten(-2))
-    return torch.cat(parts, dim=-1)
 
 
 def compressed(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -103,6 +42,7 @@ class SharedResources(nn.Module):
 
     Args:
         num_members: networks in the ensemble.
+        token_size: numbers of a token.
         hidden_size: width of the two hidden layers of the demands.
         weight_size: width of the hidden layer of the weights.
         num_resources: resources pooled per server.
@@ -113,6 +53,7 @@ class SharedResources(nn.Module):
     def __init__(
         self,
         num_members: int,
+        token_size: int,
         hidden_size: int = 32,
         weight_size: int = 16,
         num_resources: int = 3,
@@ -126,12 +67,12 @@ class SharedResources(nn.Module):
         parts = num_resources + num_common + 1
         self.token = nn.ModuleList(
             [
-                EnsembleLinear(num_members, TOKEN_FEATURES, hidden_size, generator),
+                EnsembleLinear(num_members, token_size, hidden_size, generator),
                 EnsembleLinear(num_members, hidden_size, hidden_size, generator),
             ]
         )
         self.demand = EnsembleLinear(num_members, hidden_size, 2 * parts, generator)
-        self.weight_token = EnsembleLinear(num_members, TOKEN_FEATURES, weight_size, generator)
+        self.weight_token = EnsembleLinear(num_members, token_size, weight_size, generator)
         self.weight_action = EnsembleLinear(num_members, 2, weight_size, generator)
         self.weight = EnsembleLinear(num_members, weight_size, parts - 1, generator)
         self._start_small()
@@ -150,7 +91,7 @@ class SharedResources(nn.Module):
         variance.fill_(INITIAL_LOG_VAR)
 
     def describe(
-        self, token: Float[Tensor, "m_or_1 tokens 7"], members: Members = None
+        self, token: Float[Tensor, "m_or_1 tokens number"], members: Members = None
     ) -> Float[Tensor, "m tokens description"]:
         """What does not depend on the shares asked for: demands, relative variances, the weights' first layer."""
         num_members = len(self.demand.weight) if members is None else len(members)
@@ -223,6 +164,9 @@ class SetChange(nn.Module):
 
     Args:
         num_members: networks in the ensemble.
+        token_size: numbers of a token.
+        user_size: numbers of a user, all of which may change.
+        server_size: numbers of a server, all of which may change.
         hidden_size: width of the hidden layers.
         load_size: numbers summed over the users of a server.
         generator: source of the initial weights; None: PyTorch's global one.
@@ -231,17 +175,20 @@ class SetChange(nn.Module):
     def __init__(
         self,
         num_members: int,
+        token_size: int,
+        user_size: int,
+        server_size: int,
         hidden_size: int = 16,
         load_size: int = 4,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        inputs = TOKEN_FEATURES + 2
+        inputs = token_size + 2
         self.user = EnsembleLinear(num_members, inputs, hidden_size, generator)
-        self.user_head = EnsembleLinear(num_members, hidden_size, 2 * USER_FEATURES, generator)
+        self.user_head = EnsembleLinear(num_members, hidden_size, 2 * user_size, generator)
         self.load = EnsembleLinear(num_members, inputs, load_size, generator)
-        self.server = EnsembleLinear(num_members, SERVER_FEATURES + load_size, hidden_size, generator)
-        self.server_head = EnsembleLinear(num_members, hidden_size, 2 * SERVER_FEATURES, generator)
+        self.server = EnsembleLinear(num_members, server_size + load_size, hidden_size, generator)
+        self.server_head = EnsembleLinear(num_members, hidden_size, 2 * server_size, generator)
         self._start_wide()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
@@ -257,13 +204,13 @@ class SetChange(nn.Module):
 
     def forward(
         self,
-        token: Float[Tensor, "m_or_1 rows user 7"],
+        token: Float[Tensor, "m_or_1 rows user number"],
         share: Float[Tensor, "m_or_1 rows user 2"],
-        server: Float[Tensor, "m_or_1 rows server 3"],
+        server: Float[Tensor, "m_or_1 rows server own"],
         target: Int[Tensor, "m_or_1 rows user"],
         members: Members = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean and log-variance of the users' change [m, rows, U, 3], then of the servers' [m, rows, S, 3]."""
+        """Mean and log-variance of the users' change [m, rows, U, …], then of the servers' [m, rows, S, …]."""
         num_members = len(self.user.weight) if members is None else len(members)
         rows, num_users = target.shape[1:]
         num_servers = server.shape[2]

@@ -20,6 +20,7 @@ from hadrl_lightning.planning.proposal import (
 from hadrl_lightning.planning.refine import preferred_targets, random_targets, refine, require_outcomes
 from hadrl_lightning.planning.settings import PlannerSettings
 from hadrl_lightning.planning.usual import usual_action
+from hadrl_lightning.simulator import Seen
 
 
 class Plan(NamedTuple):
@@ -50,7 +51,7 @@ class PlanFunction(Protocol):
         self,
         planner: "CEMPlanner",
         model: PlanningModel,
-        observation: Float[Tensor, "networks observation"],
+        view: Seen,
         generator: torch.Generator,
         warm_start: Plan | None,
         best_reward: float | None,
@@ -110,7 +111,7 @@ class CEMPlanner:
     def plan(
         self,
         model: PlanningModel,
-        observation: Float[Tensor, "..."],
+        view: Seen,
         generator: torch.Generator,
         warm_start: Plan | None = None,
         best_reward: float | Tensor | None = None,
@@ -121,39 +122,37 @@ class CEMPlanner:
 
         Args:
             model: predicts a step.
-            observation: present state of each network, `[networks, observation]`.
+            view: what is seen of each network at present.
             generator: the only source of randomness.
             warm_start: the plan of the previous slot of the same networks; used if the setting `warm_start` is on.
             best_reward: best reward seen so far; the form `gould` needs it.
             networks: those to plan for, one at least, where the others are planned for elsewhere; None: all. Draws are
                 made for all, so that a plan does not depend on who else is planned for.
-            alike: whether all networks draw the same numbers: each plan is then a function of the network's own
-                observation and the generator's state.
+            alike: whether all networks draw the same numbers: each plan is then a function of what is seen of its
+                network and of the generator's state.
 
         Raises:
-            ValueError: an observation of another number of dimensions, a warm start of other sizes, more members or
+            ValueError: no networks, a warm start of other sizes, more members or
                 fewer rows than there are, the form `gould` without a best reward, the form `outcome` with a model that
                 does not predict one outcome for each user.
         """
-        if observation.ndim != 2 or len(observation) < 1:
-            raise ValueError(
-                f"observation must have shape [networks, observation], got {list(observation.shape)}"
-            )
+        if len(view) < 1:
+            raise ValueError(f"view must be of at least 1 network, got {len(view)}")
         num_members = self.settings.members_used(model.num_members)
         form = self.settings.make_form(None if best_reward is None else float(best_reward))
-        first, end, _ = (networks or slice(None)).indices(len(observation))
-        before, after = first, len(observation) - end
-        proposal = self._start(observation, warm_start).group(slice(first, end))
+        first, end, _ = (networks or slice(None)).indices(len(view))
+        before, after = first, len(view) - end
+        proposal = self._start(view, warm_start).group(slice(first, end))
         if self.settings.informed_candidates and isinstance(proposal, CategoricalProposal):
-            proposal = self._inform(model, observation, proposal, generator, slice(first, end), alike)
-        observation = observation[first:end]
+            proposal = self._inform(model, view, proposal, generator, slice(first, end), alike)
+        view = view[first:end]
         usual = self._usual(proposal)
-        num_nonfinite = torch.zeros(len(observation), dtype=torch.int64, device=observation.device)
+        num_nonfinite = torch.zeros(len(view), dtype=torch.int64, device=view.device)
         for _ in range(self.settings.optimisation_iters):
             round_ = _Round(
                 model=model,
                 form=form,
-                members=_draw_members(model.num_members, num_members, generator, observation.device),
+                members=_draw_members(model.num_members, num_members, generator, view.device),
                 num_members=num_members,
                 seed=int(torch.randint(2**62, (1,), generator=generator, device=generator.device)),
                 generator=generator,
@@ -161,25 +160,23 @@ class CEMPlanner:
             )
             self._skip(proposal, before, round_)
             parts = [
-                self._improve(round_, observation[group], proposal.group(group))
-                for group in self._groups(len(observation), num_members)
+                self._improve(round_, view[group], proposal.group(group))
+                for group in self._groups(len(view), num_members)
             ]
             self._skip(proposal, after, round_)
             plan = _join_plans(parts)
             proposal = plan.proposal
             num_nonfinite += plan.num_nonfinite
         if self.settings.refinement.active:
-            members = _draw_members(model.num_members, num_members, generator, observation.device)
-            plan = self._refine(model, observation, plan, form, members, usual)
+            members = _draw_members(model.num_members, num_members, generator, view.device)
+            plan = self._refine(model, view, plan, form, members, usual)
         return plan._replace(num_nonfinite=num_nonfinite)
 
-    def _start(self, observation: Tensor, warm_start: Plan | None) -> AnyProposal:
+    def _start(self, view: Seen, warm_start: Plan | None) -> AnyProposal:
         """The proposal of the first iteration."""
-        settings, num_networks = self.settings, len(observation)
+        settings, num_networks = self.settings, len(view)
         num_normal = self.action_size - (self.num_users if settings.proposal == "categorical" else 0)
-        like = torch.empty(
-            0, dtype=torch.promote_types(observation.dtype, torch.float32), device=observation.device
-        )
+        like = torch.empty(0, dtype=torch.promote_types(view.dtype, torch.float32), device=view.device)
         normal = GaussianProposal.initial(
             (num_networks, settings.plan_horizon, num_normal),
             like,
@@ -204,7 +201,7 @@ class CEMPlanner:
     def _inform(
         self,
         model: PlanningModel,
-        observation: Tensor,
+        view: Seen,
         proposal: CategoricalProposal,
         generator: torch.Generator,
         networks: slice,
@@ -212,18 +209,18 @@ class CEMPlanner:
     ) -> CategoricalProposal:
         """The proposal of some networks with each user's own preference among targets at the first step."""
         num_members = self.settings.members_used(model.num_members)
-        members = _draw_members(model.num_members, num_members, generator, observation.device)
+        members = _draw_members(model.num_members, num_members, generator, view.device)
         settings = self.settings
         size = max(1, settings.max_rows // (num_members * settings.informed_candidates))
-        drawn_for = 1 if alike else len(observation)
+        drawn_for = 1 if alike else len(view)
         target = random_targets(
             (drawn_for, settings.informed_candidates, self.num_users), self.num_targets, generator
         )
-        target = target.expand(len(observation), -1, -1)[networks].to(observation.device)
+        target = target.expand(len(view), -1, -1)[networks].to(view.device)
         scale, rows = settings.latency_scale_s, settings.max_rows
         parts = [
             preferred_targets(model, part, drawn, self.num_targets, scale, members, rows)
-            for part, drawn in zip(observation[networks].split(size), target.split(size))
+            for part, drawn in zip(view[networks].split(size), target.split(size))
         ]
         first = torch.cat(parts).to(proposal.probability)
         return proposal._replace(probability=torch.cat((first, proposal.probability[:, 1:]), dim=1))
@@ -231,7 +228,7 @@ class CEMPlanner:
     def _refine(
         self,
         model: PlanningModel,
-        observation: Tensor,
+        view: Seen,
         plan: Plan,
         form: FreeEnergyForm,
         members: Int64[Tensor, " m"] | None,
@@ -242,7 +239,7 @@ class CEMPlanner:
         sizes = (self.num_users, self.num_targets)
         action, terms = refine(
             model,
-            observation,
+            view,
             plan.action,
             form,
             settings.refinement,
@@ -275,10 +272,10 @@ class CEMPlanner:
         for first in range(0, num_networks, size):
             yield slice(first, first + size)
 
-    def _improve(self, round_: "_Round", observation: Tensor, proposal: AnyProposal) -> Plan:
+    def _improve(self, round_: "_Round", view: Seen, proposal: AnyProposal) -> Plan:
         """One iteration for a group of networks."""
         candidates, uniform = self._draw(proposal, round_)
-        free_energy = self._score(round_, observation, candidates, uniform)
+        free_energy = self._score(round_, view, candidates, uniform)
         finite = free_energy.total.isfinite()
         best = free_energy.total.sort(dim=1, stable=True).indices[:, : self.settings.top_candidates]
         elites = candidates[torch.arange(len(best), device=best.device)[:, None], best]
@@ -312,9 +309,7 @@ class CEMPlanner:
         for _ in range(num_networks if round_.state is None else 0):
             self._draw(proposal.group(slice(0, 1)), round_)
 
-    def _score(
-        self, round_: "_Round", observation: Tensor, candidates: Tensor, uniform: Tensor | None
-    ) -> FreeEnergy:
+    def _score(self, round_: "_Round", view: Seen, candidates: Tensor, uniform: Tensor | None) -> FreeEnergy:
         """Terms `[networks, candidates]`, split along the candidates where one network has too many."""
         num_networks, num_candidates = candidates.shape[:2]
         size = max(1, self.settings.max_rows // (round_.num_members * num_networks))
@@ -322,7 +317,7 @@ class CEMPlanner:
         for first in range(0, num_candidates, size):
             part = candidates[:, first : first + size]
             rows = None if uniform is None else uniform[:, first : first + size].flatten(0, 1)
-            predictions = self._checked(rollout(round_.model, observation, part, round_.members))
+            predictions = self._checked(rollout(round_.model, view, part, round_.members))
             terms = expected_free_energy(predictions, round_.form, Draws(round_.seed, rows))
             parts.append(FreeEnergy(*(term.reshape(num_networks, -1) for term in terms)))
         return FreeEnergy(*(torch.cat(terms, dim=1) for terms in zip(*parts)))
@@ -337,7 +332,7 @@ class CEMPlanner:
 def plan_alone(
     planner: CEMPlanner,
     model: PlanningModel,
-    observation: Float[Tensor, "networks observation"],
+    view: Seen,
     generator: torch.Generator,
     warm_start: Plan | None,
     best_reward: float | None,
@@ -346,7 +341,7 @@ def plan_alone(
     alike: bool,
 ) -> Plan:
     """What the planner plans with a model that is all here."""
-    return planner.plan(model, observation, generator, warm_start, best_reward, alike=alike)
+    return planner.plan(model, view, generator, warm_start, best_reward, alike=alike)
 
 
 class _Round(NamedTuple):

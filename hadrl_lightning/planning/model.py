@@ -6,15 +6,17 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hadrl_lightning.simulator import Seen
+
 
 class Prediction(NamedTuple):
     """What each member expects of one step of each row. Rows are networks × candidates, network-major."""
 
     mean: Float[Tensor, "member rows dim"]
-    """Mean of the normalised change of the observation."""
+    """Mean of what the model predicts: the normalised change of a vector, or every user's log latency."""
 
     log_var: Float[Tensor, "member rows dim"]
-    """Log-variance of the normalised change."""
+    """Log-variance of it."""
 
     reward_mean: Float[Tensor, "member rows"]
     """Mean of the reward of the state before the step and its action, in units of the reward."""
@@ -31,13 +33,14 @@ class PlanningModel(Protocol):
     def num_members(self) -> int:
         """Members E of the ensemble."""
 
-    def start(
-        self,
-        observation: Float[Tensor, "networks observation"],
-        num_candidates: int,
-        members: Int[Tensor, " m"] | None,
-    ) -> Any:
-        """The state, of a kind only the model knows, of `num_candidates` rows for every network, network-major."""
+    def start(self, view: Seen, num_candidates: int, members: Int[Tensor, " m"] | None) -> Any:
+        """The state, of a kind only the model knows, of `num_candidates` rows for every network, network-major.
+
+        Args:
+            view: what is seen of each network at present; planners pass it through and only take some of its rows.
+            num_candidates: rows a network.
+            members: those that will be asked; None: all.
+        """
 
     def step(
         self, state: Any, action: Float[Tensor, "rows action"], members: Int[Tensor, " m"] | None
@@ -47,7 +50,7 @@ class PlanningModel(Protocol):
 
 def rollout(
     model: PlanningModel,
-    observation: Float[Tensor, "networks observation"],
+    view: Seen,
     action: Float[Tensor, "networks candidates horizon action"],
     members: Int[Tensor, " m"] | None = None,
 ) -> Iterator[Prediction]:
@@ -57,12 +60,12 @@ def rollout(
 
     Args:
         model: the model of a step.
-        observation: present state of each network.
+        view: what is seen of each network at present.
         action: candidate sequences.
         members: members to use; None: all.
     """
     num_networks, num_candidates, horizon, action_size = action.shape
-    state = model.start(observation, num_candidates, members)
+    state = model.start(view, num_candidates, members)
     for t in range(horizon):
         rows = action[:, :, t].reshape(num_networks * num_candidates, action_size)
         prediction, state = model.step(state, rows, members)

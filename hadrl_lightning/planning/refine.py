@@ -16,6 +16,7 @@ from hadrl_lightning.planning.free_energy import FreeEnergy, FreeEnergyForm, exp
 from hadrl_lightning.planning.measures import Draws
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.proposal import SMOOTHING, bin_centre
+from hadrl_lightning.simulator import Seen
 from hadrl_lightning.typed import typed
 
 Members = Int[Tensor, " m"] | None
@@ -69,7 +70,7 @@ class RefinementSettings:
 @torch.no_grad()
 def informed_targets(
     model: PlanningModel,
-    observation: Float[Tensor, "networks observation"],
+    view: Seen,
     num_users: int,
     num_targets: int,
     generator: torch.Generator,
@@ -86,7 +87,7 @@ def informed_targets(
 
     Args:
         model: one whose outcomes are the users' log latencies.
-        observation: present state of each network.
+        view: what is seen of each network at present.
         num_users: U.
         num_targets: S.
         generator: the only source of randomness.
@@ -98,9 +99,9 @@ def informed_targets(
     Raises:
         ValueError: the model's outcomes are not one per user.
     """
-    size = (len(observation), num_candidates, num_users)
-    target = random_targets(size, num_targets, generator).to(observation.device)
-    return preferred_targets(model, observation, target, num_targets, latency_scale_s, members, max_rows)
+    size = (len(view), num_candidates, num_users)
+    target = random_targets(size, num_targets, generator).to(view.device)
+    return preferred_targets(model, view, target, num_targets, latency_scale_s, members, max_rows)
 
 
 def random_targets(
@@ -113,7 +114,7 @@ def random_targets(
 @torch.no_grad()
 def preferred_targets(
     model: PlanningModel,
-    observation: Float[Tensor, "networks observation"],
+    view: Seen,
     target: Int[Tensor, "networks candidates user"],
     num_targets: int,
     latency_scale_s: float = 1.0,
@@ -122,11 +123,11 @@ def preferred_targets(
 ) -> Float[Tensor, "networks 1 user target"]:
     """What `informed_targets` reads from given random targets."""
     num_users = target.shape[-1]
-    shares = observation.new_zeros(*target.shape[:2], 2 * num_users)
+    shares = torch.zeros(*target.shape[:2], 2 * num_users, dtype=view.dtype, device=view.device)
     action = torch.cat((bin_centre(target, num_targets).to(shares), shares), dim=-1)
     parts = []
     for part in _in_parts(model, action, members, max_rows):
-        prediction = next(iter(rollout(model, observation, part[:, :, None], members)))
+        prediction = next(iter(rollout(model, view, part[:, :, None], members)))
         require_outcomes(prediction, num_users)
         expected = (prediction.mean + 0.5 * prediction.log_var.exp()).exp().mean(dim=0)
         parts.append(expected.view(*part.shape[:2], num_users))
@@ -158,7 +159,7 @@ class Refined(NamedTuple):
 @torch.no_grad()
 def refine(
     model: PlanningModel,
-    observation: Float[Tensor, "networks observation"],
+    view: Seen,
     action: Float[Tensor, "networks action"],
     form: FreeEnergyForm,
     settings: RefinementSettings,
@@ -175,7 +176,7 @@ def refine(
 
     Args:
         model: predicts a step, differentiably.
-        observation: present state of each network.
+        view: what is seen of each network at present.
         action: what the planner found, in [-1, 1].
         form: how a step is scored.
         settings: how much of it.
@@ -199,7 +200,7 @@ def refine(
     rows_each = (num_users * num_targets + 1) * (model.num_members if members is None else len(members))
     size = max(1, max_rows // max(rows_each, model.num_members))
     search = _Search(model, form, settings, num_users, num_targets, members, max_rows, size)
-    parts = [search.refine(*part) for part in zip(observation.split(size), starts.split(size))]
+    parts = [search.refine(*part) for part in zip(view.split(size), starts.split(size))]
     terms = zip(*(part.free_energy for part in parts))
     return Refined(torch.cat([part.action for part in parts]), FreeEnergy(*map(torch.cat, terms)))
 
@@ -217,37 +218,38 @@ class _Search(NamedTuple):
     size: int
     """Actions that are improved at once."""
 
-    def refine(self, observation: Tensor, starts: Float[Tensor, "networks starts action"]) -> Refined:
+    def refine(self, view: Seen, starts: Float[Tensor, "networks starts action"]) -> Refined:
         """From several starts of each network, the preferred one first, the planner's action last.
 
         They compete after the first sweep.
         """
-        seen = observation.repeat_interleave(starts.shape[1], dim=0).split(self.size)
+        network = torch.arange(len(starts), device=starts.device).repeat_interleave(starts.shape[1])
+        seen = view[network].split(self.size)
         improved = [self._improve(*part) for part in zip(seen, starts.flatten(0, 1).split(self.size))]
-        best = self._first(observation, torch.cat(improved).view_as(starts), self.settings.start_margin)
+        best = self._first(view, torch.cat(improved).view_as(starts), self.settings.start_margin)
         refined = best.action
         for _ in range(self.settings.target_sweeps - 1):
-            refined = self._sweep(observation, refined)
+            refined = self._sweep(view, refined)
         if self.settings.target_sweeps:
-            refined = self._descend(observation, refined)
-        return self._first(observation, torch.stack((refined, starts[:, -1]), dim=1), 0.0)
+            refined = self._descend(view, refined)
+        return self._first(view, torch.stack((refined, starts[:, -1]), dim=1), 0.0)
 
-    def _improve(self, observation: Tensor, action: Tensor) -> Tensor:
-        action = self._descend(observation, action)
-        return self._sweep(observation, action) if self.settings.target_sweeps else action
+    def _improve(self, view: Seen, action: Tensor) -> Tensor:
+        action = self._descend(view, action)
+        return self._sweep(view, action) if self.settings.target_sweeps else action
 
-    def _sweep(self, observation: Tensor, action: Tensor) -> Tensor:
+    def _sweep(self, view: Seen, action: Tensor) -> Tensor:
         sizes = (self.num_users, self.num_targets, self.members, self.max_rows)
-        return sweep_targets(self.model, observation, action, self.form, self.settings, *sizes)
+        return sweep_targets(self.model, view, action, self.form, self.settings, *sizes)
 
-    def _descend(self, observation: Tensor, action: Tensor) -> Tensor:
-        return descend_shares(self.model, observation, action, self.form, self.settings, self.num_users)
+    def _descend(self, view: Seen, action: Tensor) -> Tensor:
+        return descend_shares(self.model, view, action, self.form, self.settings, self.num_users)
 
     def _first(
-        self, observation: Tensor, actions: Float[Tensor, "networks candidates action"], margin: float
+        self, view: Seen, actions: Float[Tensor, "networks candidates action"], margin: float
     ) -> Refined:
         """The first action, unless another is better by a margin in parts of the free energy."""
-        terms = _score(self.model, observation, actions, self.form, None, self.max_rows)
+        terms = _score(self.model, view, actions, self.form, None, self.max_rows)
         total = terms.total.clone()
         total[:, 1:] += margin * _size(total[:, :1])
         chosen = (torch.arange(len(actions), device=actions.device), total.argmin(dim=1))
@@ -256,7 +258,7 @@ class _Search(NamedTuple):
 
 def descend_shares(
     model: PlanningModel,
-    observation: Float[Tensor, "networks observation"],
+    view: Seen,
     action: Float[Tensor, "networks action"],
     form: FreeEnergyForm,
     settings: RefinementSettings,
@@ -264,10 +266,10 @@ def descend_shares(
 ) -> Float[Tensor, "networks action"]:
     """Projected descent on the free energy along the continuous part of the action."""
     with torch.inference_mode(False), torch.no_grad():  # gradients are needed in evaluation too
-        observation, action = observation.clone(), action.clone()
+        view, action = view.clone(), action.clone()
         targets, shares = action[:, :num_users], action[:, num_users:].clone().requires_grad_(True)
         optimiser = torch.optim.Adam([shares], lr=settings.share_step_size)
-        state = model.start(observation, 1, None)  # the same in all steps
+        state = model.start(view, 1, None)  # the same in all steps
         for step in range(settings.share_steps):
             with torch.enable_grad():
                 prediction, _ = model.step(state, torch.cat((targets, shares), dim=1), None)
@@ -284,7 +286,7 @@ def descend_shares(
 @torch.no_grad()
 def sweep_targets(
     model: PlanningModel,
-    observation: Float[Tensor, "networks observation"],
+    view: Seen,
     action: Float[Tensor, "networks action"],
     form: FreeEnergyForm,
     settings: RefinementSettings,
@@ -302,7 +304,7 @@ def sweep_targets(
     centre = bin_centre(torch.arange(num_targets, device=action.device), num_targets).to(action)
     tried = action[:, None].repeat(1, num_users * num_targets + 1, 1)  # the last one stays as it is
     tried[:, torch.arange(len(user), device=action.device), user] = centre.repeat(num_users)
-    score = _score(model, observation, tried, form, members, max_rows).total
+    score = _score(model, view, tried, form, members, max_rows).total
     present = score[:, -1:]
     least, target = score[:, :-1].view(num_networks, num_users, num_targets).min(dim=2)
     gain = (present - least).nan_to_num(0.0)  # infinity less infinity
@@ -313,7 +315,7 @@ def sweep_targets(
     joint = action[:, None].repeat(1, num_changes + 1, 1)
     for count in range(1, num_changes + 1):
         joint[:, count].scatter_(1, changed[:, :count], value[:, :count])
-    total = _score(model, observation, joint, form, members, max_rows).total
+    total = _score(model, view, joint, form, members, max_rows).total
     total = total + margin * torch.arange(num_changes + 1, device=action.device)
     return joint[torch.arange(num_networks, device=action.device), total.argmin(dim=1)]
 
@@ -325,7 +327,7 @@ def _size(score: Tensor) -> Tensor:
 
 def _score(
     model: PlanningModel,
-    observation: Float[Tensor, "networks observation"],
+    view: Seen,
     action: Float[Tensor, "networks candidates action"],
     form: FreeEnergyForm,
     members: Members,
@@ -334,7 +336,7 @@ def _score(
     """Terms `[networks, candidates]` of candidates of one slot; a total of +inf where it is not finite."""
     parts = []
     for part in _in_parts(model, action, members, max_rows):
-        predictions = rollout(model, observation, part[:, :, None], members)
+        predictions = rollout(model, view, part[:, :, None], members)
         terms = expected_free_energy(predictions, form, NO_DRAWS)
         parts.append(FreeEnergy(*(term.view(part.shape[:2]) for term in terms)))
     return FreeEnergy(*(torch.cat(terms, dim=1) for terms in zip(*parts)))

@@ -15,6 +15,7 @@ from hadrl_lightning.simulator.network import EdgeNetwork
 from hadrl_lightning.simulator.physics import Limits, Rules, homes, rules
 from hadrl_lightning.simulator.radio import path_loss_db, spectral_efficiency
 from hadrl_lightning.simulator.randomness import Use, check_seed, make_generator, restore_generator
+from hadrl_lightning.simulator.rows import Rows
 from hadrl_lightning.simulator.service import (
     Service,
     caching_reward,
@@ -24,7 +25,7 @@ from hadrl_lightning.simulator.service import (
 )
 from hadrl_lightning.simulator.shared_networks import SharedNetworks
 from hadrl_lightning.simulator.unfolding import offloading_view_of
-from hadrl_lightning.simulator.vectors import from_vector, to_vector, vector_size
+from hadrl_lightning.simulator.vectors import Seen, from_vector, to_vector, vector_size
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 __all__ = [
@@ -38,7 +39,9 @@ __all__ = [
     "Limits",
     "OffloadingPolicy",
     "OffloadingView",
+    "Rows",
     "Rules",
+    "Seen",
     "Service",
     "SharedNetworks",
     "Use",

@@ -5,14 +5,15 @@ declarations.
 """
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from hadrl_lightning.errors import shown
 from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.rows import Rows
 
 if TYPE_CHECKING:
     from typing import Self
@@ -62,12 +63,47 @@ class Field:
             count *= length
         return count
 
-    def scaled(self, value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """As numbers of a vector."""
-        if self.first:
-            value = value + self.first
-        if not value.is_floating_point():
-            return value.to(dtype or torch.get_default_dtype())
+    def tensor(self, value: Any) -> Tensor:
+        """Plain numbers as a tensor with a dimension of networks.
+
+        Raises:
+            ValueError: they are no numbers, of another shape, or not whole where they have to be.
+        """
+        try:
+            numbers = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{self.name} must be an array of real numbers, got {shown(value)}") from error
+        if numbers.is_complex():
+            raise ValueError(f"{self.name} must be an array of real numbers, got {numbers.dtype}")
+        real = numbers if numbers.is_floating_point() else numbers.to(torch.get_default_dtype())
+        if numbers.ndim == len(self.axes):
+            numbers, real = numbers[None], real[None]
+        if numbers.ndim != len(self.axes) + 1:
+            axes = ", ".join(self.axes)
+            raise ValueError(
+                f"{self.name} must have shape [{axes}] or [networks, {axes}], got {list(numbers.shape)}"
+            )
+        if self.dtype is None:
+            return real.to(torch.get_default_dtype())
+        least, most = (0.0, 1.0) if self.dtype == torch.bool else (-math.inf, math.inf)
+        wrong = ~((real == real.round()) & (real >= least) & (real <= most))
+        if bool(wrong.any()):
+            words = "0 or 1" if self.dtype == torch.bool else "whole numbers"
+            raise ValueError(f"{self.name} must be {words}, got {float(real[wrong][0]):g}")
+        return numbers.to(self.dtype)
+
+    def limits(self, lengths: dict[str, int], below_zero: bool) -> tuple[float, float]:
+        """Least and largest value of an entry that the declaration allows, for these lengths of axes."""
+        if self.dtype == torch.bool:
+            return 0.0, 1.0
+        if self.of is not None:
+            return 0.0, lengths[self.of] - 1.0
+        return -math.inf if below_zero else self.low, self.high
+
+    def scaled(self, value: Tensor, dtype: torch.dtype) -> Tensor:
+        """As numbers of a vector, in this format if they are indices or flags."""
+        if self.dtype is not None:
+            return (value + self.first if self.first else value).to(dtype)
         return value / self.scale if self.scale != 1 else value
 
     def unscaled(self, value: Tensor) -> Tensor:
@@ -97,24 +133,53 @@ def fields_of(view: type) -> tuple[Field, ...]:
     return known
 
 
-class View:
-    """Tensors by name, with the same rows: what a level sees of B networks. Subclasses are dataclasses."""
+@dataclass(eq=False)
+class View(Rows):
+    """What a level sees of B networks. Subclasses are dataclasses whose fields `number` declares."""
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Names and tensors."""
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """The view of some networks from lists, arrays or tensors.
+
+        Args:
+            values: every field of the view by its name, in SI units, services and servers counted from 0; of several
+                networks, or of one without the dimension of networks, which then becomes a batch of one.
+
+        Raises:
+            ValueError: a field is missing, is unknown, is no array of numbers, has another shape than its axes say or
+                than the other fields, or has numbers that are not whole where they have to be.
+        """
+        declared = {one.name: one for one in fields_of(cls)}
+        for name in (*declared, *values):
+            if name not in values or name not in declared:
+                problem = "must be given" if name in declared else f"must be one of {', '.join(declared)}"
+                raise ValueError(f"{name} {problem}")
+        view = cls(**{name: one.tensor(values[name]) for name, one in declared.items()})
+        view.sizes()
+        return view
+
+    @classmethod
+    def none(cls, scenario: Scenario) -> Self:
+        """No rows of a scenario, to say what its views are like."""
+        empty = {one.name: torch.zeros(0, *one.shape(scenario), dtype=one.dtype) for one in fields_of(cls)}
+        return cls(**empty)
+
+    def sizes(self) -> dict[str, int]:
+        """Length of every axis.
+
+        Raises:
+            ValueError: two fields differ in it, or in their rows.
+        """
+        lengths: dict[str, int] = {}
+        rows: list[int] | None = None
         for one in fields_of(type(self)):
-            yield one.name, getattr(self, one.name)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The view with every tensor changed alike."""
-        return type(self)(**{name: change(value) for name, value in self.tensors()})
-
-    def to(self, *place: Any, **more: Any) -> Self:
-        """The view on another device."""
-        return self.map(lambda value: value.to(*place, **more))
-
-    def __getitem__(self, rows: Any) -> Self:
-        return self.map(lambda value: value[rows])
-
-    def __len__(self) -> int:
-        return len(next(value for _, value in self.tensors()))
+            shape = list(getattr(self, one.name).shape)
+            leading = shape[: max(0, len(shape) - len(one.axes))]
+            if len(shape) < len(one.axes) or rows not in (None, leading):
+                expected = ", ".join(map(str, (*(["…"] if rows is None else rows), *one.axes)))
+                raise ValueError(f"{one.name} must have shape [{expected}], got {shape}")
+            rows = leading
+            for axis, length in zip(one.axes, shape[len(rows) :], strict=True):
+                if lengths.setdefault(axis, length) != length:
+                    raise ValueError(f"{one.name} must be of {lengths[axis]} {axis}s, got {length}")
+        return lengths

@@ -199,11 +199,11 @@ class EdgeNetwork:
 
     def caching_observation(self) -> Float[Tensor, "batch caching"]:
         """The view of the slow level as a vector, [B, K (1 + 2 S) + S]."""
-        return to_vector(self.caching_view(), self.dtype)
+        return to_vector(self.caching_view())
 
     def offloading_observation(self) -> Float[Tensor, "batch offloading"]:
         """The view of the fast level as a vector, [B, S K + 3 S + 3 U]."""
-        return to_vector(self.offloading_view(), self.dtype)
+        return to_vector(self.offloading_view())
 
     def state_dict(self) -> dict[str, Any]:
         """State, counters, what processes remember, and generators, as tensors and numbers."""

@@ -91,8 +91,7 @@ class SharedNetworks(EdgeNetwork):
         return self.share.items
 
     def _whole_view(self, view: AnyView) -> AnyView:
-        names, rows = zip(*view.tensors(), strict=True)
-        return type(view)(**dict(zip(names, self._whole(*rows), strict=True)))
+        return view.filled(self._whole(*(value for _, value in view.tensors())))
 
     def _whole(self, *rows: Tensor) -> list[Tensor]:
         return whole_rows(rows, self.num_envs)

@@ -13,6 +13,8 @@ from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.fields import View, fields_of
 
 AnyView = TypeVar("AnyView", bound=View)
+Seen = View | Tensor
+"""What an agent sees: a view or, for a flat agent, numbers without names."""
 
 
 def vector_size(view: type[View], scenario: Scenario) -> int:
@@ -20,11 +22,13 @@ def vector_size(view: type[View], scenario: Scenario) -> int:
     return sum([field.size(scenario) for field in fields_of(view)])
 
 
-def to_vector(view: View, dtype: torch.dtype | None = None) -> Float[Tensor, "*rows number"]:
-    """A view as a vector."""
-    parts = []
-    for field in fields_of(type(view)):
-        value: Tensor = getattr(view, field.name)
+def to_vector(seen: Seen) -> Float[Tensor, "*rows number"]:
+    """A view as a vector, in the format of its real numbers; a vector stays one."""
+    if not isinstance(seen, View):
+        return seen
+    parts, dtype = [], seen.dtype
+    for field in fields_of(type(seen)):
+        value: Tensor = getattr(seen, field.name)
         value = field.scaled(value, dtype)
         parts.append(value.flatten(value.ndim - len(field.axes)))
     return torch.cat(parts, dim=-1)

@@ -17,7 +17,8 @@ MARGIN = 1 + 1e-5
 """Widens bounds a little, so that rounding in the simulator's number format never leaves them."""
 
 Limits = dict[str, tuple[list[float], list[float]]]
-"""Least and largest value of every entry of some fields of a view, by the name of the field, in its unit."""
+"""Least and largest value of every entry of some fields of a view, by the name of the field, in its unit; for others
+those of their declaration hold."""
 
 
 class Rules(ABC):

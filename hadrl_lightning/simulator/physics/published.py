@@ -10,7 +10,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
 from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
-from hadrl_lightning.simulator.physics.protocol import MARGIN, Limits, Rules, flags, widened
+from hadrl_lightning.simulator.physics.protocol import MARGIN, Limits, Rules, widened
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState, falling_scale
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
@@ -90,7 +90,6 @@ class Published(Rules):
         """The request gain is a quotient whose denominator can come close to 0: it has none."""
         pairs, services = scenario.num_servers * scenario.num_services, scenario.num_services
         return {
-            "cache": flags(pairs),
             "demand": ([-math.inf] * services, [math.inf] * services),
             # Counts of hits: (max - x) / (max - 0.1) with max at least 1, or all 0.
             "hits": ([0.0] * pairs, [MARGIN / 0.9] * pairs),
@@ -103,7 +102,6 @@ class Published(Rules):
         bits, cycles = users * max(scenario.input_bits), users * max(scenario.cycles)
         bandwidth, compute = list(scenario.bandwidth_per_server_hz), list(scenario.compute_per_server_hz)
         return {
-            "cache": flags(scenario.num_servers * scenario.num_services),
             "free_cache_bits": _cache_left(scenario),
             "bandwidth_hz": widened([min(hz - bits, 0.0) for hz in bandwidth], bandwidth),
             "compute_hz": widened([min(hz - cycles, 0.0) for hz in compute], compute),

@@ -87,7 +87,6 @@ class Strict(Rules):
         pairs, services = scenario.num_servers * scenario.num_services, scenario.num_services
         free = widened([0.0] * scenario.num_servers, list(scenario.usable_cache_bits))
         return {
-            "cache": flags(pairs),
             "demand": flags(services),
             "hits": flags(pairs),
             "free_cache_bits": free,
@@ -98,7 +97,6 @@ class Strict(Rules):
         servers, users = scenario.num_servers, scenario.num_users
         caches = list(scenario.usable_cache_bits)
         return {
-            "cache": flags(servers * scenario.num_services),
             "free_cache_bits": widened([-1e-5 * bits for bits in caches], caches),
             "bandwidth_hz": widened([0.0] * servers, list(scenario.bandwidth_per_server_hz)),
             "compute_hz": widened([0.0] * servers, list(scenario.compute_per_server_hz)),
