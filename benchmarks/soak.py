@@ -1,7 +1,7 @@
 """Does a long training stay flat? Memory, time an epoch and files over 2,000 epochs of `hadrl fit`, in one process.
 
-    OMP_NUM_THREADS=1 python benchmarks/soak.py                          # trains, judges, draws docs/soak.png
-    python benchmarks/soak.py --judge docs/results/soak.csv              # judges what was measured before
+    OMP_NUM_THREADS=1 python benchmarks/soak.py                          # trains, judges, draws runs/soak.png
+    python benchmarks/soak.py --judge runs/soak.csv              # judges what was measured before
 
 It trains through the command line, with progress bar, checkpoints, TensorBoard events, metrics.csv and validations.
 The settings are those of es2.yaml and quick.yaml; what only sets the price of an epoch is smaller (`SMALLER`), and the
@@ -223,9 +223,9 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=2000, help="at least 100 (default: %(default)s)")
     parser.add_argument("--judge", type=Path, metavar="CSV", help="measured before: don't train")
     parser.add_argument(
-        "--csv", type=Path, default=Path("docs/results/soak.csv"), help="default: %(default)s"
+        "--csv", type=Path, default=Path("runs/soak.csv"), help="default: %(default)s"
     )
-    parser.add_argument("--figure", type=Path, default=Path("docs/soak.png"), help="default: %(default)s")
+    parser.add_argument("--figure", type=Path, default=Path("runs/soak.png"), help="default: %(default)s")
     options = parser.parse_args()
     if options.epochs < 100:
         parser.error(f"--epochs must be at least 100, got {options.epochs}")
