@@ -387,7 +387,15 @@ def test_a_save_that_fails_leaves_the_old_checkpoint() -> None:
         (["--trainer.precision", "transformer-engine"], "trainer: Requirement 'transformer_engine"),
         (
             ["--trainer.limit_val_batches", "0.001"],
-            "trainer: You requested to check 0.001 of the `val_dataloader`",
+            "trainer.limit_val_batches must leave a batch of val, which has ",
+        ),
+        (
+            ["--trainer.limit_test_batches", "0.001"],
+            "trainer.limit_test_batches must leave a batch of test, ",
+        ),
+        (
+            ["--trainer.overfit_batches", "0.001"],
+            "trainer.overfit_batches must leave a batch of val, which has ",
         ),
         (["--trainer.barebones", "true"], "trainer.barebones must be false, got true"),
         (["--trainer.default_root_dir", "/proc/x"], "/proc/x/checkpoints/tiny/version_0 can't be written"),

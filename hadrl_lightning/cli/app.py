@@ -29,7 +29,7 @@ from hadrl_lightning.cli.parser import ConfigByName, HadrlParser
 from hadrl_lightning.cli.resuming import Start, differences, read_words, told_of_own_settings
 from hadrl_lightning.cli.signals import StopSignals
 from hadrl_lightning.cli.stopping import GracefulStop, ending_in_one_line, resuming
-from hadrl_lightning.cli.trainer_settings import make_loggers, unwanted_callbacks
+from hadrl_lightning.cli.trainer_settings import check_parts, make_loggers, unwanted_callbacks
 from hadrl_lightning.config_files import BASE, load_config, refuse_nulls
 from hadrl_lightning.console import show
 from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy, require_members
@@ -328,6 +328,8 @@ class HadrlCLI(LightningCLI):
             require_members(self.model, self.trainer.world_size)
         for callback in _callbacks(self.trainer):
             getattr(callback, "check_model", lambda model: None)(self.model)
+        if self.datamodule is not None:
+            check_parts(self.trainer, self.datamodule)
         spare_the_collector()
         if getattr(self.trainer, "fast_dev_run", False):
             return

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 
 from hadrl_lightning.cli.loggers import EventsLogger, MetricsLogger
 from hadrl_lightning.cli.resuming import Start
+from hadrl_lightning.errors import HadrlError
 
 
 def unwanted_callbacks(settings: Namespace, classes: Mapping[str, type[Callback]]) -> list[str]:
@@ -40,6 +42,23 @@ def make_loggers(given: Any, command: str, start: Start) -> Any:
     if given in (None, True):
         return [EventsLogger(start.folder), metrics]
     return [*_list(given), metrics]
+
+
+def check_parts(trainer: Trainer, data: LightningDataModule) -> None:
+    """Refuse parts of validation and test that hold no batch, before a training: Lightning would when it is their turn.
+
+    Raises:
+        HadrlError: there is such a part.
+    """
+    for name, loader in (("val", data.val_dataloader), ("test", data.test_dataloader)):
+        part = getattr(trainer, f"limit_{name}_batches")
+        if not isinstance(part, float) or not 0 < part < 1:
+            continue
+        batches = len(loader())
+        if int(part * batches) < 1:
+            key = "overfit_batches" if getattr(trainer, "overfit_batches", 0) else f"limit_{name}_batches"
+            text = f"trainer.{key} must leave a batch of {name}, which has {batches}, got {part}"
+            raise HadrlError(f"{text}: a whole number counts batches")
 
 
 def _list(given: Any) -> list[Any]:
