@@ -222,9 +222,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--epochs", type=int, default=2000, help="at least 100 (default: %(default)s)")
     parser.add_argument("--judge", type=Path, metavar="CSV", help="measured before: don't train")
-    parser.add_argument(
-        "--csv", type=Path, default=Path("runs/soak.csv"), help="default: %(default)s"
-    )
+    parser.add_argument("--csv", type=Path, default=Path("runs/soak.csv"), help="default: %(default)s")
     parser.add_argument("--figure", type=Path, default=Path("runs/soak.png"), help="default: %(default)s")
     options = parser.parse_args()
     if options.epochs < 100:

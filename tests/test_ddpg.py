@@ -7,7 +7,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hadrl_lightning.agents.ddpg import DDPG, DDPGLosses, DDPGSettings
+from hadrl_lightning.agents.actor_critic import ActorCritic, ActorCriticLosses
+from hadrl_lightning.agents.ddpg import DDPG, DDPGSettings
+from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings
 from hadrl_lightning.data.transitions import CachingTransitions
 from hadrl_lightning.nn.actor_critic import Actor, Critic
 
@@ -93,6 +95,11 @@ def test_a_setting_out_of_range_is_refused_by_name(name: str, value, bound: str)
         DDPGSettings(**{name: value})
 
 
+def test_the_structured_agent_is_no_variant_of_the_published_one() -> None:
+    assert (DDPG.__bases__, SetDDPG.__bases__) == ((ActorCritic,), (ActorCritic,))
+    assert not issubclass(SetDDPGSettings, DDPGSettings)
+
+
 def test_networks_have_the_published_layers() -> None:
     actor, critic = Actor(210, 20, generator=generator()), Critic(210, 20, generator=generator())
     assert [tuple(p.shape) for p in actor.parameters()] == [
@@ -159,7 +166,7 @@ def test_targets_follow_by_the_target_rate() -> None:
 def test_an_update_is_critic_then_actor_then_targets_and_the_critic_keeps_its_own_gradient() -> None:
     hand = agent_by_hand(discount=0.5, target_rate=0.5)
     optimizers = [torch.optim.SGD(network.parameters(), lr=0.1) for network in (hand.actor, hand.critic)]
-    losses = hand.update(one_transition(), *optimizers, torch.Tensor.backward)
+    losses = hand.update(one_transition(), optimizers, torch.Tensor.backward)
     # d/dw (1.4 w)² at w = 2: 2·1.4²·2 = 7.84; w = 2 − 0.784 = 1.216
     assert hand.critic.weight.item() == pytest.approx(1.216)
     assert hand.critic.weight.grad.item() == pytest.approx(7.84)
@@ -168,7 +175,7 @@ def test_an_update_is_critic_then_actor_then_targets_and_the_critic_keeps_its_ow
     assert hand.actor.weight.grad.item() == pytest.approx(-1.216)
     assert hand.target_actor.weight.item() == pytest.approx(0.5608)
     assert hand.target_critic.weight.item() == pytest.approx(1.608)
-    assert isinstance(losses, DDPGLosses)
+    assert isinstance(losses, ActorCriticLosses)
     assert losses.critic.item() == pytest.approx(7.84)
     assert losses.actor.item() == pytest.approx(-1.216 * 1.5)
     assert all(parameter.requires_grad for parameter in hand.critic.parameters())
@@ -226,7 +233,7 @@ class Root(LightningModule):
         self.ddpg = ddpg
 
     def training_step(self, batch: CachingTransitions, batch_idx: int) -> None:
-        self.ddpg.update(batch, *self.optimizers(), self.manual_backward)
+        self.ddpg.update(batch, self.optimizers(), self.manual_backward)
 
     def configure_optimizers(self):
         return self.ddpg.configure_optimizers()
@@ -234,7 +241,7 @@ class Root(LightningModule):
 
 def test_as_a_child_it_learns_the_same_and_leaves_logging_to_the_root(tmp_path) -> None:
     alone, child = agent(), agent()
-    for root, logged in ((alone, {"ddpg/critic_loss", "ddpg/actor_loss"}), (Root(child), set())):
+    for root, logged in ((alone, {"caching_agent/critic", "caching_agent/actor"}), (Root(child), set())):
         names = LoggedNames()
         quiet_trainer(tmp_path, max_epochs=1, callbacks=[names]).fit(root, loader(64, batch_size=16))
         assert names.names == logged
@@ -264,27 +271,3 @@ def test_bf16_mixed_precision_trains(tmp_path) -> None:
         assert value.dtype == torch.float32
         assert value.isfinite().all()
         assert not torch.equal(value, before[name])
-
-
-class ExecutedCache(DDPG):
-    """A variant: the critic is taught the executed cache; the decision is the best of three near the actor's."""
-
-    def executed(self, batch):
-        return batch.cache.flatten(-2).float()
-
-    def decide(self, observation, actor, critic):
-        proposals = torch.stack([(actor(observation) + shift > 0).float() for shift in (-0.5, 0.0, 0.5)])
-        values = critic(observation.expand(3, *observation.shape), proposals)
-        best = values.argmax(dim=0)
-        return proposals.gather(0, best[None, ..., None].expand(1, *proposals.shape[1:])).squeeze(0)
-
-
-def test_a_variant_plugs_in_its_own_decision_and_executed_action() -> None:
-    ddpg = ExecutedCache(3, 2, DDPGSettings(hidden_sizes=(16,)), generator=generator())
-    batch = random_batch(8)
-    assert set(ddpg.act(batch.view).unique().tolist()) <= {0.0, 1.0}
-    value = ddpg.critic(batch.view, batch.cache.flatten(1).float())
-    expected = (value - ddpg.target_value(batch)).square().mean()
-    assert torch.allclose(ddpg.critic_loss(batch), expected)
-    losses = ddpg.update(batch, *ddpg.configure_optimizers(), torch.Tensor.backward)
-    assert all(loss.isfinite() for loss in losses)

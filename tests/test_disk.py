@@ -19,7 +19,7 @@ from hadrl_lightning.callbacks.collection import Collection
 from hadrl_lightning.cli import checkpoints, main
 from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO, Checkpointing
 from hadrl_lightning.errors import HadrlError, OutputError
-from hadrl_lightning.files import load_tensors, unwritable
+from hadrl_lightning.files import load_tensors, replacing, unwritable
 
 WORDS = [
     *("--config", "es2.yaml", "--config", "quick.yaml"),
@@ -313,3 +313,44 @@ assert main(["predict", "--ckpt_path", "last"]) == 0
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("network") == 1, done.stdout  # the trial
     assert (RUN / "decisions.csv").is_file()
+
+
+# --- files that are replaced -----------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "a.txt"
+    write(file, "one")
+    write(file, "two")
+    assert file.read_text() == "two"
+    assert [path.name for path in file.parent.iterdir()] == ["a.txt"]
+
+
+def test_an_error_while_writing_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    write(file, "one")
+    with pytest.raises(TypeError, match="data must be str"):
+        write(file, 2)
+    assert file.read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_the_temporary_file_of_a_killed_process_is_removed_that_of_a_live_one_stays(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as live:
+        for process in (dead, live):
+            (tmp_path / f".a.txt.{process.pid}.tmp").write_text("half")
+        (tmp_path / ".other.txt.1.tmp").write_text("of another file")
+        write(tmp_path / "a.txt", "whole")
+        assert {path.name for path in tmp_path.iterdir()} == {
+            "a.txt",
+            f".a.txt.{live.pid}.tmp",
+            ".other.txt.1.tmp",
+        }
+        live.communicate(b"\n")

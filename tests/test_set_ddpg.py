@@ -395,7 +395,7 @@ def test_the_same_seed_learns_the_same() -> None:
     for ddpg in (one, two):
         optimizers = ddpg.configure_optimizers()
         for seed in (5, 6):
-            ddpg.update(transitions(SMALL, 32, seed), *optimizers, torch.Tensor.backward)
+            ddpg.update(transitions(SMALL, 32, seed), optimizers, torch.Tensor.backward)
     for left, right in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
         assert torch.equal(left, right)
 

@@ -464,7 +464,7 @@ def cached(agent: DDPG) -> Any:
         agent.explore(CACHING.next_view, 0.0, generator()),
     ]
     for _ in range(2):
-        agent.update(CACHING, *optimizers, backward=torch.Tensor.backward)
+        agent.update(CACHING, optimizers, backward=torch.Tensor.backward)
     return decisions, list(agent.parameters())
 
 
@@ -694,7 +694,7 @@ def test_settings_that_are_given_hold_after_the_state_of_an_optimizer_is_loaded(
     new.world_model.observe(DATA)
     old.world_model.loss(DATA).total.backward()
     old_optimizers[0].step()
-    old.ddpg.update(CACHING, *old_optimizers[1:], backward=torch.Tensor.backward)
+    old.ddpg.update(CACHING, old_optimizers[1:], backward=torch.Tensor.backward)
     for saved, fresh in zip(old_optimizers, new_optimizers, strict=True):
         fresh.load_state_dict(saved.state_dict())
         assert all(int(state["step"]) == 1 for state in fresh.state.values())

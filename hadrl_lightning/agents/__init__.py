@@ -3,16 +3,20 @@
 from hadrl_lightning.agents.caching_objective import LATENCY_WEIGHT, CachingObjective, caching_objective
 from hadrl_lightning.agents.ddpg import DDPG, DDPGSettings
 from hadrl_lightning.agents.hadrl import HADRL, CachingDecision
+from hadrl_lightning.agents.levels import CACHING_AGENTS, SLOT_MODELS, CachingAgent, SlotModel
+from hadrl_lightning.agents.refusals import check_trainer
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings
 from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.agents.stored import progress
-from hadrl_lightning.agents.trainer_limits import check_trainer
 from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
 
 __all__ = [
+    "CACHING_AGENTS",
     "DDPG",
     "HADRL",
     "LATENCY_WEIGHT",
+    "SLOT_MODELS",
+    "CachingAgent",
     "CachingDecision",
     "CachingObjective",
     "DDPGSettings",
@@ -20,6 +24,7 @@ __all__ = [
     "SetDDPGSettings",
     "SetWorldModel",
     "SetWorldModelSettings",
+    "SlotModel",
     "WorldModel",
     "WorldModelSettings",
     "caching_objective",

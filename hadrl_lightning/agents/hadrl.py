@@ -12,13 +12,13 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Optimizer
 
+from hadrl_lightning.agents.actor_critic import ActorCritic
 from hadrl_lightning.agents.ddpg import DDPG, DDPGSettings
-from hadrl_lightning.agents.loader_items import check_item
+from hadrl_lightning.agents.refusals import check_item, check_trainer
 from hadrl_lightning.agents.seen import SeenRanges, ranges_of_view
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings
 from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.agents.stored import StoredAgent
-from hadrl_lightning.agents.trainer_limits import check_trainer
 from hadrl_lightning.agents.views import (
     check_caching_view,
     check_network,
@@ -154,7 +154,7 @@ class HADRL(StoredAgent):
             sizes = (seen, scenario.offloading_action_size)
             self.world_model = WorldModel(*sizes, world_model, generator=generator)
         if slow_level == "set":
-            self.ddpg: DDPG = SetDDPG(scenario, set_ddpg, generator=generator)
+            self.ddpg: ActorCritic = SetDDPG(scenario, set_ddpg, generator=generator)
         else:
             sizes = (vector_size(CachingView, scenario), scenario.caching_action_size)
             self.ddpg = DDPG(*sizes, ddpg, generator=generator)
@@ -448,7 +448,7 @@ class HADRL(StoredAgent):
             _append(losses, "world_model", loss._asdict())
         for caching in batch.caching:
             optimizers = (actor_optimizer, critic_optimizer)
-            update = self.ddpg.update(caching, *optimizers, self.manual_backward)
+            update = self.ddpg.update(caching, optimizers, self.manual_backward)
             _append(losses, "ddpg", update._asdict())
         for name, values in losses.items():
             self.log(

@@ -1,25 +1,24 @@
 """The structured caching agent: DDPG that knows a cache is a set of services on a set of servers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.optim import Optimizer
 
+from hadrl_lightning.agents.actor_critic import ActorCritic, ActorCriticLosses, ActorCriticSettings
 from hadrl_lightning.agents.cache_proposals import normal, propose_caches, settle
-from hadrl_lightning.agents.ddpg import DDPG, DDPGLosses, DDPGSettings
+from hadrl_lightning.agents.levels import CACHING_AGENTS, Steps
 from hadrl_lightning.agents.views import ELSEWHERE, check_caching_view, check_sizes
 from hadrl_lightning.data.transitions import Transitions
 from hadrl_lightning.distributed import Share
 from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic
 from hadrl_lightning.nn.normaliser import RunningNormaliser
-from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
     CachingView,
     Seen,
@@ -27,7 +26,6 @@ from hadrl_lightning.simulator import (
     check_seed,
     fill_caches,
     make_generator,
-    vector_size,
 )
 from hadrl_lightning.typed import typed
 
@@ -39,7 +37,7 @@ _EXPLORATION = ("explore_proposals", "explore_rounds")
 
 @typed
 @dataclass(frozen=True, kw_only=True)
-class SetDDPGSettings(DDPGSettings):
+class SetDDPGSettings(ActorCriticSettings):
     """Settings of the structured caching agent."""
 
     discount: float = 0.0
@@ -104,12 +102,13 @@ class SetDDPGSettings(DDPGSettings):
             raise ValueError(f"hysteresis must be at least 0 and finite, got {self.hysteresis}")
 
 
-class SetDDPG(DDPG):
+@CACHING_AGENTS.register("set")
+class SetDDPG(ActorCritic):
     """DDPG with the structure of the caching problem in it.
 
-    It departs so far from the published one that little of DDPG is left. By default the discount is 0: the critic
-    learns what a frame earns and no future. The actor learns by cross-entropy, not by a policy gradient. A decision is
-    the best of many proposals. In detail:
+    It departs so far from the published one that little but the order of an update is left. By default the discount is
+    0: the critic learns what a frame earns and no future. The actor learns by cross-entropy, not by a policy gradient.
+    A decision is the best of many proposals. In detail:
 
     The critic learns from the caches that were executed, not from the raw actions, and sees coverage and copies of
     each service (`SetCritic`). A decision is the target critic's best of many feasible caches: the actor's, the one
@@ -129,6 +128,9 @@ class SetDDPG(DDPG):
         generator: source of the initial parameters; None: the global one.
     """
 
+    Settings = SetDDPGSettings
+    settings_group = "set_ddpg"
+    transfers = True
     settings: SetDDPGSettings
     actor: SetActor
     critic: SetCritic
@@ -143,8 +145,6 @@ class SetDDPG(DDPG):
     ) -> None:
         sizes = (scenario.storage_bits, scenario.usable_cache_bits)
         super().__init__(
-            vector_size(CachingView, scenario),
-            scenario.caching_action_size,
             settings,
             actor=SetActor(*sizes, settings.actor_width, generator),
             critic=SetCritic(*sizes, settings.hidden_sizes, settings.sees_switching, generator),
@@ -152,6 +152,13 @@ class SetDDPG(DDPG):
         self.scenario = scenario
         self.rewards = RunningNormaliser(1)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
+
+    @classmethod
+    def made_for(
+        cls, scenario: Scenario, physics: Physics, settings: SetDDPGSettings, generator: torch.Generator
+    ) -> "SetDDPG":
+        """See `Level`."""
+        return cls(scenario, settings, generator=generator)
 
     def for_scenario(self, scenario: Scenario) -> "SetDDPG":
         """A copy with the same weights for another network; any number of users, servers and services."""
@@ -241,7 +248,7 @@ class SetDDPG(DDPG):
         else:
             generator = generator or make_generator(self.settings.seed, Use.CACHING_DECISIONS)
             cache = self._worth_switching(view, self._settled(view, actor, critic, generator), critic)
-        return _as_action(cache, view.dtype).reshape(*rows, self.action_size)
+        return _as_action(cache, view.dtype).reshape(*rows, -1)
 
     def propose(
         self,
@@ -337,9 +344,9 @@ class SetDDPG(DDPG):
 
     # Learning ------------------------------------------------------------------------------------------------------
 
-    def executed(self, batch: Any) -> Bool[Tensor, "batch server service"]:
-        """The cache that was executed."""
-        return batch.cache
+    def value(self, batch: Any) -> Float[Tensor, " own"]:
+        """Of the cache that was executed."""
+        return self.critic(self.read(batch.view), batch.cache)
 
     @torch.no_grad()
     def target_value(self, batch: Transitions) -> Float[Tensor, " own"]:
@@ -369,18 +376,14 @@ class SetDDPG(DDPG):
         return weight * binary_cross_entropy_with_logits(2 * self.actor.logits(view), better.to(view.dtype))
 
     def update(
-        self,
-        batch: Transitions,
-        actor_optimizer: Optimizer | LightningOptimizer,
-        critic_optimizer: Optimizer | LightningOptimizer,
-        backward: Callable[[Tensor], None],
-    ) -> DDPGLosses:
-        """One gradient update of critic, actor and target networks (see `DDPG.update`)."""
+        self, batch: Transitions, optimizers: Sequence[Steps], backward: Callable[[Tensor], None]
+    ) -> ActorCriticLosses:
+        """One gradient update of critic, actor and target networks (see `ActorCritic.update`)."""
         batch = replace(batch, reward=without_outliers(batch.reward))
         self.rewards.update(batch.reward.unsqueeze(-1))
         for network in (self.actor, self.critic):
             network.watch(self.read(batch.view))
-        losses = super().update(batch, actor_optimizer, critic_optimizer, backward)
+        losses = super().update(batch, optimizers, backward)
         self.num_updates += 1
         return losses
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hadrl_lightning.agents.derived_reward import derived_reward
+from hadrl_lightning.agents.levels import SLOT_MODELS
 from hadrl_lightning.agents.optimisers import DecayingAdam
 from hadrl_lightning.agents.transition_model import TransitionModel, over_members
 from hadrl_lightning.data.transitions import OffloadingTransitions
@@ -19,7 +20,8 @@ from hadrl_lightning.nn.set_encoder import SetChange, SharedResources, compresse
 from hadrl_lightning.nn.tokens import Numbers, TokenFields
 from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.planning.model import Prediction
-from hadrl_lightning.simulator import OffloadingView, Seen, View
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import OffloadingView, Seen, View, offloading_view_of
 from hadrl_lightning.typed import typed
 
 Encoder = Literal["shared_resources", "deep_sets"]
@@ -123,6 +125,7 @@ class SetRolloutState(NamedTuple):
     """Of every (row or network, user, server)."""
 
 
+@SLOT_MODELS.register("set")
 class SetWorldModel(TransitionModel):
     """Predicts every user's latency, and the next view, from view and action: an ensemble over users.
 
@@ -150,6 +153,10 @@ class SetWorldModel(TransitionModel):
         ValueError: a view that no tokens can be made of.
     """
 
+    Settings = SetWorldModelSettings
+    settings_group = "set_world_model"
+    transfers = True
+    predicts_latencies = True
     settings: SetWorldModelSettings
 
     def __init__(
@@ -179,6 +186,13 @@ class SetWorldModel(TransitionModel):
         self.server_change_normaliser = RunningNormaliser(server)
         self.latency_normaliser = RunningNormaliser(1)
 
+    @classmethod
+    def made_for(
+        cls, scenario: Scenario, physics: Physics, settings: SetWorldModelSettings, generator: torch.Generator
+    ) -> "SetWorldModel":
+        """See `Level`."""
+        return cls(settings, view=offloading_view_of(scenario), generator=generator)
+
     @property
     def num_members(self) -> int:
         """Members of the ensemble held here."""
@@ -192,6 +206,7 @@ class SetWorldModel(TransitionModel):
 
     def check_planner(self, form: Form, plan_horizon: int) -> None:
         """Raises a ValueError where a planner looks beyond the slot that alone is learnt."""
+        super().check_planner(form, plan_horizon)
         if plan_horizon > 1 and self.settings.change_weight == 0:
             raise ValueError(
                 f"plan_horizon must be 1 with a change_weight of 0, by which no next observation is learnt, "
@@ -260,6 +275,10 @@ class SetWorldModel(TransitionModel):
         server = self.server_change_normaliser.normalise(after.server - before.server)
         user_loss = over_members(gaussian_nll(predicted[0], predicted[1], user), batch)
         return user_loss + over_members(gaussian_nll(predicted[2], predicted[3], server), batch)
+
+    def check_rows(self, transitions: OffloadingTransitions) -> None:
+        """Refuse transitions of other shapes."""
+        self._by_member(transitions)
 
     def _by_member(self, transitions: OffloadingTransitions) -> OffloadingTransitions:
         """Rows `[members, b]`, or `[1, b]` for a batch that all members share."""

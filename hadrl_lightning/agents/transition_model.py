@@ -1,7 +1,5 @@
-"""What a model of the offloading level needs to train alone, and to share what it saw over ranks."""
+"""What models of the offloading level need to train alone."""
 
-from abc import abstractmethod
-from collections.abc import Iterable
 from typing import Any, Protocol
 
 import torch
@@ -11,14 +9,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hadrl_lightning.agents.loader_items import check_finite, check_item
+from hadrl_lightning.agents.levels import SlotModel
 from hadrl_lightning.agents.optimisers import ResumedAdam
+from hadrl_lightning.agents.refusals import check_finite, check_item
 from hadrl_lightning.data.transitions import OffloadingTransitions
-from hadrl_lightning.distributed.collectives import largest, summed
-from hadrl_lightning.distributed.members import clip_gradients, members_held
-from hadrl_lightning.distributed.shares import Share
 from hadrl_lightning.nn.normaliser import RunningNormaliser
-from hadrl_lightning.planning.free_energy import Form
 
 
 class LearningSettings(Protocol):
@@ -37,66 +32,22 @@ class LearningSettings(Protocol):
         """Norm that the gradient is clipped to."""
 
 
-class TransitionModel(LightningModule):
-    """Base of models that learn from `OffloadingTransitions`.
+class TransitionModel(LightningModule, SlotModel):
+    """Base of models that learn from `OffloadingTransitions`, by Adam and behind normalisers whose scale stays.
 
-    It trains alone, and keeps the best reward seen.
-
-    A subclass has the attribute `settings` and the methods `loss`, `observe` and `reset_parameters`. Every
-    `RunningNormaliser` among its modules is merged over ranks. Only the root module logs.
-
-    Where ranks share the members of the ensemble, losses are *parts*: of the members held here, to be added up over
-    ranks; errors are roots of parts of a mean square (`of_all_members`).
+    It trains alone. Only the root module logs. A subclass has the attribute `settings`.
     """
 
     settings: LearningSettings
-    best_reward: Float[Tensor, ""]
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("best_reward", torch.tensor(-torch.inf))
         self.register_load_state_dict_pre_hook(_keeping_scale)
 
-    @abstractmethod
-    def loss(self, transitions: OffloadingTransitions) -> tuple[Tensor, ...]:
-        """Losses of a batch; the first, `total`, carries the gradient."""
-
-    @abstractmethod
-    def observe(self, transitions: OffloadingTransitions, synchronise: bool = True) -> None:
-        """Takes transitions into the normalisers."""
-
-    @abstractmethod
-    def _by_member(self, transitions: OffloadingTransitions) -> OffloadingTransitions:
-        """Rows with a dimension of members in front; refuses other shapes."""
-
-    def check_planner(self, form: Form, plan_horizon: int) -> None:
-        """Raises a ValueError that begins with the setting's name where a planner asks what the model can't tell."""
-        if form == "outcome":
-            raise ValueError(
-                f"form must not be outcome with a {type(self).__name__}, which predicts no latencies, got {form}"
-            )
-
     @property
-    def held(self) -> Share:
-        """The members of the ensemble held here."""
-        held = members_held(self)
-        assert held is not None, "a world model is an ensemble"
-        return held
-
-    def of_all_members(self, name: str, parts: Float[Tensor, "*batches"]) -> Float[Tensor, "*batches"]:
-        """A field of the losses for all members, from the parts of those held here; every rank has to call it."""
-        if self.held.is_whole:
-            return parts
-        return summed(parts.square()).sqrt() if name.endswith("_error") else summed(parts)
-
-    def clip_gradients_of_all(self) -> Tensor:
-        """Clips the gradient of all members, wherever they are, to `grad_clip_norm`; returns its norm before."""
-        return clip_gradients(self, self.settings.grad_clip_norm)
-
-    @property
-    def normalisers(self) -> list[RunningNormaliser]:
-        """All running statistics."""
-        return [module for module in self.modules() if isinstance(module, RunningNormaliser)]
+    def grad_clip_norm(self) -> float:
+        """That of the settings."""
+        return self.settings.grad_clip_norm
 
     def keep_scale(self) -> None:
         """From the first gradient on the scale of inputs and outputs stays: what was learnt holds in it alone."""
@@ -109,43 +60,10 @@ class TransitionModel(LightningModule):
         for normaliser in self.normalisers:
             normaliser.thaw()
 
-    def synchronise(self) -> None:
-        """Merges what every rank observed alone (`observe(synchronise=False)` from the start on)."""
-        for normaliser in self.normalisers:
-            normaliser.synchronise()
-        self.share_best_reward()
-
-    def keep_best_reward(self, reward: Float[Tensor, "*rows"], synchronise: bool) -> None:
-        """Raises the best reward seen to the largest of these, on all ranks if they are synchronised."""
-        if reward.numel():
-            best = reward.max().to(self.best_reward)
-            self.best_reward.copy_(torch.maximum(self.best_reward, best))
-        if synchronise:
-            self.share_best_reward()
-
-    def share_best_reward(self) -> None:
-        """Gives every rank the best reward of all."""
-        self.best_reward.copy_(largest(self.best_reward))
-
     def on_train_start(self) -> None:
         """Fits the normalisers to the train dataloader, if nothing was observed before."""
         with isolate_rng():
             self.observe_first(self.trainer.train_dataloader or ())
-
-    def observe_first(self, batches: Iterable[OffloadingTransitions]) -> None:
-        """Fits the normalisers to these batches, if nothing was observed before; every rank has to call.
-
-        Raises:
-            HadrlError: an item is no `OffloadingTransitions`, or holds a number that is none.
-        """
-        if any(normaliser.count > 0 for normaliser in self.normalisers):
-            return
-        for batch in batches:
-            check_item(batch, OffloadingTransitions)
-            check_finite(batch)
-            self._by_member(batch)
-            self.observe(batch.to(self.device), synchronise=False)
-        self.synchronise()
 
     def training_step(self, batch: OffloadingTransitions, batch_idx: int) -> Tensor:
         """Loss of a batch; for training without `HADRL`.

@@ -8,12 +8,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from hadrl_lightning.agents.levels import SLOT_MODELS
 from hadrl_lightning.agents.transition_model import TransitionModel, over_members
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.nn.ensemble import DynamicsEnsemble, RewardNetwork, gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.planning.model import Prediction
-from hadrl_lightning.simulator import Seen, to_vector
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import Seen, offloading_view_of, to_vector, vector_size
 from hadrl_lightning.typed import typed
 
 
@@ -86,6 +88,7 @@ class RolloutState(NamedTuple):
     """Rows that share one observation in turn: candidates per network at the start, 1 later."""
 
 
+@SLOT_MODELS.register("flat")
 class WorldModel(TransitionModel):
     """Predicts what is seen next, by an ensemble, and the reward of what is seen and an action; views become vectors.
 
@@ -108,6 +111,8 @@ class WorldModel(TransitionModel):
         ValueError: a size below 1.
     """
 
+    Settings = WorldModelSettings
+    settings_group = "world_model"
     settings: WorldModelSettings
 
     def __init__(
@@ -138,6 +143,14 @@ class WorldModel(TransitionModel):
         self.action_normaliser = RunningNormaliser(action_size)
         self.change_normaliser = RunningNormaliser(observation_size)
         self.reward_normaliser = RunningNormaliser(1)
+
+    @classmethod
+    def made_for(
+        cls, scenario: Scenario, physics: Physics, settings: WorldModelSettings, generator: torch.Generator
+    ) -> "WorldModel":
+        """See `Level`."""
+        sizes = (vector_size(offloading_view_of(scenario), scenario), scenario.offloading_action_size)
+        return cls(*sizes, settings, generator=generator)
 
     @property
     def num_members(self) -> int:
@@ -202,6 +215,10 @@ class WorldModel(TransitionModel):
         return WorldModelLoss(
             dynamics + reward_loss, dynamics.detach(), reward_loss.detach(), dynamics_error, reward_error
         )
+
+    def check_rows(self, transitions: OffloadingTransitions) -> None:
+        """Refuse transitions of other shapes."""
+        self._by_member(transitions)
 
     def _by_member(self, transitions: OffloadingTransitions) -> OffloadingTransitions:
         """Rows `[members, b]`, or `[1, b]` for a batch that all members share, with vectors in place of views."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from hadrl_lightning.agents import DDPG, SetDDPG
+from hadrl_lightning.agents import DDPG, CachingAgent
 from hadrl_lightning.agents.ddpg import DDPGSettings
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, ReplayBuffer, Transitions
 from hadrl_lightning.envs.core import JointCore, Reward
@@ -112,7 +113,7 @@ class DDPGLevel(nn.Module):
 
     def __init__(
         self,
-        agent: DDPG,
+        agent: CachingAgent,
         like: Transitions,
         settings: LearnerSettings,
         generator: torch.Generator,
@@ -123,10 +124,11 @@ class DDPGLevel(nn.Module):
         self.settings = settings
         self.generator = generator
         self.normalise = normalise
-        self.observations = RunningNormaliser(agent.observation_size)
+        self.observations = RunningNormaliser(to_vector(like.view).shape[-1])
+        self.action_size = like.action.shape[-1]
         self.rewards = RunningNormaliser(1)
         self.buffer = ReplayBuffer(settings.memory, like)
-        self.actor_optimizer, self.critic_optimizer = agent.configure_optimizers()
+        self.optimizers = agent.configure_optimizers()
         self._owed = 0.0
 
     def act(self, seen: Seen, generator: torch.Generator | None = None) -> Float[Tensor, "batch action"]:
@@ -136,7 +138,7 @@ class DDPGLevel(nn.Module):
     def explore(self, seen: Seen, progress: float) -> Float[Tensor, "batch action"]:
         """The decision with exploration when a share `progress` of the training is over."""
         if progress < self.settings.random_share and self.normalise:
-            shape = (len(seen), self.agent.action_size)
+            shape = (len(seen), self.action_size)
             return 2 * torch.rand(shape, generator=self.generator) - 1
         return self.agent.explore(self._normal(seen), self.settings.noise(progress), self.generator)
 
@@ -151,7 +153,7 @@ class DDPGLevel(nn.Module):
         """Make the updates that are due."""
         while self._owed >= 1:
             self._owed -= 1
-            batch = self.buffer.sample(self.settings.batch_size, self.generator)
+            batch: Any = self.buffer.sample(self.settings.batch_size, self.generator)
             if self.normalise:
                 batch = replace(
                     batch,
@@ -159,9 +161,9 @@ class DDPGLevel(nn.Module):
                     next_view=self._normal(batch.next_view),
                     reward=self.rewards.normalise(batch.reward.unsqueeze(1)).squeeze(1),
                 )
-            self.agent.update(batch, self.actor_optimizer, self.critic_optimizer, torch.Tensor.backward)
+            self.agent.update(batch, self.optimizers, torch.Tensor.backward)
 
-    def _normal(self, seen: Seen) -> Seen:
+    def _normal(self, seen: Seen) -> Any:
         """A vector, clipped at 10: a dimension that has hardly varied may jump."""
         return self.observations.normalise(to_vector(seen)).clamp(-10, 10) if self.normalise else seen
 
@@ -181,7 +183,7 @@ class TwinDDPG(nn.Module):
         network: EdgeNetwork,
         settings: LearnerSettings,
         seed: int = 0,
-        slow_agent: SetDDPG | None = None,
+        slow_agent: CachingAgent | None = None,
     ) -> None:
         super().__init__()
         self.network = network

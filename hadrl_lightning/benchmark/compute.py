@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from hadrl_lightning import callbacks
-from hadrl_lightning.agents import SetDDPG
+from hadrl_lightning.agents import DDPG, CachingAgent
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES, least_latency, optimal_coverage
 from hadrl_lightning.baselines.learners import FlatDDPG, LearnerSettings, TwinDDPG
 from hadrl_lightning.benchmark.cells import Cell, CellResult
@@ -148,10 +148,10 @@ def _ddpg_learner(cell: Cell, scenario: Scenario, physics: Physics, seed: int) -
     return TwinDDPG(network, settings, seed, slow)
 
 
-def _slow_agent(cell: Cell, seed: int) -> SetDDPG | None:
-    """HADRL's structured caching agent, if that is what the settings have."""
+def _slow_agent(cell: Cell, seed: int) -> CachingAgent | None:
+    """The caching agent that the settings have, unless it is plain DDPG, which is what learners have anyway."""
     agent = build(cell.settings["config"], seed).model.ddpg
-    return agent if isinstance(agent, SetDDPG) else None
+    return None if isinstance(agent, DDPG) else agent
 
 
 @lru_cache(maxsize=1)
