@@ -136,10 +136,7 @@ class EpisodeEvaluation(Callback):
         """Write the decisions of a batch."""
         folder = self.output_dir or trainer.log_dir or trainer.default_root_dir  # asks all ranks
         if trainer.is_global_zero:
-            stream = _data(trainer).predict_dataloader()
-            self._written = write_decisions(
-                folder, outputs, stream.scenario, stream.physics, first_episode=self._predicted
-            )
+            self._written = write_decisions(folder, outputs, batch, first_episode=self._predicted)
         self._predicted += outputs.latency.shape[1]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -192,7 +189,7 @@ class EpisodeEvaluation(Callback):
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         data = _data(trainer)
-        scenario = data.scenario
+        played = data.val_dataloader() if what == "validation" else data.test_dataloader()
         weights = Weights(trainer.ckpt_path, self.validations, self.state_key)
         number = self._agent.num_episodes
         title = f"{number} {what} episode{'s' * (number > 1)}"
@@ -200,11 +197,11 @@ class EpisodeEvaluation(Callback):
             title += ", mean ± 95 % interval over episodes (not over trainings)"
         others, notes = (self._others.boards, self._others.notes) if self._others is not None else ([], [])
         show(
-            result_table(title, scenario, self._agent, others, data.physics),
+            result_table(title, played.scenarios(), self._agent, others, data.physics),
             *notes,
             *filter(None, [weights.text]),
         )
-        warning = weights.warning(scenario)
+        warning = weights.warning(data.scenario)
         if warning:
             warnings.warn(warning, HadrlWarning, stacklevel=2)
 

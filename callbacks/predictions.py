@@ -4,12 +4,14 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 import yaml
 from torch import Tensor
 
 from hadrl_lightning.files import replacing, writing
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import Episode, homes, rules
+from hadrl_lightning.simulator import EdgeNetwork, Episode, rules
+from hadrl_lightning.simulator.constants import of_each
 
 DECISIONS = {
     "episode": "the episode, from 0 on",
@@ -67,21 +69,28 @@ A share below 10⁻⁹ counts as 10⁻⁹.
 
 
 def write_decisions(
-    folder: str | Path, episode: Episode, scenario: Scenario, physics: Physics, first_episode: int = 0
+    folder: str | Path, episode: Episode, network: EdgeNetwork, first_episode: int = 0
 ) -> list[Path]:
     """Write the decisions of B episodes, and what they led to, as files in `folder`, and return these.
 
     `decisions.csv` has a row a user and slot, `caches.csv` a row a server and caching decision, `switching.csv` a row a
-    caching decision; columns.md explains the columns, scenario.yaml has the constants. Indices are 0-based. Rows are
-    appended where `first_episode` is not 0.
+    caching decision; columns.md explains the columns, scenario.yaml has the constants, and where networks
+    differ scenario-0.yaml those of episode 0, and so on. Indices are 0-based. Rows are appended where `first_episode`
+    is not 0.
+
+    Args:
+        folder: of the files.
+        episode: that was played.
+        network: on which it was played, with the constants that it had then.
+        first_episode: number of the first of the B episodes.
 
     Raises:
         OutputError: the folder can't be written to, or the disk is full.
     """
     folder = Path(folder)
-    files = tables(physics)
+    files = tables(network.physics)
     rows = {
-        "decisions.csv": _decision_rows(episode, scenario, physics, first_episode),
+        "decisions.csv": _decision_rows(episode, network, first_episode),
         "caches.csv": _cache_rows(episode, first_episode),
         "switching.csv": _switching_rows(episode, first_episode),
     }
@@ -89,11 +98,18 @@ def write_decisions(
         _write(folder / name, list(columns), rows[name], new=not first_episode)
     if not first_episode:
         with replacing(folder / EXPLANATION) as file:
-            file.write_text(_explanation(physics), encoding="utf-8")
-        with replacing(folder / SCENARIO) as file:
-            settings = {"data": {"scenario": _lists(scenario.to_dict()), "physics": physics}}
-            file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            file.write_text(_explanation(network.physics), encoding="utf-8")
+        _write_scenario(folder / SCENARIO, network.scenario, network.physics)
+    if network.scenario.ranges:
+        for number, scenario in enumerate(network.scenarios, first_episode):
+            _write_scenario(folder / f"scenario-{number}.yaml", scenario, network.physics)
     return [folder / name for name in (*files, EXPLANATION, SCENARIO)]
+
+
+def _write_scenario(path: Path, scenario: Scenario, physics: Physics) -> None:
+    settings = {"data": {"scenario": _lists(scenario.to_dict()), "physics": physics}}
+    with replacing(path) as file:
+        file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterator[Sequence[object]], new: bool) -> None:
@@ -123,15 +139,15 @@ def _explanation(physics: Physics) -> str:
     return text + "\n## How the scores are made\n" + formulas
 
 
-def _decision_rows(
-    episode: Episode, scenario: Scenario, physics: Physics, first_episode: int
-) -> Iterator[Sequence[object]]:
+def _decision_rows(episode: Episode, network: EdgeNetwork, first_episode: int) -> Iterator[Sequence[object]]:
     num_slots, num_episodes, num_users = episode.latency.shape
     server, requests = episode.server.cpu(), episode.requests.cpu()
-    bandwidth = requests.new_tensor(scenario.bandwidth_per_server_hz, dtype=episode.latency.dtype)
-    compute = requests.new_tensor(scenario.compute_per_server_hz, dtype=episode.latency.dtype)
-    deadline = requests.new_tensor(scenario.deadlines_s, dtype=episode.latency.dtype)
-    home = homes(scenario, physics, requests.device).expand_as(requests)
+    table = network.table.to(requests.device, episode.latency.dtype)
+    home = network.homes.cpu().expand_as(requests)
+
+    def of_slots(values: Tensor, index: Tensor) -> Tensor:
+        return torch.stack([of_each(values, one) for one in index])
+
     columns = [
         _cells(value)
         for value in (
@@ -143,10 +159,10 @@ def _decision_rows(
             server,
             episode.bandwidth_share,
             episode.compute_share,
-            episode.bandwidth_share.cpu() * bandwidth[server],
-            episode.compute_share.cpu() * compute[server],
+            episode.bandwidth_share.cpu() * of_slots(table.bandwidth_hz, server),
+            episode.compute_share.cpu() * of_slots(table.compute_hz, server),
             episode.latency,
-            deadline[requests],
+            of_slots(table.deadlines_s, requests),
             episode.hit.int(),
             episode.on_time.int(),
             episode.energy,

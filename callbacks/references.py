@@ -12,7 +12,7 @@ from hadrl_lightning.judge import (
     Policies,
     Scoreboard,
     least_known_policies,
-    optimal_hit_ratio,
+    optimal_hit_ratio_if_known,
     own_best_known,
     replayed,
 )
@@ -30,6 +30,8 @@ from hadrl_lightning.simulator import (
 
 OWN, LEAST = "best known, same caches", "least known"
 """The yardsticks: the best known decisions under the agent's caches, and under the latency-optimal ones."""
+SIMPLE, RANDOM = "home, equal, same caches", "random, both levels"
+"""What needs no thought."""
 
 
 class References:
@@ -43,8 +45,8 @@ class References:
     def __init__(self, scenario: Scenario, physics: Physics) -> None:
         self.scenario = scenario
         self.random = random_policies(scenario, physics)
-        self.boards = [Scoreboard(name) for name in (OWN, LEAST, "home, equal, same caches")]
-        self.boards.append(Scoreboard("random, both levels"))
+        names = (OWN, LEAST, SIMPLE, RANDOM)
+        self.boards = [Scoreboard(name) for name in names if name != LEAST or not scenario.ranges]
         self.playing = ""
         """Name of the policy that plays now."""
 
@@ -52,9 +54,14 @@ class References:
     def notes(self) -> list[str]:
         """What should be known of them, a line each."""
         notes = []
-        if not least_latency(self.scenario).exact:
+        if self.scenario.ranges:
+            notes.append(
+                f"{LEAST} is left out: every network needs a search for its own caches, which takes a while "
+                "(hadrl benchmark --policies latency_optimal+best_known makes them)"
+            )
+        elif not least_latency(self.scenario).exact:
             notes.append(f"{LEAST}: its caches are the best that a search found")
-        if optimal_hit_ratio(self.scenario) is None:
+        if optimal_hit_ratio_if_known(*self.scenario.corners()) is None:
             notes.append(
                 "hits ÷ optimum is left out: it needs SciPy (pip install 'hadrl-lightning[baselines]')"
             )
@@ -62,15 +69,15 @@ class References:
 
     def play(self, stream: EpisodeStream, index: int, agent: Episode) -> None:
         """Batch `index` of the stream, which the agent has played."""
-        plays: tuple[Callable[[], Episode], ...] = (
-            lambda: own_best_known(stream, index, agent),
-            lambda: run_episode(stream.networks(index), *self._least),
-            lambda: run_episode(stream.networks(index), replayed(agent), home_equal),
-            lambda: run_episode(stream.networks(index), *self.random),
-        )
-        for board, play in zip(self.boards, plays, strict=True):
+        plays: dict[str, Callable[[], Episode]] = {
+            OWN: lambda: own_best_known(stream, index, agent),
+            LEAST: lambda: run_episode(stream.networks(index), *self._least),
+            SIMPLE: lambda: run_episode(stream.networks(index), replayed(agent), home_equal),
+            RANDOM: lambda: run_episode(stream.networks(index), *self.random),
+        }
+        for board in self.boards:
             self.playing = board.name
-            board.add(play())
+            board.add(plays[board.name]())
         self.playing = ""
 
     @cached_property
@@ -88,7 +95,7 @@ def random_policies(scenario: Scenario, physics: Physics) -> Policies:
 
     def caching(network: EdgeNetwork) -> Tensor:
         action = uniform(network, scenario.caching_action_size)
-        return decode_caching(scenario, action, network.cache, physics)
+        return decode_caching(scenario, action, network.cache, physics, network.exact)
 
     def offloading(network: EdgeNetwork) -> Allocation:
         return decode_offloading(scenario, uniform(network, scenario.offloading_action_size), physics)

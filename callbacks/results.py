@@ -22,26 +22,27 @@ from hadrl_lightning.judge import (
     by_unit,
     convergence_text,
     figures_table,
-    optimal_hit_ratio,
+    optimal_hit_ratio_if_known,
 )
 from hadrl_lightning.scenario import Physics, Scenario
 
 
 def result_table(
     title: str,
-    scenario: Scenario,
+    scenarios: Sequence[Scenario],
     agent: Scoreboard,
     others: Sequence[Scoreboard],
     physics: Physics = "strict",
 ) -> Table:
     """A row a policy; the ratios say how much longer its latency is than that of the two yardsticks.
 
-    Of the other policies those under the agent's caches have the ratio to the best known there.
+    Of the other policies those under the agent's caches have the ratio to the best known there. `scenarios` are those
+    of the networks played.
     """
     boards = [agent, *(board for board in others if board.num_episodes)]
     by_name = {board.name: board for board in boards}
     own, least = by_name.get(OWN), by_name.get(LEAST)
-    optimum = optimal_hit_ratio(scenario) if others else None
+    optimum = optimal_hit_ratio_if_known(*scenarios) if others else None
     found = [
         (
             board.name,
@@ -139,4 +140,4 @@ def _epochs(contents: dict[str, Any]) -> int:
 
 def _all_fit(scenario: Scenario) -> bool:
     """Whether every cache holds all services, so that there is nothing to learn about them."""
-    return sum(scenario.storage_bits) <= min(scenario.usable_cache_bits)
+    return all(sum(one.storage_bits) <= min(one.usable_cache_bits) for one in scenario.corners())

@@ -55,6 +55,37 @@ LISTS = {
 }
 """Fields that can be a list, and what their length is."""
 
+POINTS = ("server_positions_m", "user_positions_m")
+"""Fields that are lists of (x, y)."""
+RANGED = {
+    **dict.fromkeys(
+        (
+            "input_step_bytes",
+            "storage_step_bytes",
+            "deadline_step_s",
+            "zipf_exponent",
+            "usable_cache_fraction",
+            "backhaul_bytes_per_s",
+            "cloud_rate_bit_per_s",
+            "cloud_compute_hz",
+            "cloud_delay_s",
+            "transmit_power_dbm",
+            "noise_dbm",
+            "path_loss_constant_db",
+            "path_loss_slope_db",
+            "min_distance_m",
+        ),
+        "",
+    ),
+    **LISTS,
+    "popularity": "num_services",
+    "server_positions_m": "num_servers",
+    "user_positions_m": "num_users",
+}
+"""Fields that networks can draw from a range, and what each of a network has one number of (positions: two)."""
+CAPACITIES = ("compute_hz", "bandwidth_hz", "cache_bytes", "usable_cache_fraction")
+"""Those of them that say what a server can do; most others say what is asked of it."""
+
 
 def as_floats(value: Any) -> Any:
     """Lists and arrays become tuples and whole numbers floats, at any depth; all else stays."""

@@ -4,8 +4,13 @@ from collections.abc import Sequence
 from math import dist, sqrt
 from typing import NamedTuple
 
+import torch
+
+from hadrl_lightning.limits import POINTS
+from hadrl_lightning.number_range import Range
 from hadrl_lightning.scenario import BITS_PER_BYTE, GIB, MIB, Physics, Scenario
 from hadrl_lightning.simulator import rules
+from hadrl_lightning.simulator.constants import constants
 
 
 class Unit(NamedTuple):
@@ -45,7 +50,24 @@ Ranges = dict[str, tuple[float, float]]
 
 
 def ranges_of(scenario: Scenario, physics: Physics = "strict") -> Ranges:
-    """What a network of this scenario can bring."""
+    """What a network of this scenario can bring, whatever it draws from the scenario's ranges."""
+    found = [_ranges_of_one(one, physics) for one in scenario.corners()]
+    ranges = {
+        name: (min(one[name][0] for one in found), max(one[name][1] for one in found)) for name in found[0]
+    }
+    ends = [end for name in POINTS if name in scenario.ranges for end in _ends(scenario.ranges[name])]
+    if ends and "distance to the home server" in ranges:  # anywhere within the ranges, which no corner shows
+        points = [point for name in POINTS for point in getattr(scenario, name) or ()]
+        ends += [coordinate for point in points for coordinate in point]
+        ranges["distance to the home server"] = (0.0, (max(ends) - min(ends)) * sqrt(2))
+    return ranges
+
+
+def _ends(range_: Range) -> tuple[float, float]:
+    return range_.low, range_.high
+
+
+def _ranges_of_one(scenario: Scenario, physics: Physics) -> Ranges:
     storage = sum(scenario.storage_bits)
     caches = scenario.usable_cache_bits
     values: dict[str, Sequence[float]] = {
@@ -64,7 +86,8 @@ def ranges_of(scenario: Scenario, physics: Physics = "strict") -> Ranges:
 
 
 def _home_distances_m(scenario: Scenario, physics: Physics) -> list[float]:
-    homes = [scenario.servers_m[home] for home in rules(physics).homes(scenario)]
+    table = constants(scenario, torch.device("cpu"), torch.float64)
+    homes = [scenario.servers_m[home] for home in rules(physics).homes(table).tolist()]
     if scenario.user_positions_m is not None:
         return [dist(user, home) for user, home in zip(scenario.user_positions_m, homes)]
     reach = scenario.cell_radius_m * sqrt(2)

@@ -2,20 +2,23 @@
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hadrl_lightning.config_files import load_config, merged
 from hadrl_lightning.errors import HadrlWarning, shown
 from hadrl_lightning.limits import (
+    CAPACITIES,
     COUNTS,
     FORMULAS,
     LEAST,
     LISTS,
+    POINTS,
     POSITIVE,
+    RANGED,
     as_floats,
     beyond_memory,
     check_integer,
@@ -23,7 +26,8 @@ from hadrl_lightning.limits import (
     network_bytes,
     plain,
 )
-from hadrl_lightning.units import read_unit
+from hadrl_lightning.number_range import Range
+from hadrl_lightning.units import read_unit, read_units
 
 Physics = Literal["strict", "published"]
 """Which arithmetic the simulator follows: ``strict`` obeys the constraints, ``published`` repeats the paper's code."""
@@ -45,9 +49,16 @@ PUBLISHED_POPULARITY = (
 )
 """Request probabilities of services K, K-1, ..., 1 in the published code; what is missing to 1 falls on service 1."""
 
+Number = float
 PerServer = float | tuple[float, ...]
+PerService = tuple[float, ...] | None
 Popularity = Literal["published", "zipf"] | tuple[float, ...]
 Points = tuple[tuple[float, float], ...]
+Positions = Points | None
+if not TYPE_CHECKING:  # what may be given for them too: a range, which `Scenario` keeps in `ranges`
+    Number, PerServer, PerService, Popularity, Positions = (
+        one | dict[str, Any] for one in (Number, PerServer, PerService, Popularity, Positions)
+    )
 
 
 def _by_name(settings: Any) -> dict[str, dict[str, Any]]:
@@ -82,24 +93,24 @@ class Scenario:
     num_services: int = 10
     """K, the number of services (at least 1)."""
 
-    input_step_bytes: float = 700 * KIB
+    input_step_bytes: Number = 700 * KIB
     """Input of service k (k = 0...K-1) in bytes is this times k + 1 (700 KiB in ES2, 500 KiB in ES3-ES5)."""
-    input_bytes: tuple[float, ...] | None = None
+    input_bytes: PerService = None
     """Input of every service in bytes, in place of the formula."""
-    storage_step_bytes: float = 2000 * MIB
+    storage_step_bytes: Number = 2000 * MIB
     """Storage of service k in bytes is this times k + 1."""
-    storage_bytes: tuple[float, ...] | None = None
+    storage_bytes: PerService = None
     """Storage of every service in bytes, in place of the formula."""
-    workload_cycles: tuple[float, ...] | None = None
+    workload_cycles: PerService = None
     """CPU cycles of a task of every service, in place of the published (450 + 50 k) * input bits / 10."""
-    deadline_step_s: float = 0.8
+    deadline_step_s: Number = 0.8
     """Deadline of service k in seconds is this times k + 1."""
-    deadline_s: tuple[float, ...] | None = None
+    deadline_s: PerService = None
     """Deadline of every service in seconds, in place of the formula."""
 
     popularity: Popularity = "published"
     """Request probabilities: `published` (10 services), `zipf`, or one weight per service (normalised to sum 1)."""
-    zipf_exponent: float = 0.8
+    zipf_exponent: Number = 0.8
     """Exponent of `popularity: zipf`: the r-th most popular service has weight r ** -exponent. As in the published
     law the most popular service is the last (largest) one."""
 
@@ -109,35 +120,35 @@ class Scenario:
     """Uplink bandwidth of a server, in Hz."""
     cache_bytes: PerServer = 200 * GIB
     """Cache of a server in bytes."""
-    usable_cache_fraction: float = 0.8
+    usable_cache_fraction: Number = 0.8
     """Share of the cache that may be filled, in (0, 1]."""
-    backhaul_bytes_per_s: float = 200 * MIB
+    backhaul_bytes_per_s: Number = 200 * MIB
     """Rate at which a newly cached service reaches a server, in bytes per second."""
 
-    cloud_rate_bit_per_s: float = 4 * MIB
+    cloud_rate_bit_per_s: Number = 4 * MIB
     """Rate from a server to the cloud, in bit/s."""
-    cloud_compute_hz: float = 4e9
+    cloud_compute_hz: Number = 4e9
     """CPU cycles per second that the cloud gives a task, in Hz."""
-    cloud_delay_s: float = 0.1
+    cloud_delay_s: Number = 0.1
     """Fixed delay to the cloud and back, in seconds."""
 
-    transmit_power_dbm: float = 20.0
+    transmit_power_dbm: Number = 20.0
     """Transmit power of a user, in dBm."""
-    noise_dbm: float = -114.0
+    noise_dbm: Number = -114.0
     """Noise power over the band, in dBm."""
-    path_loss_constant_db: float = 128.1
+    path_loss_constant_db: Number = 128.1
     """Path loss at 1 km, in dB."""
-    path_loss_slope_db: float = 37.6
+    path_loss_slope_db: Number = 37.6
     """Path loss per decade of distance, in dB."""
-    min_distance_m: float = 30.0
+    min_distance_m: Number = 30.0
     """Distance in metres that replaces a distance of exactly 0."""
     cell_radius_m: int = 100
     """Users are drawn over the integers from -radius to radius - 1 metres around their server, on both axes."""
-    server_positions_m: Points | None = None
+    server_positions_m: Positions = None
     """(x, y) of every server in metres, in place of the published line x = (2 s + 1) * 100, y = 0. It matters beside
     `user_positions_m` alone: without, users are drawn around the server they belong to, whose link they use, wherever
     it stands (only `published` physics can associate a user with another server than that of its cell)."""
-    user_positions_m: Points | None = None
+    user_positions_m: Positions = None
     """(x, y) of every user in metres: fixed users, each with the nearest server as home, in place of the cells."""
 
     share_floor: float = 0.05
@@ -151,6 +162,10 @@ class Scenario:
     """What changes by itself beyond the usual, or in its place: the settings of each process by its name (a registered
     one, or `module.Class`), such as `{my_module.Backlog: {limit_bits: 1e9}}`."""
 
+    ranges: dict[str, Range] = field(default_factory=dict, hash=False)
+    """What every network draws for itself, by the name of its field: filled from the fields that are given as a range,
+    `{low: …, high: …}`, which themselves are then the middle of it. Not to be given by hand."""
+
     decisions_per_episode: int = 10
     """Caching decisions (frames) an episode."""
     slots_per_decision: int = 5
@@ -158,14 +173,16 @@ class Scenario:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "processes", _by_name(self.processes))
+        self._keep_ranges()
         for name, value in list(vars(self).items()):
-            if name == "processes":
+            if name in ("processes", "ranges"):
                 continue
             value = read_unit(name, value)
             object.__setattr__(self, name, plain(value) if name in COUNTS else as_floats(value))
         for name, largest in COUNTS.items():
             check_integer(name, getattr(self, name), LEAST.get(name, 1), largest)
         self._check_memory()
+        self._fill_in_middles()
         for name, (least, most) in POSITIVE.items():
             if name not in LISTS:
                 check_number(name, getattr(self, name), above=0.0, least=least, most=most)
@@ -181,7 +198,10 @@ class Scenario:
         self._check_points("user_positions_m", self.num_users, "num_users")
         self._check_thresholds()
         self._check_formulas()
-        self._warn_of_positions()
+        if self.ranges:
+            self.corners()  # which are checked
+        else:
+            self._warn_of_positions()
 
     @classmethod
     def from_config(cls, *names: str | Path) -> "Scenario":
@@ -227,15 +247,93 @@ class Scenario:
         ]
         if changed & {"num_servers", "num_users"}:
             reset += ["server_positions_m", "user_positions_m"]
-        other: dict[str, Any] = {
-            **counts,
-            **{name: type(self).__dataclass_fields__[name].default for name in reset},
-        }
+        defaults = {name: type(self).__dataclass_fields__[name].default for name in reset}
+        other: dict[str, Any] = {**counts, **{name: self.ranges.get(name, defaults[name]) for name in reset}}
         if other.get("popularity", self.popularity) == "published" and num_services != len(
             PUBLISHED_POPULARITY
         ):
             other["popularity"] = "zipf"
         return replace(self, **other)
+
+    # Ranges --------------------------------------------------------------------------------------------------------
+
+    def at(self, parts: Mapping[str, Sequence[float]]) -> "Scenario":
+        """The scenario of one network: in place of every range the numbers that are such parts of the way.
+
+        Args:
+            parts: by the name of the field numbers from 0 (`low`) to 1 (`high`): for each server or service one, for
+                positions x and y of each, else a single one.
+        """
+        drawn: dict[str, Any] = {}
+        for name, range_ in self.ranges.items():
+            numbers = range_.numbers(parts[name])
+            if name in POINTS:
+                drawn[name] = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+            else:
+                drawn[name] = numbers if RANGED[name] else numbers[0]
+        return replace(self, ranges={}, **drawn)
+
+    def numbers_drawn(self) -> dict[str, int]:
+        """How many numbers a network draws of every range, by the name of the field."""
+        count = {name: getattr(self, RANGED[name]) if RANGED[name] else 1 for name in self.ranges}
+        return {name: number * (2 if name in POINTS else 1) for name, number in count.items()}
+
+    def corners(self) -> tuple["Scenario", ...]:
+        """The scenarios at the ends of the ranges: all numbers least, all largest, much asked of little, and little of
+        much; of a scenario without ranges itself.
+        """
+        if not self.ranges:
+            return (self,)
+        ends = ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0))
+        return tuple(self._corner(capacity, asked) for capacity, asked in ends)
+
+    def _corner(self, capacity: float, asked: float) -> "Scenario":
+        parts = {}
+        for name, number in self.numbers_drawn().items():
+            part = 0.5 if name == "popularity" else capacity if name in CAPACITIES else asked
+            parts[name] = [part] * number
+        return self.at(parts)
+
+    def require_one_network(self) -> None:
+        """Refuse ranges, where the constants of one network are needed.
+
+        Raises:
+            ValueError: there are ranges.
+        """
+        if self.ranges:
+            raise ValueError(f"scenario must be that of one network, got ranges of {', '.join(self.ranges)}")
+
+    def _keep_ranges(self) -> None:
+        """Put what is given as a range into `ranges`; a number in the place of a range wins over it."""
+        if not isinstance(self.ranges, Mapping):
+            raise ValueError(f"ranges must be ranges by the names of fields, got {shown(self.ranges)}")
+        kept: dict[str, Range] = {}
+        for name, value in self.ranges.items():
+            if name not in RANGED:
+                raise ValueError(f"ranges must be of some of {', '.join(RANGED)}, got {shown(name)}")
+            kept[name] = Range.of(name, read_units(value, name))
+        for name, default in type(self).__dataclass_fields__.items():
+            value = getattr(self, name)
+            if name in ("processes", "ranges"):
+                continue
+            if isinstance(value, Mapping | Range):
+                if name not in RANGED:
+                    raise ValueError(
+                        f"{name} must be the same for all networks, got the range {shown(value)}"
+                    )
+                kept[name] = Range.of(name, read_units(value, name))
+                object.__setattr__(self, name, default.default)
+            elif name in kept and not _is_middle(name, as_floats(value), kept[name]):
+                if value == default.default:  # which someone may not have given
+                    text = f"{name} is {shown(value)}, which takes the place of its range in ranges"
+                    warnings.warn(text, HadrlWarning, stacklevel=4)
+                del kept[name]
+        object.__setattr__(self, "ranges", kept)
+
+    def _fill_in_middles(self) -> None:
+        for name, range_ in self.ranges.items():
+            number = getattr(self, RANGED[name]) if RANGED[name] else 1
+            object.__setattr__(self, name, _middle(name, range_, number))
 
     def require_users(self) -> None:
         """Refuse a network of nobody, where there is nothing to learn or to judge.
@@ -429,7 +527,7 @@ class Scenario:
 
     def _warn_of_positions(self) -> None:
         """Said once a process, however often a scenario is made: the place in the code is always this one."""
-        for name in ("server_positions_m", "user_positions_m"):
+        for name in POINTS:
             points = getattr(self, name)
             if points and _look_like_degrees(points):
                 text = f"{name} look like degrees, got {points[0]} and others within 1 m: give metres"
@@ -453,6 +551,20 @@ class Scenario:
             check_number("offload_thresholds", threshold, least=-1.0, most=1.0)
         if list(thresholds) != sorted(set(thresholds)):
             raise ValueError(f"offload_thresholds must increase, got {thresholds}")
+
+
+def _middle(name: str, range_: Range, number: int) -> Any:
+    """What stands for a range where numbers are shown: the middle; for points some on a line."""
+    if name in POINTS:
+        line = [range_.number((index + 0.5) / number) for index in range(number)]
+        return tuple(zip(line, line, strict=True))
+    middle = range_.number(0.5)
+    return (middle,) * number if RANGED[name] == "num_services" else middle
+
+
+def _is_middle(name: str, value: Any, range_: Range) -> bool:
+    """Whether a value is `_middle`, of whatever number of servers, users and services."""
+    return value == _middle(name, range_, len(value) if isinstance(value, tuple) else 1)
 
 
 def _look_like_degrees(points: Points) -> bool:

@@ -32,6 +32,9 @@ UNITS: dict[str, dict[str, str]] = {
 }
 """By the end of a setting's name: its units, each in the unit of the name; the first that fits counts."""
 
+ENDS = ("low", "high")
+"""Of a range of numbers, which are in the unit of the setting that is one."""
+
 _NUMBER = re.compile(r"\s*([-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)\s*(\S*)\s*")
 
 
@@ -111,7 +114,7 @@ def read_units(settings: Any, name: str = "") -> Any:
     return {
         key: value
         if not name and key == "trainer"
-        else read_units(value, f"{name}.{key}" if name else str(key))
+        else read_units(value, name if name and key in ENDS else f"{name}.{key}" if name else str(key))
         for key, value in settings.items()
     }
 

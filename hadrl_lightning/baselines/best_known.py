@@ -18,6 +18,7 @@ from hadrl_lightning.baselines.problem import (
 )
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Service, equal_shares, serve
+from hadrl_lightning.simulator.constants import Constants
 
 PAIRS_AT_ONCE = 4_000_000
 """Pairs of users whose exchange is weighed at once, over all slots: 32 MB a tensor."""
@@ -57,23 +58,29 @@ def best_known_allocation(
     positions: Float[Tensor, "batch user 2"],
     fading: Float[Tensor, "batch user"] | None = None,
     physics: Physics = "strict",
+    table: Constants | None = None,
 ) -> Allocation:
     """The best decision known for B slots; without `fading`, the best in expectation over it.
 
-    Arguments as in `best_known`.
+    Arguments as in `best_known`, and `table` as in `offloading_problem`.
     """
     if not requests.numel():
         return equal_shares(scenario, requests, positions.dtype)
     if fading is None:
-        fading = expected_fading(scenario, positions, physics)
-    problem = offloading_problem(scenario, cache, requests, positions, fading, physics)
+        fading = expected_fading(scenario, positions, physics, table)
+    problem = offloading_problem(scenario, cache, requests, positions, fading, physics, table)
     return square_root_shares(problem, best_targets(problem), positions.dtype)
 
 
 def best_known_policy(network: EdgeNetwork) -> Allocation:
     """The best decision in expectation over the fading to come: what a decision-maker who knows all else can do."""
     return best_known_allocation(
-        network.scenario, network.cache, network.requests, network.positions, physics=network.physics
+        network.scenario,
+        network.cache,
+        network.requests,
+        network.positions,
+        physics=network.physics,
+        table=network.exact,
     )
 
 
@@ -86,6 +93,7 @@ def hindsight_policy(network: EdgeNetwork) -> Allocation:
         network.positions,
         coming_fading(network),
         network.physics,
+        network.exact,
     )
 
 

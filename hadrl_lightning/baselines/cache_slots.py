@@ -10,7 +10,6 @@ from hadrl_lightning.baselines.best_known import best_targets
 from hadrl_lightning.baselines.lower_bound import relaxed_assignment
 from hadrl_lightning.baselines.problem import (
     OffloadingProblem,
-    cloud_seconds,
     expected_fading,
     holders,
     offloading_problem,
@@ -47,7 +46,7 @@ class MeanSlot:
         asked = torch.tensor(scenario.popularity_vector, dtype=torch.float64) * scenario.num_users
         self._radio = asked[:, None] * (table.input_bits[:, None] / table.bandwidth_hz).sqrt() * inverse_root
         self._edge = asked[:, None] * (table.cycles[:, None] / table.compute_hz).sqrt()
-        self._cloud = (asked * cloud_seconds(scenario, table.input_bits, table.cycles))[:, None]
+        self._cloud = (asked * table.cloud_seconds(table.input_bits, table.cycles))[:, None]
         self.cells = scenario.num_services * scenario.num_servers
         self.effort = 0
         """Choices times services times servers evaluated so far."""

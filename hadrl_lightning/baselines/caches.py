@@ -88,6 +88,7 @@ def best_caches(
         max_compared: number of choices up to which all are compared.
         max_ranked: number of choices up to which all are ranked.
     """
+    scenario.require_one_network()
     slots = DrawnSlots(scenario, num_slots, generator, EFFORT // 16)
     choices = Choices(scenario, generator)
     starts, exact = 0, choices.number <= max_compared

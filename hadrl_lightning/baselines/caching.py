@@ -27,7 +27,7 @@ def random_caching(generator: torch.Generator) -> CachingPolicy:
     def policy(network: EdgeNetwork) -> Tensor:
         shape = (network.num_envs, network.scenario.caching_action_size)
         action = torch.rand(shape, generator=generator).to(network.device, network.dtype)
-        return decode_caching(network.scenario, 2 * action - 1, network.cache, network.physics)
+        return decode_caching(network.scenario, 2 * action - 1, network.cache, network.physics, network.exact)
 
     return policy
 
@@ -37,27 +37,26 @@ def random_full_caches(generator: torch.Generator) -> CachingPolicy:
 
     def policy(network: EdgeNetwork) -> Tensor:
         priority = torch.rand(network.cache.shape, generator=generator).to(network.device)
-        return fill_caches(network.scenario, priority)
+        return fill_caches(network.scenario, priority, table=network.exact)
 
     return policy
 
 
 def popularity_first(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
     """The most popular services that fit, the same on every server; knows the popularity."""
-    return _same_everywhere(network, _popularity(network))
+    return _same_everywhere(network, network.exact.popularity)
 
 
 def density_knapsack(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
     """Services in falling order of popularity per storage (Dantzig's greedy knapsack); knows the popularity."""
-    storage = torch.tensor(network.scenario.storage_bits, device=network.device, dtype=torch.float64)
-    return _same_everywhere(network, _popularity(network) / storage)
+    return _same_everywhere(network, network.exact.popularity / network.exact.storage_bits)
 
 
 def least_frequently_used(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
     """Keep the services asked most often in the episode so far, in the whole network; the first frame starts empty."""
     counts = network.state.request_counts
     priority = counts.unsqueeze(1).expand_as(network.cache)
-    return fill_caches(network.scenario, priority, priority > 0)
+    return fill_caches(network.scenario, priority, priority > 0, network.exact)
 
 
 class LeastRecentlyUsed:
@@ -79,14 +78,23 @@ class LeastRecentlyUsed:
         recent = network.decision + asked / per_frame
         self._priority = torch.where(asked > 0, recent, self._priority)
         priority = self._priority.unsqueeze(1).expand_as(network.cache)
-        return fill_caches(network.scenario, priority, priority > 0)
+        return fill_caches(network.scenario, priority, priority > 0, network.exact)
 
 
-def fixed_caches(cache: Bool[Tensor, "server service"]) -> CachingPolicy:
-    """The same caches, bool [S, K], in every frame."""
+def fixed_caches(
+    scenario: Scenario, find: Callable[[Scenario], Bool[Tensor, "server service"]]
+) -> CachingPolicy:
+    """The same caches in every frame: what `find` finds for the scenario, [S, K], or for that of each network."""
+    once = None if scenario.ranges else find(scenario)
+    found: dict[Scenario, Tensor] = {}
 
     def policy(network: EdgeNetwork) -> Tensor:
-        return cache.to(network.device).expand(network.num_envs, -1, -1).clone()
+        if once is not None:
+            return once.to(network.device).expand(network.num_envs, -1, -1).clone()
+        for one in network.scenarios:
+            if one not in found:
+                found[one] = find(one)
+        return torch.stack([found[one] for one in network.scenarios]).to(network.device)
 
     return policy
 
@@ -102,15 +110,17 @@ CACHING_POLICIES: dict[str, CachingFactory] = {
     "density": lambda scenario, generator: density_knapsack,
     "lru": lambda scenario, generator: LeastRecentlyUsed(),
     "lfu": lambda scenario, generator: least_frequently_used,
-    "hit_optimal": lambda scenario, generator: fixed_caches(optimal_coverage(scenario).cache),
-    "latency_optimal": lambda scenario, generator: fixed_caches(least_latency(scenario).cache),
+    "hit_optimal": lambda scenario, generator: fixed_caches(
+        scenario, lambda one: optimal_coverage(one).cache
+    ),
+    "latency_optimal": lambda scenario, generator: fixed_caches(
+        scenario, lambda one: least_latency(one).cache
+    ),
 }
 """Caching policies by name."""
 
 
-def _popularity(network: EdgeNetwork) -> Tensor:
-    return torch.tensor(network.scenario.popularity_vector, device=network.device, dtype=torch.float64)
-
-
 def _same_everywhere(network: EdgeNetwork, priority: Tensor) -> Tensor:
-    return fill_caches(network.scenario, priority.expand(network.cache.shape))
+    """Caches by a priority of services, [K], or of those of each network, [B, K]."""
+    each = priority.unsqueeze(-2).expand(network.cache.shape)
+    return fill_caches(network.scenario, each, table=network.exact)

@@ -50,6 +50,7 @@ def optimal_coverage(scenario: Scenario) -> Coverage:
     Raises:
         MissingExtra: SciPy is missing (extra `baselines`).
     """
+    scenario.require_one_network()
     filled = filled_by_density(scenario)
     bound = _pooled_bound(scenario)
     found = [filled]

@@ -65,7 +65,7 @@ class GeneticSearch:
     def __call__(self, network: EdgeNetwork) -> Allocation:
         """The best individual's allocation, [B, U]."""
         settings = self.settings
-        fading = expected_fading(network.scenario, network.positions, network.physics)
+        fading = expected_fading(network.scenario, network.positions, network.physics, network.exact)
         shape = (network.num_envs, settings.population, 3, network.scenario.num_users)
         genes = self._uniform(network, shape)
         latency = self._latency(network, genes, fading)
@@ -109,6 +109,7 @@ class GeneticSearch:
             fading.repeat_interleave(each, dim=0),
             allocation,
             network.physics,
+            network.table.repeated(each),
         )
         return service.latency.sum(dim=1).view(-1, each)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hadrl_lightning.baselines.problem import OffloadingProblem, offloading_problem
 from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator.constants import Constants
 
 LEAST_TOLERANCE = 1e-9
 """What double precision allows."""
@@ -46,6 +47,7 @@ def lower_bound(
     positions: Float[Tensor, "batch user 2"],
     fading: Float[Tensor, "batch user"],
     physics: Physics = "strict",
+    table: Constants | None = None,
 ) -> Float[Tensor, " batch"]:
     """A latency in s, summed over users, below which no decision gets in these slots with these caches, float64 [B].
 
@@ -58,8 +60,10 @@ def lower_bound(
         positions: (x, y) of the users in metres, [B, U, 2].
         fading: factor on the linear channel gain, [B, U].
         physics: decides only which server is a user's home; shares are taken to sum to 1 on every server.
+        table: the constants of each network in double precision, where they are not the scenario's.
     """
-    return relaxed_assignment(offloading_problem(scenario, cache, requests, positions, fading, physics)).bound
+    problem = offloading_problem(scenario, cache, requests, positions, fading, physics, table)
+    return relaxed_assignment(problem).bound
 
 
 def relaxed_assignment(

@@ -21,9 +21,7 @@ from hadrl_lightning.simulator import (
     OffloadingPolicy,
     decode_offloading,
     equal_shares,
-    homes,
 )
-from hadrl_lightning.simulator.constants import constants
 
 
 def random_offloading(generator: torch.Generator) -> OffloadingPolicy:
@@ -39,7 +37,7 @@ def random_offloading(generator: torch.Generator) -> OffloadingPolicy:
 
 def home_equal(network: EdgeNetwork) -> Allocation:
     """Every user to its home server, equal shares."""
-    return equal_shares(network.scenario, _homes(network), network.dtype)
+    return equal_shares(network.scenario, network.homes, network.dtype)
 
 
 def all_cloud(network: EdgeNetwork) -> Allocation:
@@ -48,7 +46,7 @@ def all_cloud(network: EdgeNetwork) -> Allocation:
     "Next" is by index, cyclically. Where every server holds the service no target leads to the cloud, and the user
     stays at home. Equal shares.
     """
-    first, servers = _homes(network), network.scenario.num_servers
+    first, servers = network.homes, network.scenario.num_servers
     lacking = ~holders(network.cache, network.requests)
     ring = (first.unsqueeze(-1) + torch.arange(servers, device=network.device)) % servers
     first = lacking.gather(2, ring).to(torch.int8).argmax(dim=2, keepdim=True)
@@ -70,16 +68,17 @@ def least_loaded_sqrt(network: EdgeNetwork) -> Allocation:
         network.cache,
         network.requests,
         network.positions,
-        expected_fading(network.scenario, network.positions, network.physics),
+        expected_fading(network.scenario, network.positions, network.physics, network.exact),
         network.physics,
+        network.exact,
     )
     return square_root_shares(problem, least_loaded_targets(network), network.dtype)
 
 
 def least_loaded_targets(network: EdgeNetwork) -> Int[Tensor, "batch user"]:
     """Targets of `least_loaded_equal`, long [B, U]."""
-    table = constants(network.scenario, network.device, torch.float64)
-    weight = table.compute_hz.mean() / table.compute_hz
+    compute_hz = network.exact.compute_hz
+    weight = compute_hz.mean(dim=-1, keepdim=True) / compute_hz
     load = weight.new_zeros(network.num_envs, network.scenario.num_servers)
     target = torch.zeros_like(network.requests)
     allowed = _holders_or_all(network)
@@ -104,10 +103,6 @@ OFFLOADING_POLICIES: dict[str, OffloadingFactory] = {
     "hindsight": lambda scenario, generator: hindsight_policy,
 }
 """Offloading policies by name."""
-
-
-def _homes(network: EdgeNetwork) -> Int[Tensor, "batch user"]:
-    return homes(network.scenario, network.physics, network.device).expand(network.num_envs, -1)
 
 
 def _holders_or_all(network: EdgeNetwork) -> Bool[Tensor, "batch user server"]:

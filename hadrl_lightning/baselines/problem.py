@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Allocation, spectral_efficiency
-from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.constants import Constants, constants, of_each
 
 QUADRATURE_NODES = 32
 LARGEST_FADING = 8.0
@@ -49,6 +49,7 @@ def offloading_problem(
     positions: Float[Tensor, "batch user 2"],
     fading: Float[Tensor, "batch user"],
     physics: Physics = "strict",
+    table: Constants | None = None,
 ) -> OffloadingProblem:
     """The problem of B slots whose fading is known (or is the `expected_fading`).
 
@@ -59,24 +60,18 @@ def offloading_problem(
         positions: (x, y) of the users in metres, [B, U, 2].
         fading: factor on the linear channel gain, [B, U].
         physics: decides only which server is a user's home.
+        table: the constants of each network in double precision, where they are not the scenario's.
     """
-    table = constants(scenario, positions.device, torch.float64)
-    bits, cycles = table.input_bits[requests], table.cycles[requests]
-    efficiency = spectral_efficiency(scenario, positions.double(), fading.double(), physics)
+    table = table or constants(scenario, positions.device, torch.float64)
+    bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
+    efficiency = spectral_efficiency(scenario, positions.double(), fading.double(), physics, table)
     held = holders(cache, requests).double()
-    cloud = cloud_seconds(scenario, bits, cycles)
+    cloud = table.cloud_seconds(bits, cycles)
     return OffloadingProblem(
-        radio_root=((bits / efficiency).unsqueeze(-1) / table.bandwidth_hz).sqrt(),
-        edge_root=(cycles.unsqueeze(-1) / table.compute_hz).sqrt() * held,
+        radio_root=((bits / efficiency).unsqueeze(-1) / table.bandwidth_hz.unsqueeze(-2)).sqrt(),
+        edge_root=(cycles.unsqueeze(-1) / table.compute_hz.unsqueeze(-2)).sqrt() * held,
         cloud_latency=cloud.unsqueeze(-1) * (1 - held),
     )
-
-
-def cloud_seconds(
-    scenario: Scenario, bits: Float[Tensor, "*tasks"], cycles: Float[Tensor, "*tasks"]
-) -> Float[Tensor, "*tasks"]:
-    """What a miss costs beyond the uplink, s."""
-    return bits / scenario.cloud_rate_bit_per_s + cycles / scenario.cloud_compute_hz + scenario.cloud_delay_s
 
 
 def holders(
@@ -123,20 +118,25 @@ def square_root_shares(
 
 
 def expected_fading(
-    scenario: Scenario, positions: Float[Tensor, "batch user 2"], physics: Physics = "strict"
+    scenario: Scenario,
+    positions: Float[Tensor, "batch user 2"],
+    physics: Physics = "strict",
+    table: Constants | None = None,
 ) -> Float[Tensor, "batch user"]:
     """The fading at which a user's uplink latency equals its expectation over the Rayleigh(1) fading, [B, U].
 
     A decision is made before the fading is drawn, and latency is linear in 1 / spectral efficiency. So the latency
     expected of any decision is its latency at the fading f* with 1 / efficiency(f*) = E[1 / efficiency(f)]: planning
-    with f* minimises the expectation exactly. The mean is taken by Gauss-Legendre quadrature.
+    with f* minimises the expectation exactly. The mean is taken by Gauss-Legendre quadrature. Arguments as of
+    `offloading_problem`.
     """
     wide = positions.double()
     inverse = wide.new_zeros(wide.shape[:2])
     for node, weight in _rayleigh_quadrature():
         fading = torch.full_like(inverse, node)
-        inverse += weight / spectral_efficiency(scenario, wide, fading, physics)
-    snr = torch.expm1(math.log(2) * spectral_efficiency(scenario, wide, torch.ones_like(inverse), physics))
+        inverse += weight / spectral_efficiency(scenario, wide, fading, physics, table)
+    unfaded = spectral_efficiency(scenario, wide, torch.ones_like(inverse), physics, table)
+    snr = torch.expm1(math.log(2) * unfaded)
     return (torch.expm1(math.log(2) / inverse) / snr).to(positions.dtype)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from hadrl_lightning import callbacks
 from hadrl_lightning.agents import DDPG, CachingAgent
-from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES, least_latency, optimal_coverage
+from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES, least_latency
 from hadrl_lightning.baselines.learners import FlatDDPG, LearnerSettings, TwinDDPG
 from hadrl_lightning.benchmark.cells import Cell, CellResult
 from hadrl_lightning.benchmark.judge import Judge, play, player
@@ -23,7 +23,7 @@ from hadrl_lightning.benchmark.sb3 import train_sb3
 from hadrl_lightning.benchmark.trained import trained_player
 from hadrl_lightning.benchmark.training import Trained, build, train
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.judge import BY_EPISODE, Scoreboard, bounds, by_unit, own_best_known
+from hadrl_lightning.judge import BY_EPISODE, Scoreboard, bounds, by_unit, optimal_hit_ratio, own_best_known
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator
 
@@ -42,7 +42,7 @@ def compute(cell: Cell) -> CellResult:
     started = time.perf_counter()
     if cell.policy == LOWER_BOUND:
         caching = CACHING_POLICIES["latency_optimal"](scenario, make_generator(0, Use.CACHE_SEARCH))
-        return _finished(cell.policy, scenario, {"latency": bounds(stream, caching)}, {}, started)
+        return _finished(cell.policy, stream, {"latency": bounds(stream, caching)}, {}, started)
     trained = _trained(cell, scenario, physics)
     training_s = time.perf_counter() - started if trained.slots else 0.0
     started = time.perf_counter()
@@ -56,7 +56,7 @@ def compute(cell: Cell) -> CellResult:
     scores = {name: values[name] for name in (*BY_EPISODE, "latency_p95")}
     return _finished(
         cell.policy,
-        scenario,
+        stream,
         by_unit({**own.episodes(), "own_best_known": least.episodes()["latency"]}, physics),
         by_unit(scores, physics),
         started,
@@ -69,16 +69,16 @@ def compute(cell: Cell) -> CellResult:
 
 def _finished(
     policy: str,
-    scenario: Scenario,
+    stream: EpisodeStream,
     episodes: dict[str, list[float]],
     scores: dict[str, float],
     started: float,
     **rest: Any,
 ) -> CellResult:
     means = {name: sum(values) / len(values) for name, values in episodes.items()}
-    means["optimal_hit_ratio"] = optimal_coverage(scenario).hit_ratio
+    means["optimal_hit_ratio"] = optimal_hit_ratio(*stream.scenarios())
     if policy == LOWER_BOUND or policy.startswith("latency_optimal+"):
-        means["exact_caches"] = float(least_latency(scenario).exact)
+        means["exact_caches"] = float(all(least_latency(one).exact for one in stream.scenarios()))
     rest.setdefault("evaluation_s", time.perf_counter() - started)
     return CellResult(scores={**means, **scores}, episodes=episodes, versions=versions(), **rest)
 

@@ -148,6 +148,16 @@ class EpisodeStream:
         for index in range(len(self)):
             yield self.networks(index)
 
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """The scenario of all networks, or where it has ranges that of the network of every episode."""
+        if not self.scenario.ranges:
+            return (self.scenario,)
+        found: list[Scenario] = []
+        for network in self:
+            network.reset()
+            found += network.scenarios
+        return tuple(found)
+
     def networks(self, index: int) -> EdgeNetwork:
         """The networks of batch `index`, as new: whoever plays them meets the same draws."""
         size = min(self.parallel, self.num_episodes - index * self.parallel)

@@ -1,5 +1,6 @@
 """Least and largest value of every entry of an observation."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from hadrl_lightning.scenario import Physics, Scenario
@@ -21,14 +22,26 @@ def join(*parts: Bounds) -> Bounds:
 
 def caching_bounds(scenario: Scenario, physics: Physics) -> Bounds:
     """Bounds of the caching observation, K (1 + 2 S) + S entries."""
-    return vector_bounds(CachingView, scenario, rules(physics), rules(physics).caching_limits(scenario))
+    limits = _limits_of_any(rules(physics).caching_limits, scenario)
+    return vector_bounds(CachingView, scenario, rules(physics), limits)
 
 
 def offloading_bounds(scenario: Scenario, physics: Physics) -> Bounds:
     """Bounds of the offloading observation, S K + 3 S + 3 U entries and those of further processes."""
-    return vector_bounds(
-        offloading_view_of(scenario), scenario, rules(physics), rules(physics).offloading_limits(scenario)
-    )
+    limits = _limits_of_any(rules(physics).offloading_limits, scenario)
+    return vector_bounds(offloading_view_of(scenario), scenario, rules(physics), limits)
+
+
+def _limits_of_any(limits: Callable[[Scenario], Limits], scenario: Scenario) -> Limits:
+    """The limits that hold for every network of a scenario, whatever it draws from its ranges."""
+    found = [limits(one) for one in scenario.corners()]
+    return {
+        name: (
+            [min(ends) for ends in zip(*(one[name][0] for one in found), strict=True)],
+            [max(ends) for ends in zip(*(one[name][1] for one in found), strict=True)],
+        )
+        for name in found[0]
+    }
 
 
 def vector_bounds(view: type[View], scenario: Scenario, physics: Rules, narrower: Limits) -> Bounds:

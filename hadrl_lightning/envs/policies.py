@@ -3,7 +3,7 @@
 from jaxtyping import Bool
 from torch import Tensor
 
-from hadrl_lightning.simulator import Allocation, EdgeNetwork, equal_shares, fill_caches, homes
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, equal_shares, fill_caches
 
 
 def most_requested(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
@@ -13,10 +13,9 @@ def most_requested(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]
     index. With caches that hold everything it caches everything.
     """
     counts = network.state.request_counts
-    return fill_caches(network.scenario, counts[:, None, :].expand(network.cache.shape))
+    return fill_caches(network.scenario, counts[:, None, :].expand(network.cache.shape), table=network.exact)
 
 
 def home_with_equal_shares(network: EdgeNetwork) -> Allocation:
     """Every user offloads to the server whose radio it uses, and gets the same share as the others there, [B, U]."""
-    server = homes(network.scenario, network.physics, network.device).expand(network.num_envs, -1)
-    return equal_shares(network.scenario, server, network.dtype)
+    return equal_shares(network.scenario, network.homes, network.dtype)

@@ -7,6 +7,7 @@ from hadrl_lightning.judge.references import (
     bounds,
     least_known_policies,
     optimal_hit_ratio,
+    optimal_hit_ratio_if_known,
     own_best_known,
     replayed,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "interval",
     "least_known_policies",
     "optimal_hit_ratio",
+    "optimal_hit_ratio_if_known",
     "own_best_known",
     "possible",
     "replayed",

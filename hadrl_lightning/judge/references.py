@@ -50,10 +50,20 @@ def own_best_known(stream: EpisodeStream, index: int, episode: Episode) -> Episo
 
 
 @lru_cache(maxsize=32)
-def optimal_hit_ratio(scenario: Scenario) -> float | None:
-    """The hit ratio expected of the best caches; None without SciPy (extra `baselines`)."""
+def optimal_hit_ratio(*scenarios: Scenario) -> float:
+    """The hit ratio expected of the best caches, mean over networks with these scenarios.
+
+    Raises:
+        MissingExtra: SciPy is missing (extra `baselines`).
+    """
+    found = {one: optimal_coverage(one).hit_ratio for one in set(scenarios)}
+    return sum(found[one] for one in scenarios) / len(scenarios)
+
+
+def optimal_hit_ratio_if_known(*scenarios: Scenario) -> float | None:
+    """`optimal_hit_ratio`, or None without SciPy."""
     try:
-        return optimal_coverage(scenario).hit_ratio
+        return optimal_hit_ratio(*scenarios)
     except MissingExtra:
         return None
 
@@ -78,7 +88,7 @@ class _BoundNote:
         self.bounds: list[torch.Tensor] = []
 
     def __call__(self, network: EdgeNetwork) -> Allocation:
-        fading = expected_fading(network.scenario, network.positions, network.physics)
+        fading = expected_fading(network.scenario, network.positions, network.physics, network.exact)
         slot = (network.scenario, network.cache, network.requests, network.positions, fading, network.physics)
-        self.bounds.append(lower_bound(*slot))
+        self.bounds.append(lower_bound(*slot, table=network.exact))
         return best_known_policy(network)

@@ -12,10 +12,11 @@ from hadrl_lightning.simulator.episode import (
 )
 from hadrl_lightning.simulator.fields import Field, View, fields_of
 from hadrl_lightning.simulator.network import EdgeNetwork
-from hadrl_lightning.simulator.physics import Limits, Rules, homes, rules
+from hadrl_lightning.simulator.physics import Limits, Rules, rules
 from hadrl_lightning.simulator.radio import path_loss_db, spectral_efficiency
 from hadrl_lightning.simulator.randomness import Use, check_seed, make_generator, restore_generator
 from hadrl_lightning.simulator.rows import Rows
+from hadrl_lightning.simulator.scenario_range import ScenarioRange
 from hadrl_lightning.simulator.service import (
     Service,
     caching_reward,
@@ -41,6 +42,7 @@ __all__ = [
     "OffloadingView",
     "Rows",
     "Rules",
+    "ScenarioRange",
     "Seen",
     "Service",
     "SharedNetworks",
@@ -55,7 +57,6 @@ __all__ = [
     "fields_of",
     "fill_caches",
     "from_vector",
-    "homes",
     "make_generator",
     "offloading_reward",
     "offloading_view_of",

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hadrl_lightning.errors import NonFiniteError
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.constants import Constants, constants
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.physics import rules
 
@@ -39,6 +39,7 @@ def decode_caching(
     action: Float[Tensor, "..."],
     previous: Bool[Tensor, "batch server service"],
     physics: Physics = "strict",
+    table: Constants | None = None,
 ) -> Bool[Tensor, "batch server service"]:
     """Read a caching action, server-major: service k is wanted at server s where the value is above 0.
 
@@ -50,6 +51,7 @@ def decode_caching(
         action: [B, S K]; values outside [-1, 1] count as the bound.
         previous: the cache until now, [B, S, K]; only `published` looks at it.
         physics: `strict` or `published`.
+        table: the constants of each network in double precision, where they are not the scenario's.
 
     Returns:
         The new cache, bool [B, S, K].
@@ -60,8 +62,8 @@ def decode_caching(
     """
     _check_action("caching action", action, scenario.caching_action_size)
     value = action.clamp(-1, 1).view(-1, scenario.num_servers, scenario.num_services)
-    table = constants(scenario, action.device, action.dtype)
-    return rules(physics).decode_caching(table, scenario, value, previous)
+    table = table or constants(scenario, action.device, torch.float64)
+    return rules(physics).decode_caching(table, value, previous)
 
 
 def _check_action(name: str, action: Tensor, size: int) -> None:

@@ -1,24 +1,27 @@
-"""The scenario's constants as tensors, made once per scenario, device and number format."""
+"""The constants of networks as tensors: of one scenario for all of them, or of each network by itself."""
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.scenario import BITS_PER_BYTE, Scenario
 
 
 class Constants(NamedTuple):
-    """Constants as tensors: services [K], servers [S], users [U].
+    """Constants as tensors: services [K], servers [S], users [U], and single numbers [].
 
-    Numbers of services and servers may also differ between B networks: [B, K], [B, S].
+    Where B networks differ, those of each: [B, K], [B, S], [B, U], and single numbers [B, 1].
     """
 
     input_bits: Tensor
     storage_bits: Tensor
     cycles: Tensor
     deadlines_s: Tensor
+    popularity: Tensor
+    """Probability of each service, in double precision, [K]."""
     popularity_cdf: Tensor
     """Where each service's requests end among draws from [0, 1), in double precision on the CPU, [K]."""
     compute_hz: Tensor
@@ -26,10 +29,23 @@ class Constants(NamedTuple):
     usable_cache_bits: Tensor
     cache_bits: Tensor
     servers_m: Tensor
+    """(x, y) of each server, [S, 2]."""
     cells: Tensor
     """Server around which each user is drawn, long [U]."""
+    published_homes: Tensor
+    """Server with which the published code associates each user, long [U]."""
     user_positions_m: Tensor | None
     """Fixed positions [U, 2], or none where users are drawn anew in every slot."""
+    backhaul_bit_per_s: Tensor
+    cloud_rate_bit_per_s: Tensor
+    cloud_compute_hz: Tensor
+    cloud_delay_s: Tensor
+    transmit_power_w: Tensor
+    transmit_power_dbm: Tensor
+    power_over_noise_db: Tensor
+    path_loss_constant_db: Tensor
+    path_loss_slope_db: Tensor
+    min_distance_m: Tensor
 
     def bits_of(self, count: Tensor) -> Tensor:
         """Bits that services fill together, [..., K] -> [...]; no matrix product, which autocast would round."""
@@ -38,16 +54,67 @@ class Constants(NamedTuple):
             size = size.view(len(size), *[1] * (count.ndim - 2), -1)
         return (count * size).sum(dim=-1)
 
+    def cloud_seconds(self, bits: Tensor, cycles: Tensor) -> Tensor:
+        """What a miss costs beyond the uplink, [B, U] -> [B, U], s."""
+        return bits / self.cloud_rate_bit_per_s + cycles / self.cloud_compute_hz + self.cloud_delay_s
+
+    def rows(self, rows: slice) -> "Constants":
+        """Those of some of the networks."""
+        return self if self.input_bits.ndim == 1 else self._each(lambda value: value[rows])
+
+    def repeated(self, times: int) -> "Constants":
+        """Those of every network so many times, one behind the other."""
+        same = self.input_bits.ndim == 1
+        return self if same else self._each(lambda value: value.repeat_interleave(times, dim=0))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Constants":
+        """The same numbers elsewhere, rounded to another format; popularity stays in double precision."""
+        made: dict[str, Tensor] = {}
+        for name, value in self._asdict().items():
+            if value is not None and name != "popularity_cdf":
+                kept = name == "popularity" or not value.is_floating_point()
+                made[name] = value.to(device, None if kept else dtype)
+        return self._replace(**made)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Constants":
+        return self._replace(
+            **{name: change(value) for name, value in self._asdict().items() if value is not None}
+        )
+
 
 def of_each(values: Tensor, index: Tensor) -> Tensor:
     """The value of each user's service or server, [B, U]; the same for all networks, [N], or of each, [B, N]."""
     return values[index] if values.ndim == 1 else values.gather(1, index)
 
 
+def points_of_each(points: Tensor, index: Tensor) -> Tensor:
+    """The point of each user's server: [S, 2] by [U] gives [U, 2], of each network [B, S, 2] by [B, U] [B, U, 2]."""
+    return points[index] if points.ndim == 2 else points.gather(1, index.unsqueeze(-1).expand(-1, -1, 2))
+
+
 @lru_cache(maxsize=64)
 def constants(scenario: Scenario, device: torch.device, dtype: torch.dtype) -> Constants:
-    """The scenario's constants as tensors on `device` with `dtype`."""
+    """The scenario's constants as tensors on `device` with `dtype`, the same for all networks.
 
+    Raises:
+        ValueError: the scenario has ranges: each of its networks has constants of its own.
+    """
+    scenario.require_one_network()
+    return _made(scenario, device, dtype)
+
+
+def constants_of_each(scenarios: Sequence[Scenario], device: torch.device, dtype: torch.dtype) -> Constants:
+    """The constants of networks of which each has a scenario of its own; all of the same sizes."""
+    made = [_made(scenario, torch.device("cpu"), torch.float64) for scenario in scenarios]
+    columns: dict[str, Tensor] = {}
+    for name, first in made[0]._asdict().items():
+        if first is not None:
+            column = torch.stack([getattr(one, name) for one in made])
+            columns[name] = column.unsqueeze(1) if column.ndim == 1 else column
+    return made[0]._replace(**columns).to(device, dtype)
+
+
+def _made(scenario: Scenario, device: torch.device, dtype: torch.dtype) -> Constants:
     def real(values: object) -> Tensor:
         return torch.tensor(values, device=device, dtype=torch.float64).to(dtype)
 
@@ -56,13 +123,15 @@ def constants(scenario: Scenario, device: torch.device, dtype: torch.dtype) -> C
 
     # Divided by its end, so that it is exactly 1 from the last service with a chance on: no rounding lets a draw
     # reach a service of weight 0 behind it.
-    popularity_cdf = torch.tensor(scenario.popularity_vector, dtype=torch.float64).cumsum(0)
+    popularity = torch.tensor(scenario.popularity_vector, dtype=torch.float64)
+    popularity_cdf = popularity.cumsum(0)
     users = scenario.user_positions_m
     return Constants(
         input_bits=real(scenario.input_bits),
         storage_bits=real(scenario.storage_bits),
         cycles=real(scenario.cycles),
         deadlines_s=real(scenario.deadlines_s),
+        popularity=popularity.to(device),
         popularity_cdf=popularity_cdf / popularity_cdf[-1],
         compute_hz=real(scenario.compute_per_server_hz),
         bandwidth_hz=real(scenario.bandwidth_per_server_hz),
@@ -70,5 +139,16 @@ def constants(scenario: Scenario, device: torch.device, dtype: torch.dtype) -> C
         cache_bits=real(scenario.cache_per_server_bits),
         servers_m=real(scenario.servers_m),
         cells=whole(scenario.cells),
+        published_homes=whole(scenario.published_homes),
         user_positions_m=None if users is None else real(users).view(-1, 2),
+        backhaul_bit_per_s=real(scenario.backhaul_bytes_per_s * BITS_PER_BYTE),
+        cloud_rate_bit_per_s=real(scenario.cloud_rate_bit_per_s),
+        cloud_compute_hz=real(scenario.cloud_compute_hz),
+        cloud_delay_s=real(scenario.cloud_delay_s),
+        transmit_power_w=real(10 ** (scenario.transmit_power_dbm / 10) / 1000),
+        transmit_power_dbm=real(scenario.transmit_power_dbm),
+        power_over_noise_db=real(scenario.transmit_power_dbm - scenario.noise_dbm),
+        path_loss_constant_db=real(scenario.path_loss_constant_db),
+        path_loss_slope_db=real(scenario.path_loss_slope_db),
+        min_distance_m=real(scenario.min_distance_m),
     )

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.constants import Constants, constants
 
 
 class Allocation(NamedTuple):
@@ -25,18 +25,37 @@ def fill_caches(
     scenario: Scenario,
     priority: Float[Tensor, "batch server service"],
     wanted: Bool[Tensor, "batch server service"] | None = None,
+    table: Constants | None = None,
 ) -> Bool[Tensor, "batch server service"]:
     """Take services in falling order of priority while they fit: one that does not fit is passed over.
 
     Ties go to the service of the lower index.
+
+    Args:
+        scenario: gives storage and usable caches.
+        priority: of every service at every server, [B, S, K].
+        wanted: what may be taken; everything where not given.
+        table: the constants of each network in double precision, where they are not the scenario's.
     """
-    table = constants(scenario, priority.device, torch.float64)  # sums of bits, exact up to 2^53
+    table = table or constants(scenario, priority.device, torch.float64)
+    return packed(table.storage_bits, table.usable_cache_bits, priority, wanted)
+
+
+def packed(
+    storage_bits: Float[Tensor, "... service"],
+    usable_bits: Float[Tensor, "... server"],
+    priority: Float[Tensor, "batch server service"],
+    wanted: Bool[Tensor, "batch server service"] | None = None,
+) -> Bool[Tensor, "batch server service"]:
+    """As `fill_caches`, of services of such sizes into caches of such sizes: of all networks, [K] and [S], or of each,
+    [B, K] and [B, S]; in double precision, so that sums of bits are exact up to 2^53.
+    """
     order = priority.argsort(dim=-1, descending=True, stable=True)
-    size = table.storage_bits[order]
+    size = storage_bits.unsqueeze(-2).expand(order.shape).gather(-1, order)
     allowed = torch.ones_like(order, dtype=torch.bool) if wanted is None else wanted.gather(-1, order)
-    room = table.usable_cache_bits.expand(order.shape[:-1]).clone()
+    room = usable_bits.expand(order.shape[:-1]).clone()
     taken = torch.zeros_like(allowed)
-    for rank in range(scenario.num_services):
+    for rank in range(order.shape[-1]):
         fits = allowed[..., rank] & (size[..., rank] <= room)
         room -= torch.where(fits, size[..., rank], 0)
         taken[..., rank] = fits

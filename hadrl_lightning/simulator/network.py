@@ -9,11 +9,12 @@ from torch import Tensor
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.limits import as_floats, beyond_memory, network_bytes
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator.constants import Constants, constants
+from hadrl_lightning.simulator.constants import Constants, constants, constants_of_each
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.physics import rules
 from hadrl_lightning.simulator.processes import World
-from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator
+from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
+from hadrl_lightning.simulator.scenario_range import ScenarioRange
 from hadrl_lightning.simulator.service import Service, serve, switching_cost
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState, count_slot, empty_state
@@ -26,6 +27,9 @@ from hadrl_lightning.typed import typed
 @typed
 class EdgeNetwork:
     """`num_envs` independent networks of one scenario.
+
+    Where the scenario has ranges, every network has constants of its own, and other ones in every episode
+    (`scenarios`).
 
     An episode: `reset`, then for every caching decision `begin_frame(cache)` and for every slot of it
     `step(allocation)`. Requests and positions of a slot are known before its decision, fading is drawn after it. What
@@ -78,8 +82,9 @@ class EdgeNetwork:
         if generator.device.type != "cpu":
             raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
         self.generator = generator
-        self._constants = constants(scenario, self.device, dtype)
-        world = World(scenario, self._constants, num_envs, self.device, dtype)
+        self._begun = 0
+        self._draw_from(seed_aside(generator))
+        world = World(scenario, self.table, num_envs, self.device, dtype)
         self.unfolding = Unfolding(world, generator, self._rows)
         self.reset()
 
@@ -99,6 +104,11 @@ class EdgeNetwork:
         return self.unfolding.slot.positions
 
     @property
+    def homes(self) -> Int[Tensor, "batch user"]:
+        """The server whose radio each user uses, long [B, U]."""
+        return self.rules.homes(self.table).expand(self.num_envs, -1)
+
+    @property
     def frame_over(self) -> bool:
         """A caching decision is due (at the start too)."""
         return self.slot == self.decision * self.scenario.slots_per_decision
@@ -115,15 +125,20 @@ class EdgeNetwork:
             HadrlError: the seed is not from 0 to 2^64 - 1.
         """
         self.generator.set_state(make_generator(seed, Use.ENVIRONMENTS).get_state())
+        self._begun = 0
+        self._draw_from(seed_aside(self.generator))
         self.unfolding.spawn()
 
     def reset(self) -> None:
-        """Start a new episode: empty caches, nothing counted, new requests and positions."""
+        """Start a new episode: empty caches, nothing counted, new requests and positions; in ranges new constants."""
         self.decision = 0
         """Caching decisions made in this episode."""
         self.slot = 0
         """Slots served in this episode."""
-        self.unfolding.begin()
+        if self.scenario.ranges:
+            self._begun += 1
+            self._take_constants()
+        self.unfolding.begin(self.table)
         batch = len(self.unfolding.slot.requests)
         self.state: NetworkState = empty_state(self.scenario, batch, self.device, self.dtype)
         for name, process in self.unfolding.processes.items():
@@ -141,7 +156,7 @@ class EdgeNetwork:
         if self.episode_over or not self.frame_over:
             raise RuntimeError("begin_frame must follow reset or the last slot of the frame before")
         self._check_cache(cache)
-        switching = switching_cost(self.scenario, self.state.cache, cache)
+        switching = switching_cost(self.scenario, self.state.cache, cache, self._constants)
         self.state.cache = cache.clone()
         self.state.taken_bits.zero_()
         self.state.taken_cycles.zero_()
@@ -213,6 +228,7 @@ class EdgeNetwork:
             "slot": self.slot,
             "generator": self.generator.get_state(),
             "processes": self.unfolding.state_dict(),
+            "networks": {"seed": self._networks.seed, "begun": self._begun},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -225,12 +241,32 @@ class EdgeNetwork:
             saved = state_dict["state"][name]
             if saved.shape != value.shape:
                 raise ValueError(f"{name} must have shape {list(value.shape)}, got {list(saved.shape)}")
+        networks = state_dict["networks"]
+        self._begun = networks["begun"]
+        self._draw_from(networks["seed"])
+        self.unfolding.world = self.unfolding.world._replace(table=self.table)
         self.unfolding.load_state_dict(state_dict["processes"])
         self.state = NetworkState.of(
             {name: value.to(self.device, copy=True) for name, value in state_dict["state"].items()}
         )
         self.decision, self.slot = state_dict["decision"], state_dict["slot"]
         restore_generator(self.generator, state_dict["generator"])
+
+    def _draw_from(self, seed: int) -> None:
+        """Draw the networks of this and the coming episodes from a seed."""
+        self._networks = ScenarioRange(self.scenario, seed)
+        self._take_constants()
+
+    def _take_constants(self) -> None:
+        """The constants of the networks of this episode."""
+        self.scenarios: tuple[Scenario, ...] = self._networks.draw(self.num_envs, self._begun)
+        """The scenario of every network in this episode, B of them."""
+        made = constants_of_each if self.scenario.ranges else _constants_of_all
+        self.exact: Constants = made(self.scenarios, self.device, torch.float64)
+        """The constants of all networks in double precision."""
+        self.table: Constants = made(self.scenarios, self.device, self.dtype)
+        """The constants of all networks in their number format."""
+        self._constants = self.table.rows(self._rows)
 
     @property
     def _rows(self) -> slice:
@@ -250,4 +286,9 @@ class EdgeNetwork:
             raise ValueError(
                 f"cache must be bool of shape {shape}, got {cache.dtype} of shape {list(cache.shape)}"
             )
-        self.rules.check_cache(constants(self.scenario, self.device, torch.float64), cache)
+        self.rules.check_cache(self.exact.rows(self._rows), cache)
+
+
+def _constants_of_all(scenarios: tuple[Scenario, ...], device: torch.device, dtype: torch.dtype) -> Constants:
+    """Those of networks that are all the same."""
+    return constants(scenarios[0], device, dtype)

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator.constants import constants
-from hadrl_lightning.simulator.physics import homes
+from hadrl_lightning.simulator.constants import Constants, constants, points_of_each
+from hadrl_lightning.simulator.physics import rules
 
 MIN_SPECTRAL_EFFICIENCY = 1e-6
 """bit/s/Hz. A Rayleigh draw can be 0 and would make a latency infinite; no link is worse than this."""
@@ -16,10 +16,10 @@ MAX_SNR = 1e30
 """A user within a hair of its server would have an infinite gain, and 0 fading times that is not a number."""
 
 
-def path_loss_db(scenario: Scenario, distance_m: Float[Tensor, "batch user"]) -> Float[Tensor, "batch user"]:
+def path_loss_db(table: Constants, distance_m: Float[Tensor, "batch user"]) -> Float[Tensor, "batch user"]:
     """Path loss 128.1 + 37.6 log10(d / km) in dB; a distance of 0 counts as `min_distance_m` (paper, channel model)."""
-    distance_m = torch.where(distance_m == 0, scenario.min_distance_m, distance_m)
-    return scenario.path_loss_constant_db + scenario.path_loss_slope_db * torch.log10(distance_m / 1000)
+    distance_m = torch.where(distance_m == 0, table.min_distance_m, distance_m)
+    return table.path_loss_constant_db + table.path_loss_slope_db * torch.log10(distance_m / 1000)
 
 
 def spectral_efficiency(
@@ -27,6 +27,7 @@ def spectral_efficiency(
     positions: Float[Tensor, "batch user 2"],
     fading: Float[Tensor, "batch user"],
     physics: Physics = "strict",
+    table: Constants | None = None,
 ) -> Float[Tensor, "batch user"]:
     """Spectral efficiency log2(1 + gain * power / noise) of each user's link to its home server, in bit/s/Hz.
 
@@ -35,11 +36,12 @@ def spectral_efficiency(
         positions: (x, y) of the users in metres, [B, U, 2].
         fading: factor on the linear gain, [B, U].
         physics: decides which server is a user's home.
+        table: the constants of each network, where they are not the scenario's.
     """
-    table = constants(scenario, positions.device, positions.dtype)
-    offset = positions - table.servers_m[homes(scenario, physics, positions.device)]
-    loss_db = path_loss_db(scenario, torch.hypot(offset[..., 0], offset[..., 1]))
-    snr_db = scenario.transmit_power_dbm - scenario.noise_dbm - loss_db
+    table = table or constants(scenario, positions.device, positions.dtype)
+    offset = positions - points_of_each(table.servers_m, rules(physics).homes(table))
+    loss_db = path_loss_db(table, torch.hypot(offset[..., 0], offset[..., 1]))
+    snr_db = table.power_over_noise_db - loss_db
     snr = fading * torch.exp(snr_db * (math.log(10) / 10)).clamp(max=MAX_SNR)
     return (torch.log1p(snr) / math.log(2)).clamp(min=MIN_SPECTRAL_EFFICIENCY)
 

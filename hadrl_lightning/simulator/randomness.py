@@ -69,6 +69,8 @@ class Use(IntEnum):
     """How much each member makes of each transition; index: collector."""
     PROCESSES = 22
     """What a further process of networks draws; index: a number of its name."""
+    SCENARIOS = 23
+    """Constants of networks that differ; index: episode and a number of the field's name."""
 
 
 def make_generator(seed: int, use: Use, *index: int) -> torch.Generator:
@@ -95,6 +97,13 @@ def make_generator(seed: int, use: Use, *index: int) -> torch.Generator:
     state[_STATE_WORDS] = torch.from_numpy(words.astype(np.int64)).view(torch.uint8)
     generator.set_state(state)
     return generator
+
+
+def seed_aside(generator: torch.Generator) -> int:
+    """A seed that follows from the state of a generator, which stays as it is."""
+    aside = torch.Generator()
+    aside.set_state(generator.get_state())
+    return int(torch.randint(2**62, (1,), generator=aside))
 
 
 def check_seed(name: str, seed: int) -> None:

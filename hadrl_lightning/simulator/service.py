@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadrl_lightning.scenario import BITS_PER_BYTE, Physics, Scenario
+from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.constants import Constants, constants, of_each
 from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
 from hadrl_lightning.simulator.physics import rules
@@ -77,17 +77,16 @@ def serve(
     its.check_load("compute_share", compute_load, scenario.num_users)
     bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
     hit = cache.flatten(1).gather(1, server * scenario.num_services + requests)
-    efficiency = spectral_efficiency(scenario, positions, fading, physics)
+    efficiency = spectral_efficiency(scenario, positions, fading, physics, table)
     rate = bandwidth_share.clamp(min=MIN_SHARE) * of_each(table.bandwidth_hz, server) * efficiency
     transmission = bits / rate
     edge = cycles / (compute_share.clamp(min=MIN_SHARE) * of_each(table.compute_hz, server))
-    cloud = bits / scenario.cloud_rate_bit_per_s + cycles / scenario.cloud_compute_hz + scenario.cloud_delay_s
-    latency = transmission + torch.where(hit, edge, cloud)
+    latency = transmission + torch.where(hit, edge, table.cloud_seconds(bits, cycles))
     return Service(
         latency=latency,
         hit=hit,
         on_time=latency <= of_each(table.deadlines_s, requests),
-        energy=transmission * its.transmit_power(scenario),
+        energy=transmission * its.transmit_power(table),
         bandwidth_load=bandwidth_load,
         compute_load=compute_load,
         spectral_efficiency=efficiency,
@@ -98,11 +97,15 @@ def switching_cost(
     scenario: Scenario,
     previous: Bool[Tensor, "batch server service"],
     cache: Bool[Tensor, "batch server service"],
+    table: Constants | None = None,
 ) -> Float[Tensor, " batch"]:
-    """Seconds to fetch what was not cached before: the sum of storage / backhaul over new (server, service), [B]."""
-    table = constants(scenario, cache.device, torch.get_default_dtype())
+    """Seconds to fetch what was not cached before: the sum of storage / backhaul over new (server, service), [B].
+
+    With `table` the constants are those, where they are not the scenario's.
+    """
+    table = table or constants(scenario, cache.device, torch.get_default_dtype())
     new = (cache & ~previous).sum(dim=1)
-    return table.bits_of(new) / (scenario.backhaul_bytes_per_s * BITS_PER_BYTE)
+    return table.bits_of(new) / table.backhaul_bit_per_s.flatten()
 
 
 def offloading_reward(latency: Float[Tensor, "batch user"]) -> Float[Tensor, " batch"]:

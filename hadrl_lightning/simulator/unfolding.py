@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.fields import Field, fields_of, number
 from hadrl_lightning.simulator.processes import USUAL, Memory, Process, World, processes_of
-from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator
+from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.views import OffloadingView
 
@@ -71,15 +72,14 @@ class Unfolding:
         further = [name for name, one in self.processes.items() if not set(one.brings) & set(USUAL)]
         if not further:
             return
-        aside = torch.Generator()
-        aside.set_state(self.generator.get_state())
-        seed = int(torch.randint(2**62, (1,), generator=aside))
+        seed = seed_aside(self.generator)
         self._streams = {
             name: make_generator(seed, Use.PROCESSES, zlib.crc32(name.encode())) for name in further
         }
 
-    def begin(self) -> None:
-        """Draw what is known of the first slot of an episode."""
+    def begin(self, table: Constants) -> None:
+        """Draw what is known of the first slot of an episode of networks with these constants."""
+        self.world = self.world._replace(table=table)
         self.memory = {}
         self._draw(known=True)
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Physics, Scenario
@@ -39,8 +39,8 @@ class Rules(ABC):
         """Raise a HadrlError for constants that this physics can't be applied to."""
 
     @abstractmethod
-    def homes(self, scenario: Scenario) -> tuple[int, ...]:
-        """The server whose radio each user uses, [U]."""
+    def homes(self, table: Constants) -> Int[Tensor, "... user"]:
+        """The server whose radio each user uses, [U], or [B, U] where networks differ."""
 
     @abstractmethod
     def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
@@ -50,11 +50,10 @@ class Rules(ABC):
     def decode_caching(
         self,
         table: Constants,
-        scenario: Scenario,
         action: Float[Tensor, "batch server service"],
         previous: Bool[Tensor, "batch server service"],
     ) -> Bool[Tensor, "batch server service"]:
-        """The cache of a (checked) action."""
+        """The cache of a (checked) action; `table` in double precision."""
 
     @abstractmethod
     def check_cache(self, table: Constants, cache: Bool[Tensor, "batch server service"]) -> None:
@@ -65,7 +64,7 @@ class Rules(ABC):
         """Raise a ValueError for shares whose sum on a server is not allowed."""
 
     @abstractmethod
-    def transmit_power(self, scenario: Scenario) -> float:
+    def transmit_power(self, table: Constants) -> Float[Tensor, "..."]:
         """What the time of a transmission is multiplied with for its energy."""
 
     @abstractmethod
@@ -91,7 +90,7 @@ class Rules(ABC):
         """`free_cache_bits` of a caching view that shows such a cache."""
 
     @abstractmethod
-    def of_cache(self, table: Constants) -> Float[Tensor, " server"]:
+    def of_cache(self, table: Constants) -> Float[Tensor, "*rows server"]:
         """What `fillable_bits` are a part of."""
 
 

@@ -33,9 +33,9 @@ class Published(Rules):
                 f"got {len(found)}; null stands for equal bins"
             )
 
-    def homes(self, scenario: Scenario) -> tuple[int, ...]:
+    def homes(self, table: Constants) -> Int[Tensor, "... user"]:
         """The published association, which in ES4 is not the user's cell."""
-        return scenario.published_homes
+        return table.published_homes
 
     def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
         """Thresholds of the scenario; shares clip(a, 0, 1) over their sum, rounded to 3 decimals, and never 0."""
@@ -47,7 +47,6 @@ class Published(Rules):
     def decode_caching(
         self,
         table: Constants,
-        scenario: Scenario,
         action: Float[Tensor, "batch server service"],
         previous: Bool[Tensor, "batch server service"],
     ) -> Bool[Tensor, "batch server service"]:
@@ -61,9 +60,9 @@ class Published(Rules):
     def check_load(self, name: str, load: Float[Tensor, "batch server"], num_users: int) -> None:
         """Nothing is refused."""
 
-    def transmit_power(self, scenario: Scenario) -> float:
+    def transmit_power(self, table: Constants) -> Float[Tensor, "..."]:
         """The published code multiplies the transmission time by the number of dBm."""
-        return scenario.transmit_power_dbm
+        return table.transmit_power_dbm
 
     def caching_view(self, table: Constants, state: NetworkState) -> CachingView:
         """The published scalings, and what the present contents leave of the cache."""
@@ -116,7 +115,7 @@ class Published(Rules):
         """What is left of the whole cache."""
         return table.cache_bits - table.bits_of(cache)
 
-    def of_cache(self, table: Constants) -> Float[Tensor, " server"]:
+    def of_cache(self, table: Constants) -> Float[Tensor, "*rows server"]:
         """The whole cache."""
         return table.cache_bits
 

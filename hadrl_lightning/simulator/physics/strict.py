@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
-from hadrl_lightning.simulator.decisions import Allocation, fill_caches, sum_per_server
+from hadrl_lightning.simulator.decisions import Allocation, packed, sum_per_server
 from hadrl_lightning.simulator.physics.protocol import Limits, Rules, flags, widened
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState
@@ -22,9 +22,9 @@ class Strict(Rules):
     name = "strict"
     shows_capacity = True
 
-    def homes(self, scenario: Scenario) -> tuple[int, ...]:
+    def homes(self, table: Constants) -> Int[Tensor, "... user"]:
         """The server of the user's cell, or the nearest one."""
-        return scenario.cells
+        return table.cells
 
     def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
         """The target is one of S equal bins of [-1, 1]; shares are weights over their sum on the server."""
@@ -35,12 +35,11 @@ class Strict(Rules):
     def decode_caching(
         self,
         table: Constants,
-        scenario: Scenario,
         action: Float[Tensor, "batch server service"],
         previous: Bool[Tensor, "batch server service"],
     ) -> Bool[Tensor, "batch server service"]:
         """The wanted services in falling order of their value, each if it still fits."""
-        return fill_caches(scenario, action, action > 0)
+        return packed(table.storage_bits, table.usable_cache_bits, action, action > 0)
 
     def check_cache(self, table: Constants, cache: Bool[Tensor, "batch server service"]) -> None:
         """Refuse more services than fit into the usable cache."""
@@ -55,9 +54,9 @@ class Strict(Rules):
         if load.numel() and float(load.max()) > MAX_SHARE + num_users * torch.finfo(load.dtype).eps:
             raise ValueError(f"{name} must sum to at most 1 on every server, got {float(load.max()):g}")
 
-    def transmit_power(self, scenario: Scenario) -> float:
+    def transmit_power(self, table: Constants) -> Float[Tensor, "..."]:
         """Power in W."""
-        return 10 ** (scenario.transmit_power_dbm / 10) / 1000
+        return table.transmit_power_w
 
     def caching_view(self, table: Constants, state: NetworkState) -> CachingView:
         """Shares of the episode's requests and hits; the coming decision may fill the whole usable cache."""
@@ -111,7 +110,7 @@ class Strict(Rules):
         """The usable cache, whatever it holds."""
         return table.usable_cache_bits.expand(cache.shape[:-1])
 
-    def of_cache(self, table: Constants) -> Float[Tensor, " server"]:
+    def of_cache(self, table: Constants) -> Float[Tensor, "*rows server"]:
         """The usable cache."""
         return table.usable_cache_bits
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hadrl_lightning.simulator.constants import points_of_each
 from hadrl_lightning.simulator.processes.process import Memory, Process, World
 
 
@@ -18,7 +19,7 @@ class CellPositions(Process):
         radius = world.scenario.cell_radius_m
         shape = (world.num_envs, world.scenario.num_users, 2)
         offset = torch.randint(-radius, radius, shape, generator=generator).to(world.device)
-        return {"positions": world.table.servers_m[world.table.cells] + offset}
+        return {"positions": points_of_each(world.table.servers_m, world.table.cells) + offset}
 
     def advance(self, world: World, memory: Memory, generator: torch.Generator) -> Memory:
         """The next positions, whatever the last ones were."""

@@ -17,7 +17,7 @@ class StationaryRequests(Process):
         """The first requests."""
         shape = (world.num_envs, world.scenario.num_users)
         draws = torch.rand(shape, generator=generator, dtype=torch.float64)
-        asked = torch.bucketize(draws, world.table.popularity_cdf, right=True)
+        asked = torch.searchsorted(world.table.popularity_cdf, draws, right=True)
         return {"requests": asked.clamp(max=world.scenario.num_services - 1).to(world.device)}
 
     def advance(self, world: World, memory: Memory, generator: torch.Generator) -> Memory:
