@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hadrl_lightning.errors import shown
+from hadrl_lightning.limits import as_floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +28,10 @@ class Range:
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            value = as_floats(getattr(self, name))
+            if not isinstance(value, float) or not math.isfinite(value):
                 raise ValueError(f"{name} must be a finite number, got {shown(value)}")
-            object.__setattr__(self, name, float(value))
+            object.__setattr__(self, name, value)
         for name in ("log", "alike"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, got {shown(getattr(self, name))}")
@@ -68,3 +69,7 @@ class Range:
     def numbers(self, parts: Sequence[float]) -> tuple[float, ...]:
         """`number` of each part; of the first one for all where they are alike."""
         return tuple(self.number(parts[0] if self.alike else part) for part in parts)
+
+
+# `Range.of` says what is wrong with what users give: a run-time type checker in front of it would only hide that.
+setattr(Range.__init__, "__no_type_check__", True)  # noqa: B010

@@ -182,7 +182,9 @@ class Scenario:
         for name, largest in COUNTS.items():
             check_integer(name, getattr(self, name), LEAST.get(name, 1), largest)
         self._check_memory()
-        self._fill_in_middles()
+        if self.ranges:
+            self._fill_in_middles()
+            self._check_ends()
         for name, (least, most) in POSITIVE.items():
             if name not in LISTS:
                 check_number(name, getattr(self, name), above=0.0, least=least, most=most)
@@ -198,9 +200,7 @@ class Scenario:
         self._check_points("user_positions_m", self.num_users, "num_users")
         self._check_thresholds()
         self._check_formulas()
-        if self.ranges:
-            self.corners()  # which are checked
-        else:
+        if not self.ranges:
             self._warn_of_positions()
 
     @classmethod
@@ -329,6 +329,12 @@ class Scenario:
                     warnings.warn(text, HadrlWarning, stacklevel=4)
                 del kept[name]
         object.__setattr__(self, "ranges", kept)
+
+    def _check_ends(self) -> None:
+        """What networks can draw must be allowed."""
+        if "popularity" in self.ranges:
+            check_number("popularity", self.ranges["popularity"].low, least=0.0)
+        self.corners()  # a scenario each, which is checked
 
     def _fill_in_middles(self) -> None:
         for name, range_ in self.ranges.items():

@@ -17,7 +17,7 @@ from hadrl_lightning.callbacks import FiniteNumbers
 from hadrl_lightning.distributed import of_each_rank
 from hadrl_lightning.process import quiet_trainer
 from tests.ensemble_ranks import SCENARIO, build
-from tests.published import published_collection
+from tests.helpers import published_collection
 from tests.test_finite import CRITIC_LOSS, LATENCY, LOSS, PLAN, SWITCHING
 
 BROKEN = (LOSS, CRITIC_LOSS, PLAN, LATENCY, SWITCHING)

@@ -26,7 +26,7 @@ from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import CachingView, OffloadingView, Use, fields_of, make_generator
 from hadrl_lightning.simulator.rows import AnyRows
-from tests.published import published_collection, published_planner
+from tests.helpers import published_collection, published_planner
 
 SCENARIO = Scenario(num_users=6, decisions_per_episode=3)
 MEMBERS = 5

@@ -29,7 +29,7 @@ from hadrl_lightning.errors import HadrlError, HadrlWarning
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import GIB, Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, episode_scores
-from tests.published import published_planner
+from tests.helpers import published_planner
 
 SCENARIOS = ["es2", "es3", "es4", "es5"]
 WEIGHT = "world_model.resources.demand.weight"

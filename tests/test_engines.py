@@ -11,7 +11,7 @@ import pytest
 from hadrl_lightning.benchmark import MAX_RETRIES, Engine, PlanSettings, make_plan, run_cells
 from hadrl_lightning.cli import main
 from hadrl_lightning.judge import LEAST_KNOWN
-from tests.dying_workers import by_seed, trials
+from tests.helpers import by_seed, trials
 
 SMALL: dict[str, Any] = {
     "trainer": {"max_epochs": 2},

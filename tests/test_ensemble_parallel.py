@@ -16,7 +16,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import GaussianProposal
 from hadrl_lightning.simulator import OffloadingView, Use, make_generator
 from tests.ensemble_ranks import MEMBERS, SCENARIO, build, plan, random_rows, train
-from tests.launching import torchrun
+from tests.helpers import torchrun
 
 KINDS = ("flat", "set")
 

@@ -21,8 +21,7 @@ from hadrl_lightning.planning import CEMPlanner
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork
-from tests.launching import torchrun
-from tests.published import published_collection, published_planner
+from tests.helpers import published_collection, published_planner, torchrun
 
 NAN, INF = float("nan"), float("inf")
 SCENARIO = Scenario(num_users=4, decisions_per_episode=2)

@@ -16,7 +16,7 @@ from hadrl_lightning.planning import (
     expected_free_energy,
     rollout,
 )
-from tests.published import published_planner
+from tests.helpers import published_planner
 
 NO_REWARD_NOISE = -10.0
 

@@ -16,7 +16,7 @@ from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError, HadrlWarning, NonFiniteError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.simulator import CachingView, OffloadingView, View, decode_offloading
-from tests.published import published_planner
+from tests.helpers import published_planner
 
 FAST = PlannerSettings(
     plan_horizon=1,

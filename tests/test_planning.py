@@ -17,7 +17,7 @@ from hadrl_lightning.planning import (
     Prediction,
 )
 from hadrl_lightning.planning.proposal import bin_centre, bin_index
-from tests.published import published_planner
+from tests.helpers import published_planner
 
 QUICK = published_planner(
     plan_horizon=2, n_candidates=60, top_candidates=6, optimisation_iters=5, strategy="none"

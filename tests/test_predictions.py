@@ -34,6 +34,10 @@ SCENARIO = Scenario(
 )
 
 
+def networks(physics: Physics, num_envs: int = 2) -> EdgeNetwork:
+    return EdgeNetwork(SCENARIO, physics, num_envs, generator=torch.Generator().manual_seed(2))
+
+
 def played(physics: Physics, num_envs: int = 2) -> Episode:
     """An episode of random decisions."""
     generator = torch.Generator().manual_seed(1)
@@ -47,8 +51,7 @@ def played(physics: Physics, num_envs: int = 2) -> Episode:
     def offloading(network: EdgeNetwork) -> Allocation:
         return decode_offloading(SCENARIO, draw(SCENARIO.offloading_action_size), physics)
 
-    network = EdgeNetwork(SCENARIO, physics, num_envs, generator=torch.Generator().manual_seed(2))
-    return run_episode(network, caching, offloading)
+    return run_episode(networks(physics, num_envs), caching, offloading)
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -59,7 +62,7 @@ def read(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("physics", ["strict", "published"])
 def test_every_row_can_be_computed_again_from_the_files(physics: Physics, tmp_path: Path) -> None:
     episode = played(physics)
-    write_decisions(tmp_path, episode, SCENARIO, physics)
+    write_decisions(tmp_path, episode, networks(physics))
     scenario = Scenario.from_config(str(tmp_path / "scenario.yaml"))
     assert scenario == SCENARIO
     held = {
@@ -88,14 +91,14 @@ def test_every_row_can_be_computed_again_from_the_files(physics: Physics, tmp_pa
         assert float(row["deadline_s"]) == pytest.approx(scenario.deadlines_s[service], rel=1e-6)
         assert row["on_time"] == str(int(float(row["latency_s"]) <= float(row["deadline_s"])))
         home = int(row["home"])
-        assert home == rules(physics).homes(scenario)[int(row["user"])]
+        assert home == networks(physics).homes[0, int(row["user"])]
         x, y = scenario.servers_m[scenario.cells[int(row["user"])]]
         assert -100 <= float(row["x_m"]) - x < 100
         assert -100 <= float(row["y_m"]) - y < 100
 
 
 def test_a_distance_and_a_fading_make_the_link(tmp_path: Path) -> None:
-    write_decisions(tmp_path, played("strict"), SCENARIO, "strict")
+    write_decisions(tmp_path, played("strict"), networks("strict"))
     squares = []
     for row in read(tmp_path / "decisions.csv"):
         x, y = SCENARIO.servers_m[int(row["home"])]
@@ -108,7 +111,7 @@ def test_a_distance_and_a_fading_make_the_link(tmp_path: Path) -> None:
 
 def test_switching_stands_once_a_decision_and_follows_from_the_caches(tmp_path: Path) -> None:
     episode = played("strict")
-    write_decisions(tmp_path, episode, SCENARIO, "strict")
+    write_decisions(tmp_path, episode, networks("strict"))
     caches = read(tmp_path / "caches.csv")
     switching = read(tmp_path / "switching.csv")
     assert len(caches) == 2 * 3 * 4
@@ -133,7 +136,7 @@ def test_switching_stands_once_a_decision_and_follows_from_the_caches(tmp_path: 
 
 def test_the_scores_of_the_episodes_follow_from_the_rows(tmp_path: Path) -> None:
     episode = played("strict")
-    write_decisions(tmp_path, episode, SCENARIO, "strict")
+    write_decisions(tmp_path, episode, networks("strict"))
     scores, slots = episode_scores(episode), SCENARIO.slots_per_episode
     rows = read(tmp_path / "decisions.csv")
     for number in (0, 1):
@@ -153,9 +156,9 @@ def test_a_second_batch_is_appended_and_every_column_explained(
     tmp_path: Path, physics: str, energy: str
 ) -> None:
     episode = played(physics)
-    files = write_decisions(tmp_path, episode, SCENARIO, physics)
+    files = write_decisions(tmp_path, episode, networks(physics))
     assert sorted(file.name for file in files) == sorted(file.name for file in tmp_path.iterdir())
-    write_decisions(tmp_path, episode, SCENARIO, physics, first_episode=2)
+    write_decisions(tmp_path, episode, networks(physics), first_episode=2)
     columns = tables(physics)
     assert list(columns["decisions.csv"])[-1] == energy
     for name in ("decisions.csv", "caches.csv", "switching.csv"):
@@ -172,4 +175,4 @@ def test_a_second_batch_is_appended_and_every_column_explained(
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file/below/decisions\.csv can't be written: Not a directory"):
-        write_decisions(tmp_path / "file/below", played("strict"), SCENARIO, "strict")
+        write_decisions(tmp_path / "file/below", played("strict"), networks("strict"))

@@ -40,7 +40,7 @@ from hadrl_lightning.simulator import (
     offloading_reward,
 )
 from hadrl_lightning.simulator.rows import concatenated
-from tests.published import published_planner
+from tests.helpers import published_planner
 
 SMALL = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, num_resources=2)
 NO_LAW = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, encoder="deep_sets")

@@ -19,7 +19,7 @@ from hadrl_lightning.nn import DynamicsEnsemble, EnsembleLinear, RewardNetwork, 
 from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import batch_moments, merge
 from hadrl_lightning.planning import CEMPlanner, PlanningModel, rollout
-from tests.published import published_planner
+from tests.helpers import published_planner
 
 OBSERVED, ACTED, MEMBERS = 5, 3, 4
 SMALL = WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16)

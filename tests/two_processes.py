@@ -11,7 +11,7 @@ from hadrl_lightning.agents import HADRL, DDPGSettings, WorldModelSettings
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
-from tests.published import published_collection, published_planner
+from tests.helpers import published_collection, published_planner
 
 
 class Compare(Callback):

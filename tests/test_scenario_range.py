@@ -1,0 +1,296 @@
+"""Networks of a batch that differ: ranges of a scenario, what is drawn from them, and that each network is its own."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
+from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.envs.bounds import caching_bounds, offloading_bounds
+from hadrl_lightning.judge import optimal_hit_ratio
+from hadrl_lightning.number_range import Range
+from hadrl_lightning.ranges import ranges_of
+from hadrl_lightning.scenario import GIB, Physics, Scenario
+from hadrl_lightning.simulator import (
+    Allocation,
+    EdgeNetwork,
+    ScenarioRange,
+    Use,
+    decode_caching,
+    decode_offloading,
+    make_generator,
+    run_episode,
+    serve,
+    switching_cost,
+)
+from hadrl_lightning.simulator.constants import constants
+
+VARIED = Scenario(
+    num_servers=3,
+    num_users=7,
+    decisions_per_episode=2,
+    slots_per_decision=2,
+    compute_hz={"low": 5e9, "high": "80 GHz", "log": True},
+    bandwidth_hz={"low": "5MHz", "high": "400MHz"},
+    cache_bytes={"low": "20GiB", "high": "80GiB", "alike": True},
+    storage_bytes={"low": 1e9, "high": "30GB"},
+    input_step_bytes={"low": 3e5, "high": 8e5},
+    popularity={"low": 0, "high": 1},
+    cloud_delay_s={"low": "10ms", "high": "200ms"},
+    backhaul_bytes_per_s={"low": 1e8, "high": 3e8},
+    transmit_power_dbm={"low": 10, "high": 23},
+    noise_dbm={"low": -120, "high": -100},
+)
+PLACED = replace(
+    VARIED,
+    server_positions_m={"low": -300, "high": 300},
+    user_positions_m={"low": -300, "high": 300},
+)
+
+
+def networks(
+    scenario: Scenario, physics: Physics = "strict", num_envs: int = 4, seed: int = 3
+) -> EdgeNetwork:
+    return EdgeNetwork(scenario, physics, num_envs, generator=make_generator(seed, Use.TEST_NETWORKS, 0))
+
+
+def random_policies(physics: Physics):
+    draws = torch.Generator().manual_seed(1)
+
+    def slow(network: EdgeNetwork) -> torch.Tensor:
+        action = 2 * torch.rand(network.num_envs, network.scenario.caching_action_size, generator=draws) - 1
+        return decode_caching(network.scenario, action, network.cache, physics, network.exact)
+
+    def fast(network: EdgeNetwork) -> Allocation:
+        size = network.scenario.offloading_action_size
+        action = 2 * torch.rand(network.num_envs, size, generator=draws) - 1
+        return decode_offloading(network.scenario, action, physics)
+
+    return slow, fast
+
+
+# Ranges --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_field_that_is_a_range_is_its_middle_and_every_network_draws_its_own() -> None:
+    assert VARIED.compute_hz == pytest.approx((5e9 * 80e9) ** 0.5)
+    assert VARIED.bandwidth_hz == 202.5e6
+    assert VARIED.storage_bytes == (15.5e9,) * 10
+    drawn = ScenarioRange(VARIED, seed=4).draw(50)
+    assert not any(one.ranges for one in drawn)
+    compute = torch.tensor([one.compute_per_server_hz for one in drawn])
+    assert compute.min() >= 5e9
+    assert compute.max() <= 80e9
+    assert (compute.std(dim=1) > 0).all()  # each server of its own
+    assert torch.tensor([one.cache_per_server_bits for one in drawn]).std(dim=1).max() == 0  # alike
+    assert (compute < 20e9).float().mean() == pytest.approx(0.5, abs=0.15)  # every factor as likely
+    assert all(20 * GIB <= one.cache_per_server_bits[0] / 8 <= 80 * GIB for one in drawn)
+    assert len({one.popularity for one in drawn}) == 50
+
+
+def test_a_network_depends_on_no_other_network_field_or_episode() -> None:
+    draw = ScenarioRange(VARIED, seed=4).draw
+    assert draw(3) == draw(5)[:3]
+    assert draw(3, episode=1) != draw(3)
+    fewer = {name: one for name, one in VARIED.ranges.items() if name != "popularity"}
+    without = replace(VARIED, popularity="published", ranges=fewer)
+    assert [one.compute_hz for one in ScenarioRange(without, seed=4).draw(3)] == [
+        one.compute_hz for one in draw(3)
+    ]
+    assert ScenarioRange(Scenario()).draw(2) == (Scenario(), Scenario())
+
+
+def test_copies_keep_the_ranges_and_a_number_takes_the_place_of_one() -> None:
+    assert Scenario.from_dict(VARIED.to_dict()) == VARIED
+    larger = replace(PLACED, num_users=9, num_servers=2)
+    assert larger.ranges == PLACED.ranges
+    assert len(larger.user_positions_m or ()) == 9
+    assert VARIED.resized(4, 7, 20).ranges == VARIED.ranges
+    assert "compute_hz" not in replace(VARIED, compute_hz=7e9).ranges
+    with pytest.warns(match=r"compute_hz is 60000000000\.0, which takes the place of its range"):
+        assert replace(VARIED, compute_hz=60e9).ranges.keys() == VARIED.ranges.keys() - {"compute_hz"}
+    assert replace(VARIED, bandwidth_hz={"low": 4e6, "high": 401e6}) != VARIED  # the same middle
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("compute_hz", {"low": 5e9}, "compute_hz must have low and high, and of log, alike, got"),
+        ("compute_hz", {"low": 5e9, "high": 4e9}, "compute_hz.high must be at least low = 5e+09, got 4e+09"),
+        ("compute_hz", {"low": 0.5, "high": 4e9}, "compute_hz must be at least 1, got 0.5"),
+        ("compute_hz", {"low": 5e9, "high": "fast"}, "compute_hz.high must be a finite number, got 'fast'"),
+        ("noise_dbm", {"low": -9, "high": 1, "log": True}, "noise_dbm.low must be above 0 where log is true"),
+        ("usable_cache_fraction", {"low": 0.5, "high": 2}, "usable_cache_fraction must be at most 1, got 2"),
+        ("cache_bytes", {"low": "3GHz", "high": 1e12}, "cache_bytes must be a number, in one of B"),
+        ("num_users", {"low": 3, "high": 9}, "num_users must be the same for all networks, got the range"),
+        ("share_floor", {"low": 0.1, "high": 0.2}, "share_floor must be the same for all networks"),
+        ("popularity", {"low": -1, "high": 1}, "popularity must be at least 0, got -1"),
+    ],
+)
+def test_a_range_that_is_not_allowed_gets_a_line(
+    as_installed, field: str, value: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message.replace("+", r"\+")):
+        Scenario(**{field: value})
+
+
+def test_constants_of_one_network_are_refused_for_a_range() -> None:
+    with pytest.raises(ValueError, match=r"must be that of one network, got ranges of input_step_bytes"):
+        constants(VARIED, torch.device("cpu"), torch.float32)
+
+
+# Networks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+@pytest.mark.parametrize("scenario", [VARIED, PLACED])
+def test_a_batch_of_different_networks_is_each_of_them_alone(scenario: Scenario, physics: Physics) -> None:
+    network = networks(scenario, physics)
+    slow, fast = random_policies(physics)
+    network.reset()
+    before = torch.zeros_like(network.cache)
+    while not network.episode_over:
+        if network.frame_over:
+            view, cache = network.caching_view(), slow(network)
+            switching = network.begin_frame(cache)
+            for b, one in enumerate(network.scenarios):
+                alone = switching_cost(one, before[b : b + 1], cache[b : b + 1])
+                torch.testing.assert_close(switching[b : b + 1], alone)
+                usable = torch.tensor(
+                    one.usable_cache_bits if physics == "strict" else one.cache_per_server_bits
+                )
+                held = (
+                    (before[b] * torch.tensor(one.storage_bits)).sum(dim=1) if physics == "published" else 0
+                )
+                torch.testing.assert_close(view.free_cache_bits[b], usable - held, rtol=1e-5, atol=1e5)
+            before = cache
+        view, asked, at = network.offloading_view(), network.requests, network.positions
+        allocation, fading = fast(network), network.unfolding.foreseen().fading
+        assert fading is not None
+        service = network.step(allocation)
+        for b, one in enumerate(network.scenarios):
+            row = slice(b, b + 1)
+            alone = serve(
+                one,
+                cache[row],
+                asked[row],
+                at[row],
+                fading[row],
+                Allocation(*(x[row] for x in allocation)),
+                physics,
+            )
+            for whole, part in zip(service, alone, strict=True):
+                torch.testing.assert_close(whole[row], part)
+            torch.testing.assert_close(view.input_bits[b], torch.tensor(one.input_bits)[asked[b]])
+            if physics == "strict":
+                torch.testing.assert_close(view.compute_hz[b], torch.tensor(one.compute_per_server_hz))
+
+
+def test_the_mean_of_requests_is_the_popularity_of_each_network() -> None:
+    scenario = Scenario(num_users=2000, popularity={"low": 0, "high": 1})
+    network = networks(scenario)
+    for b, one in enumerate(network.scenarios):
+        share = torch.bincount(network.requests[b], minlength=10) / 2000
+        torch.testing.assert_close(share, torch.tensor(one.popularity_vector), rtol=0, atol=0.04)
+
+
+def test_every_episode_has_other_networks_and_a_saved_state_goes_on_with_the_same() -> None:
+    one = networks(VARIED)
+    first = one.scenarios
+    one.reset()
+    assert one.scenarios != first
+    saved = one.state_dict()
+    other = networks(VARIED, seed=9)
+    other.load_state_dict(saved)
+    assert other.scenarios == one.scenarios
+    torch.testing.assert_close(other.offloading_observation(), one.offloading_observation())
+    one.reset(), other.reset()
+    assert other.scenarios == one.scenarios
+    assert torch.equal(one.requests, other.requests)
+    assert torch.equal(one.positions, other.positions)
+    one.set_seed(5), other.set_seed(5)
+    one.reset(), other.reset()
+    again = one.scenarios
+    one.set_seed(5)
+    one.reset()
+    assert again == other.scenarios == one.scenarios
+
+
+def test_ranges_change_no_draw_of_requests_and_fading() -> None:
+    fixed = replace(VARIED, compute_hz=7e9, popularity=(1.0,) * 10)
+    varied = networks(replace(VARIED, popularity=(1.0,) * 10))
+    alone = networks(fixed)
+    for network in (varied, alone):
+        network.reset()
+    assert torch.equal(varied.requests, alone.requests)
+    fadings = [network.unfolding.foreseen().fading for network in (varied, alone)]
+    assert torch.equal(*fadings)
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_baselines_play_each_network_by_its_own_constants(physics: Physics) -> None:
+    slow = CACHING_POLICIES["density"](VARIED, torch.Generator())
+    latency = {}
+    for name in ("best_known", "least_loaded_sqrt", "least_loaded_equal", "home_equal", "genetic"):
+        draws = make_generator(0, Use.BASELINE_OFFLOADING)
+        episode = run_episode(networks(VARIED, physics), slow, OFFLOADING_POLICIES[name](VARIED, draws))
+        latency[name] = episode.latency.sum(dim=2).mean(dim=0)
+    for name, value in latency.items():
+        assert (latency["best_known"] <= value * 1.03).all(), name  # decided before the fading is known
+    played = networks(VARIED, physics)
+    played.reset()
+    for b, one in enumerate(played.scenarios):  # what it places is what it would place there alone
+        alone = CACHING_POLICIES["density"](one, torch.Generator())(EdgeNetwork(one, physics))
+        assert torch.equal(slow(played)[b], alone[0])
+
+
+def test_bounds_hold_for_every_network_that_can_be_drawn() -> None:
+    for physics in ("strict", "published"):
+        low, high = offloading_bounds(VARIED, physics)
+        slow_low, slow_high = caching_bounds(VARIED, physics)
+        for seed in range(5):
+            network = networks(VARIED, physics, seed=seed)
+            slow, fast = random_policies(physics)
+            network.reset()
+            while not network.episode_over:
+                if network.frame_over:
+                    seen = network.caching_observation()
+                    assert (seen >= torch.tensor(slow_low)).all()
+                    assert (seen <= torch.tensor(slow_high)).all()
+                    network.begin_frame(slow(network))
+                seen = network.offloading_observation()
+                assert (seen >= torch.tensor(low)).all()
+                assert (seen <= torch.tensor(high)).all()
+                network.step(fast(network))
+
+
+def test_what_an_agent_is_told_covers_every_network_that_can_be_drawn() -> None:
+    for scenario in (VARIED, PLACED):
+        told = ranges_of(scenario)
+        for one in ScenarioRange(scenario, seed=2).draw(20):
+            for name, (least, most) in ranges_of(one).items():
+                slack = 1e-9 * abs(most)
+                assert told[name][0] - slack <= least, name
+                assert most <= told[name][1] + slack, name
+
+
+def test_the_optimum_of_a_stream_is_the_mean_over_its_networks() -> None:
+    stream = EpisodeStream(VARIED, "strict", 3, 2, 7, Use.TEST_NETWORKS)
+    scenarios = stream.scenarios()
+    assert len(scenarios) == 3
+    played = []
+    for network in stream:
+        run_episode(network, *random_policies("strict"))
+        played += network.scenarios
+    assert tuple(played) == scenarios
+    mean = sum(optimal_hit_ratio(one) for one in scenarios) / 3
+    assert optimal_hit_ratio(*scenarios) == pytest.approx(mean)
+    assert len(EpisodeStream(Scenario(), "strict", 3, 2, 7, Use.TEST_NETWORKS).scenarios()) == 1
+
+
+def test_a_range_says_its_numbers() -> None:
+    assert Range(low=2, high=8).number(0.5) == 5
+    assert Range(low=2, high=8, log=True).number(0.5) == 4
+    assert Range(low=2, high=8, alike=True).numbers([0.5, 0.9]) == (5, 5)
+    assert Range(low=1e-3, high=1e3, log=True).number(1.0) == 1e3
