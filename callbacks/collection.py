@@ -111,7 +111,7 @@ class Collection:
 
     def _caching_decision(self, view: CachingView, noise: float) -> CachingDecision:
         self.finite.broken(_named("caching observation", view), self._when())
-        action = self.module.ddpg.explore(view, noise, self.generator).float()
+        action = self.module.caching_agent.explore(view, noise, self.generator).float()
         broken = self.finite.broken({"caching decision": action}, self._when(), "plan")
         if broken is not None:
             action = torch.where(broken[:, None], 0.0, action)  # the middle of the action space

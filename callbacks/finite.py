@@ -194,7 +194,7 @@ def _broken_update(kind: str, loss: Tensor, module: LightningModule) -> str:
 
 
 def _trained(loss: Tensor, module: LightningModule) -> str:
-    """of world_model, of ddpg.actor, …: the part whose parameters the loss depends on."""
+    """of world_model, of caching_agent.actor, …: the part whose parameters the loss depends on."""
     names: dict[Any, str] = {value: name for name, value in module.named_parameters()}
     seen, nodes = set(), [loss.grad_fn]
     while nodes:
@@ -205,7 +205,7 @@ def _trained(loss: Tensor, module: LightningModule) -> str:
         name = names.get(getattr(node, "variable", None))
         if name is not None:
             parts = name.split(".")[:-1]
-            return f" of {'.'.join(parts[: 2 if parts[:1] == ['ddpg'] else 1])}" if parts else ""
+            return f" of {'.'.join(parts[: 2 if parts[:1] == ['caching_agent'] else 1])}" if parts else ""
         nodes += [function for function, _ in node.next_functions]
     return ""
 

@@ -14,7 +14,7 @@ from hadrl_lightning.version import __version__
 
 SUFFIX = ".ckpt"
 """Ending of the files of trained agents."""
-FORMAT = 1
+FORMAT = 2
 """Of the files that this version writes and reads; a file of another one is refused."""
 RECORD = "hadrl"
 """Entry of a file that says what it was made by: format, version, date, data, training, scores, digests."""

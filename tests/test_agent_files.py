@@ -309,8 +309,8 @@ def test_what_an_agent_has_learnt_can_be_trained_on_from_in_another_scenario(tmp
     for name in ("world_model.resources.demand.weight", "world_model.server_normaliser.running_mean"):
         assert torch.equal(own[name], theirs[name])
     assert own["world_model.best_reward"] == -inf
-    assert own["ddpg.num_updates"] == 0
-    assert own["ddpg.critic.usual_demand"].tolist() == [0.25] * 4
+    assert own["caching_agent.num_updates"] == 0
+    assert own["caching_agent.critic.usual_demand"].tolist() == [0.25] * 4
     trained_for_a_slot(agent)
     assert agent.seen.ranges()["num_users"] == (3.0, 30.0)
     flat = HADRL(TINY, slow_level="flat")
@@ -417,13 +417,17 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_what_another_training_was_paid_is_forgotten_when_beginning_with_its_weights(tmp_path: Path) -> None:
     trained = HADRL(Scenario())
-    trained.ddpg.rewards.update(torch.full((8, 1), 5.0))
-    trained.ddpg.num_updates += 3
+    trained.caching_agent.rewards.update(torch.full((8, 1), 5.0))
+    trained.caching_agent.num_updates += 3
     trained.save_weights(tmp_path / "trained.ckpt")
     begun = HADRL(Scenario(), seed=1)
     begun.load_weights(tmp_path / "trained.ckpt")
-    assert begun.ddpg.num_updates == 0
-    fresh = HADRL(Scenario()).ddpg.rewards.state_dict()
-    assert all(torch.equal(value, fresh[name]) for name, value in begun.ddpg.rewards.state_dict().items())
-    assert torch.equal(begun.ddpg.actor.code, trained.ddpg.actor.code)
-    assert torch.equal(begun.ddpg.critic.layers[0].weight, trained.ddpg.critic.layers[0].weight)
+    assert begun.caching_agent.num_updates == 0
+    fresh = HADRL(Scenario()).caching_agent.rewards.state_dict()
+    assert all(
+        torch.equal(value, fresh[name]) for name, value in begun.caching_agent.rewards.state_dict().items()
+    )
+    assert torch.equal(begun.caching_agent.actor.code, trained.caching_agent.actor.code)
+    assert torch.equal(
+        begun.caching_agent.critic.layers[0].weight, trained.caching_agent.critic.layers[0].weight
+    )

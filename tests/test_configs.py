@@ -108,7 +108,7 @@ def test_the_published_agent_is_asked_for_by_name() -> None:
     assert agent.settings["planner"] == PlannerSettings(**published["planner"])
     assert (agent.physics, agent.seed, agent.reset_world_model) == ("published", 7, True)
     assert type(agent.world_model) is WorldModel
-    assert type(agent.ddpg) is DDPG
+    assert type(agent.caching_agent) is DDPG
     assert agent.scenario == Scenario.from_config("es5.yaml")
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 
 from hadrl_lightning.agents import DDPG, HADRL, SetWorldModel
+from hadrl_lightning.agents.actor_critic import ActorCritic
 from hadrl_lightning.callbacks import FiniteNumbers
 from hadrl_lightning.cli import main
 from hadrl_lightning.data import TransitionDataModule
@@ -74,7 +75,7 @@ def infinite_gradient(loss: Any) -> Any:
 
 
 LOSS = at_call(1, SetWorldModel, "loss", lambda loss: loss._replace(total=loss.total * NAN))
-CRITIC_LOSS = at_call(2, DDPG, "critic_loss", lambda loss: loss + INF)
+CRITIC_LOSS = at_call(2, ActorCritic, "critic_loss", lambda loss: loss + INF)
 GRADIENT = at_call(1, SetWorldModel, "loss", infinite_gradient)
 PLAN = at_call(3, CEMPlanner, "plan", lambda plan: plan._replace(action=one(NAN)(plan.action)))
 CANDIDATES = at_call(
@@ -123,7 +124,7 @@ def train(
     ("inject", "line"),
     [
         (LOSS, "loss of world_model must be finite, got nan in epoch 0, batch 0"),
-        (CRITIC_LOSS, "loss of ddpg.critic must be finite, got inf in epoch 0, batch 1"),
+        (CRITIC_LOSS, "loss of caching_agent.critic must be finite, got inf in epoch 0, batch 1"),
         (
             GRADIENT,
             r"gradient of world_model\.\S+ must be finite, got (nan|-?inf) \(\d+ of \d+\) in epoch 0, batch 0",
@@ -246,7 +247,7 @@ def test_a_broken_parameter_never_enters_a_checkpoint_whatever_was_chosen(
     module, _, trainer = train(FiniteNumbers("skip"), epochs=1)
     trainer.save_checkpoint("good.ckpt")
     with torch.no_grad():
-        next(module.ddpg.actor.parameters()).view(-1)[0] = INF
+        next(module.caching_agent.actor.parameters()).view(-1)[0] = INF
     name = next(name for name, value in module.named_parameters() if not bool(value.isfinite().all()))
     with pytest.raises(NonFiniteError, match=f"parameter {name} must be finite, after epoch 1"):
         trainer.save_checkpoint("bad.ckpt")

@@ -83,7 +83,7 @@ def test_no_caching_view_with_a_number_that_is_none_is_decided_on(
     name: str, place: int, value: float
 ) -> None:
     view = spoilt(CACHING_VIEW, name, place, value)
-    for decide in (AGENT.ddpg.act, AGENT.place):
+    for decide in (AGENT.caching_agent.act, AGENT.place):
         with pytest.raises(NonFiniteError, match=r"caching observation: .* got"):
             decide(view)
 
@@ -151,7 +151,7 @@ def test_a_cache_of_another_size_than_the_agents_is_refused(factor: float) -> No
     with pytest.raises(
         HadrlError, match=r"remaining cache of server 0 .* scenario \(1374.39 Gbit may be filled\)"
     ):
-        AGENT.ddpg.act(view)
+        AGENT.caching_agent.act(view)
     network = EdgeNetwork(replace(SCENARIO, cache_bytes=factor * SCENARIO.cache_per_server_bits[0] / 8))
     with pytest.raises(HadrlError, match="remaining cache of server 0"):
         AGENT.policies()[0](network)
@@ -163,7 +163,9 @@ def first_weight(agent: HADRL, part: str) -> Tensor:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize(
-    "part", ["world_model.resources.token.0.weight", "ddpg.target_critic.", "ddpg.actor."], ids=str
+    "part",
+    ["world_model.resources.token.0.weight", "caching_agent.target_critic.", "caching_agent.actor."],
+    ids=str,
 )
 def test_an_agent_with_a_broken_weight_refuses_to_act(part: str, value: float) -> None:
     agent = small_agent()

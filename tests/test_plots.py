@@ -157,8 +157,8 @@ def test_the_energy_has_the_panel_of_its_unit(benchmark: Path) -> None:
 
 def test_a_run_has_learning_curves_although_rows_have_gaps(tmp_path: Path) -> None:
     rows = [
-        {"step": 100, "collect/latency": 5.0, "val/latency": "", "train/ddpg/critic": 1.0},
-        {"step": 200, "collect/latency": "", "val/latency": 4.0, "train/ddpg/critic": "nan"},
+        {"step": 100, "collect/latency": 5.0, "val/latency": "", "train/caching_agent/critic": 1.0},
+        {"step": 200, "collect/latency": "", "val/latency": 4.0, "train/caching_agent/critic": "nan"},
     ]
     write(tmp_path / "metrics.csv", rows)
     assert [file.name for file in draw(tmp_path)] == ["learning-curves.pdf", "learning-curves.png"]

@@ -1,11 +1,22 @@
-"""Things that settings name: registered, of entry points, by module paths."""
+"""Things that settings name: registered, of entry points, by module paths; and levels of ones own, trained."""
 
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from hadrl_lightning import HADRL, Scenario
+from hadrl_lightning.cli import main
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.registries import Registry
+from hadrl_lightning.simulator import EdgeNetwork
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -92,3 +103,145 @@ def test_a_short_name_is_new_and_has_no_dot(shapes: Registry[Callable[[], str]],
 def test_only_what_can_be_an_entry_is_registered(shapes: Registry[Callable[[], str]]) -> None:
     with pytest.raises(ValueError, match=r"^three must be a shape, got 3"):
         shapes.register("three")(3)
+
+
+# --- levels of one's own -------------------------------------------------------------------------------------------
+
+OWN: dict[str, Any] = {"slow_level": "my_agent.Worth", "fast_level": "my_model.Linear"}
+TINY = [
+    *("--config", "es2.yaml", "--config", "quick.yaml", "--config", "worth.yaml", "--config", "linear.yaml"),
+    *("--data.num_envs=2", "--data.passes_per_epoch=1", "--data.validation_episodes=1"),
+    *("--data.scenario.num_users=3", "--data.scenario.decisions_per_episode=2", "--data.test_episodes=1"),
+    *(
+        "--planning.seed_decisions=2",
+        "--planning.decisions_per_epoch=2",
+        "--planning.caching_warmup_epochs=0",
+    ),
+    "--trainer.check_val_every_n_epoch=1",
+]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The examples of docs/extending.md in a folder, which is the working directory, and installed by short names."""
+    text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+    for kind, name in (("python", "my_agent.py"), ("python", "my_model.py"), ("yaml", "worth.yaml")):
+        (tmp_path / name).write_text(example(text, kind, name))
+    (tmp_path / "linear.yaml").write_text(example(text, "yaml", "linear.yaml"))
+    info = tmp_path / "my_levels-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-levels\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(
+        "[hadrl_lightning.caching_agents]\nworth = my_agent:Worth\n"
+        "[hadrl_lightning.slot_models]\nlinear = my_model:Linear\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in ("my_agent", "my_model"):
+        sys.modules.pop(name, None)
+
+
+def example(text: str, kind: str, name: str) -> str:
+    (body,) = re.findall(rf"^```{kind}\n# {re.escape(name)}.*?\n(.*?)^```", text, re.M | re.S)
+    return str(body)
+
+
+def agent(**settings: Any) -> HADRL:
+    small = {
+        "scenario": Scenario(num_users=3),
+        "planner": PlannerSettings(planning_members=1, n_candidates=16),
+    }
+    return HADRL(**{**small, **OWN, **settings})
+
+
+def test_levels_of_ones_own_are_trained_saved_shown_and_loaded(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *TINY, "--trainer.max_epochs=1"]) == 0
+    (run,) = own.glob("checkpoints/*/version_0")
+    best = run / "best.ckpt"
+    logged = (run / "metrics.csv").read_text()
+    assert all(name in logged for name in ("train/caching_agent/error", "train/world_model/latency_error"))
+    capsys.readouterr()
+    assert main(["inspect", str(best)]) == 0
+    assert "fast level my_model.Linear, slow level my_agent.Worth" in capsys.readouterr().out
+    trained = HADRL.from_checkpoint(best)
+    assert type(trained.caching_agent).__name__ == "Worth"
+    assert vars(trained.caching_agent.settings) == {"learning_rate": 0.02}  # type: ignore[call-overload]
+    fresh = trained.from_settings(trained.settings_dict())
+    worth, before = (one.state_dict()["caching_agent.worth"] for one in (trained, fresh))
+    assert not torch.equal(worth, before)
+
+
+@pytest.mark.slow
+def test_a_training_of_levels_of_ones_own_resumes_exactly_and_is_tested(own: Path) -> None:
+    def weights(run: Path) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(run / "last.ckpt", weights_only=True)
+        return {**state["state_dict"], "moments": state["optimizer_states"][1]["state"][0]["exp_avg"]}
+
+    assert main(["fit", *TINY, "--trainer.max_epochs=2"]) == 0
+    assert main(["fit", *TINY, "--trainer.max_epochs=1"]) == 0
+    whole, begun = sorted(own.glob("checkpoints/*/version_*"))
+    assert main(["fit", *TINY, "--trainer.max_epochs=2", "--ckpt_path", str(begun / "last.ckpt")]) == 0
+    resumed = sorted(own.glob("checkpoints/*/version_*"))[-1]
+    assert main(["test", "--ckpt_path", str(resumed / "best.ckpt")]) == 0
+    expected, found = weights(whole), weights(resumed)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+
+
+def test_levels_of_an_installed_package_go_by_their_short_names(own: Path) -> None:
+    sys.path.insert(0, str(own))
+    try:
+        short = agent(slow_level="worth", fast_level="linear")
+    finally:
+        sys.path.remove(str(own))
+    assert short.settings_dict()["slow_level"] == "worth"
+    networks = EdgeNetwork(short.scenario, num_envs=2, generator=torch.Generator().manual_seed(0))
+    caches = [one.place(networks.caching_view()) for one in (short, agent())]
+    assert torch.equal(*caches)
+    networks.begin_frame(caches[0])
+    one, other = (which.decide(networks.offloading_view()) for which in (short, agent()))
+    assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+
+
+def test_a_file_says_what_it_needs_where_its_module_is_gone(own: Path) -> None:
+    agent().save_weights(own / "own.ckpt")
+    for name in ("my_agent", "my_model"):
+        sys.modules.pop(name)
+    (own / "my_agent.py").unlink()
+    with pytest.raises(
+        HadrlError, match=r"slow_level must be a module path that can be imported, got my_agent\.Worth"
+    ):
+        HADRL.from_checkpoint(own / "own.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"slow_level": "sett"},
+            "slow_level must be one of .*flat, .*set, .*or a caching agent of your own .*, got sett",
+        ),
+        ({"slow_level": "my_model.Linear"}, "slow_level must be a caching agent, got my_model.Linear"),
+        (
+            {"slow_level": "hadrl_lightning.agents.CachingAgent"},
+            "a caching agent that has act, configure_opt.*, Settings",
+        ),
+        ({"slow_settings": {"rate": 1}}, "slow_settings must be of learning_rate, got rate"),
+        ({"slow_settings": {"learning_rate": 0.0}}, r"slow_settings\.learning_rate must be above 0, got 0"),
+        (
+            {"fast_settings": {"learning_rate": "x"}},
+            r"fast_settings\.learning_rate must be a number, got 'x'",
+        ),
+        (
+            {"slow_level": "set", "slow_settings": {}},
+            "slow_settings must be null for a SetDDPG, whose settings are set_ddpg",
+        ),
+    ],
+)
+def test_levels_and_settings_that_cannot_be_are_refused_in_one_line(
+    own: Path, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        agent(**settings)

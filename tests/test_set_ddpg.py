@@ -262,9 +262,9 @@ def test_other_draws_end_at_a_cache_of_the_same_worth() -> None:
     agent = HADRL.from_checkpoint("es3.ckpt").for_scenario(TIGHT)
     network = EdgeNetwork(TIGHT, num_envs=2, generator=generator(3))
     seen = network.caching_view()
-    actions = torch.stack([agent.ddpg.act(seen, generator(seed)) for seed in range(4)])
+    actions = torch.stack([agent.caching_agent.act(seen, generator(seed)) for seed in range(4)])
     caches = (actions > 0).view(4, 2, 3, 10).transpose(0, 1)
-    values = agent.ddpg.target_critic(seen.map(lambda one: torch.stack([one] * 4, dim=1)), caches)
+    values = agent.caching_agent.target_critic(seen.map(lambda one: torch.stack([one] * 4, dim=1)), caches)
     assert ((values.amax(dim=1) - values.amin(dim=1)) < 0.01).all()
 
 

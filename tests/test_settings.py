@@ -587,6 +587,29 @@ FLAT: dict[str, Any] = {
     "world_model": WorldModelSettings(ensemble_size=2, hidden_size=4),
     "ddpg": DDPGSettings(hidden_sizes=(4,)),
 }
+
+
+class OwnSettings(SetDDPGSettings):
+    """Settings of a caching agent from outside."""
+
+
+class OwnAgent(SetDDPG):
+    """A caching agent from outside; takes its settings from `slow_settings`."""
+
+    Settings = OwnSettings
+
+
+class OwnModelSettings(SetWorldModelSettings):
+    """Settings of a slot model from outside."""
+
+
+class OwnModel(SetWorldModel):
+    """A slot model from outside; takes its settings from `fast_settings`."""
+
+    Settings = OwnModelSettings
+
+
+OWN: dict[str, Any] = {"slow_level": f"{__name__}.OwnAgent", "fast_level": f"{__name__}.OwnModel"}
 AGENT: dict[str, Case] = {
     "scenario": ({}, replace(SCENARIO, num_users=5)),
     "physics": ({}, "published"),
@@ -596,6 +619,8 @@ AGENT: dict[str, Case] = {
     "set_world_model": ({}, SetWorldModelSettings(ensemble_size=2, hidden_size=5)),
     "ddpg": (FLAT, DDPGSettings(hidden_sizes=(5,))),
     "set_ddpg": ({}, SetDDPGSettings(hidden_sizes=(5,), hysteresis=0.0)),
+    "slow_settings": (OWN, {"hidden_sizes": [5], "hysteresis": 0.0}),
+    "fast_settings": (OWN, {"hidden_size": 5}),
     "planner": ({}, PlannerSettings(**{**TINY, "n_candidates": 5})),
     "reset_world_model": ({}, True),
     "seed": ({}, 1),
@@ -612,10 +637,12 @@ def played(module: HADRL) -> Any:
 
 def test_every_setting_of_the_agent_changes_what_it_is_or_does() -> None:
     assert set(AGENT) == set(inspect.signature(HADRL).parameters)
-    before = {False: played(agent()), True: played(agent(**FLAT))}
-    assert same(before[False], played(agent()))
+    before = {
+        others: played(agent(**dict(settings))) for others, settings in ((0, {}), (len(FLAT), FLAT), (2, OWN))
+    }
+    assert same(before[0], played(agent()))
     for name, (others, value) in AGENT.items():
-        assert not same(before[bool(others)], played(agent(**{**others, name: value}))), name
+        assert not same(before[len(others)], played(agent(**{**others, name: value}))), name
 
 
 # --- from slot to slot, and from run to run ------------------------------------------------------------------------
@@ -694,7 +721,7 @@ def test_settings_that_are_given_hold_after_the_state_of_an_optimizer_is_loaded(
     new.world_model.observe(DATA)
     old.world_model.loss(DATA).total.backward()
     old_optimizers[0].step()
-    old.ddpg.update(CACHING, old_optimizers[1:], backward=torch.Tensor.backward)
+    old.caching_agent.update(CACHING, old_optimizers[1:], backward=torch.Tensor.backward)
     for saved, fresh in zip(old_optimizers, new_optimizers, strict=True):
         fresh.load_state_dict(saved.state_dict())
         assert all(int(state["step"]) == 1 for state in fresh.state.values())

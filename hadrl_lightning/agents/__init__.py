@@ -1,8 +1,10 @@
 """The agents: LightningModules that learn and decide."""
 
+from hadrl_lightning.agents.acting import CachingDecision
 from hadrl_lightning.agents.caching_objective import LATENCY_WEIGHT, CachingObjective, caching_objective
 from hadrl_lightning.agents.ddpg import DDPG, DDPGSettings
-from hadrl_lightning.agents.hadrl import HADRL, CachingDecision
+from hadrl_lightning.agents.derived_reward import derived_reward
+from hadrl_lightning.agents.hadrl import HADRL
 from hadrl_lightning.agents.levels import CACHING_AGENTS, SLOT_MODELS, CachingAgent, SlotModel
 from hadrl_lightning.agents.refusals import check_trainer
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings
@@ -29,5 +31,6 @@ __all__ = [
     "WorldModelSettings",
     "caching_objective",
     "check_trainer",
+    "derived_reward",
     "progress",
 ]

@@ -5,10 +5,9 @@ points and of modules by the names that the settings `slow_level` and `fast_leve
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Iterable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hints, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -17,14 +16,12 @@ from torch import Tensor, nn
 from hadrl_lightning.agents.refusals import check_finite, check_item
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.distributed import Share, SharesRows, clip_gradients, largest, members_held, summed
-from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.planning.model import Prediction
 from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import CachingView, OffloadingView
-from hadrl_lightning.typed import read_as
+from hadrl_lightning.simulator import CachingView, Seen
 
 if TYPE_CHECKING:
     from typing import Self
@@ -151,13 +148,11 @@ class SlotModel(Level):
         """Members of the ensemble held here; 1 of a single model."""
 
     @abstractmethod
-    def start(
-        self, view: OffloadingView, num_candidates: int, members: Int[Tensor, " m"] | None = None
-    ) -> Any:
+    def start(self, view: Seen, num_candidates: int, members: Int[Tensor, " m"] | None = None) -> Any:
         """The state, of a kind only the model knows, of `num_candidates` rows for every network, network-major.
 
         Args:
-            view: what is seen of each network at present, in SI units.
+            view: the `OffloadingView` of each network at present, in SI units.
             num_candidates: rows a network.
             members: those that will be asked; None: all.
         """
@@ -275,8 +270,6 @@ class SlotModel(Level):
         self.best_reward.copy_(largest(self.best_reward))
 
 
-AnyLevel = TypeVar("AnyLevel", bound=Level)
-
 CACHING_AGENTS: Registry[type[CachingAgent]] = Registry(
     "caching agent",
     "hadrl_lightning.caching_agents",
@@ -289,36 +282,3 @@ SLOT_MODELS: Registry[type[SlotModel]] = Registry(
     lambda found: isinstance(found, type) and issubclass(found, SlotModel),
 )
 """What `model.fast_level` can name."""
-
-
-def settings_of(
-    kind: type[Level], groups: Mapping[str, Any], given: Mapping[str, Any] | None, field: str
-) -> Any:
-    """The settings of one kind.
-
-    Args:
-        kind: the class.
-        groups: settings of the kinds that have a group of their own, by its name.
-        given: settings of any other kind as plain values; None: its defaults.
-        field: the setting that holds `given`, for errors.
-
-    Raises:
-        HadrlError: `given` beside a kind that has a group, a field that the settings lack, or a value not allowed.
-    """
-    group = groups.get(kind.settings_group or "")
-    if isinstance(group, kind.Settings):
-        if given is not None:
-            raise HadrlError(
-                f"{field} must be null for a {kind.__name__}, whose settings are {kind.settings_group}, got {given}"
-            )
-        return group
-    hints, names = get_type_hints(kind.Settings), [one.name for one in fields(kind.Settings) if one.init]
-    for name in given or {}:
-        if name not in names:
-            raise HadrlError(f"{field} must be of {', '.join(names) or 'no settings'}, got {name}")
-    try:
-        return kind.Settings(
-            **{name: read_as(name, value, hints[name]) for name, value in (given or {}).items()}
-        )
-    except (TypeError, ValueError) as error:
-        raise HadrlError(f"{field}.{error}") from error

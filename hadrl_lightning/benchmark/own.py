@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from hadrl_lightning.agents import CACHING_AGENTS, SLOT_MODELS
 from hadrl_lightning.benchmark.training import Settings
 from hadrl_lightning.planning import MEASURES
 from hadrl_lightning.registries import Registry, import_module
@@ -15,6 +16,8 @@ from hadrl_lightning.simulator.processes import PROCESSES
 PACKAGE = __name__.partition(".")[0]
 NAMED: dict[tuple[str, ...], Registry[Any]] = {
     ("data", "scenario", "processes"): PROCESSES,
+    ("model", "fast_level"): SLOT_MODELS,
+    ("model", "slow_level"): CACHING_AGENTS,
     ("model", "planner", "strategy"): MEASURES,
     ("planning", "planner", "strategy"): MEASURES,
 }

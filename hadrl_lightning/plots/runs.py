@@ -27,7 +27,11 @@ PANELS = (
     Panel(
         "world model", "loss", {"train/world_model/total": "total", "train/world_model/latency": "latency"}
     ),
-    Panel("caching agent", "loss", {"train/ddpg/critic": "critic", "train/ddpg/actor": "actor"}),
+    Panel(
+        "caching agent",
+        "loss",
+        {"train/caching_agent/critic": "critic", "train/caching_agent/actor": "actor"},
+    ),
     Panel(
         "expected free energy",
         "nats or reward",
