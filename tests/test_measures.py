@@ -1,6 +1,7 @@
-"""Measures of the epistemic value of one's own: in every form, in settings, in training."""
+"""Measures of the epistemic value of one's own, in every form, in settings, in training; the information gain."""
 
 import linecache
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from hadrl_lightning.agents import HADRL, SetWorldModelSettings
 from hadrl_lightning.benchmark import PlanSettings, make_plan
@@ -16,7 +19,14 @@ from hadrl_lightning.benchmark.own import named, own_modules
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.planning import MEASURES, PlannerSettings, Prediction, expected_free_energy
+from hadrl_lightning.planning import (
+    MEASURES,
+    PlannerSettings,
+    Prediction,
+    expected_free_energy,
+    information_bounds,
+    information_gain,
+)
 from hadrl_lightning.planning.measures import Draws
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
@@ -173,3 +183,146 @@ def test_a_benchmark_knows_the_text_of_the_modules_of_what_settings_name() -> No
     linecache.clearcache()
     assert modules("own_measures.seven") != before
     assert modules("variance") == {}
+
+
+# --- the information gain --------------------------------------------------------------------------------------------
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def ensemble(members: int, rows: int, dims: int, scale: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    draw = generator(seed)
+    mean = scale * torch.randn(members, rows, dims, generator=draw)
+    return mean, -5 + 4 * torch.rand(members, rows, dims, generator=draw)
+
+
+def test_identical_members_have_nothing_to_tell() -> None:
+    mean, log_var = (value[:1].expand(20, -1, -1) for value in ensemble(1, 7, 116, 3.0))
+    torch.testing.assert_close(information_gain(mean, log_var), torch.zeros(7), atol=1e-5, rtol=0)
+
+
+def test_members_far_apart_tell_the_logarithm_of_their_number() -> None:
+    mean, log_var = ensemble(20, 7, 116, 10.0)
+    torch.testing.assert_close(information_gain(mean, log_var), torch.full((7,), math.log(20)))
+
+
+def test_two_clusters_of_members_tell_ln_2() -> None:
+    mean = torch.tensor([0.0, 0.0, 100.0, 100.0])[:, None, None]
+    gain = information_gain(mean, torch.zeros_like(mean))
+    torch.testing.assert_close(gain, torch.tensor([math.log(2)]))
+
+
+def test_two_members_of_equal_variance_have_the_bounds_worked_out_by_hand() -> None:
+    """Δ = 2, σ = 1: Bhattacharyya distance Δ²/8 = 0.5, KL divergence Δ²/2 = 2."""
+    mean = torch.tensor([0.0, 2.0])[:, None, None]
+    bounds = information_bounds(mean, torch.zeros_like(mean))
+    torch.testing.assert_close(bounds.lower, torch.tensor([math.log(2) - math.log(1 + math.exp(-0.5))]))
+    torch.testing.assert_close(bounds.upper, torch.tensor([math.log(2) - math.log(1 + math.exp(-2))]))
+
+
+def test_members_that_differ_in_variance_only_have_something_to_tell() -> None:
+    """Variances 1 and 4: Bhattacharyya distance ½ ln(2.5/2), KL divergences ½(¼ − 1 + ln 4) and ½(4 − 1 − ln 4)."""
+    log_var = torch.tensor([0.0, math.log(4)])[:, None, None]
+    bounds = information_bounds(torch.zeros_like(log_var), log_var)
+    torch.testing.assert_close(bounds.lower, torch.tensor([math.log(2) - math.log(1 + math.sqrt(2 / 2.5))]))
+    to_wide, to_narrow = 0.5 * (0.25 - 1 + math.log(4)), 0.5 * (4 - 1 - math.log(4))
+    upper = math.log(2) - 0.5 * (math.log(1 + math.exp(-to_wide)) + math.log(1 + math.exp(-to_narrow)))
+    torch.testing.assert_close(bounds.upper, torch.tensor([upper]))
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+@pytest.mark.parametrize("scale", [0.1, 0.5, 2.0])
+def test_monte_carlo_lies_within_the_bounds_and_near_their_middle(dims: int, scale: float) -> None:
+    mean, log_var = ensemble(5, 6, dims, scale)
+    lower, upper = information_bounds(mean, log_var)
+    components = Independent(Normal(mean.transpose(0, 1), (0.5 * log_var).exp().transpose(0, 1)), 1)
+    mixture = MixtureSameFamily(Categorical(torch.ones(6, 5)), components)
+    noise = torch.randn(40_000, 5, 6, dims, generator=generator(1))
+    sample = mean + noise * (0.5 * log_var).exp()  # 40 000 of each member
+    entropy = -torch.stack([mixture.log_prob(sample[:, member]) for member in range(5)]).mean(dim=(0, 1))
+    truth = entropy - components.entropy().mean(dim=1)
+    assert (truth > lower - 0.01).all()
+    assert (truth < upper + 0.01).all()
+    middle = information_gain(mean, log_var)
+    assert ((middle - truth).abs() <= (upper - lower) / 2 + 0.01).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.01, 0.3, 1.0, 30.0, 1000.0])
+def test_the_bounded_estimate_stays_between_0_and_ln_members(scale: float) -> None:
+    gain = information_gain(*ensemble(20, 9, 116, scale))
+    assert (gain >= 0).all()
+    assert (gain <= math.log(20) + 1e-6).all()
+
+
+def test_a_single_member_has_nothing_to_tell() -> None:
+    torch.testing.assert_close(information_gain(*ensemble(1, 3, 4, 1.0)), torch.zeros(3))
+
+
+@pytest.mark.parametrize("estimator", ["bounded", "nearest_neighbour"])
+def test_permuting_rows_permutes_the_gain_and_members_do_not_matter_to_the_bounded_one(
+    estimator: str,
+) -> None:
+    mean, log_var = ensemble(5, 8, 3, 0.5)
+    order = torch.randperm(8, generator=generator(3))
+    gain = information_gain(mean, log_var, estimator, generator(4))
+    again = information_gain(mean[:, order], log_var[:, order], estimator, generator(4))
+    torch.testing.assert_close(again, gain[order])
+    if estimator == "bounded":
+        members = torch.tensor([3, 0, 4, 1, 2])
+        torch.testing.assert_close(information_gain(mean[members], log_var[members]), gain)
+
+
+@pytest.mark.parametrize("dims", [1, 342, 2000])
+def test_the_published_estimator_is_finite_where_the_volume_of_the_unit_ball_underflows(dims: int) -> None:
+    gain = information_gain(*ensemble(20, 4, dims, 1.0), "nearest_neighbour", generator())
+    assert gain.isfinite().all()
+
+
+def test_the_published_estimator_is_finite_when_dimensions_and_members_coincide() -> None:
+    mean = torch.zeros(4, 2, 3)
+    gain = information_gain(mean, torch.full_like(mean, -200.0), "nearest_neighbour", generator())
+    assert gain.isfinite().all()
+
+
+def test_the_published_estimator_is_kozachenko_leonenko_with_the_second_neighbour() -> None:
+    """Members at 0, 1, 3 without noise: distances of the second neighbours are 3, 2, 3; the unit ball has volume 2.
+
+    Entropy = ln 2 − ψ(2) + ln 2 + (ln 3 + ln 2 + ln 3)/3, the members' own ½ ln(2πe·10⁻⁸) by the floor.
+    """
+    mean = torch.tensor([0.0, 1.0, 3.0])[:, None, None]
+    gain = information_gain(mean, torch.full_like(mean, -60.0), "nearest_neighbour", generator())
+    entropy = math.log(2) - (1 - 0.5772156649) + math.log(2) + math.log(18) / 3
+    own = 0.5 * math.log(2 * math.pi * math.e * 1e-8)
+    torch.testing.assert_close(gain, torch.tensor([entropy - own]), rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_is_scored_in_float32() -> None:
+    mean, log_var = ensemble(6, 5, 20, 0.1)
+    gain = information_gain(mean.bfloat16(), log_var.bfloat16())
+    assert gain.dtype == torch.float32
+    torch.testing.assert_close(gain, information_gain(mean.bfloat16().float(), log_var.bfloat16().float()))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = information_gain(mean, log_var)
+    torch.testing.assert_close(inside, information_gain(mean, log_var))
+
+
+def test_the_bounded_gain_has_a_gradient() -> None:
+    """Pulling two members apart tells more: the gradient points away from the other."""
+    mean = torch.tensor([0.0, 1.0])[:, None, None].requires_grad_()
+    information_gain(mean, torch.zeros(2, 1, 1, requires_grad=True)).sum().backward()
+    assert mean.grad is not None
+    assert mean.grad[0] < 0 < mean.grad[1]
+
+
+def test_wrong_arguments_are_named() -> None:
+    mean, log_var = ensemble(2, 3, 4, 1.0)
+    with pytest.raises(
+        ValueError, match=r"must both have shape \[members, rows, dims\], got \[2, 3, 4\] and \[3, 4\]"
+    ):
+        information_gain(mean, log_var[0])
+    with pytest.raises(ValueError, match="members must be at least 3 for nearest_neighbour, got 2"):
+        information_gain(mean, log_var, "nearest_neighbour", generator())
+    with pytest.raises(ValueError, match="generator must be given"):
+        information_gain(mean, log_var, "nearest_neighbour")

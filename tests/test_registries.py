@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hadrl_lightning import HADRL, Scenario
+from hadrl_lightning.benchmark.own import named, own_modules
 from hadrl_lightning.cli import main
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import PlannerSettings
@@ -203,6 +204,10 @@ def test_levels_of_an_installed_package_go_by_their_short_names(own: Path) -> No
     networks.begin_frame(caches[0])
     one, other = (which.decide(networks.offloading_view()) for which in (short, agent()))
     assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+
+
+def test_what_a_benchmark_computed_hangs_on_the_modules_of_levels_of_ones_own(own: Path) -> None:
+    assert list(own_modules(named({"model": OWN}))) == ["my_agent", "my_model"]
 
 
 def test_a_file_says_what_it_needs_where_its_module_is_gone(own: Path) -> None:
