@@ -17,15 +17,9 @@ from torch import Tensor
 
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES, expected_fading, lower_bound
 from hadrl_lightning.judge import interval
+from hadrl_lightning.play import OffloadingPolicy, run_episode
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import (
-    Allocation,
-    EdgeNetwork,
-    OffloadingPolicy,
-    Use,
-    make_generator,
-    run_episode,
-)
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator
 
 
 class Score(NamedTuple):

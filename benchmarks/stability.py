@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from hadrl_lightning import HADRL, EdgeNetwork
-from hadrl_lightning.simulator import OffloadingView, decode_offloading, episode_scores
+from hadrl_lightning.play import Frame, by_policy, episode_scores, play_frame
+from hadrl_lightning.simulator import OffloadingView, decode_offloading
 
 
 def main() -> None:
@@ -57,10 +58,8 @@ def views_of(agent: HADRL, count: int, frame: int) -> OffloadingView:
     network = EdgeNetwork(agent.scenario, num_envs=count, generator=seeded(3))
     caching, offloading = agent.policies()
     for _ in range(frame - 1):
-        network.begin_frame(caching(network))
-        while not network.frame_over:
-            network.step(offloading(network))
-    network.begin_frame(caching(network))
+        play_frame(network, by_policy(caching), by_policy(offloading))
+    Frame(network, by_policy(caching))
     return network.offloading_view()
 
 

@@ -37,7 +37,8 @@ from hadrl_lightning.benchmark.judge import Judge
 from hadrl_lightning.benchmark.plan import PlanSettings, make_plan
 from hadrl_lightning.benchmark.training import merged
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.judge import Policies, Validation
+from hadrl_lightning.judge import Validation
+from hadrl_lightning.play import Policies
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import Use, make_generator
 

@@ -1,29 +1,79 @@
 """`Collection`: the frames of one epoch, played on the simulated networks and stored in the replay buffers."""
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from hadrl_lightning.agents import HADRL, CachingDecision, caching_objective
+from hadrl_lightning.agents import HADRL
 from hadrl_lightning.callbacks.finite import FiniteNumbers
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
 from hadrl_lightning.planning import CEMPlanner, Plan, plan_from_state, plan_state
-from hadrl_lightning.simulator import (
-    CachingView,
-    EdgeNetwork,
-    OffloadingView,
-    Rows,
-    Service,
-    decode_offloading,
+from hadrl_lightning.play import (
+    CachingObjective,
+    Frame,
+    FrameScores,
+    PlayedFrame,
+    PlayedSlot,
+    caching_agent,
+    caching_objective,
+    hits,
+    offloading_agent,
     offloading_reward,
+    share,
+    task_latency,
+    total_latency,
 )
-
-if TYPE_CHECKING:
-    from hadrl_lightning.callbacks.planning import CEMPlanning
+from hadrl_lightning.simulator import CachingView, EdgeNetwork, OffloadingView, Rows
 
 Transitions = TypeVar("Transitions", CachingTransitions, OffloadingTransitions)
+
+
+class NoiseSchedule:
+    """A standard deviation that fades: after n decisions it is max(minimum, initial · decayⁿ).
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    def __init__(self, name: str, initial: float, decay: float, minimum: float) -> None:
+        for field, value in ((name, initial), (f"{name}_min", minimum)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{field} must be at least 0 and finite, got {value}")
+        if not 0 < decay <= 1:
+            raise ValueError(f"{name}_decay must be greater than 0 and at most 1, got {decay}")
+        self.initial = initial
+        self.decay = decay
+        self.minimum = minimum
+        self.num_fades = 0
+        """Decisions since the start."""
+
+    @property
+    def level(self) -> float:
+        """The standard deviation now."""
+        return max(self.minimum, self.initial * self.decay**self.num_fades)
+
+    def fade(self) -> None:
+        """One decision later."""
+        self.num_fades += 1
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """How decisions are explored, and what of it is learnt from."""
+
+    caching_noise: NoiseSchedule
+    """On the actions of the slow level."""
+    offloading_noise: NoiseSchedule
+    """On the actions of the fast level."""
+    caching_warmup_epochs: int
+    """Epochs at first whose frames are not learnt from."""
+    caching_reward: CachingObjective
+    """What a frame is rewarded with."""
+    latency_weight: float
+    """Hits that a second of latency is worth, for `hits_and_latency`."""
 
 
 class Collection:
@@ -31,62 +81,44 @@ class Collection:
 
     def __init__(
         self,
-        callback: "CEMPlanning",
         module: HADRL,
         data: TransitionDataModule,
+        planner: CEMPlanner,
+        exploration: Exploration,
         generator: torch.Generator,
         finite: FiniteNumbers,
         epoch: int,
         seeding: bool,
-        warming_up: bool,
     ) -> None:
         assert data.network is not None
-        self.callback = callback
         self.module = module
         self.data = data
+        self.planner = planner
+        self.exploration = exploration
         self.network: EdgeNetwork = data.network
         self.generator = generator
         self.finite = finite
         self.epoch = epoch
         self.seeding = seeding
-        self.warming_up = warming_up
-        self.planner: CEMPlanner = module.make_planner(callback.planner_settings)
         self.frames = 0
         """Caching decisions so far, of each network."""
         self.slots = 0
+        self._slow = caching_agent(
+            self._caching_action, lambda _, view, action: module.decide_caching(view, action).cache
+        )
+        self._fast = offloading_agent(self._offloading_action)
         self._plan: Plan | None = None
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
 
     def frame(self) -> None:
         """One caching decision and its slots, in all networks."""
-        network, noise = self.network, self.callback.caching_noise
-        if network.episode_over:
-            network.reset()
+        if self.network.episode_over:
+            self.network.reset()
             self._plan = None
-        view = network.caching_view()
-        decision = self._caching_decision(view, noise.level)
-        switching = network.begin_frame(decision.cache)
-        services = []
-        while not network.frame_over:
-            services.append(self._slot())
-        self.data.decisions += network.num_envs
-        reward = caching_objective(
-            self.callback.caching_reward,
-            torch.stack([service.hit.to(switching.dtype) for service in services]).mean(dim=(0, 2)),
-            torch.stack([service.latency for service in services]).mean(dim=(0, 2)),
-            switching,
-            network.scenario.num_users,
-            self.callback.latency_weight,
-        )
-        self._add(caching_reward=reward, switching=switching)
-        self.frames += 1
-        if self.warming_up:
-            return
-        noise.fade()
-        transitions = CachingTransitions(
-            view, decision.action, reward, network.caching_view(), decision.cache
-        )
-        self.data.caching_buffer.add(self._storable(transitions, "caching"))
+        playing = Frame(self.network, self._slow)
+        for slot in playing.slots(self._fast):
+            self._keep_slot(slot)
+        self._keep_frame(playing.finish())
 
     def means(self) -> dict[str, Tensor]:
         """Mean of everything met that is finite, by name."""
@@ -109,37 +141,50 @@ class Collection:
         self._plan = plan_from_state(state["plan"]) if state["plan"] is not None else None
         self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}
 
-    def _caching_decision(self, view: CachingView, noise: float) -> CachingDecision:
+    def _keep_slot(self, slot: PlayedSlot[OffloadingView, Tensor]) -> None:
+        """What is learnt from a slot, and counted."""
+        service = slot.service
+        self.exploration.offloading_noise.fade()
+        reward = offloading_reward(service.latency)
+        transitions = OffloadingTransitions(slot.seen, slot.act, reward, slot.seen_next, service.latency)
+        transitions = self._storable(transitions, "offloading")
+        self.data.offloading_buffer.add(transitions)
+        self.module.observe(transitions)
+        self.data.slots += self.network.num_envs
+        self.slots += self.network.num_envs
+        self._add(
+            latency=total_latency(service.latency),
+            hit_ratio=service.hit,
+            on_time=service.on_time,
+            offloading_reward=reward,
+        )
+
+    def _keep_frame(self, frame: PlayedFrame[CachingView, Tensor]) -> None:
+        """What is learnt from a frame, and counted."""
+        self.data.decisions += self.network.num_envs
+        exploration = self.exploration
+        scores = _scores(frame)
+        reward = caching_objective(exploration.caching_reward, scores, exploration.latency_weight)
+        self._add(caching_reward=reward, switching=frame.switching)
+        self.frames += 1
+        if self.epoch < exploration.caching_warmup_epochs:
+            return
+        exploration.caching_noise.fade()
+        transitions = CachingTransitions(frame.seen, frame.act, reward, frame.seen_next, frame.cache)
+        self.data.caching_buffer.add(self._storable(transitions, "caching"))
+
+    def _caching_action(self, view: CachingView) -> Tensor:
         self.finite.broken(_named("caching observation", view), self._when())
+        noise = self.exploration.caching_noise.level
         action = self.module.caching_agent.explore(view, noise, self.generator).float()
         broken = self.finite.broken({"caching decision": action}, self._when(), "plan")
         if broken is not None:
             action = torch.where(broken[:, None], 0.0, action)  # the middle of the action space
-        return self.module.decide_caching(view, action)
+        return action
 
-    def _slot(self) -> Service:
-        network, noise = self.network, self.callback.offloading_noise
-        view = network.offloading_view()
+    def _offloading_action(self, view: OffloadingView) -> Tensor:
         self.finite.broken(_named("offloading observation", view), self._when())
-        action = self._offloading_action(view, noise.level)
-        service = network.step(decode_offloading(network.scenario, action, network.physics))
-        noise.fade()
-        reward = offloading_reward(service.latency)
-        transitions = OffloadingTransitions(view, action, reward, network.offloading_view(), service.latency)
-        transitions = self._storable(transitions, "offloading")
-        self.data.offloading_buffer.add(transitions)
-        self.module.observe(transitions)
-        self.data.slots += network.num_envs
-        self.slots += network.num_envs
-        self._add(
-            latency=service.latency.sum(dim=1),
-            hit_ratio=service.hit.float(),
-            on_time=service.on_time.float(),
-            offloading_reward=reward,
-        )
-        return service
-
-    def _offloading_action(self, view: OffloadingView, noise: float) -> Tensor:
+        noise = self.exploration.offloading_noise.level
         shape = (self.network.num_envs, self.network.scenario.offloading_action_size)
         drawn = torch.randn(shape, generator=self.generator).to(self.network.device)
         if self.seeding:  # an untrained actor decides about 0
@@ -177,6 +222,13 @@ class Collection:
             zero = torch.zeros((), device=value.device)
             total, count = self._sums.get(name, (zero, zero))
             self._sums[name] = (total + torch.where(finite, value, 0.0).sum(), count + finite.sum())
+
+
+def _scores(frame: PlayedFrame[CachingView, Tensor]) -> FrameScores:
+    """What the frame is rewarded for."""
+    slots, _, users = frame.hit.shape
+    ratio = share(hits(frame.hit, frame.switching.dtype).sum(dim=0), slots * users)
+    return FrameScores(ratio * users, ratio, task_latency(frame.latency), frame.switching)
 
 
 def _named(what: str, rows: Rows) -> dict[str, Tensor]:

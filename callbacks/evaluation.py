@@ -179,7 +179,7 @@ class EpisodeEvaluation(Callback):
         return Validation(
             slots=float(data.slots * data.num_collectors),
             epoch=epoch,
-            caching_learnt=planning is None or epoch > planning.caching_warmup_epochs,
+            caching_learnt=planning is None or epoch > planning.exploration.caching_warmup_epochs,
             latency=float(values["latency"]),
             hit_ratio=float(values["hit_ratio"]),
             on_time=float(values["on_time"]),

@@ -7,13 +7,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from hadrl_lightning.agents import HADRL, LATENCY_WEIGHT, CachingObjective
-from hadrl_lightning.callbacks.collection import Collection
+from hadrl_lightning.agents import HADRL
+from hadrl_lightning.callbacks.collection import Collection, Exploration, NoiseSchedule
 from hadrl_lightning.callbacks.finite import FiniteNumbers
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.distributed import of_each_rank
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import PlannerSettings
+from hadrl_lightning.play import LATENCY_WEIGHT, CachingObjective
 from hadrl_lightning.simulator import Use, make_generator, restore_generator
 from hadrl_lightning.typed import typed
 
@@ -84,11 +85,8 @@ class CEMPlanning(Callback):
             raise ValueError(f"caching_warmup_epochs must be at least 0, got {caching_warmup_epochs}")
         self.seed_decisions = seed_decisions
         self.decisions_per_epoch = decisions_per_epoch
-        self.caching_warmup_epochs = caching_warmup_epochs
-        self.caching_noise = NoiseSchedule(
-            "caching_noise", caching_noise, caching_noise_decay, caching_noise_min
-        )
-        self.offloading_noise = NoiseSchedule(
+        slow = NoiseSchedule("caching_noise", caching_noise, caching_noise_decay, caching_noise_min)
+        fast = NoiseSchedule(
             "offloading_noise", offloading_noise, offloading_noise_decay, offloading_noise_min
         )
         if not 0 <= latency_weight < float("inf"):
@@ -98,8 +96,8 @@ class CEMPlanning(Callback):
                 f"latency_weight must be {LATENCY_WEIGHT} unless caching_reward is hits_and_latency, "
                 f"got {latency_weight}"
             )
-        self.caching_reward: CachingObjective = caching_reward
-        self.latency_weight = latency_weight
+        self.exploration = Exploration(slow, fast, caching_warmup_epochs, caching_reward, latency_weight)
+        """How it explores now, and what is learnt from."""
         self.planner_settings = planner
         self.slots_per_second: float | None = None
         """Slots of all networks that were last collected in a second."""
@@ -148,10 +146,12 @@ class CEMPlanning(Callback):
         assert self._generator is not None
         seeding = not any(of_each_rank(data.decisions))
         epoch = trainer.current_epoch
-        warming_up = epoch < self.caching_warmup_epochs
         finite = FiniteNumbers.of(trainer)
         finite.counts_networks = trainer.global_rank < data.num_collectors
-        collection = Collection(self, module, data, self._generator, finite, epoch, seeding, warming_up)
+        planner = module.make_planner(self.planner_settings)
+        collection = Collection(
+            module, data, planner, self.exploration, self._generator, finite, epoch, seeding
+        )
         if self._unfinished is not None:
             collection.load_state_dict(self._unfinished)
         self._collection, self._unfinished = collection, None
@@ -190,15 +190,15 @@ class CEMPlanning(Callback):
             "collection": self._collection.state_dict() if self._collection is not None else None,
         }
         return {
-            "caching_fades": self.caching_noise.num_fades,
-            "offloading_fades": self.offloading_noise.num_fades,
+            "caching_fades": self.exploration.caching_noise.num_fades,
+            "offloading_fades": self.exploration.offloading_noise.num_fades,
             "ranks": of_each_rank(own),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
-        self.caching_noise.num_fades = state_dict["caching_fades"]
-        self.offloading_noise.num_fades = state_dict["offloading_fades"]
+        self.exploration.caching_noise.num_fades = state_dict["caching_fades"]
+        self.exploration.offloading_noise.num_fades = state_dict["offloading_fades"]
         self._restored = state_dict["ranks"]
 
     def _log(
@@ -211,41 +211,16 @@ class CEMPlanning(Callback):
     ) -> None:
         for name, value in collection.means().items():
             module.log(f"collect/{name}", value, batch_size=1, sync_dist=True)
-        module.log("collect/caching_noise", self.caching_noise.level, batch_size=1, sync_dist=True)
-        module.log("collect/offloading_noise", self.offloading_noise.level, batch_size=1, sync_dist=True)
+        module.log(
+            "collect/caching_noise", self.exploration.caching_noise.level, batch_size=1, sync_dist=True
+        )
+        module.log(
+            "collect/offloading_noise", self.exploration.offloading_noise.level, batch_size=1, sync_dist=True
+        )
         module.log("step", float(data.slots * data.num_collectors), batch_size=1, sync_dist=True)
         for logger in trainer.loggers:  # the clock differs between equal runs: it stays out of metrics.csv
             if isinstance(logger, TensorBoardLogger):
                 logger.log_metrics({"time/slots_per_second": speed}, data.slots * data.num_collectors)
-
-
-class NoiseSchedule:
-    """A standard deviation that fades: after n decisions it is max(minimum, initial · decayⁿ).
-
-    Raises:
-        ValueError: a number is out of its range.
-    """
-
-    def __init__(self, name: str, initial: float, decay: float, minimum: float) -> None:
-        for field, value in ((name, initial), (f"{name}_min", minimum)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{field} must be at least 0 and finite, got {value}")
-        if not 0 < decay <= 1:
-            raise ValueError(f"{name}_decay must be greater than 0 and at most 1, got {decay}")
-        self.initial = initial
-        self.decay = decay
-        self.minimum = minimum
-        self.num_fades = 0
-        """Decisions since the start."""
-
-    @property
-    def level(self) -> float:
-        """The standard deviation now."""
-        return max(self.minimum, self.initial * self.decay**self.num_fades)
-
-    def fade(self) -> None:
-        """One decision later."""
-        self.num_fades += 1
 
 
 def _parts(trainer: Trainer, pl_module: LightningModule) -> tuple[HADRL, TransitionDataModule]:

@@ -9,8 +9,9 @@ import yaml
 from torch import Tensor
 
 from hadrl_lightning.files import replacing, writing
+from hadrl_lightning.play import Episode
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, Episode, rules
+from hadrl_lightning.simulator import EdgeNetwork, rules
 from hadrl_lightning.simulator.constants import of_each
 
 DECISIONS = {

@@ -9,23 +9,21 @@ from torch import Tensor
 from hadrl_lightning.baselines import home_equal, least_latency
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.judge import (
-    Policies,
     Scoreboard,
     least_known_policies,
     optimal_hit_ratio_if_known,
     own_best_known,
     replayed,
 )
+from hadrl_lightning.play import Episode, Policies, run_episode
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
     EdgeNetwork,
-    Episode,
     Use,
     decode_caching,
     decode_offloading,
     make_generator,
-    run_episode,
 )
 
 OWN, LEAST = "best known, same caches", "least known"

@@ -13,6 +13,8 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities.data import dim_zero_cat
 
+from hadrl_lightning.play import excess, hits, in_time, share, total_energy, total_latency
+
 
 class _Mean(Metric):
     """Sum ÷ count of one quantity. NaN before the first update."""
@@ -28,13 +30,14 @@ class _Mean(Metric):
         self.add_state(self._total_name, torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state(self._count_name, torch.tensor(0, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def _add(self, values: Tensor) -> None:
-        total, count = getattr(self, self._total_name), getattr(self, self._count_name)
+    def _add(self, values: Tensor, count: int | None = None) -> None:
+        """Add values that are each of one, or of `count` in all."""
+        total, number = getattr(self, self._total_name), getattr(self, self._count_name)
         setattr(self, self._total_name, total + values.sum(dtype=torch.float32).to(total.device))
-        setattr(self, self._count_name, count + values.numel())
+        setattr(self, self._count_name, number + (values.numel() if count is None else count))
 
     def compute(self) -> Float[Tensor, ""]:
-        return getattr(self, self._total_name) / getattr(self, self._count_name)
+        return share(getattr(self, self._total_name), getattr(self, self._count_name))
 
 
 class CacheHitRatio(_Mean):
@@ -49,7 +52,7 @@ class CacheHitRatio(_Mean):
         Raises:
             ValueError: another shape.
         """
-        self._add(_matrix("hit", hit, "user"))
+        self._add(hits(_matrix("hit", hit, "user")), hit.numel())
 
 
 class DeadlineSatisfaction(_Mean):
@@ -64,7 +67,7 @@ class DeadlineSatisfaction(_Mean):
         Raises:
             ValueError: another shape.
         """
-        self._add(_matrix("on_time", on_time, "user"))
+        self._add(in_time(_matrix("on_time", on_time, "user")), on_time.numel())
 
 
 class TransmitEnergy(_Mean):
@@ -79,7 +82,7 @@ class TransmitEnergy(_Mean):
         Raises:
             ValueError: another shape.
         """
-        self._add(_matrix("energy", energy, "user").sum(dim=1))
+        self._add(total_energy(_matrix("energy", energy, "user")))
 
 
 class SwitchingCost(_Mean):
@@ -111,7 +114,7 @@ class BandwidthOverSubscription(_Mean):
         Raises:
             ValueError: another shape.
         """
-        self._add((_matrix("bandwidth_load", bandwidth_load, "server") - 1).clamp(min=0))
+        self._add(excess(_matrix("bandwidth_load", bandwidth_load, "server")))
 
 
 class ComputeOverSubscription(_Mean):
@@ -126,7 +129,7 @@ class ComputeOverSubscription(_Mean):
         Raises:
             ValueError: another shape.
         """
-        self._add((_matrix("compute_load", compute_load, "server") - 1).clamp(min=0))
+        self._add(excess(_matrix("compute_load", compute_load, "server")))
 
 
 class ServiceLatency(Metric):
@@ -165,7 +168,7 @@ class ServiceLatency(Metric):
         Raises:
             ValueError: another shape.
         """
-        summed = _matrix("latency", latency, "user").sum(dim=1, dtype=torch.float32).detach()
+        summed = total_latency(_matrix("latency", latency, "user").float())
         if self.quantile is None:
             self.latency_total = self.latency_total + summed.sum().to(self.latency_total.device)
             self.latency_count = self.latency_count + summed.numel()

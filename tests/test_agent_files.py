@@ -26,9 +26,10 @@ from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
 from hadrl_lightning.cli import main
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError, HadrlWarning
+from hadrl_lightning.play import episode_scores
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import GIB, Physics, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, episode_scores
+from hadrl_lightning.simulator import EdgeNetwork
 from tests.helpers import published_planner
 
 SCENARIOS = ["es2", "es3", "es4", "es5"]

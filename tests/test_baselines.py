@@ -31,8 +31,9 @@ from hadrl_lightning.baselines import (
 from hadrl_lightning.baselines.learners import LearnerSettings
 from hadrl_lightning.benchmark.policies import LEARNERS
 from hadrl_lightning.benchmark.sb3 import SpawnedSeed, _normalised, spawned_seeds
+from hadrl_lightning.play import OffloadingPolicy, run_episode
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, OffloadingPolicy, fill_caches, run_episode
+from hadrl_lightning.simulator import EdgeNetwork, fill_caches
 
 TIGHT = Scenario(cache_bytes=40 * GIB)
 SMALL = Scenario(cache_bytes=20 * GIB, num_users=6, decisions_per_episode=3, slots_per_decision=2)

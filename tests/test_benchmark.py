@@ -41,8 +41,9 @@ from hadrl_lightning.cli import main
 from hadrl_lightning.cli.studies import QUICK, Progress
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import LEAST_KNOWN
+from hadrl_lightning.play import run_episode
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, run_episode
+from hadrl_lightning.simulator import EdgeNetwork
 
 TINY = {
     "trainer": {"max_epochs": 2, "check_val_every_n_epoch": 1},

@@ -18,9 +18,10 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.env_util import make_vec_env
 
 import hadrl_lightning.envs as envs
+from hadrl_lightning.play import caching_reward
 from hadrl_lightning.registration import register_environments
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import caching_reward, decode_caching, decode_offloading, fill_caches
+from hadrl_lightning.simulator import decode_caching, decode_offloading, fill_caches
 
 IDS = ("hadrl/ServiceCaching-v0", "hadrl/ComputationOffloading-v0", "hadrl/EdgeNetwork-v0")
 SMALL = Scenario(num_users=4, decisions_per_episode=2, slots_per_decision=3, cache_bytes=40 * GIB)

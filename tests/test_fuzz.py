@@ -27,15 +27,9 @@ from hadrl_lightning.cli.app import HadrlCLI
 from hadrl_lightning.cli.checkpoints import Checkpointing
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.play import caching_reward, offloading_reward
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import (
-    EdgeNetwork,
-    caching_reward,
-    decode_caching,
-    decode_offloading,
-    offloading_reward,
-    serve,
-)
+from hadrl_lightning.simulator import EdgeNetwork, decode_caching, decode_offloading, serve
 
 BOTH = ("strict", "published")
 pytestmark = pytest.mark.usefixtures("as_installed")

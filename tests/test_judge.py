@@ -31,8 +31,9 @@ from hadrl_lightning.judge import (
 )
 from hadrl_lightning.judge.intervals import t_quantile
 from hadrl_lightning.judge.tables import cell
+from hadrl_lightning.play import run_episode
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import Use, run_episode
+from hadrl_lightning.simulator import Use
 
 SMALL = Scenario(num_users=4, decisions_per_episode=2, slots_per_decision=2, cache_bytes=20 * GIB)
 

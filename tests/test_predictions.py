@@ -11,17 +11,9 @@ import torch
 from hadrl_lightning import Scenario
 from hadrl_lightning.callbacks.predictions import tables, write_decisions
 from hadrl_lightning.errors import OutputError
+from hadrl_lightning.play import Episode, episode_scores, run_episode
 from hadrl_lightning.scenario import Physics
-from hadrl_lightning.simulator import (
-    Allocation,
-    EdgeNetwork,
-    Episode,
-    decode_caching,
-    decode_offloading,
-    episode_scores,
-    rules,
-    run_episode,
-)
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, decode_caching, decode_offloading, rules
 
 SCENARIO = Scenario(
     num_servers=4,

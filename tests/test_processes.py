@@ -10,10 +10,10 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
+from hadrl_lightning.play import Episode, run_episode
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import (
     EdgeNetwork,
-    Episode,
     OffloadingView,
     Use,
     decode_caching,
@@ -21,7 +21,6 @@ from hadrl_lightning.simulator import (
     fields_of,
     from_vector,
     make_generator,
-    run_episode,
     vector_size,
 )
 from hadrl_lightning.simulator.processes import PROCESSES, processes_of

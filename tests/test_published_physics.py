@@ -7,16 +7,9 @@ import torch
 
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.data import TransitionDataModule
+from hadrl_lightning.play import caching_reward, offloading_reward, run_episode
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import (
-    EdgeNetwork,
-    caching_reward,
-    decode_caching,
-    decode_offloading,
-    offloading_reward,
-    run_episode,
-    serve,
-)
+from hadrl_lightning.simulator import EdgeNetwork, decode_caching, decode_offloading, serve
 from hadrl_lightning.simulator.processes import fading as fading_module
 from tests.twin import GIB_BITS, PUBLISHED, PublishedTwin, StrictTwin
 

@@ -10,6 +10,7 @@ from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.envs.bounds import caching_bounds, offloading_bounds
 from hadrl_lightning.judge import optimal_hit_ratio
 from hadrl_lightning.number_range import Range
+from hadrl_lightning.play import run_episode
 from hadrl_lightning.ranges import ranges_of
 from hadrl_lightning.scenario import GIB, Physics, Scenario
 from hadrl_lightning.simulator import (
@@ -20,7 +21,6 @@ from hadrl_lightning.simulator import (
     decode_caching,
     decode_offloading,
     make_generator,
-    run_episode,
     serve,
     switching_cost,
 )

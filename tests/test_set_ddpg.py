@@ -8,7 +8,6 @@ from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.agents.cache_proposals import settle
-from hadrl_lightning.agents.caching_objective import caching_objective
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings, without_outliers
 from hadrl_lightning.baselines import optimal_coverage
 from hadrl_lightning.data.transitions import CachingTransitions
@@ -428,13 +427,3 @@ def test_bf16_mixed_precision_trains(tmp_path) -> None:
         **quiet,
     ).fit(ddpg, DataLoader(list(transitions(SMALL, 64)), batch_size=32))
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in ddpg.parameters())
-
-
-def test_caching_objectives_by_hand() -> None:
-    frame = (torch.tensor([0.5]), torch.tensor([2.0]), torch.tensor([100.0]), 30)
-    expected = {"published": 15 / 100 + 1 / 200, "hits": 0.5, "latency": -2.0, "hits_and_latency": 0.2}
-    for name, value in expected.items():
-        assert caching_objective(name, *frame).tolist() == pytest.approx([value])
-    assert caching_objective("hits_and_latency", *frame, latency_weight=0.2).tolist() == pytest.approx([0.1])
-    with pytest.raises(ValueError, match=r"latency_weight must be at least 0 and finite, got -1"):
-        caching_objective("hits", *frame, latency_weight=-1.0)

@@ -31,14 +31,9 @@ from hadrl_lightning.planning.refine import (
     refine,
     sweep_targets,
 )
+from hadrl_lightning.play import offloading_reward
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import (
-    EdgeNetwork,
-    OffloadingView,
-    decode_offloading,
-    fill_caches,
-    offloading_reward,
-)
+from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading, fill_caches
 from hadrl_lightning.simulator.rows import concatenated
 from tests.helpers import published_planner
 

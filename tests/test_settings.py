@@ -42,6 +42,7 @@ from hadrl_lightning.planning import (
 )
 from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.proposal import bin_index
+from hadrl_lightning.play import offloading_reward
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import (
     CachingView,
@@ -49,7 +50,6 @@ from hadrl_lightning.simulator import (
     OffloadingView,
     decode_offloading,
     fill_caches,
-    offloading_reward,
     vector_size,
 )
 
@@ -750,8 +750,8 @@ def test_noise_goes_on_fading_by_the_settings_given_after_a_resume() -> None:
     state = old.state_dict()
     assert (state["caching_fades"], state["offloading_fades"]) == (0, 6)  # warming up: 3 decisions of 2 slots
     new.load_state_dict({**state, "caching_fades": 2})
-    assert new.caching_noise.level == pytest.approx(0.5 * 0.5**2)
-    assert new.offloading_noise.level == 0.3
-    new.offloading_noise.minimum = 0.0
-    assert new.offloading_noise.level == pytest.approx(0.1**6)
-    assert CEMPlanning(caching_noise=0.1, caching_noise_min=0.4).caching_noise.level == 0.4
+    assert new.exploration.caching_noise.level == pytest.approx(0.5 * 0.5**2)
+    assert new.exploration.offloading_noise.level == 0.3
+    new.exploration.offloading_noise.minimum = 0.0
+    assert new.exploration.offloading_noise.level == pytest.approx(0.1**6)
+    assert CEMPlanning(caching_noise=0.1, caching_noise_min=0.4).exploration.caching_noise.level == 0.4

@@ -8,17 +8,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hadrl_lightning.play import offloading_reward, run_episode
 from hadrl_lightning.scenario import GIB, MIB, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
     EdgeNetwork,
-    caching_reward,
     decode_caching,
     decode_offloading,
     equal_shares,
     fill_caches,
-    offloading_reward,
-    run_episode,
     serve,
     switching_cost,
 )
@@ -277,12 +275,6 @@ def test_switching_cost_counts_what_is_new_by_hand():
     after = torch.zeros_like(before)
     after[0, 0, [0, 2]] = after[0, 1, [1, 9]] = True
     torch.testing.assert_close(switching_cost(scenario, before, after), torch.tensor([140.0, 0.0]))
-
-
-def test_rewards_by_hand():
-    # 7 hits a slot, 25 s: 0.07 + 1/125 = 0.078. Latencies 10 and 15 s: 10^4 / 25 = 400.
-    assert caching_reward(torch.tensor([7.0]), torch.tensor([25.0])).item() == pytest.approx(0.078)
-    assert offloading_reward(torch.tensor([[10.0, 15.0]])).item() == pytest.approx(400)
 
 
 def test_strict_shares_by_hand():
@@ -615,23 +607,3 @@ def test_a_state_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"cache must have shape \[2, 2, 10\], got \[3, 2, 10\]"):
         network.load_state_dict(EdgeNetwork(Scenario(), num_envs=3).state_dict())
     assert torch.equal(network.requests, before)
-
-
-def test_an_episode_has_its_slots_and_decisions_and_starts_empty():
-    scenario = Scenario(decisions_per_episode=3, slots_per_decision=2)
-    network = EdgeNetwork(scenario, num_envs=2)
-    home = torch.tensor(scenario.cells).expand(2, -1)
-    episode = run_episode(
-        network,
-        lambda n: torch.ones_like(n.cache),
-        lambda n: equal_shares(n.scenario, home, n.dtype),
-    )
-    assert episode.latency.shape == (6, 2, 30)
-    assert episode.cache.shape == (3, 2, 2, 10)
-    # 2 servers · 55 · 2000 MiB at 200 MiB/s, fetched once
-    torch.testing.assert_close(episode.switching, torch.tensor([[1100.0] * 2, [0.0] * 2, [0.0] * 2]))
-    assert episode.hit.all()
-    torch.testing.assert_close(episode.bandwidth_load, torch.ones(6, 2, 2))
-    network.reset()
-    assert not network.cache.any()
-    assert network.caching_observation()[:, :50].abs().sum() == 0

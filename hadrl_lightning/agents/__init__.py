@@ -1,7 +1,6 @@
 """The agents: LightningModules that learn and decide."""
 
 from hadrl_lightning.agents.acting import CachingDecision
-from hadrl_lightning.agents.caching_objective import LATENCY_WEIGHT, CachingObjective, caching_objective
 from hadrl_lightning.agents.ddpg import DDPG, DDPGSettings
 from hadrl_lightning.agents.derived_reward import derived_reward
 from hadrl_lightning.agents.hadrl import HADRL
@@ -16,11 +15,9 @@ __all__ = [
     "CACHING_AGENTS",
     "DDPG",
     "HADRL",
-    "LATENCY_WEIGHT",
     "SLOT_MODELS",
     "CachingAgent",
     "CachingDecision",
-    "CachingObjective",
     "DDPGSettings",
     "SetDDPG",
     "SetDDPGSettings",
@@ -29,7 +26,6 @@ __all__ = [
     "SlotModel",
     "WorldModel",
     "WorldModelSettings",
-    "caching_objective",
     "check_trainer",
     "derived_reward",
     "progress",

@@ -19,22 +19,19 @@ from hadrl_lightning.agents.views import (
 )
 from hadrl_lightning.errors import HadrlError, HadrlWarning
 from hadrl_lightning.planning import CEMPlanner, Plan, PlanFunction, PlannerSettings, plan_alone
+from hadrl_lightning.play import Episode, Policies, run_episode
 from hadrl_lightning.ranges import Ranges, ranges_of
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
-    CachingPolicy,
     CachingView,
     EdgeNetwork,
-    Episode,
-    OffloadingPolicy,
     OffloadingView,
     Use,
     decode_caching,
     decode_offloading,
     equal_shares,
     make_generator,
-    run_episode,
 )
 from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER
 
@@ -206,7 +203,7 @@ class Acting(nn.Module):
         """What an action of the caching agent stands for in every network."""
         return CachingDecision(action, decode_caching(self.scenario, action, view.cache, self.physics))
 
-    def policies(self, seed: int | None = None) -> tuple[CachingPolicy, OffloadingPolicy]:
+    def policies(self, seed: int | None = None) -> Policies:
         """The trained agent without exploration as a policy for each level; `seed` is that of its draws.
 
         A decision depends on what the network shows, on the seed and, for the caches, on how many decisions the episode

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-REWARD_NUMERATOR = 1e4
-"""The fast level's reward is this over the latency summed over users."""
+from hadrl_lightning.play import REWARD_NUMERATOR
 
 _NODES = (0.0, *(sign * sqrt(5 + inner * sqrt(10)) for inner in (-1, 1) for sign in (-1, 1)))
 _WEIGHTS = (8 / 15, *((7 - inner * 2 * sqrt(10)) / 60 for inner in (-1, 1) for _ in (-1, 1)))

@@ -17,10 +17,11 @@ from hadrl_lightning.agents.world_model import WorldModelSettings
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import PlannerSettings
+from hadrl_lightning.play import Episode
 from hadrl_lightning.ranges import ranges_of
 from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, Episode, Use, make_generator, rules
+from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator, rules
 from hadrl_lightning.typed import read_as, typed
 
 AnyLevel = TypeVar("AnyLevel", bound=Level)

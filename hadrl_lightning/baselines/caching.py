@@ -12,8 +12,9 @@ from torch import Tensor
 
 from hadrl_lightning.baselines.caches import least_latency
 from hadrl_lightning.baselines.covering import optimal_coverage
+from hadrl_lightning.play import CachingPolicy
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import CachingPolicy, EdgeNetwork, decode_caching, fill_caches
+from hadrl_lightning.simulator import EdgeNetwork, decode_caching, fill_caches
 
 
 def no_caching(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.baselines.problem import expected_fading
+from hadrl_lightning.play import total_latency
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, decode_offloading, serve
 from hadrl_lightning.typed import typed
 
@@ -111,7 +112,7 @@ class GeneticSearch:
             network.physics,
             network.table.repeated(each),
         )
-        return service.latency.sum(dim=1).view(-1, each)
+        return total_latency(service.latency).view(-1, each)
 
     def _uniform(self, network: EdgeNetwork, shape: tuple[int, ...]) -> Tensor:
         return (torch.rand(shape, generator=self.generator) * 2 - 1).to(network.device, network.dtype)

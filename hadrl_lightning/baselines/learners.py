@@ -11,22 +11,32 @@ from torch import Tensor, nn
 from hadrl_lightning.agents import DDPG, CachingAgent
 from hadrl_lightning.agents.ddpg import DDPGSettings
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, ReplayBuffer, Transitions
-from hadrl_lightning.envs.core import JointCore, Reward
+from hadrl_lightning.envs.core import JointCore
 from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES
 from hadrl_lightning.nn.normaliser import RunningNormaliser
+from hadrl_lightning.play import (
+    Frame,
+    FrameScores,
+    PlayedFrame,
+    Policies,
+    Reward,
+    caching_agent,
+    caching_objective,
+    hits,
+    offloading_agent,
+    offloading_objective,
+    read_allocation,
+    read_caches,
+    share,
+    task_latency,
+)
 from hadrl_lightning.simulator import (
     Allocation,
-    CachingPolicy,
     CachingView,
     EdgeNetwork,
-    OffloadingPolicy,
     Seen,
     Use,
-    caching_reward,
-    decode_caching,
-    decode_offloading,
     make_generator,
-    offloading_reward,
     offloading_view_of,
     to_vector,
     vector_size,
@@ -202,42 +212,39 @@ class TwinDDPG(nn.Module):
 
     def advance(self, progress: float) -> int:
         """Play a frame in all networks and learn from it; returns the slots played, over all networks."""
-        network, scenario = self.network, self.network.scenario
+        network = self.network
         if network.episode_over:
             network.reset()
-        before = network.caching_view()
-        action = self.slow.explore(before, progress)
-        cache = decode_caching(scenario, action, network.cache, network.physics)
-        switching, hits, latency = network.begin_frame(cache), [], []
-        while not network.frame_over:
-            seen = network.offloading_view()
-            offloading = self.fast.explore(seen, progress)
-            service = network.step(decode_offloading(scenario, offloading, network.physics))
-            latency.append(service.latency.mean(dim=1))
-            hits.append(service.hit.sum(dim=1).to(switching.dtype))
-            published = self.settings.reward == "published"
-            reward = offloading_reward(service.latency) if published else -latency[-1]
-            transitions = (seen, offloading, reward, network.offloading_view(), service.latency)
-            self.fast.add(OffloadingTransitions(*transitions))
+        playing = Frame(network, caching_agent(lambda view: self.slow.explore(view, progress)))
+        for slot in playing.slots(offloading_agent(lambda view: self.fast.explore(view, progress))):
+            latency = slot.service.latency
+            reward = offloading_objective(self.settings.reward, latency)
+            self.fast.add(OffloadingTransitions(slot.seen, slot.act, reward, slot.seen_next, latency))
             self.fast.learn()
-        reward = -torch.stack(latency).mean(dim=0)
-        if self.settings.reward == "published":
-            reward = caching_reward(torch.stack(hits).mean(dim=0), switching)
-        self.slow.add(CachingTransitions(before, action, reward, network.caching_view(), cache))
+        frame = playing.finish()
+        reward = caching_objective(self.settings.reward, self._scores(frame))
+        self.slow.add(CachingTransitions(frame.seen, frame.act, reward, frame.seen_next, frame.cache))
         self.slow.learn()
-        return network.num_envs * scenario.slots_per_decision
+        return network.num_envs * network.scenario.slots_per_decision
 
-    def policies(self) -> tuple[CachingPolicy, OffloadingPolicy]:
+    @staticmethod
+    def _scores(frame: PlayedFrame[CachingView, Tensor]) -> FrameScores:
+        in_slots = hits(frame.hit, frame.switching.dtype).mean(dim=0)
+        latency = torch.stack([task_latency(slot.service.latency) for slot in frame.slots])
+        ratio = share(in_slots, frame.hit.shape[2])
+        return FrameScores(in_slots, ratio, latency.mean(dim=0), frame.switching)
+
+    def policies(self) -> Policies:
         """Both levels without exploration."""
 
         def caching(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
             generator = make_generator(self.seed, Use.PLAY, network.decision)
             action = self.slow.act(network.caching_view(), generator)
-            return decode_caching(network.scenario, action, network.cache, network.physics)
+            return read_caches(network, action)
 
         def offloading(network: EdgeNetwork) -> Allocation:
             action = self.fast.act(network.offloading_view())
-            return decode_offloading(network.scenario, action, network.physics)
+            return read_allocation(network, action)
 
         return caching, offloading
 
@@ -272,14 +279,14 @@ class FlatDDPG(nn.Module):
         self.level.learn()
         return self.core.network.num_envs
 
-    def policies(self) -> tuple[CachingPolicy, OffloadingPolicy]:
+    def policies(self) -> Policies:
         """The joint decision without exploration, level by level."""
         return joint_policies(self.level.act)
 
 
 def joint_policies(
     act: Callable[[Float[Tensor, "batch observation"]], Float[Tensor, "batch action"]],
-) -> tuple[CachingPolicy, OffloadingPolicy]:
+) -> Policies:
     """Policies for each level out of one on the observation and action of `hadrl/EdgeNetwork-v0`.
 
     The first decision of a frame is one for both levels, as in the environment.
@@ -289,11 +296,11 @@ def joint_policies(
     def caching(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
         decided[:] = [act(JointCore(network).observe())]
         slow = decided[0][:, : network.scenario.caching_action_size]
-        return decode_caching(network.scenario, slow, network.cache, network.physics)
+        return read_caches(network, slow)
 
     def offloading(network: EdgeNetwork) -> Allocation:
         action = decided.pop() if decided else act(JointCore(network).observe())
         fast = action[:, network.scenario.caching_action_size :]
-        return decode_offloading(network.scenario, fast, network.physics)
+        return read_allocation(network, fast)
 
     return caching, offloading

@@ -14,14 +14,9 @@ from torch import Tensor
 from hadrl_lightning.baselines.best_known import best_known_policy, hindsight_policy
 from hadrl_lightning.baselines.genetic import GeneticSearch
 from hadrl_lightning.baselines.problem import expected_fading, holders, offloading_problem, square_root_shares
+from hadrl_lightning.play import OffloadingPolicy
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import (
-    Allocation,
-    EdgeNetwork,
-    OffloadingPolicy,
-    decode_offloading,
-    equal_shares,
-)
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, decode_offloading, equal_shares
 
 
 def random_offloading(generator: torch.Generator) -> OffloadingPolicy:

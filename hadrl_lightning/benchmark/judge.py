@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.judge import KeepBest, Policies, Scoreboard, Validation
-from hadrl_lightning.simulator import EdgeNetwork, Episode, run_episode
+from hadrl_lightning.judge import KeepBest, Scoreboard, Validation
+from hadrl_lightning.play import Episode, Policies, run_episode
+from hadrl_lightning.simulator import EdgeNetwork
 
 Player = Callable[[EdgeNetwork], Episode]
 """Plays an episode of networks; `HADRL.play` is one."""

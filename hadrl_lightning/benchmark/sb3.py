@@ -15,7 +15,7 @@ from hadrl_lightning.baselines.learners import joint_policies
 from hadrl_lightning.benchmark.judge import Judge, player
 from hadrl_lightning.benchmark.training import Trained
 from hadrl_lightning.extras import require
-from hadrl_lightning.judge import Policies
+from hadrl_lightning.play import Policies
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Use, make_generator
 

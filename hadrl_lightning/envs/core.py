@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -11,20 +11,26 @@ from torch import Tensor
 
 from hadrl_lightning.envs.bounds import Bounds, caching_bounds, join, offloading_bounds
 from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
-from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import (
+from hadrl_lightning.play import (
     CachingPolicy,
-    EdgeNetwork,
+    Frame,
+    FrameScores,
     OffloadingPolicy,
-    Service,
+    Reward,
+    SlotScores,
+    by_policy,
+    caching_objective,
     caching_reward,
-    decode_caching,
-    decode_offloading,
-    offloading_reward,
+    decided,
+    hits,
+    offloading_objective,
+    play_frame,
+    read_allocation,
+    read_caches,
+    slot_scores,
 )
-
-Reward = Literal["published", "latency"]
-"""What an environment pays: the published reward of its level, or minus the mean latency of a task in seconds."""
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import EdgeNetwork
 
 
 class Outcome(NamedTuple):
@@ -33,7 +39,7 @@ class Outcome(NamedTuple):
     observation: Float[Tensor, "batch observation"]
     reward: Float[Tensor, " batch"]
     info: dict[str, Float[Tensor, " batch"]]
-    """What `slot_info` lists, and `switching`; the same names in every step."""
+    """The fields of `SlotScores`, in every step."""
 
 
 ScenarioLike = Scenario | Mapping[str, Any] | str | Path | None
@@ -139,7 +145,7 @@ class Core(ABC):
     def nothing_happened(self) -> dict[str, Float[Tensor, " batch"]]:
         """The info of a reset, in which no slot is served: 0 under every name that a step has."""
         zero = torch.zeros(self.network.num_envs, device=self.network.device)
-        return {name: zero.clone() for name in INFO}
+        return {name: zero.clone() for name in SlotScores._fields}
 
     @property
     def over(self) -> bool:
@@ -181,18 +187,14 @@ class CachingCore(Core):
 
     def _advance(self, action: Tensor) -> Outcome:
         """Begin a frame with the caches that the action asks for, and serve all its slots."""
-        network = self.network
-        switching = network.begin_frame(decode_caching(self.scenario, action, network.cache, self.physics))
-        slots = []
-        while not network.frame_over:
-            slots.append(slot_info(network.step(self.offloading_policy(network)), switching))
-        info = {name: torch.stack([slot[name] for slot in slots]).mean(0) for name in INFO}
-        info["switching"] = switching
-        if self.pays == "published":
-            reward = caching_reward(info["hits"], switching)
-        else:
-            reward = -info["latency"] / self.scenario.num_users
-        return Outcome(self.observe(), reward, info)
+        cache = read_caches(self.network, action)
+        frame = play_frame(self.network, decided(cache), by_policy(self.offloading_policy))
+        slots = [slot_scores(slot.service, frame.switching) for slot in frame.slots]
+        means = SlotScores(*(torch.stack(column).mean(0) for column in zip(*slots, strict=True)))
+        means = means._replace(switching=frame.switching)
+        task_latency = means.latency / self.scenario.num_users
+        scores = FrameScores(means.hits, means.hit_ratio, task_latency, means.switching)
+        return Outcome(self.observe(), caching_objective(self.pays, scores), means._asdict())
 
 
 class OffloadingCore(Core):
@@ -207,6 +209,7 @@ class OffloadingCore(Core):
         super().__init__(network, reward)
         _require_policy("caching_policy", caching_policy)
         self.caching_policy = caching_policy
+        self._frame: Frame[Any, Any] | None = None
         self._switching = torch.zeros(network.num_envs)
 
     @property
@@ -231,15 +234,19 @@ class OffloadingCore(Core):
 
     def _advance(self, action: Tensor) -> Outcome:
         """Serve a slot; if it ends a frame, the caches of the next are filled before the agent sees it."""
-        service = self.network.step(decode_offloading(self.scenario, action, self.physics))
-        info = slot_info(service, self._switching)
+        assert self._frame is not None
+        allocation = read_allocation(self.network, action)
+        service = self._frame.serve(decided(allocation)).service
+        scores = slot_scores(service, self._switching)
         self._switching = torch.zeros_like(self._switching)
         if self.network.frame_over and not self.over:
             self._begin_frame()
-        return Outcome(self.observe(), slot_reward(self.pays, service), info)
+        reward = offloading_objective(self.pays, service.latency)
+        return Outcome(self.observe(), reward, scores._asdict())
 
     def _begin_frame(self) -> None:
-        self._switching = self.network.begin_frame(self.caching_policy(self.network))
+        self._frame = Frame(self.network, by_policy(self.caching_policy))
+        self._switching = self._frame.switching
 
 
 class JointCore(Core):
@@ -252,7 +259,7 @@ class JointCore(Core):
 
     def __init__(self, network: EdgeNetwork, reward: Reward = "published") -> None:
         super().__init__(network, reward)
-        self._frame_hits = self._switching = torch.zeros(network.num_envs)
+        self._frame: Frame[Any, Any] | None = None
 
     @property
     def bounds(self) -> Bounds:
@@ -275,62 +282,17 @@ class JointCore(Core):
         """Begin a frame if one is due, and serve a slot."""
         network = self.network
         slow, fast = action.tensor_split([self.scenario.caching_action_size], dim=1)
-        cache = decode_caching(self.scenario, slow, network.cache, self.physics)
-        allocation = decode_offloading(self.scenario, fast, self.physics)
+        cache = read_caches(network, slow)
+        allocation = read_allocation(network, fast)
         due = network.frame_over
         if due:
-            self._switching = network.begin_frame(cache)
-            self._frame_hits = torch.zeros_like(self._switching)
-        service = network.step(allocation)
-        info = slot_info(service, self._switching if due else torch.zeros_like(self._switching))
-        self._frame_hits = self._frame_hits + info["hits"]
-        reward = slot_reward(self.pays, service)
+            self._frame = Frame(network, decided(cache))
+        assert self._frame is not None
+        switching = self._frame.switching
+        service = self._frame.serve(decided(allocation)).service
+        scores = slot_scores(service, switching if due else torch.zeros_like(switching))
+        reward = offloading_objective(self.pays, service.latency)
         if self.pays == "published" and network.frame_over:
-            reward = reward + caching_reward(
-                self._frame_hits / self.scenario.slots_per_decision, self._switching
-            )
-        return Outcome(self.observe(), reward, info)
-
-
-def slot_reward(pays: Reward, service: Service) -> Float[Tensor, " batch"]:
-    """The published reward of a slot, or minus the mean latency of its tasks in seconds, [B]."""
-    return offloading_reward(service.latency) if pays == "published" else -service.latency.mean(1)
-
-
-INFO = (
-    "hits",
-    "hit_ratio",
-    "latency",
-    "on_time",
-    "energy",
-    "bandwidth_over_subscription",
-    "compute_over_subscription",
-    "switching",
-)
-"""Names in the info of every step and reset."""
-
-
-def slot_info(service: Service, switching: Float[Tensor, " batch"]) -> dict[str, Float[Tensor, " batch"]]:
-    """What a slot was like, [B] each.
-
-    `hits`: tasks served from a cache; `hit_ratio`: as a share of all; `latency`: summed over the users, s; `on_time`:
-    share of tasks within their deadline; `energy`: summed over the users, J (`published`: dBm·s);
-    `bandwidth_over_subscription` and `compute_over_subscription`: what is allotted beyond capacity as a share of it,
-    mean over the servers; `switching`: what the caching decision before this slot took to fetch, s, and 0 where none
-    was due.
-    """
-    dtype = service.latency.dtype
-
-    def excess(load: Tensor) -> Tensor:
-        return (load - 1).clamp(min=0).mean(1)
-
-    return {
-        "hits": service.hit.sum(1).to(dtype),
-        "hit_ratio": service.hit.to(dtype).mean(1),
-        "latency": service.latency.sum(1),
-        "on_time": service.on_time.to(dtype).mean(1),
-        "energy": service.energy.sum(1),
-        "bandwidth_over_subscription": excess(service.bandwidth_load),
-        "compute_over_subscription": excess(service.compute_load),
-        "switching": switching,
-    }
+            in_frame = hits(self._frame.finish().hit, reward.dtype)
+            reward = reward + caching_reward(in_frame.mean(dim=0), switching)
+        return Outcome(self.observe(), reward, scores._asdict())

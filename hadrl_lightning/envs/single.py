@@ -12,14 +12,13 @@ from hadrl_lightning.envs.core import (
     Core,
     JointCore,
     OffloadingCore,
-    Reward,
     ScenarioLike,
     build_network,
 )
 from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
 from hadrl_lightning.errors import shown
+from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, Reward
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import CachingPolicy, OffloadingPolicy
 
 Array = NDArray[np.float32]
 
@@ -99,7 +98,7 @@ class ServiceCachingEnv(_SingleEnv):
 
     Observation and action are those of the slow level: K (1 + 2 S) + S numbers, and S K numbers of which the positive
     ones ask for their service. Reward: mean hits per slot / 100 + 1 / (switching cost + 100), or (`latency`) minus the
-    mean latency of a task in seconds. `info` has the means over the slots of what `slot_info` lists, but the whole
+    mean latency of a task in seconds. `info` has the means of `SlotScores` over the slots, but the whole
     `switching` cost of the decision.
 
     Args:
@@ -128,7 +127,7 @@ class ComputationOffloadingEnv(_SingleEnv):
 
     Observation and action are those of the fast level: S K + 3 S + 3 U numbers, and for each user target server,
     bandwidth share and compute share (three blocks of U). Reward: 10^4 over the summed latency in seconds, or
-    (`latency`) minus the mean latency of a task in seconds. `info` has what `slot_info` lists.
+    (`latency`) minus the mean latency of a task in seconds. `info` has the fields of `SlotScores`.
 
     Args:
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.

@@ -13,14 +13,13 @@ from hadrl_lightning.envs.core import (
     Core,
     JointCore,
     OffloadingCore,
-    Reward,
     ScenarioLike,
     build_network,
 )
 from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
 from hadrl_lightning.envs.single import Array, as_action, spaces
+from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, Reward
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import CachingPolicy, OffloadingPolicy
 
 Bools = NDArray[np.bool_]
 
@@ -29,8 +28,8 @@ class _BatchedEnv(VectorEnv[Array, ArrayLike, Any]):
     """B networks in step. Their episodes end together, so autoreset resets all of them at once.
 
     Every entry of `info` is an array [B], with a mask `_name` beside it as Gymnasium's own vector environments have;
-    the names are those of `slot_info` in every step and reset, and all entries are 0 where a step was a reset. With
-    autoreset in the same step, the last step of an episode has its own in `final_info` and `final_obs` besides.
+    the names are the fields of `SlotScores` in every step and reset, and all entries are 0 where a step was a reset.
+    With autoreset in the same step, the last step of an episode has its own in `final_info` and `final_obs` besides.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]

@@ -3,7 +3,6 @@
 from hadrl_lightning.judge.intervals import Interval, interval
 from hadrl_lightning.judge.references import (
     LEAST_KNOWN,
-    Policies,
     bounds,
     least_known_policies,
     optimal_hit_ratio,
@@ -31,7 +30,6 @@ __all__ = [
     "BestAndLast",
     "Interval",
     "KeepBest",
-    "Policies",
     "Scoreboard",
     "Validation",
     "after_epochs",

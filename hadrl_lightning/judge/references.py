@@ -13,20 +13,9 @@ from hadrl_lightning.baselines import (
 )
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.extras import MissingExtra
+from hadrl_lightning.play import CachingPolicy, Episode, Policies, run_episode
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import (
-    Allocation,
-    CachingPolicy,
-    EdgeNetwork,
-    Episode,
-    OffloadingPolicy,
-    Use,
-    make_generator,
-    run_episode,
-)
-
-Policies = tuple[CachingPolicy, OffloadingPolicy]
-"""One for each level."""
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator
 
 LEAST_KNOWN = "latency_optimal+best_known"
 """The yardstick of all tables: best known decisions under the caches of least expected latency."""

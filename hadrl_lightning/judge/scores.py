@@ -9,8 +9,9 @@ from torch import Tensor
 
 from hadrl_lightning.judge.intervals import Interval, interval
 from hadrl_lightning.metrics import SwitchingCost, slot_metrics
+from hadrl_lightning.play import Episode, EpisodeScores, episode_scores
 from hadrl_lightning.scenario import Physics
-from hadrl_lightning.simulator import Episode, EpisodeScores, Service, episode_scores, rules
+from hadrl_lightning.simulator import Service, rules
 
 BY_EPISODE = (
     "hit_ratio",

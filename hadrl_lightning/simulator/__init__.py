@@ -2,14 +2,6 @@
 
 from hadrl_lightning.simulator.actions import decode_caching, decode_offloading
 from hadrl_lightning.simulator.decisions import Allocation, equal_shares, fill_caches
-from hadrl_lightning.simulator.episode import (
-    CachingPolicy,
-    Episode,
-    EpisodeScores,
-    OffloadingPolicy,
-    episode_scores,
-    run_episode,
-)
 from hadrl_lightning.simulator.fields import Field, View, fields_of
 from hadrl_lightning.simulator.network import EdgeNetwork
 from hadrl_lightning.simulator.physics import Limits, Rules, rules
@@ -17,13 +9,7 @@ from hadrl_lightning.simulator.radio import path_loss_db, spectral_efficiency
 from hadrl_lightning.simulator.randomness import Use, check_seed, make_generator, restore_generator
 from hadrl_lightning.simulator.rows import Rows
 from hadrl_lightning.simulator.scenario_range import ScenarioRange
-from hadrl_lightning.simulator.service import (
-    Service,
-    caching_reward,
-    offloading_reward,
-    serve,
-    switching_cost,
-)
+from hadrl_lightning.simulator.service import Service, serve, switching_cost
 from hadrl_lightning.simulator.shared_networks import SharedNetworks
 from hadrl_lightning.simulator.unfolding import offloading_view_of
 from hadrl_lightning.simulator.vectors import Seen, from_vector, to_vector, vector_size
@@ -31,14 +17,10 @@ from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 __all__ = [
     "Allocation",
-    "CachingPolicy",
     "CachingView",
     "EdgeNetwork",
-    "Episode",
-    "EpisodeScores",
     "Field",
     "Limits",
-    "OffloadingPolicy",
     "OffloadingView",
     "Rows",
     "Rules",
@@ -48,22 +30,18 @@ __all__ = [
     "SharedNetworks",
     "Use",
     "View",
-    "caching_reward",
     "check_seed",
     "decode_caching",
     "decode_offloading",
-    "episode_scores",
     "equal_shares",
     "fields_of",
     "fill_caches",
     "from_vector",
     "make_generator",
-    "offloading_reward",
     "offloading_view_of",
     "path_loss_db",
     "restore_generator",
     "rules",
-    "run_episode",
     "serve",
     "spectral_efficiency",
     "switching_cost",

@@ -108,18 +108,6 @@ def switching_cost(
     return table.bits_of(new) / table.backhaul_bit_per_s.flatten()
 
 
-def offloading_reward(latency: Float[Tensor, "batch user"]) -> Float[Tensor, " batch"]:
-    """The published reward of the fast level, 10^4 over the latency summed over users, [B]."""
-    return 1e4 / latency.sum(dim=1)
-
-
-def caching_reward(
-    hits_per_slot: Float[Tensor, " batch"], switching: Float[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
-    """The published reward of the slow level: mean hits per slot / 100 + 1 / (switching cost + 100), [B]."""
-    return hits_per_slot / 100 + 1 / (switching + 100)
-
-
 def _check_inputs(
     scenario: Scenario,
     cache: Tensor,

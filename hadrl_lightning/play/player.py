@@ -1,0 +1,255 @@
+"""The one loop over frames and slots: what was seen, decided, served and seen next, as values; and whole episodes."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hadrl_lightning.simulator import (
+    Allocation,
+    CachingView,
+    EdgeNetwork,
+    OffloadingView,
+    Service,
+    decode_caching,
+    decode_offloading,
+)
+
+CachingPolicy = Callable[[EdgeNetwork], Tensor]
+"""From the network to the next cache, bool [B, S, K]."""
+OffloadingPolicy = Callable[[EdgeNetwork], Allocation]
+"""From the network to the allocation of the coming slot."""
+Policies = tuple[CachingPolicy, OffloadingPolicy]
+"""One for each level."""
+
+Sight = TypeVar("Sight")
+"""What a decider looks at: a view, or the networks themselves."""
+Act = TypeVar("Act")
+"""What a decider does: the numbers of an agent's action, or the decision itself."""
+Decision = TypeVar("Decision")
+"""What an act stands for: the caches of a frame, or the allocation of a slot."""
+FastSight = TypeVar("FastSight")
+FastAct = TypeVar("FastAct")
+
+
+@dataclass(frozen=True)
+class Decider(Generic[Sight, Act, Decision]):
+    """Who plays one of the two levels: it looks at the networks, acts, and the act is read as a decision."""
+
+    look: Callable[[EdgeNetwork], Sight]
+    act: Callable[[Sight], Act]
+    read: Callable[[EdgeNetwork, Sight, Act], Decision]
+
+    def decide(self, network: EdgeNetwork, seen: Sight) -> tuple[Act, Decision]:
+        """What it does where it sees this, and the decision that this stands for."""
+        act = self.act(seen)
+        return act, self.read(network, seen, act)
+
+
+def by_policy(policy: Callable[[EdgeNetwork], Decision]) -> Decider[EdgeNetwork, Decision, Decision]:
+    """A policy as a decider: it sees the networks themselves, and what it does is the decision."""
+    return Decider(lambda network: network, policy, lambda network, seen, decision: decision)
+
+
+def decided(decision: Decision) -> Decider[EdgeNetwork, Decision, Decision]:
+    """A decision that was made already, as a decider."""
+    return by_policy(lambda network: decision)
+
+
+def caching_agent(
+    act: Callable[[CachingView], Tensor],
+    read: Callable[[EdgeNetwork, CachingView, Tensor], Tensor] | None = None,
+) -> Decider[CachingView, Tensor, Tensor]:
+    """An agent of the slow level, from its view to an action [B, S K], which is read as the physics has it by default."""
+    read = read or (lambda network, seen, action: read_caches(network, action))
+    return Decider(lambda network: network.caching_view(), act, read)
+
+
+def offloading_agent(act: Callable[[OffloadingView], Tensor]) -> Decider[OffloadingView, Tensor, Allocation]:
+    """An agent of the fast level, from its view to an action [B, 3 U], which is read as the physics has it."""
+    return Decider(
+        lambda network: network.offloading_view(),
+        act,
+        lambda network, seen, action: read_allocation(network, action),
+    )
+
+
+def read_caches(
+    network: EdgeNetwork, action: Float[Tensor, "batch action"]
+) -> Bool[Tensor, "batch server service"]:
+    """The caches that an action [B, S K] stands for in these networks."""
+    return decode_caching(network.scenario, action, network.cache, network.physics, network.exact)
+
+
+def read_allocation(network: EdgeNetwork, action: Float[Tensor, "batch action"]) -> Allocation:
+    """The allocation that an action [B, 3 U] stands for in these networks."""
+    return decode_offloading(network.scenario, action, network.physics)
+
+
+@dataclass(frozen=True, eq=False)
+class PlayedSlot(Generic[Sight, Act]):
+    """A slot of B networks."""
+
+    seen: Sight
+    """What the fast level saw."""
+    act: Act
+    """What it did."""
+    requests: Int[Tensor, "batch user"]
+    positions: Float[Tensor, "batch user 2"]
+    """m"""
+    allocation: Allocation
+    """What was decided."""
+    service: Service
+    """What the users got."""
+    seen_next: Sight
+    """What the fast level saw when the slot was over."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlayedFrame(Generic[Sight, Act]):
+    """A frame of B networks."""
+
+    seen: Sight
+    """What the slow level saw."""
+    act: Act
+    """What it did."""
+    cache: Bool[Tensor, "batch server service"]
+    """What was decided."""
+    switching: Float[Tensor, " batch"]
+    """Cost of the decision, s."""
+    slots: tuple[PlayedSlot[Any, Any], ...]
+    """What was played until the next decision."""
+    seen_next: Sight
+    """What the slow level saw when the frame was over."""
+
+    @property
+    def hit(self) -> Bool[Tensor, "slot batch user"]:
+        """Which tasks were served from a cache."""
+        return torch.stack([slot.service.hit for slot in self.slots])
+
+    @property
+    def latency(self) -> Float[Tensor, "slot batch user"]:
+        """Of every task, s."""
+        return torch.stack([slot.service.latency for slot in self.slots])
+
+
+class Frame(Generic[Sight, Act]):
+    """A frame under way: begun by the slow level's decision, played slot by slot, and finished.
+
+    Args:
+        network: the networks, at the start of a frame.
+        slow: decides on the caches.
+
+    Raises:
+        ValueError: caches that the networks refuse.
+        RuntimeError: the frame before it is not over, or the episode is.
+    """
+
+    def __init__(self, network: EdgeNetwork, slow: Decider[Sight, Act, Tensor]) -> None:
+        self._network = network
+        self._slow = slow
+        self._seen = slow.look(network)
+        self._act, self._cache = slow.decide(network, self._seen)
+        self.switching = network.begin_frame(self._cache)
+        """Cost of the decision in seconds, [B]."""
+        self._slots: list[PlayedSlot[Any, Any]] = []
+
+    def serve(self, fast: Decider[FastSight, FastAct, Allocation]) -> PlayedSlot[FastSight, FastAct]:
+        """Play one slot.
+
+        Raises:
+            ValueError: an allocation that the networks refuse.
+            RuntimeError: the frame is over.
+        """
+        return self._serve(fast, fast.look(self._network))
+
+    def slots(
+        self, fast: Decider[FastSight, FastAct, Allocation]
+    ) -> Iterator[PlayedSlot[FastSight, FastAct]]:
+        """Play the rest of the frame; each slot is given before the next one is decided."""
+        seen = fast.look(self._network)
+        while not self._network.frame_over:
+            played = self._serve(fast, seen)
+            seen = played.seen_next
+            yield played
+
+    def finish(self) -> PlayedFrame[Sight, Act]:
+        """The whole frame.
+
+        Raises:
+            RuntimeError: the frame is not over.
+        """
+        if not self._network.frame_over:
+            raise RuntimeError("finish must follow the last slot of the frame")
+        seen_next = self._slow.look(self._network)
+        slots = tuple(self._slots)
+        return PlayedFrame(self._seen, self._act, self._cache, self.switching, slots, seen_next)
+
+    def _serve(
+        self, fast: Decider[FastSight, FastAct, Allocation], seen: FastSight
+    ) -> PlayedSlot[FastSight, FastAct]:
+        network = self._network
+        requests, positions = network.requests, network.positions
+        act, allocation = fast.decide(network, seen)
+        service = network.step(allocation)
+        played = PlayedSlot(seen, act, requests, positions, allocation, service, fast.look(network))
+        self._slots.append(played)
+        return played
+
+
+def play_frame(
+    network: EdgeNetwork,
+    slow: Decider[Sight, Act, Tensor],
+    fast: Decider[FastSight, FastAct, Allocation],
+) -> PlayedFrame[Sight, Act]:
+    """Play a frame from its start to its end."""
+    frame = Frame(network, slow)
+    for _ in frame.slots(fast):
+        pass
+    return frame.finish()
+
+
+class Episode(NamedTuple):
+    """One episode of B networks: D caching decisions, T = D * slots of a decision."""
+
+    requests: Int[Tensor, "slot batch user"]
+    positions: Float[Tensor, "slot batch user 2"]
+    """m"""
+    server: Int[Tensor, "slot batch user"]
+    bandwidth_share: Float[Tensor, "slot batch user"]
+    compute_share: Float[Tensor, "slot batch user"]
+    latency: Float[Tensor, "slot batch user"]
+    """s"""
+    hit: Bool[Tensor, "slot batch user"]
+    on_time: Bool[Tensor, "slot batch user"]
+    energy: Float[Tensor, "slot batch user"]
+    """J"""
+    bandwidth_load: Float[Tensor, "slot batch server"]
+    compute_load: Float[Tensor, "slot batch server"]
+    spectral_efficiency: Float[Tensor, "slot batch user"]
+    """bit/s/Hz"""
+    cache: Bool[Tensor, "decision batch server service"]
+    switching: Float[Tensor, "decision batch"]
+    """s"""
+
+
+def run_episode(
+    network: EdgeNetwork, caching_policy: CachingPolicy, offloading_policy: OffloadingPolicy
+) -> Episode:
+    """Reset the networks and play one episode to its end."""
+    slow, fast = by_policy(caching_policy), by_policy(offloading_policy)
+    network.reset()
+    frames = []
+    while not network.episode_over:
+        frames.append(play_frame(network, slow, fast))
+    slots = [
+        (slot.requests, slot.positions, *slot.allocation, *slot.service)
+        for frame in frames
+        for slot in frame.slots
+    ]
+    decisions = [(frame.cache, frame.switching) for frame in frames]
+    columns = [*zip(*slots, strict=True), *zip(*decisions, strict=True)]
+    return Episode._make(torch.stack(column) for column in columns)

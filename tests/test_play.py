@@ -1,0 +1,392 @@
+"""The player: the one loop over frames and slots, every score and reward, and the metrics that sum them up."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+import hadrl_lightning
+from hadrl_lightning.metrics import (
+    BandwidthOverSubscription,
+    CacheHitRatio,
+    ComputeOverSubscription,
+    DeadlineSatisfaction,
+    ServiceLatency,
+    SwitchingCost,
+    TransmitEnergy,
+    slot_metrics,
+)
+from hadrl_lightning.play import (
+    Decider,
+    Frame,
+    FrameScores,
+    by_policy,
+    caching_agent,
+    caching_objective,
+    caching_reward,
+    decided,
+    episode_scores,
+    offloading_agent,
+    offloading_objective,
+    offloading_reward,
+    play_frame,
+    run_episode,
+    slot_scores,
+)
+from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator import (
+    Allocation,
+    CachingView,
+    EdgeNetwork,
+    OffloadingView,
+    Rows,
+    Service,
+    decode_caching,
+    decode_offloading,
+    equal_shares,
+)
+
+SCENARIO = Scenario(num_users=6, decisions_per_episode=2, slots_per_decision=3)
+
+
+def networks(physics: Physics = "strict", seed: int = 1, scenario: Scenario = SCENARIO) -> EdgeNetwork:
+    return EdgeNetwork(scenario, physics, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def fills(view: CachingView) -> Tensor:
+    """An action that wants the services asked for least so far."""
+    return (0.5 - view.demand).repeat(1, SCENARIO.num_servers)
+
+
+def spreads(view: OffloadingView) -> Tensor:
+    """An action by what users ask for."""
+    target = view.requests / SCENARIO.num_services * 2 - 1
+    return torch.cat([target, -target, target / 2], dim=1)
+
+
+def same(one: Rows, other: Rows) -> bool:
+    pairs = zip(one.tensors(), other.tensors(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+# The loop ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_a_frame_tells_what_was_seen_decided_served_and_seen_next(physics: Physics) -> None:
+    played, twin = networks(physics), networks(physics)
+    for _ in range(SCENARIO.decisions_per_episode):
+        frame = play_frame(played, caching_agent(fills), offloading_agent(spreads))
+        view = twin.caching_view()
+        assert same(frame.seen, view)
+        assert torch.equal(frame.act, fills(view))
+        cache = decode_caching(SCENARIO, fills(view), twin.cache, physics)
+        assert torch.equal(frame.cache, cache)
+        assert torch.equal(frame.switching, twin.begin_frame(cache))
+        for slot in frame.slots:
+            assert same(slot.seen, twin.offloading_view())
+            assert torch.equal(slot.requests, twin.requests)
+            assert torch.equal(slot.positions, twin.positions)
+            assert torch.equal(slot.act, spreads(slot.seen))
+            allocation = decode_offloading(SCENARIO, slot.act, physics)
+            assert all(map(torch.equal, slot.allocation, allocation))
+            assert all(map(torch.equal, slot.service, twin.step(allocation)))
+            assert same(slot.seen_next, twin.offloading_view())
+        assert same(frame.seen_next, twin.caching_view())
+        assert torch.equal(frame.hit, torch.stack([slot.service.hit for slot in frame.slots]))
+        assert torch.equal(frame.latency, torch.stack([slot.service.latency for slot in frame.slots]))
+    assert played.episode_over
+
+
+def test_a_slot_is_given_before_the_next_one_is_decided() -> None:
+    told = []
+
+    def notes(view: OffloadingView) -> Tensor:
+        told.append("decided")
+        return spreads(view)
+
+    frame = Frame(networks(), caching_agent(fills))
+    for _ in frame.slots(offloading_agent(notes)):
+        told.append("given")
+    assert told == ["decided", "given"] * SCENARIO.slots_per_decision
+
+
+def test_a_level_looks_once_more_than_there_are_slots() -> None:
+    looks = []
+
+    def look(network: EdgeNetwork) -> int:
+        looks.append(network.slot)
+        return network.slot
+
+    def read(network: EdgeNetwork, seen: int, act: int) -> Allocation:
+        return equal_shares(SCENARIO, network.requests % 2, network.dtype)
+
+    fast = Decider(look, lambda slot: slot, read)
+    frame = play_frame(networks(), caching_agent(fills), fast)
+    assert looks == [0, 1, 2, 3]
+    assert [(slot.seen, slot.act, slot.seen_next) for slot in frame.slots] == [
+        (0, 0, 1),
+        (1, 1, 2),
+        (2, 2, 3),
+    ]
+
+
+def test_a_frame_is_finished_after_its_last_slot_and_no_slot_is_beyond_it() -> None:
+    network = networks()
+    frame = Frame(network, decided(torch.zeros_like(network.cache)))
+    home = by_policy(lambda one: equal_shares(SCENARIO, one.requests % 2, one.dtype))
+    frame.serve(home)
+    with pytest.raises(RuntimeError, match="finish must follow the last slot of the frame"):
+        frame.finish()
+    assert len(list(frame.slots(home))) == 2
+    assert len(frame.finish().slots) == 3
+    with pytest.raises(RuntimeError, match="step must follow begin_frame"):
+        frame.serve(home)
+
+
+def test_nobody_else_plays_frames() -> None:
+    package = Path(hadrl_lightning.__file__).parent
+    files = [*package.rglob("*.py"), *(package.parent / "callbacks").glob("*.py")]
+    ours = {file for folder in ("simulator", "play") for file in (package / folder).rglob("*.py")}
+    assert not [
+        str(file) for file in files if file not in ours and ".begin_frame(" in file.read_text("utf-8")
+    ]
+
+
+def test_an_episode_has_its_slots_and_decisions_and_starts_empty():
+    scenario = Scenario(decisions_per_episode=3, slots_per_decision=2)
+    network = EdgeNetwork(scenario, num_envs=2)
+    home = torch.tensor(scenario.cells).expand(2, -1)
+    episode = run_episode(
+        network,
+        lambda n: torch.ones_like(n.cache),
+        lambda n: equal_shares(n.scenario, home, n.dtype),
+    )
+    assert episode.latency.shape == (6, 2, 30)
+    assert episode.cache.shape == (3, 2, 2, 10)
+    # 2 servers · 55 · 2000 MiB at 200 MiB/s, fetched once
+    torch.testing.assert_close(episode.switching, torch.tensor([[1100.0] * 2, [0.0] * 2, [0.0] * 2]))
+    assert episode.hit.all()
+    torch.testing.assert_close(episode.bandwidth_load, torch.ones(6, 2, 2))
+    network.reset()
+    assert not network.cache.any()
+    assert network.caching_observation()[:, :50].abs().sum() == 0
+
+
+# Scores and rewards --------------------------------------------------------------------------------------------------
+
+
+def test_rewards_by_hand() -> None:
+    # 7 hits a slot, 25 s: 0.07 + 1/125 = 0.078. Latencies 10 and 15 s: 10^4 / 25 = 400.
+    assert caching_reward(torch.tensor([7.0]), torch.tensor([25.0])).item() == pytest.approx(0.078)
+    latency = torch.tensor([[10.0, 15.0]])
+    assert offloading_reward(latency).item() == pytest.approx(400)
+    assert offloading_objective("published", latency).item() == pytest.approx(400)
+    assert offloading_objective("latency", latency).item() == -12.5
+
+
+def test_caching_objectives_by_hand() -> None:
+    frame = FrameScores(*(torch.tensor([value]) for value in (15.0, 0.5, 2.0, 100.0)))
+    expected = {"published": 15 / 100 + 1 / 200, "hits": 0.5, "latency": -2.0, "hits_and_latency": 0.2}
+    for name, value in expected.items():
+        assert caching_objective(name, frame).tolist() == pytest.approx([value])
+    assert caching_objective("hits_and_latency", frame, latency_weight=0.2).tolist() == pytest.approx([0.1])
+    with pytest.raises(ValueError, match=r"latency_weight must be at least 0 and finite, got -1"):
+        caching_objective("hits", frame, latency_weight=-1.0)
+
+
+def test_scores_of_a_slot_by_hand() -> None:
+    fields = {**slot(1), "spectral_efficiency": torch.ones(2, 2)}
+    del fields["server"]
+    scores = slot_scores(Service(**fields), torch.tensor([70.0, 0.0]))
+    expected = {
+        "hits": [1, 2],
+        "hit_ratio": [0.5, 1],
+        "latency": [5, 9],
+        "on_time": [1, 0],
+        "energy": [0.3, 0.7],
+        "bandwidth_over_subscription": [0, 0],
+        "compute_over_subscription": [1.5, 0],
+        "switching": [70, 0],
+    }
+    assert list(scores._fields) == list(expected)
+    for name, values in expected.items():
+        assert getattr(scores, name).tolist() == pytest.approx(values), name
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_slots_episodes_and_metrics_agree_on_every_score(physics: Physics) -> None:
+    def caching(network: EdgeNetwork) -> Tensor:
+        return decode_caching(SCENARIO, fills(network.caching_view()), network.cache, physics)
+
+    def offloading(network: EdgeNetwork) -> Allocation:
+        return decode_offloading(SCENARIO, spreads(network.offloading_view()), physics)
+
+    episode = run_episode(networks(physics), caching, offloading)
+    metrics, slots = slot_metrics(), []
+    for number in range(len(episode.latency)):
+        service = Service(*(getattr(episode, name)[number] for name in Service._fields))
+        metrics.update(**service._asdict())
+        decision, first = divmod(number, SCENARIO.slots_per_decision)
+        slots.append(slot_scores(service, episode.switching[decision] * (first == 0)))
+    means = {
+        name: torch.stack([getattr(one, name) for one in slots]).mean(dim=0) for name in slots[0]._fields
+    }
+    means["switching"] *= SCENARIO.slots_per_decision
+    scores = episode_scores(episode)._asdict()
+    for name in means.keys() & scores.keys():
+        torch.testing.assert_close(scores[name], means[name])
+    for name, value in metrics.compute().items():
+        if name != "latency_p95":
+            torch.testing.assert_close(value, scores[name].mean())
+    assert len(means.keys() & scores.keys()) == 7
+    frames = episode.hit.sum(dim=2).float().unflatten(0, (2, 3)).mean(dim=1)
+    expected = (frames / 100 + 1 / (episode.switching + 100)).mean(dim=0)
+    torch.testing.assert_close(scores["published_caching_reward"], expected)
+    torch.testing.assert_close(scores["offloading_reward"], (1e4 / episode.latency.sum(dim=2)).mean(dim=0))
+
+
+# Metrics -------------------------------------------------------------------------------------------------------------
+
+
+def slot(number: int) -> dict[str, torch.Tensor]:
+    """Two networks, two users, one server; slot `number` adds it to every latency."""
+    return {
+        "server": torch.zeros(2, 2, dtype=torch.int64),  # other fields of a slot are passed over
+        "hit": torch.tensor([[True, number == 0], [True, True]]),
+        "latency": torch.tensor([[1.0, 2.0], [3.0, 4.0]]) + number,
+        "on_time": torch.tensor([[True, True], [number == 0, False]]),
+        "energy": torch.tensor([[0.1, 0.2], [0.3, 0.4]]),
+        "bandwidth_load": torch.tensor([[0.5], [1.0]]),
+        "compute_load": torch.tensor([[1.5], [0.0]]) + number,
+    }
+
+
+EXPECTED = {  # of slots 0 and 1
+    "hit_ratio": 7 / 8,
+    "latency": (3 + 7 + 5 + 9) / 4,
+    "latency_p95": 7 + (9 - 7) * 0.85,  # sums 3, 5, 7, 9; position 0.95·3 = 2.85
+    "on_time": 5 / 8,
+    "energy": (0.3 + 0.7) / 2,
+    "bandwidth_over_subscription": 0.0,
+    "compute_over_subscription": (0.5 + 0 + 1.5 + 0) / 4,
+}
+
+
+def as_floats(values: dict[str, torch.Tensor]) -> dict[str, float]:
+    return {name: value.item() for name, value in values.items()}
+
+
+def test_a_collection_of_slots_gives_the_values_worked_out_by_hand() -> None:
+    metrics = slot_metrics()
+    for number in (0, 1):
+        metrics.update(**slot(number))
+    assert as_floats(metrics.compute()) == pytest.approx(EXPECTED)
+    metrics.reset()
+    metrics.update(**slot(0))
+    assert metrics.compute()["latency"] == 5.0
+
+
+def test_switching_cost_is_the_mean_over_decisions() -> None:
+    metric = SwitchingCost()
+    metric.update(torch.tensor([10.0, 0.0]))
+    metric.update(torch.tensor([5.0, 1.0]))
+    assert metric.compute() == 4.0
+
+
+def test_over_subscription_never_cancels_against_spare_capacity() -> None:
+    metric = BandwidthOverSubscription()
+    metric.update(torch.tensor([[0.0, 3.0]]))
+    assert metric.compute() == 1.0  # (0 + 2) / 2
+
+
+def test_a_slot_counts_by_its_networks() -> None:
+    metric = CacheHitRatio()
+    metric.update(torch.ones(3, 1, dtype=torch.bool))
+    metric.update(torch.zeros(1, 1, dtype=torch.bool))
+    assert metric.compute() == 0.75
+
+
+def test_metrics_that_agree_at_first_are_not_merged_by_a_collection() -> None:
+    metrics = MetricCollection(
+        [
+            CacheHitRatio(),
+            DeadlineSatisfaction(),
+            BandwidthOverSubscription(),
+            ComputeOverSubscription(),
+            TransmitEnergy(),
+        ]
+    )
+    for value in (1, 0):
+        yes = torch.ones(1, 1, dtype=torch.bool)
+        metrics.update(
+            hit=yes,
+            on_time=yes if value else ~yes,
+            energy=torch.ones(1, 1),
+            bandwidth_load=torch.ones(1, 1),
+            compute_load=torch.ones(1, 1) * (2 - value),
+        )
+    values = as_floats(metrics.compute())
+    assert values["CacheHitRatio"] == 1.0
+    assert values["DeadlineSatisfaction"] == 0.5
+    assert values["BandwidthOverSubscription"] == 0.0
+    assert values["ComputeOverSubscription"] == 0.5
+
+
+def test_the_quantile_agrees_with_torch() -> None:
+    latency = torch.rand(37, 5, generator=torch.Generator().manual_seed(0))
+    for quantile in (0.0, 0.3, 0.95, 1.0):
+        metric = ServiceLatency(quantile=quantile)
+        metric.update(latency[:10])
+        metric.update(latency[10:])
+        assert torch.allclose(metric.compute(), torch.quantile(latency.sum(dim=1), quantile))
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
+def test_without_slots_there_is_no_value() -> None:
+    for metric in (CacheHitRatio(), ServiceLatency(), ServiceLatency(quantile=0.5)):
+        assert metric.compute().isnan()
+
+
+@pytest.mark.parametrize(
+    ("metric", "name", "values"),
+    [
+        (CacheHitRatio(), "hit", torch.ones(3, dtype=torch.bool)),
+        (DeadlineSatisfaction(), "on_time", torch.ones(3, dtype=torch.bool)),
+        (ServiceLatency(), "latency", torch.ones(1, 2, 3)),
+        (TransmitEnergy(), "energy", torch.ones(3)),
+        (SwitchingCost(), "switching", torch.ones(3, 1)),
+        (BandwidthOverSubscription(), "bandwidth_load", torch.ones(3)),
+        (ComputeOverSubscription(), "compute_load", torch.ones(3)),
+    ],
+)
+def test_a_wrong_shape_is_refused_by_name(metric, name: str, values: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must have shape \[batch"):
+        metric.update(values)
+
+
+def test_a_quantile_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"quantile must lie in \[0, 1\], got 95.0"):
+        ServiceLatency(quantile=95.0)
+
+
+def _one_slot_per_process(rank: int, address: str, results) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    metrics = slot_metrics()
+    metrics.update(**slot(rank))
+    results[rank] = as_floats(metrics.compute())
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gloo over a file")
+def test_two_processes_agree_on_the_values_of_all_their_slots(tmp_path) -> None:
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        results = manager.dict()
+        multiprocessing.spawn(_one_slot_per_process, (f"file://{tmp_path}/meeting", results), nprocs=2)
+        for rank in (0, 1):
+            assert results[rank] == pytest.approx(EXPECTED)
