@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hadrl_lightning.envs.bounds import Bounds, caching_bounds, join, offloading_bounds
-from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
 from hadrl_lightning.play import (
     CachingPolicy,
     Frame,
@@ -30,7 +29,7 @@ from hadrl_lightning.play import (
     slot_scores,
 )
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import EdgeNetwork
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, equal_shares, fill_caches
 
 
 class Outcome(NamedTuple):
@@ -151,6 +150,21 @@ class Core(ABC):
     def over(self) -> bool:
         """The episode of all networks is over."""
         return self.network.episode_over
+
+
+def most_requested(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
+    """Caches filled with the services asked for most often so far in the episode, while they fit, [B, S, K].
+
+    It knows nothing of the popularity but what the network has seen; ties (and the first decision) go to the smaller
+    index. With caches that hold everything it caches everything.
+    """
+    counts = network.state.request_counts
+    return fill_caches(network.scenario, counts[:, None, :].expand(network.cache.shape), table=network.exact)
+
+
+def home_with_equal_shares(network: EdgeNetwork) -> Allocation:
+    """Every user offloads to the server whose radio it uses, and gets the same share as the others there, [B, U]."""
+    return equal_shares(network.scenario, network.homes, network.dtype)
 
 
 def _require_policy(name: str, policy: object) -> None:

@@ -14,8 +14,9 @@ from hadrl_lightning.envs.core import (
     OffloadingCore,
     ScenarioLike,
     build_network,
+    home_with_equal_shares,
+    most_requested,
 )
-from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
 from hadrl_lightning.errors import shown
 from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, Reward
 from hadrl_lightning.scenario import Physics, Scenario

@@ -15,8 +15,9 @@ from hadrl_lightning.envs.core import (
     OffloadingCore,
     ScenarioLike,
     build_network,
+    home_with_equal_shares,
+    most_requested,
 )
-from hadrl_lightning.envs.policies import home_with_equal_shares, most_requested
 from hadrl_lightning.envs.single import Array, as_action, spaces
 from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, Reward
 from hadrl_lightning.scenario import Physics, Scenario
