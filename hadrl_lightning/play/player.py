@@ -63,7 +63,7 @@ def caching_agent(
     act: Callable[[CachingView], Tensor],
     read: Callable[[EdgeNetwork, CachingView, Tensor], Tensor] | None = None,
 ) -> Decider[CachingView, Tensor, Tensor]:
-    """An agent of the slow level, from its view to an action [B, S K], which is read as the physics has it by default."""
+    """An agent of the slow level, from its view to an action [B, S K]; by default read as the physics has it."""
     read = read or (lambda network, seen, action: read_caches(network, action))
     return Decider(lambda network: network.caching_view(), act, read)
 
