@@ -15,6 +15,7 @@ from hadrl_lightning.baselines import best_known_policy
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError, HadrlWarning, NonFiniteError
 from hadrl_lightning.planning import PlannerSettings
+from hadrl_lightning.scenario import GIB, Physics
 from hadrl_lightning.simulator import CachingView, OffloadingView, View, decode_offloading
 from tests.helpers import published_planner
 
@@ -128,33 +129,45 @@ def test_fields_that_do_not_fit_together_are_refused(
         AGENT.decide(VIEW[0])
 
 
-@pytest.mark.parametrize("users", [29, 31])
-def test_a_network_of_another_number_of_users_is_refused(users: int) -> None:
-    other = in_frame(replace(SCENARIO, num_users=users))
-    caching, offloading = AGENT.policies()
-    with pytest.raises(
-        HadrlError, match=f"num_users of the agent's scenario \\(30\\), got {users}: for_scenario"
-    ):
-        offloading(other)
-    with pytest.raises(HadrlError, match="num_users of the agent's scenario"):
-        caching(other)
-    with pytest.raises(HadrlError, match=f"30 users, got one of {users} users"):
-        AGENT.plan(other.offloading_view(), AGENT.planner, generator())
-    with pytest.raises(HadrlError, match="num_users"):
-        AGENT.play(other)
+def test_a_structured_agent_plays_networks_of_other_sizes() -> None:
+    other = replace(
+        SCENARIO, num_users=3, num_servers=3, num_services=4, popularity="zipf", decisions_per_episode=1
+    )
+    episode = AGENT.play(EdgeNetwork(other, num_envs=2, generator=generator()))
+    assert episode.cache.shape[-2:] == (3, 4)
+    with pytest.raises(HadrlError, match="30 users, got one of 3 users"):
+        AGENT.plan(in_frame(other).offloading_view(), AGENT.planner, generator())
 
 
-@pytest.mark.parametrize("factor", [0.1, 2.0])
-def test_a_cache_of_another_size_than_the_agents_is_refused(factor: float) -> None:
-    """At a tenth the decision would fill 9.8 times what is there."""
-    view = replace(CACHING_VIEW, free_cache_bits=CACHING_VIEW.free_cache_bits * factor)
+@pytest.mark.parametrize("physics", ["strict", "published"])
+@pytest.mark.parametrize("factor", [0.1, 0.5])
+def test_a_cache_of_another_size_than_in_training_is_filled_and_not_overfilled(
+    physics: Physics, factor: float
+) -> None:
+    """At a tenth a decision for the cache of the scenario would fill 6.3 times what is there."""
+    agent = AGENT if physics == "strict" else HADRL(SCENARIO, "published")
+    smaller = replace(SCENARIO, cache_bytes=factor * SCENARIO.cache_per_server_bits[0] / 8)
+    network = EdgeNetwork(smaller, physics, num_envs=2, generator=generator())
+    for _ in range(2):  # empty, then with something in it
+        cache = agent.policies()[0](network)
+        used = cache.double() @ torch.tensor(smaller.storage_bits, dtype=torch.float64)
+        least, usable = (
+            min(smaller.storage_bits),
+            torch.tensor(smaller.usable_cache_bits, dtype=torch.float64),
+        )
+        assert ((used <= usable) & (used > usable / 2 - least)).all()
+        network.begin_frame(cache)
+        while not network.frame_over:
+            network.step(best_known_policy(network))
+
+
+def test_contents_that_fill_more_than_a_cache_are_refused() -> None:
+    agent = HADRL(SCENARIO, "published")
+    view = EdgeNetwork(SCENARIO, "published", num_envs=2, generator=generator()).caching_view()
     with pytest.raises(
-        HadrlError, match=r"remaining cache of server 0 .* scenario \(1374.39 Gbit may be filled\)"
+        HadrlError, match=r"remaining cache of server 0 must be at least .* below 0, got -1717"
     ):
-        AGENT.caching_agent.act(view)
-    network = EdgeNetwork(replace(SCENARIO, cache_bytes=factor * SCENARIO.cache_per_server_bits[0] / 8))
-    with pytest.raises(HadrlError, match="remaining cache of server 0"):
-        AGENT.policies()[0](network)
+        agent.place(replace(view, free_cache_bits=-view.free_cache_bits))
 
 
 def first_weight(agent: HADRL, part: str) -> Tensor:
@@ -311,6 +324,20 @@ def test_a_controller_places_what_the_policy_of_the_agent_places() -> None:
     )
     assert cache.dtype == torch.bool
     assert torch.equal(cache, AGENT.policies(seed=4)[0](network))
+
+
+def test_a_controller_is_told_of_caches_beyond_training() -> None:
+    other = EdgeNetwork(replace(SCENARIO, cache_bytes=20 * GIB), generator=generator())
+    with pytest.warns(
+        HadrlWarning, match="usable cache of a server is 16 GiB here, only 160 GiB in training"
+    ):
+        small_agent().place(other.caching_view())
+
+
+def test_a_flat_caching_agent_decides_for_the_sizes_of_its_scenario_alone() -> None:
+    agent = HADRL(SCENARIO, slow_level="flat")
     other = EdgeNetwork(replace(SCENARIO, num_servers=3), generator=generator()).caching_view()
-    with pytest.raises(HadrlError, match=r"num_servers of the agent's scenario \(2\), got 3: for_scenario"):
-        AGENT.place(other)
+    with pytest.raises(
+        HadrlError, match=r"num_servers of the agent's scenario \(2\), got 3: flat models act on no"
+    ):
+        agent.place(other)

@@ -7,11 +7,11 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents import HADRL
-from hadrl_lightning.agents.cache_proposals import settle
+from hadrl_lightning.agents.cache_proposals import propose_caches, settle
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings, without_outliers
 from hadrl_lightning.baselines import optimal_coverage
 from hadrl_lightning.data.transitions import CachingTransitions
-from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic
+from hadrl_lightning.nn.cache_encoder import CacheInputs, SetActor, SetCritic
 from hadrl_lightning.scenario import GIB, MIB, Scenario
 from hadrl_lightning.simulator import CachingView, EdgeNetwork, decode_caching, fill_caches, to_vector
 
@@ -48,7 +48,13 @@ def views(scenario: Scenario, num_rows: int, seed: int = 1) -> CachingView:
     demand = demand / demand.sum(dim=1, keepdim=True)
     hits = torch.rand(num_rows, scenario.caching_action_size, generator=draws).softmax(dim=1)
     room = torch.tensor(scenario.usable_cache_bits).expand(num_rows, -1)
-    return CachingView(cache, demand, hits.view(shape), room)
+    storage = torch.tensor(scenario.storage_bits).expand(num_rows, -1)
+    return CachingView(cache, demand, hits.view(shape), room, storage)
+
+
+def seen(rows: CachingView) -> CacheInputs:
+    """What actor and critic take of a view of strict physics."""
+    return CacheInputs.of(rows, rows.free_cache_bits.double())
 
 
 def transitions(scenario: Scenario, num_rows: int, seed: int = 2) -> CachingTransitions:
@@ -95,9 +101,7 @@ def test_a_setting_out_of_range_is_refused_by_name(name: str, value) -> None:
 
 
 def test_the_critic_sees_coverage_copies_and_what_is_new_by_hand() -> None:
-    critic = SetCritic(
-        SMALL.storage_bits, SMALL.usable_cache_bits, (), sees_switching=True, generator=generator()
-    )
+    critic = SetCritic(4, (), sees_switching=True, generator=generator())
     view = replace(views(SMALL, 1), cache=torch.tensor([[[0, 1, 0, 0], [0, 0, 0, 0]]]).bool())
     held = torch.tensor([[[0, 1, 1, 0], [0, 1, 0, 0]]]).bool()
     with torch.no_grad():
@@ -106,7 +110,7 @@ def test_the_critic_sees_coverage_copies_and_what_is_new_by_hand() -> None:
             # services 1 (twice) and 2 are covered; of 3 copies on 2 servers, one was there before
             critic.layers[0].weight.zero_()
             critic.layers[0].weight[0, feature] = 1.0
-            assert critic(view, held).item() == pytest.approx(expected)
+            assert critic(seen(view), held).item() == pytest.approx(expected)
 
 
 def test_the_critic_values_a_cache_alike_whatever_is_held_unless_it_sees_switching() -> None:
@@ -115,66 +119,63 @@ def test_the_critic_values_a_cache_alike_whatever_is_held_unless_it_sees_switchi
     cache = transitions(SMALL, 5).cache
     for sees_switching in (False, True):
         ddpg = agent(sees_switching=sees_switching)
-        alike = torch.isclose(ddpg.critic(rows, cache), ddpg.critic(others, cache))
+        alike = torch.isclose(ddpg.critic(seen(rows), cache), ddpg.critic(seen(others), cache))
         assert bool(alike.all()) is not sees_switching
 
 
 def permuted(rows: CachingView, servers: list[int], services: list[int]) -> CachingView:
     """Views of SMALL with servers and services in another order."""
     cache, hits = (field[:, servers][:, :, services] for field in (rows.cache, rows.hits))
-    return CachingView(cache, rows.demand[:, services], hits, rows.free_cache_bits[:, servers])
+    free, storage = rows.free_cache_bits[:, servers], rows.storage_bits[:, services]
+    return CachingView(cache, rows.demand[:, services], hits, free, storage)
 
 
 def test_the_critic_does_not_change_when_servers_and_services_change_places() -> None:
     order = [2, 0, 3, 1]
-    other = dataclasses.replace(SMALL, storage_bytes=tuple(SMALL.storage_bytes[k] for k in order))
-    one, two = (
-        SetCritic(s.storage_bits, s.usable_cache_bits, (16,), sees_switching=True, generator=generator())
-        for s in (SMALL, other)
-    )
+    critic = SetCritic(4, (16,), sees_switching=True, generator=generator())
     rows = views(SMALL, 5)
     held = transitions(SMALL, 5).cache
     moved = held[:, [1, 0]][:, :, order]
-    assert torch.allclose(one(rows, held), two(permuted(rows, [1, 0], order), moved), atol=1e-6)
+    values = critic(seen(rows), held), critic(seen(permuted(rows, [1, 0], order)), moved)
+    assert torch.allclose(*values, atol=1e-6)
 
 
 def test_the_actor_follows_services_that_change_places_and_tells_equal_servers_apart() -> None:
     order = [2, 0, 3, 1]
-    other = dataclasses.replace(SMALL, storage_bytes=tuple(SMALL.storage_bytes[k] for k in order))
-    one, two = (SetActor(s.storage_bits, s.usable_cache_bits, 8, generator()) for s in (SMALL, other))
+    actor = SetActor(4, 8, generator())
     rows = views(SMALL, 5)
-    action = one(rows)
-    assert torch.allclose(action[:, :, order], two(permuted(rows, [0, 1], order)), atol=1e-6)
+    action = actor(seen(rows))
+    assert torch.allclose(action[:, :, order], actor(seen(permuted(rows, [0, 1], order))), atol=1e-6)
     empty = EdgeNetwork(SMALL, generator=generator()).caching_view()
-    first, second = one(empty)[0]
+    first, second = actor(seen(empty))[0]
     assert not torch.allclose(first, second)
 
 
 def test_usual_demand_is_the_mean_of_what_was_seen_and_stands_in_at_the_start() -> None:
-    critic = SetCritic(SMALL.storage_bits, SMALL.usable_cache_bits, (8,), generator=generator())
+    critic = SetCritic(4, (8,), generator=generator())
     rows = views(SMALL, 3)
     rows.demand[0] = torch.tensor([0.5, 0.5, 0, 0])
     rows.demand[1] = torch.tensor([0, 0.5, 0, 0.5])
     rows.demand[2] = 0  # an episode begins: no demand
-    critic.watch(rows)
+    critic.watch(rows.demand)
     assert critic.usual_demand.tolist() == pytest.approx([0.25, 0.5, 0, 0.25])
-    critic.watch(rows[:1])  # (0.25 · 2 + 0.5) / 3, (0.5 · 2 + 0.5) / 3, 0, 0.25 · 2 / 3
+    critic.watch(rows.demand[:1])  # (0.25 · 2 + 0.5) / 3, (0.5 · 2 + 0.5) / 3, 0, 0.25 · 2 / 3
     assert critic.usual_demand.tolist() == pytest.approx([1 / 3, 1 / 2, 0, 1 / 6])
     filled = rows[2:].clone()
     filled.demand[0] = critic.usual_demand
     held = transitions(SMALL, 1).cache
-    assert torch.allclose(critic(rows[2:], held), critic(filled, held))
+    assert torch.allclose(critic(seen(rows[2:]), held), critic(seen(filled), held))
 
 
 def test_proposals_fit_and_the_first_follows_the_wish() -> None:
-    ddpg = agent()
+    inputs = seen(views(SMALL, 5))
     wish = torch.rand(5, 2, 4, generator=generator(3)) * 2 - 1
-    caches = ddpg.propose(wish, 32, generator(4))
+    caches = propose_caches(inputs, wish, 32, generator(4))
     assert caches.shape == (5, 32, 2, 4)
     assert fits(SMALL, caches)
     assert torch.equal(caches[:, 0], fill_caches(SMALL, wish))
     assert len(caches[0].flatten(1).unique(dim=0)) > 4
-    again = ddpg.propose(wish, 32, generator(4))
+    again = propose_caches(inputs, wish, 32, generator(4))
     assert torch.equal(caches, again)
 
 
@@ -188,10 +189,6 @@ def test_a_decision_is_feasible_and_its_action_decodes_to_itself() -> None:
         assert fits(SMALL, cache)
         assert torch.equal(decode_caching(SMALL, action, torch.zeros_like(cache)), cache)
     assert ddpg.act(rows[0]).shape == (8,)
-    with pytest.raises(
-        ValueError, match=r"of the num_servers of the agent's scenario \(2\), got 3: for_scenario"
-    ):
-        ddpg.act(views(dataclasses.replace(SMALL, num_servers=3), 7))
     with pytest.raises(ValueError, match="decides on a CachingView, got a Tensor"):
         ddpg.act(to_vector(rows))
 
@@ -214,13 +211,13 @@ def test_decisions_depend_on_the_generator_and_the_row_alone() -> None:
 class Coverage(torch.nn.Module):
     """The critic that is right where covered requests alone count."""
 
-    def forward(self, view: CachingView, cache: torch.Tensor) -> torch.Tensor:
+    def forward(self, view: CacheInputs, cache: torch.Tensor) -> torch.Tensor:
         return coverage(SMALL, cache)
 
 
 def test_a_critic_that_is_right_makes_the_decision_right() -> None:
     ddpg = agent(hysteresis=0.0)
-    action = ddpg.decide(views(SMALL, 5), ddpg.actor, Coverage())
+    action = ddpg.decide(seen(views(SMALL, 5)), ddpg.actor, Coverage())
     assert coverage(SMALL, as_cache(SMALL, action)).tolist() == pytest.approx([0.9] * 5)
 
 
@@ -246,13 +243,14 @@ def test_changes_of_pairs_end_where_no_change_helps() -> None:
     def values(rows: torch.Tensor, caches: torch.Tensor) -> torch.Tensor:
         return (caches.any(dim=-2) * worth).sum(dim=-1)
 
+    inputs = seen(views(TIGHT, 2))
     begun = fill_caches(TIGHT, torch.rand(16, 3, 10, generator=generator(1))).view(2, 8, 3, 10)
-    ends = settle(TIGHT, begun, values)
+    ends = settle(inputs, begun, values)
     assert fits(TIGHT, ends)
     before, after = (values(None, caches) for caches in (begun, ends))  # type: ignore[arg-type]
     assert (after >= before).all()
     assert (after > before).any()
-    assert torch.equal(settle(TIGHT, ends, values), ends)
+    assert torch.equal(settle(inputs, ends, values), ends)
     best = optimal_coverage(TIGHT).hit_ratio
     assert after.max(dim=1).values.tolist() == pytest.approx([best] * 2, rel=0.01)
 
@@ -260,10 +258,12 @@ def test_changes_of_pairs_end_where_no_change_helps() -> None:
 def test_other_draws_end_at_a_cache_of_the_same_worth() -> None:
     agent = HADRL.from_checkpoint("es3.ckpt").for_scenario(TIGHT)
     network = EdgeNetwork(TIGHT, num_envs=2, generator=generator(3))
-    seen = network.caching_view()
-    actions = torch.stack([agent.caching_agent.act(seen, generator(seed)) for seed in range(4)])
+    view = network.caching_view()
+    actions = torch.stack([agent.caching_agent.act(view, generator(seed)) for seed in range(4)])
     caches = (actions > 0).view(4, 2, 3, 10).transpose(0, 1)
-    values = agent.caching_agent.target_critic(seen.map(lambda one: torch.stack([one] * 4, dim=1)), caches)
+    values = agent.caching_agent.target_critic(
+        seen(view).map(lambda one: torch.stack([one] * 4, dim=1)), caches
+    )
     assert ((values.amax(dim=1) - values.amin(dim=1)) < 0.01).all()
 
 
@@ -274,7 +274,7 @@ def test_what_is_held_stays_unless_another_cache_is_worth_more_by_the_margin() -
     rows.cache[1] = torch.tensor([[0, 0, 0, 1], [1, 0, 0, 0]]).bool()
     for hysteresis, stays in ((0.0, [True, False]), (0.49, [True, False]), (0.51, [True, True])):
         ddpg = agent(hysteresis=hysteresis)
-        cache = as_cache(SMALL, ddpg.decide(rows, ddpg.actor, Coverage()))
+        cache = as_cache(SMALL, ddpg.decide(seen(rows), ddpg.actor, Coverage()))
         kept = fill_caches(SMALL, rows.cache.float())
         assert (cache == kept).flatten(1).all(dim=1).tolist() == stays
         switched = coverage(SMALL, cache)[~torch.tensor(stays)]
@@ -285,15 +285,15 @@ def test_where_nothing_is_held_the_best_is_cached_whatever_the_margin() -> None:
     ddpg = agent(hysteresis=10.0)
     rows = views(SMALL, 3)
     rows.cache[:] = False
-    action = ddpg.decide(rows, ddpg.actor, Coverage())
+    action = ddpg.decide(seen(rows), ddpg.actor, Coverage())
     assert coverage(SMALL, as_cache(SMALL, action)).tolist() == pytest.approx([0.9] * 3)
 
 
 def test_an_actor_that_decides_alone_has_no_margin() -> None:
     alone = agent(hysteresis=10.0, num_proposals=1)
     rows = views(SMALL, 5)
-    decided = as_cache(SMALL, alone.decide(rows, alone.actor, Coverage()))
-    assert torch.equal(decided, fill_caches(SMALL, alone.actor(rows)))
+    decided = as_cache(SMALL, alone.decide(seen(rows), alone.actor, Coverage()))
+    assert torch.equal(decided, fill_caches(SMALL, alone.actor(seen(rows))))
 
 
 def test_where_everything_fits_everything_is_held_from_the_first_decision_on() -> None:
@@ -314,7 +314,7 @@ def test_a_critic_that_is_broken_never_wins() -> None:
     rows.cache[:] = (
         False  # held now and filled up in order: services 0, 0, of which the first server's is 0.1
     )
-    covered = coverage(SMALL, as_cache(SMALL, ddpg.decide(rows, ddpg.actor, Broken())))
+    covered = coverage(SMALL, as_cache(SMALL, ddpg.decide(seen(rows), ddpg.actor, Broken())))
     assert (covered < 0.75).all()
 
 
@@ -373,7 +373,7 @@ def test_the_actor_learns_the_caches_that_the_critic_prefers() -> None:
         ddpg.actor_loss(batch).backward()
         optimizer.step()
         ddpg.num_updates += 1
-    cache = fill_caches(SMALL, ddpg.actor(views(SMALL, 20, seed=9)).detach())
+    cache = fill_caches(SMALL, ddpg.actor(seen(views(SMALL, 20, seed=9))).detach())
     wanted = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]]).bool()
     assert (cache == wanted).float().mean() > 0.95
 
@@ -385,7 +385,7 @@ class PrefersServices(torch.nn.Module):
         super().__init__()
         self.register_buffer("wanted", wanted)
 
-    def forward(self, view: CachingView, cache: torch.Tensor) -> torch.Tensor:
+    def forward(self, view: CacheInputs, cache: torch.Tensor) -> torch.Tensor:
         return (cache * self.wanted).sum(dim=(-2, -1))
 
 
@@ -399,20 +399,37 @@ def test_the_same_seed_learns_the_same() -> None:
         assert torch.equal(left, right)
 
 
-def test_the_same_weights_decide_for_other_numbers_of_users_servers_and_services() -> None:
+def test_the_same_weights_decide_for_other_numbers_and_sizes_of_servers_and_services() -> None:
     ddpg = agent(Scenario())
-    ddpg.critic.watch(views(Scenario(), 4))
-    more_users = ddpg.for_scenario(Scenario(num_users=60))
-    rows = views(Scenario(), 3)
-    assert torch.equal(more_users.act(rows), ddpg.act(rows))
-    for other in (Scenario(num_servers=5), dataclasses.replace(SMALL, num_servers=3)):
-        moved = ddpg.for_scenario(other)
-        action = moved.act(views(other, 3))
+    ddpg.critic.watch(views(Scenario(), 4).demand)
+    for other in (Scenario(num_servers=5), SMALL, dataclasses.replace(SMALL, num_servers=3)):
+        action = ddpg.act(views(other, 3))
         assert action.shape == (3, other.caching_action_size)
         assert fits(other, as_cache(other, action))
-        same_services = other.num_services == 10
-        usual = ddpg.critic.usual_demand if same_services else torch.full((4,), 0.25)
-        assert torch.equal(moved.critic.usual_demand, usual)
+
+
+def test_every_network_of_a_batch_is_decided_by_its_own_sizes() -> None:
+    one, other = (
+        SMALL,
+        dataclasses.replace(
+            SMALL, cache_bytes=(3 * MIB, 5 * MIB), storage_bytes=(1 * MIB, 2 * MIB, 1.5 * MIB, 1 * MIB)
+        ),
+    )
+    apart = [views(scenario, 3, seed) for seed, scenario in enumerate((one, other))]
+    names = [name for name, _ in apart[0].tensors()]
+    both = CachingView(**{name: torch.cat([getattr(view, name) for view in apart]) for name in names})
+    ddpg = agent()
+    for decide in (ddpg.act, lambda view: ddpg.act(view, generator(5))):
+        together, alone = decide(both), [decide(view) for view in apart]
+        assert torch.equal(together, torch.cat(alone))
+        assert all(
+            fits(scenario, as_cache(one, action))
+            for scenario, action in zip((one, other), alone, strict=True)
+        )
+        assert not fits(one, as_cache(one, alone[1]))
+    explored = as_cache(one, ddpg.explore(both, 1.0, generator()))
+    assert fits(one, explored[:3])
+    assert fits(other, explored[3:])
 
 
 def test_bf16_mixed_precision_trains(tmp_path) -> None:

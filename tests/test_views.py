@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents import SetWorldModel, SetWorldModelSettings, WorldModel, WorldModelSettings
-from hadrl_lightning.agents.views import check_offloading_view
+from hadrl_lightning.agents.views import check_caching_view, check_offloading_view
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, ReplayBuffer, TrainingBatch
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.envs.bounds import vector_bounds
@@ -21,6 +21,8 @@ from hadrl_lightning.nn.tokens import TokenFields
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import (
+    CachingView,
+    EdgeNetwork,
     OffloadingView,
     fields_of,
     from_vector,
@@ -204,3 +206,25 @@ def test_no_rows_of_a_scenario_say_what_its_views_are_like() -> None:
     assert {one.name: getattr(none, one.name).dtype for one in fields_of(OffloadingView)}[
         "requests"
     ] == torch.long
+
+
+def test_what_services_fill_is_seen_and_kept_and_is_no_part_of_vectors() -> None:
+    scenario = Scenario(num_services=2, popularity="zipf", storage_bytes=(100.0, 300.0))
+    network = EdgeNetwork(scenario, num_envs=3, generator=torch.Generator().manual_seed(0))
+    view = network.caching_view()
+    assert view.storage_bits.tolist() == [[800.0, 2400.0]] * 3
+    vector = to_vector(view)
+    assert vector.shape == (3, vector_size(CachingView, scenario)) == (3, 2 * 2 + 2 + 2 * 2 + 2)
+    again = from_vector(CachingView, vector, scenario)
+    assert all(torch.equal(value, getattr(again, name)) for name, value in view.tensors())
+    buffer = ReplayBuffer(4, view)
+    buffer.add(view)
+    assert buffer.contents().storage_bits.tolist() == [[800.0, 2400.0]] * 3
+    given = {name: value.tolist() for name, value in view.tensors()}
+    with pytest.raises(ValueError, match="storage_bits must be given"):
+        CachingView.of(**{name: value for name, value in given.items() if name != "storage_bits"})
+    zero = CachingView.of(**{**given, "storage_bits": [[0.0, 1.0]] * 3})
+    with pytest.raises(
+        HadrlError, match="storage of service 0 must be at least 1 and finite, got 0 in network 0"
+    ):
+        check_caching_view(zero, scenario, "strict")

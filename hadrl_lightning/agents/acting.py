@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hadrl_lightning.agents.levels import CachingAgent, SlotModel
-from hadrl_lightning.agents.seen import SeenRanges, ranges_of_view
+from hadrl_lightning.agents.seen import SeenRanges, ranges_of_caching_view, ranges_of_view
 from hadrl_lightning.agents.views import (
     check_caching_view,
     check_network,
@@ -28,10 +28,11 @@ from hadrl_lightning.simulator import (
     EdgeNetwork,
     OffloadingView,
     Use,
-    decode_caching,
+    decode_caching_seen,
     decode_offloading,
     equal_shares,
     make_generator,
+    rules,
 )
 from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER
 
@@ -174,15 +175,15 @@ class Acting(nn.Module):
         if scenario is self.scenario:
             return scenario, self.planner
         if not self.world_model.transfers:
-            check_sizes("offloading observation", view, self.scenario, "flat models act on no other")
+            check_sizes("offloading observation", view, self.scenario)
         return scenario, self._planner_of(scenario, self.planner.settings)
 
     def place(self, view: CachingView, seed: int | None = None, decision: int = 0) -> Bool[Tensor, "..."]:
         """Decide on the caches of a frame without exploration: a function of each network's own view and of the seed.
 
         Args:
-            view: as `EdgeNetwork.caching_view` or `CachingView.of` gives it; of the servers and services of the agent's
-                scenario, whose storage no view tells (`for_scenario` takes an agent to others).
+            view: as `EdgeNetwork.caching_view` or `CachingView.of` gives it; where the caching agent is structured,
+                with any number of servers and services, of any sizes.
             seed: of the search's draws; None: the agent's.
             decision: how many decisions the episode had before: each searches by draws of its own.
 
@@ -191,17 +192,21 @@ class Acting(nn.Module):
 
         Raises:
             NonFiniteError: a number of the view, a weight or the decision is infinite or none.
-            HadrlError: caches of other numbers or sizes than those of the agent's scenario.
+            HadrlError: what no network shows, or other numbers than the agent's scenario has of servers or services
+                where the caching agent is flat.
         """
         view = view.to(self.world_model.best_reward.device, torch.float32)
         check_caching_view(view, self.scenario, self.physics)
+        if not self.caching_agent.transfers:
+            check_sizes("caching observation", view, self.scenario)
+        self.tell_outside(ranges_of_caching_view(view, rules(self.physics).usable_bits(self.scenario, view)))
         check_weights(self.caching_agent, "caching_agent")
         generator = make_generator(self.seed if seed is None else seed, Use.PLAY, decision)
         return self.decide_caching(view, self.caching_agent.act(view, generator).float()).cache
 
     def decide_caching(self, view: CachingView, action: Float[Tensor, "batch action"]) -> CachingDecision:
         """What an action of the caching agent stands for in every network."""
-        return CachingDecision(action, decode_caching(self.scenario, action, view.cache, self.physics))
+        return CachingDecision(action, decode_caching_seen(self.scenario, action, view, self.physics))
 
     def policies(self, seed: int | None = None) -> Policies:
         """The trained agent without exploration as a policy for each level; `seed` is that of its draws.
@@ -213,22 +218,21 @@ class Acting(nn.Module):
 
         Raises (when a policy is called):
             NonFiniteError: a number that is observed, a weight or the decision is infinite or none.
-            HadrlError: a network of another physics, or of other sizes than the agent's scenario (`for_scenario` takes
-                the agent there).
+            HadrlError: a network of another physics, or of other sizes than the agent's scenario where a model is flat.
         """
         seed = self.seed if seed is None else seed
         if self.scenario.num_users:  # for nobody nothing is decided
             self.tell_outside(ranges_of(self.scenario, self.physics))
 
         def caching(network: EdgeNetwork) -> Tensor:
-            check_network(self.scenario, self.physics, network)
+            check_network(self.physics, network)
             return self.place(network.caching_view(), seed, network.decision)
 
         before: tuple[EdgeNetwork, Plan] | None = None
 
         def offloading(network: EdgeNetwork) -> Allocation:
             nonlocal before
-            check_network(self.scenario, self.physics, network)
+            check_network(self.physics, network)
             goes_on = before is not None and before[0] is network and network.slot > 0
             start = before[1] if before is not None and goes_on else None
             allocation, plan = self._decide(network.offloading_view(), seed, start)

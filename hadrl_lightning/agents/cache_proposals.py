@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hadrl_lightning.distributed import Share
-from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import fill_caches
+from hadrl_lightning.nn.cache_encoder import CacheInputs
+from hadrl_lightning.simulator import packed
 
 SCATTERED_RATES = (0.05, 0.1, 0.2, 0.4)
 """Parts of all (server, service) pairs that a proposal disturbs; proposals take turns."""
@@ -21,7 +21,7 @@ TIE_SCALE = 0.1
 
 
 def propose_caches(
-    scenario: Scenario,
+    inputs: CacheInputs,
     wish: Float[Tensor, "batch server service"],
     num_proposals: int,
     generator: torch.Generator,
@@ -33,7 +33,7 @@ def propose_caches(
     Every cache is filled in falling order of the wish while services fit.
 
     Args:
-        scenario: gives storage and usable caches.
+        inputs: what is seen of each row's network; its storage and usable caches count.
         wish: how much each server should hold each service.
         num_proposals: P, at least 1.
         generator: source of the disturbances.
@@ -49,12 +49,23 @@ def propose_caches(
         noise = noise[among.items]
     noise[:, 0] = 0
     priority = wish.unsqueeze(1) + noise
-    return fill_caches(scenario, priority.flatten(0, 1)).view(priority.shape)
+    return filled(inputs, priority)
+
+
+def filled(
+    inputs: CacheInputs,
+    priority: Float[Tensor, "batch *each server service"],
+    wanted: Bool[Tensor, "batch server service"] | None = None,
+) -> Bool[Tensor, "batch *each server service"]:
+    """Services in falling order of priority while they fit into the caches of each row's network."""
+    between = [1] * (priority.ndim - 3)
+    storage, usable = (one.view(len(one), *between, -1) for one in (inputs.storage_bits, inputs.usable_bits))
+    return packed(storage, usable, priority, wanted)
 
 
 @torch.no_grad()
 def settle(
-    scenario: Scenario,
+    inputs: CacheInputs,
     caches: Bool[Tensor, "row start server service"],
     values: Callable[[Tensor, Tensor], Tensor],
 ) -> Bool[Tensor, "row start server service"]:
@@ -64,13 +75,13 @@ def settle(
     of what it is worth by itself per bit, and what room is left is filled in falling order of that.
 
     Args:
-        scenario: gives storage and usable caches.
+        inputs: what is seen of each row's network; its storage and usable caches count.
         caches: where to begin.
         values: what caches `[n, proposal, server, service]` are worth to some rows `[n]`, `[n, proposal]`.
     """
     num_rows, num_starts, servers, services = caches.shape
     device = caches.device
-    size = torch.tensor(scenario.storage_bits, device=device)
+    size = inputs.storage_bits.float()[:, None]
     each = torch.eye(services, dtype=torch.bool, device=device)[:, None]
     pairs = torch.eye(servers * services, dtype=torch.bool, device=device).view(-1, servers, services)
     row = torch.arange(num_rows, device=device).repeat_interleave(num_starts)
@@ -79,13 +90,14 @@ def settle(
     moving = torch.arange(len(cache), device=device)
     for _ in range(servers * services):
         now, rows = cache[moving], row[moving]
-        alone = (values(rows, now[:, None] ^ pairs) - value[moving, None]).abs().view_as(now) / size
+        own = inputs[rows]
+        alone = (values(rows, now[:, None] ^ pairs) - value[moving, None]).abs().view_as(now) / size[rows]
         alone = alone / alone.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(alone.dtype).tiny)
         order, forced = torch.where(now, 2 + alone, alone), torch.where(now, -1.0, 4.0)
         priority = torch.where(each, forced[:, None], order[:, None])
-        packed = fill_caches(scenario, priority.flatten(0, 1)).view(priority.shape)
+        packed_anew = filled(own, priority)
         tried = now[:, None, None].repeat(1, servers, services, 1, 1)
-        tried.diagonal(dim1=1, dim2=3).copy_(packed.permute(0, 1, 3, 2))
+        tried.diagonal(dim1=1, dim2=3).copy_(packed_anew.permute(0, 1, 3, 2))
         tried = tried.flatten(1, 2)
         worth, best = values(rows, tried).max(dim=1)
         better = worth > value[moving]

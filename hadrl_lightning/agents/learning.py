@@ -53,8 +53,7 @@ class Learning(Acting, LightningModule):
         """Take new transitions into the world model's normalisers and into the ranges seen; every rank has to call."""
         self.world_model.observe(transitions)
         assert isinstance(transitions.view, OffloadingView)
-        some = len(transitions) > 0
-        self.seen.include(ranges_of_view(transitions.view, self.physics) if some else {})
+        self.seen.include(ranges_of_view(transitions.view, self.physics))
 
     def on_train_epoch_start(self) -> None:
         """Start the world model anew, as published, if that is set."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from hadrl_lightning.distributed import MergedOverRanks, largest
 from hadrl_lightning.ranges import NUMBERS, Ranges, shown
 from hadrl_lightning.scenario import Physics
-from hadrl_lightning.simulator import OffloadingView, rules
+from hadrl_lightning.simulator import CachingView, OffloadingView, View, rules
 
 TOLERANCE = 1e-6
 """Relative: views are in single precision."""
@@ -20,6 +20,25 @@ def ranges_of_view(view: OffloadingView, physics: Physics) -> Ranges:
     columns = {"input of a task": view.input_bits, "cycles of a task": view.cycles}
     if rules(physics).shows_capacity:
         columns |= {"bandwidth_hz": view.bandwidth_hz, "compute_hz": view.compute_hz}
+    return _ranges(view, columns)
+
+
+def ranges_of_caching_view(view: CachingView, usable_bits: Float[Tensor, "*rows server"]) -> Ranges:
+    """The same of caching views, with what may be filled of each cache."""
+    storage = view.storage_bits.double()
+    columns = {
+        "usable cache of a server": usable_bits,
+        "usable cache / storage of all services": (usable_bits / storage.sum(dim=-1, keepdim=True)).clamp(
+            max=1
+        ),
+        "storage of a service": storage,
+    }
+    return _ranges(view, columns)
+
+
+def _ranges(view: View, columns: dict[str, Tensor]) -> Ranges:
+    if not len(view):
+        return {}
     ends = torch.stack([torch.stack((one.min(), one.max())) for one in columns.values()]).tolist()
     counts = {f"num_{axis}s": (float(length), float(length)) for axis, length in view.sizes().items()}
     return {**counts, **{name: (least, most) for name, (least, most) in zip(columns, ends)}}

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hadrl_lightning.agents.actor_critic import ActorCritic, ActorCriticLosses, ActorCriticSettings
-from hadrl_lightning.agents.cache_proposals import normal, propose_caches, settle
+from hadrl_lightning.agents.cache_proposals import filled, normal, propose_caches, settle
 from hadrl_lightning.agents.levels import CACHING_AGENTS, Steps
-from hadrl_lightning.agents.views import ELSEWHERE, check_caching_view, check_sizes
+from hadrl_lightning.agents.views import check_caching_view
 from hadrl_lightning.data.transitions import Transitions
 from hadrl_lightning.distributed import Share
-from hadrl_lightning.nn.cache_encoder import SetActor, SetCritic
+from hadrl_lightning.nn.cache_encoder import CacheInputs, SetActor, SetCritic
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
@@ -24,8 +24,8 @@ from hadrl_lightning.simulator import (
     Seen,
     Use,
     check_seed,
-    fill_caches,
     make_generator,
+    rules,
 )
 from hadrl_lightning.typed import typed
 
@@ -118,13 +118,15 @@ class SetDDPG(ActorCritic):
     normalised by their running mean and standard deviation after the rare outliers are cut (latencies have a long
     tail), so any caching reward will do.
 
-    Weights do not depend on the number of users, servers or services: `for_scenario` takes them to another network.
+    Weights do not depend on the number of users, servers or services, and what is to be packed is read from the view:
+    every row may be of another network.
     Everything is deterministic: draws come from the given generator, else from one seeded by `settings.seed`. Those
     of a decision without exploration are the same for every row, so it does not depend on the rows beside it.
 
     Args:
-        scenario: gives S, K, storage and usable caches, which decoding a decision needs anyway.
+        scenario: gives the services whose usual demand is learnt, and what views don't show.
         settings: hyper-parameters.
+        physics: what views show.
         generator: source of the initial parameters; None: the global one.
     """
 
@@ -141,15 +143,17 @@ class SetDDPG(ActorCritic):
         scenario: Scenario,
         settings: SetDDPGSettings = SetDDPGSettings(),
         *,
+        physics: Physics = "strict",
         generator: torch.Generator | None = None,
     ) -> None:
-        sizes = (scenario.storage_bits, scenario.usable_cache_bits)
+        services = scenario.num_services
         super().__init__(
             settings,
-            actor=SetActor(*sizes, settings.actor_width, generator),
-            critic=SetCritic(*sizes, settings.hidden_sizes, settings.sees_switching, generator),
+            actor=SetActor(services, settings.actor_width, generator),
+            critic=SetCritic(services, settings.hidden_sizes, settings.sees_switching, generator),
         )
         self.scenario = scenario
+        self.physics: Physics = physics
         self.rewards = RunningNormaliser(1)
         self.register_buffer("num_updates", torch.zeros((), dtype=torch.int64))
 
@@ -158,32 +162,21 @@ class SetDDPG(ActorCritic):
         cls, scenario: Scenario, physics: Physics, settings: SetDDPGSettings, generator: torch.Generator
     ) -> "SetDDPG":
         """See `Level`."""
-        return cls(scenario, settings, generator=generator)
-
-    def for_scenario(self, scenario: Scenario) -> "SetDDPG":
-        """A copy with the same weights for another network; any number of users, servers and services."""
-        other = type(self)(scenario, self.settings, generator=torch.Generator().manual_seed(0))
-        other.load_state_dict(self.state_dict())
-        return other.to(self.device).train(self.training)
+        return cls(scenario, settings, physics=physics, generator=generator)
 
     # Deciding ------------------------------------------------------------------------------------------------------
 
-    def read(self, seen: Seen) -> CachingView:
-        """The view, as it is: actor and critic see sets of servers and services.
+    def read(self, seen: Seen) -> CacheInputs:
+        """What actor and critic take of a view: sets of servers and services, with their sizes.
 
         Raises:
-            ValueError: it is no caching view, or one of other servers and services than the scenario's.
+            ValueError: it is no caching view.
         """
         if not isinstance(seen, CachingView):
             raise ValueError(
                 f"a structured caching agent decides on a CachingView, got a {type(seen).__name__}"
             )
-        check_sizes("caching observation", seen, self.scenario, ELSEWHERE)
-        return seen
-
-    @property
-    def _pairs(self) -> tuple[int, int]:
-        return self.scenario.num_servers, self.scenario.num_services
+        return CacheInputs.of(seen, rules(self.physics).usable_bits(self.scenario, seen))
 
     def forward(self, seen: Seen) -> Float[Tensor, "..."]:
         """As `act`; a decision has no gradient."""
@@ -199,12 +192,13 @@ class SetDDPG(ActorCritic):
                 search in new directions, which an episode gains from; None: one of the setting `seed`.
 
         Raises:
-            ValueError: something else than a caching view, or one of caches of another size than the scenario's.
+            ValueError: something else than a caching view.
             NonFiniteError: a number of it is infinite or none.
+            HadrlError: a number that no network shows.
         """
-        view = self.read(seen)
-        check_caching_view(view, self.scenario)
-        return self.decide(view, self.actor, self.target_critic, generator)
+        if isinstance(seen, CachingView):
+            check_caching_view(seen, self.scenario, self.physics)
+        return self.decide(self.read(seen), self.actor, self.target_critic, generator)
 
     @torch.no_grad()
     def explore(self, seen: Seen, noise: float, generator: torch.Generator) -> Float[Tensor, "batch action"]:
@@ -220,19 +214,19 @@ class SetDDPG(ActorCritic):
         rounds = self.settings.explore_rounds
         few = self.settings.explore_proposals
         if self.num_updates == 0:
-            wish = normal((len(view), *self._pairs), generator, view.demand)
-            drawn = fill_caches(self.scenario, wish, wish > 0 if self._all_fits else None)
+            wish = normal(tuple(view.cache.shape), generator, view.demand)
+            drawn = filled(view, wish, (wish > 0) | ~_all_fits(view))
             return _as_action(drawn, view.dtype).flatten(-2)
         best = self._search(view, self.actor, self.target_critic, generator, few, rounds)
         if noise > 0:
             drawn = normal(best.shape, generator, view.demand)
-            best = fill_caches(self.scenario, _as_action(best, view.dtype) + noise * drawn)
+            best = filled(view, _as_action(best, view.dtype) + noise * drawn)
         return _as_action(best, view.dtype).flatten(-2)
 
     @torch.no_grad()
     def decide(
         self,
-        read: CachingView,
+        read: CacheInputs,
         actor: nn.Module,
         critic: nn.Module,
         generator: torch.Generator | None = None,
@@ -244,27 +238,16 @@ class SetDDPG(ActorCritic):
         rows = read.demand.shape[:-1]
         view = read.map(lambda value: value.reshape(-1, *value.shape[len(rows) :]))
         if self.settings.num_proposals == 1:
-            cache = fill_caches(self.scenario, self._wish(view, actor))
+            cache = filled(view, self._wish(view, actor))
         else:
             generator = generator or make_generator(self.settings.seed, Use.CACHING_DECISIONS)
             cache = self._worth_switching(view, self._settled(view, actor, critic, generator), critic)
         return _as_action(cache, view.dtype).reshape(*rows, -1)
 
-    def propose(
-        self,
-        wish: Float[Tensor, "batch server service"],
-        num_proposals: int,
-        generator: torch.Generator,
-        shared: bool = False,
-        among: Share | None = None,
-    ) -> Bool[Tensor, "batch proposal server service"]:
-        """Feasible caches around a wish (see `propose_caches`)."""
-        return propose_caches(self.scenario, wish, num_proposals, generator, shared, among)
-
     @torch.no_grad()
     def _search(
         self,
-        view: CachingView,
+        view: CacheInputs,
         actor: nn.Module,
         critic: nn.Module,
         generator: torch.Generator,
@@ -275,12 +258,10 @@ class SetDDPG(ActorCritic):
         """The best of some rounds of proposals."""
         wish = self._wish(view, actor)
         if num_proposals == 1:
-            return fill_caches(self.scenario, wish)
-        best = fill_caches(
-            self.scenario, view.cache.to(view.dtype)
-        )  # full, as all that the critic learns from
+            return filled(view, wish)
+        best = filled(view, view.cache.to(view.dtype))  # full, as all that the critic learns from
         for _ in range(rounds):
-            proposed = self.propose(wish, num_proposals, generator, among=among)
+            proposed = propose_caches(view, wish, num_proposals, generator, among=among)
             caches = torch.cat((proposed, best.unsqueeze(1)), dim=1)
             value = self._values(view, caches, critic)
             best = caches[torch.arange(len(caches), device=caches.device), value.argmax(dim=1)]
@@ -290,35 +271,30 @@ class SetDDPG(ActorCritic):
     @torch.no_grad()
     def _settled(
         self,
-        view: CachingView,
+        view: CacheInputs,
         actor: nn.Module,
         critic: nn.Module,
         generator: torch.Generator,
     ) -> Bool[Tensor, "batch server service"]:
         """The best of where the changes of the best proposals end; the same proposals for all rows."""
         wish, count = self._wish(view, actor), self.settings.num_proposals
-        proposed = self.propose(wish, count, generator, shared=True)
+        proposed = propose_caches(view, wish, count, generator, shared=True)
         starts = self._values(view, proposed, critic).topk(min(self.settings.num_starts, count), dim=1)
         row = torch.arange(len(proposed), device=proposed.device)
-        held = fill_caches(self.scenario, view.cache.to(view.dtype))
+        held = filled(view, view.cache.to(view.dtype))
         begun = torch.cat((proposed[row[:, None], starts.indices], held.unsqueeze(1)), dim=1)
-        ends = settle(self.scenario, begun, lambda rows, caches: self._values(view[rows], caches, critic))
+        ends = settle(view, begun, lambda rows, caches: self._values(view[rows], caches, critic))
         return ends[row, self._values(view, ends, critic).argmax(dim=1)]
 
-    @property
-    def _all_fits(self) -> bool:
-        """Whether every server could hold every service: full caches are then all the same."""
-        return sum(self.scenario.storage_bits) <= min(self.scenario.usable_cache_bits)
-
-    def _wish(self, view: CachingView, actor: nn.Module) -> Float[Tensor, "batch server service"]:
+    def _wish(self, view: CacheInputs, actor: nn.Module) -> Float[Tensor, "batch server service"]:
         """The actor's action, or none without `use_actor`."""
         if not self.settings.use_actor:
-            return view.demand.new_zeros(len(view), *self._pairs)
+            return view.demand.new_zeros(view.cache.shape)
         return actor(view).to(view.dtype)
 
     def _values(
         self,
-        view: CachingView,
+        view: CacheInputs,
         caches: Bool[Tensor, "batch proposal server service"],
         critic: nn.Module,
     ) -> Float[Tensor, "batch proposal"]:
@@ -332,12 +308,12 @@ class SetDDPG(ActorCritic):
 
     def _worth_switching(
         self,
-        view: CachingView,
+        view: CacheInputs,
         best: Bool[Tensor, "batch server service"],
         critic: nn.Module,
     ) -> Bool[Tensor, "batch server service"]:
         """The best caches where they are worth more than those held now by more than `hysteresis`."""
-        kept = fill_caches(self.scenario, view.cache.to(view.dtype))
+        kept = filled(view, view.cache.to(view.dtype))
         value = critic(_for_each(view, 2), torch.stack((best, kept), dim=1)).float()
         stays = (value[:, 0] - value[:, 1] <= self.settings.hysteresis) & view.cache.any(dim=(1, 2))
         return torch.where(stays[:, None, None], kept, best)
@@ -382,7 +358,7 @@ class SetDDPG(ActorCritic):
         batch = replace(batch, reward=without_outliers(batch.reward))
         self.rewards.update(batch.reward.unsqueeze(-1))
         for network in (self.actor, self.critic):
-            network.watch(self.read(batch.view))
+            network.watch(self.read(batch.view).demand)
         losses = super().update(batch, optimizers, backward)
         self.num_updates += 1
         return losses
@@ -402,6 +378,11 @@ def _as_action(cache: Tensor, dtype: torch.dtype) -> Tensor:
     return cache.to(dtype) * 2 - 1
 
 
-def _for_each(view: CachingView, num_proposals: int) -> CachingView:
+def _all_fits(view: CacheInputs) -> Bool[Tensor, "batch 1 1"]:
+    """Whether every server could hold every service: full caches are then all the same."""
+    return (view.storage_bits.sum(dim=-1) <= view.usable_bits.amin(dim=-1))[:, None, None]
+
+
+def _for_each(view: CacheInputs, num_proposals: int) -> CacheInputs:
     """The view of every row beside each of some caches of it."""
     return view.map(lambda value: value.unsqueeze(1).expand(-1, num_proposals, *value.shape[1:]))

@@ -21,35 +21,20 @@ from hadrl_lightning.simulator import (
     fields_of,
     rules,
 )
-from hadrl_lightning.simulator.constants import constants
 from hadrl_lightning.simulator.fields import sizes
-from hadrl_lightning.simulator.physics import RULES
 
-SIZES = ("num_servers", "num_users", "num_services")
-CAPACITY_TOLERANCE = 1e-3
-"""Relative: by how much an observed cache may differ from the one of the agent's scenario."""
-ELSEWHERE = "for_scenario takes an agent there"
-"""What helps where a network has other sizes."""
 UNBOUNDED = ("best_reward",)
 """Buffers that may be infinite: nothing was seen yet."""
 
 
-def check_network(scenario: Scenario, physics: Physics, network: EdgeNetwork) -> None:
-    """Refuse networks of another physics than the agent's, or of other sizes than those of its scenario.
+def check_network(physics: Physics, network: EdgeNetwork) -> None:
+    """Refuse networks of another physics than the agent's.
 
     Raises:
-        HadrlError: another physics, another number of servers, users or services, or services of other sizes.
+        HadrlError: another physics.
     """
     if network.physics != physics:
         raise HadrlError(f"network must have the physics of the agent ({physics}), got {network.physics}")
-    other = network.scenario
-    if other == scenario:
-        return
-    for name in SIZES:
-        if getattr(other, name) != getattr(scenario, name):
-            raise _wrong_network(name, getattr(scenario, name), getattr(other, name))
-    if other.storage_bits != scenario.storage_bits:
-        raise _wrong_network("storage_bits", scenario.storage_bits, other.storage_bits)
 
 
 def check_offloading_view(view: OffloadingView, physics: Physics) -> None:
@@ -64,46 +49,38 @@ def check_offloading_view(view: OffloadingView, physics: Physics) -> None:
         HadrlError: fields of other shapes or types than each other, a service that is not there, a negative capacity,
             input or number of cycles.
     """
-    _check_fields("offloading observation", view, [rules(physics)])
+    _check_fields("offloading observation", view, rules(physics))
     found = list(view.requests.shape)
     if len(found) != 2:
         raise HadrlError(f"offloading observation: requests must have shape [networks, user], got {found}")
 
 
-def check_caching_view(view: CachingView, scenario: Scenario, physics: Physics | None = None) -> None:
-    """Refuse what no network of the scenario shows.
+def check_caching_view(view: CachingView, scenario: Scenario, physics: Physics) -> None:
+    """Refuse what no network shows, of whatever size.
 
     Args:
         view: as `EdgeNetwork.caching_view` gives it, with any rows.
-        scenario: the agent's.
-        physics: how the remaining cache is to be read; None: either way.
+        scenario: gives what no view shows.
+        physics: what it may show.
 
     Raises:
         NonFiniteError: a number is infinite or none.
-        HadrlError: a negative demand, another number of servers or services than the scenario's, or caches of another
-            size: the decision would overfill them, or leave them empty.
+        HadrlError: fields of other shapes or types than each other, a negative demand, storage of less than a bit, or
+            contents that fill more than there is.
     """
-    possible = list(RULES.values()) if physics is None else [rules(physics)]
-    _check_fields("caching observation", view, possible)
-    check_sizes("caching observation", view, scenario, ELSEWHERE)
-    table = constants(scenario, view.device, torch.float64)
-    left, usable = view.free_cache_bits.detach().double(), table.usable_cache_bits
-    expected = [(one.fillable_bits(table, view.cache), one.of_cache(table)) for one in possible]
-    wrong = torch.stack([(left - bits).abs() > CAPACITY_TOLERANCE * whole for bits, whole in expected]).all(
-        dim=0
-    )
+    laws = rules(physics)
+    _check_fields("caching observation", view, laws)
+    wrong = laws.usable_bits(scenario, view) < 0
     if bool(wrong.any()):
         place = tuple(wrong.nonzero()[0].tolist())
-        server = place[-1]
         raise HadrlError(
-            f"remaining cache of server {server} must be that of the agent's scenario "
-            f"({float(usable[server]) / 1e9:.6g} Gbit may be filled), got {float(left[place]) / 1e9:.6g} Gbit: "
-            "for_scenario takes an agent to other caches"
+            f"caching observation: remaining cache of server {place[-1]} must be at least what its contents fill below "
+            f"0, got {float(view.free_cache_bits[place]) / 1e9:.6g} Gbit"
         )
 
 
-def check_sizes(what: str, view: View, scenario: Scenario, otherwise: str) -> None:
-    """Refuse a view of other numbers of servers, users or services than the scenario's; `otherwise` says what helps.
+def check_sizes(what: str, view: View, scenario: Scenario) -> None:
+    """Refuse a view of other numbers of servers, users or services than the scenario's: a flat model acts on no other.
 
     Raises:
         HadrlError: there is another number of them.
@@ -113,7 +90,7 @@ def check_sizes(what: str, view: View, scenario: Scenario, otherwise: str) -> No
         if length != expected[axis]:
             raise HadrlError(
                 f"{what} must be of the num_{axis}s of the agent's scenario ({expected[axis]}), "
-                f"got {length}: {otherwise}"
+                f"got {length}: flat models act on no other"
             )
 
 
@@ -150,18 +127,17 @@ def check_plan(action: Float[Tensor, "networks action"], free_energy: Float[Tens
         raise NonFiniteError(f"offloading plan must be finite, got {bad:g} in network {network}")
 
 
-def _check_fields(what: str, view: View, possible: list[Rules]) -> None:
-    """Refuse a view whose fields don't fit together, or with a value that none of these physics can show."""
+def _check_fields(what: str, view: View, physics: Rules) -> None:
+    """Refuse a view whose fields don't fit together, or with a value that this physics can't show."""
     try:
         lengths = view.sizes()
     except ValueError as error:
         raise HadrlError(f"{what}: {error}") from error
-    below_zero = frozenset().union(*(one.below_zero for one in possible))
     wrong = []
     for field in fields_of(type(view)):
         value = getattr(view, field.name).detach()
         _check_type(what, field, value)
-        least, most = field.limits(lengths, field.name in below_zero)
+        least, most = field.limits(lengths, field.name in physics.below_zero)
         numbers = value.float()
         wrong.append(~(numbers.isfinite() & (numbers >= least) & (numbers <= most)))
     if not bool(torch.stack([one.any() for one in wrong]).any()):
@@ -169,7 +145,11 @@ def _check_fields(what: str, view: View, possible: list[Rules]) -> None:
     for field, bad in zip(fields_of(type(view)), wrong, strict=True):
         if bool(bad.any()):
             _refuse(
-                what, field, getattr(view, field.name), bad, field.limits(lengths, field.name in below_zero)
+                what,
+                field,
+                getattr(view, field.name),
+                bad,
+                field.limits(lengths, field.name in physics.below_zero),
             )
 
 
@@ -197,9 +177,3 @@ def _refuse(
     kind = HadrlError if abs(found) < torch.inf else NonFiniteError  # of NaN no comparison holds
     row = f" in network {place[0]}" if rows else ""
     raise kind(f"{what}: {field.text.format(index)} must be {allowed}, got {found:g}{row}")
-
-
-def _wrong_network(name: str, expected: object, found: object) -> HadrlError:
-    return HadrlError(
-        f"network must have the {name} of the agent's scenario ({expected}), got {found}: {ELSEWHERE}"
-    )

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import CachingView, Limits, Rules, View, fields_of, offloading_view_of, rules
-from hadrl_lightning.simulator.fields import sizes
+from hadrl_lightning.simulator import CachingView, Limits, Rules, View, offloading_view_of, rules
+from hadrl_lightning.simulator.fields import sizes, vector_fields_of
 
 
 class Bounds(NamedTuple):
@@ -47,7 +47,7 @@ def _limits_of_any(limits: Callable[[Scenario], Limits], scenario: Scenario) -> 
 def vector_bounds(view: type[View], scenario: Scenario, physics: Rules, narrower: Limits) -> Bounds:
     """Bounds of the vector of a view: those that a physics knows of a field, else those of its declaration."""
     parts = []
-    for field in fields_of(view):
+    for field in vector_fields_of(view):
         declared = field.limits(sizes(scenario), field.name in physics.below_zero)
         limits = narrower.get(field.name, tuple([end] * field.size(scenario) for end in declared))
         parts.append(Bounds(*(tuple((value + field.first) / field.scale for value in end) for end in limits)))

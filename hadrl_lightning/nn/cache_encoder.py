@@ -8,8 +8,9 @@ services.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import tau
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +20,7 @@ from hadrl_lightning.distributed.collectives import summed
 from hadrl_lightning.distributed.members import MergedOverRanks
 from hadrl_lightning.nn.actor_critic import multilayer_perceptron
 from hadrl_lightning.simulator import CachingView
+from hadrl_lightning.simulator.rows import Rows
 
 SERVICE_FEATURES = 6
 """Numbers of a service that the critic sees; one more where it sees switching."""
@@ -28,66 +30,93 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 COPIES_SCALE = 4.0
 
 
-class Inputs(NamedTuple):
-    """What actor and critic take of a caching view."""
+@dataclass(eq=False)
+class CacheInputs(Rows):
+    """What actor and critic take of a caching view, whatever the physics: every row may be of another network."""
 
-    cache: Float[Tensor, "*rows server service"]
-    """1 where the server holds the service."""
-
+    cache: Bool[Tensor, "*rows server service"]
+    """Services held now."""
     demand: Float[Tensor, "*rows service"]
-    """Of each service; the usual one at the start of an episode."""
-
+    """Of each service; 0 at the start of an episode."""
     hits: Float[Tensor, "*rows server service"]
     """Of each pair."""
+    storage_bits: Float[Tensor, "*rows service"]
+    """Of each service, in double precision."""
+    usable_bits: Float[Tensor, "*rows server"]
+    """What may be filled of each cache, in double precision."""
+    size: Float[Tensor, "*rows service"]
+    """Storage of each service; ½ is the mean of the network."""
+    fill: Float[Tensor, "*rows server service"]
+    """What part of the cache each service would fill, at most 2."""
+
+    @classmethod
+    def of(cls, view: CachingView, usable_bits: Float[Tensor, "*rows server"]) -> "CacheInputs":
+        """Those of a view, with what may be filled of each cache by the rules of the physics."""
+        storage = view.storage_bits.double()
+        size = storage / storage.mean(dim=-1, keepdim=True) / 2
+        fill = (storage.unsqueeze(-2) / usable_bits.unsqueeze(-1)).clamp(max=2)
+        derived = (size.to(view.dtype), fill.to(view.dtype))
+        return cls(view.cache, view.demand, view.hits, storage, usable_bits, *derived)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The format of what networks see."""
+        return self.demand.dtype
+
+    @property
+    def num_servers(self) -> int:
+        """S."""
+        return self.cache.shape[-2]
+
+    @property
+    def num_services(self) -> int:
+        """K."""
+        return self.cache.shape[-1]
 
 
 class _CacheNetwork(MergedOverRanks):
-    """What actor and critic share: sizes of servers and services, and the usual demand.
+    """What actor and critic share: the usual demand.
 
-    The sizes are no weights and are not saved. The usual demand of each service is the mean of all the demand seen in
-    training. It stands in at the start of an episode, when nothing has been asked yet. Weights of another number of
-    services bring no usual demand: all services are then equally usual, until a training has seen them.
+    The usual demand of each service is the mean of all the demand seen in training. It stands in at the start of an
+    episode, when nothing has been asked yet. Nothing is known of another number of services: all are equally usual
+    there, and after weights of another number are loaded, until a training has seen them.
 
     Args:
-        storage: storage of each service, `[K]`, in any unit.
-        capacity: usable cache of each server, `[S]`, in the same unit.
+        num_services: K of the networks that it is to be trained on.
     """
 
-    size: Float[Tensor, " service"]
-    fill: Float[Tensor, "server service"]
     usual_demand: Float[Tensor, " service"]
     num_seen: Float[Tensor, ""]
 
-    def __init__(self, storage: Sequence[float], capacity: Sequence[float]) -> None:
+    def __init__(self, num_services: int) -> None:
         super().__init__()
-        self.num_servers, self.num_services = len(capacity), len(storage)
-        sizes = torch.tensor(storage, dtype=torch.float64)
-        fill = sizes / torch.tensor(capacity, dtype=torch.float64)[:, None]
-        self.register_buffer("size", (sizes / sizes.mean() / 2).float(), persistent=False)
-        self.register_buffer("fill", fill.clamp(max=2).float(), persistent=False)
-        self.register_buffer("usual_demand", torch.full((self.num_services,), 1 / self.num_services))
+        self.register_buffer("usual_demand", torch.full((num_services,), 1 / num_services))
         self.register_buffer("num_seen", torch.zeros(()))
         self.register_load_state_dict_pre_hook(_without_usual_demand_of_other_services)
 
     @torch.no_grad()
-    def watch(self, view: CachingView) -> None:
+    def watch(self, demand: Float[Tensor, "batch service"]) -> None:
         """Takes the demand of the rows into the usual demand; rows at the start of an episode have none.
 
         Ranks of `torch.distributed` share what they see, so that they stay equal: every rank has to call.
         """
-        demand = view.demand[view.demand.sum(dim=-1) != 0].to(self.usual_demand.dtype)
+        demand = demand[demand.sum(dim=-1) != 0].to(self.usual_demand.dtype)
         seen = torch.cat((self.num_seen.new_tensor([len(demand)]), (demand - self.usual_demand).sum(dim=0)))
         if not self.same_on_all_ranks:
             seen = summed(seen)
         self.num_seen += seen[0]
         self.usual_demand += seen[1:] / self.num_seen.clamp(min=1)
 
-    def read(self, view: CachingView) -> Inputs:
-        """The usual demand standing in for none, shares scaled to be about ½ where all are equal."""
-        none = view.demand.sum(dim=-1, keepdim=True) == 0
-        demand = torch.where(none, self.usual_demand.to(view.dtype), view.demand)
-        half = self.num_services / 2
-        return Inputs(view.cache.to(view.dtype), demand * half, view.hits * half * self.num_servers)
+    def usual(self, inputs: CacheInputs) -> Float[Tensor, " service"]:
+        """The usual demand of the services of these rows."""
+        known, number = self.usual_demand, inputs.num_services
+        known = known if len(known) == number else known.new_full((number,), 1 / number)
+        return known.to(inputs.dtype)
+
+    def demand(self, inputs: CacheInputs) -> Float[Tensor, "*rows service"]:
+        """The demand, the usual one standing in for none; ½ where all services are equal."""
+        none = inputs.demand.sum(dim=-1, keepdim=True) == 0
+        return torch.where(none, self.usual(inputs), inputs.demand) * (inputs.num_services / 2)
 
 
 def _without_usual_demand_of_other_services(
@@ -96,7 +125,7 @@ def _without_usual_demand_of_other_services(
     """Before `load_state_dict`: what is known of other services says nothing of these."""
     demand = state_dict.get(f"{prefix}usual_demand")
     if demand is not None and demand.shape != network.usual_demand.shape:
-        number = network.num_services
+        number = len(network.usual_demand)
         state_dict[f"{prefix}usual_demand"] = torch.full_like(network.usual_demand, 1 / number)
         state_dict[f"{prefix}num_seen"] = torch.zeros_like(network.num_seen)
 
@@ -108,8 +137,7 @@ class SetCritic(_CacheNetwork):
     which it sees on request alone.
 
     Args:
-        storage: storage of each service, `[K]`, in any unit.
-        capacity: usable cache of each server, `[S]`, in the same unit.
+        num_services: see `_CacheNetwork`.
         hidden_sizes: widths of the hidden layers.
         sees_switching: whether the network sees what is fetched; it otherwise values a cache whatever is held now.
         generator: source of the initial parameters; None: the global one.
@@ -117,33 +145,32 @@ class SetCritic(_CacheNetwork):
 
     def __init__(
         self,
-        storage: Sequence[float],
-        capacity: Sequence[float],
+        num_services: int,
         hidden_sizes: Sequence[int] = (64, 64),
         sees_switching: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__(storage, capacity)
+        super().__init__(num_services)
         self.sees_switching = sees_switching
         num_features = SERVICE_FEATURES + sees_switching
         self.layers = multilayer_perceptron((num_features, *hidden_sizes, 1), generator)
 
     def forward(
-        self, view: CachingView, cache: Bool[Tensor, "*rows server service"]
+        self, inputs: CacheInputs, cache: Bool[Tensor, "*rows server service"]
     ) -> Float[Tensor, "*rows"]:
         """The value of each row's cache at what it sees."""
-        seen, held = self.read(view), cache.to(view.dtype)
+        held = cache.to(inputs.dtype)
         copies = held.sum(dim=-2)
         features = [
-            seen.demand,
-            (self.usual_demand * (self.num_services / 2)).to(copies.dtype).expand_as(copies),
-            self.size.to(copies.dtype).expand_as(copies),
+            self.demand(inputs),
+            (self.usual(inputs) * (inputs.num_services / 2)).expand_as(copies),
+            inputs.size,
             1 - (1 - held).prod(dim=-2),
             copies / COPIES_SCALE,
-            copies / self.num_servers,
+            copies / inputs.num_servers,
         ]
         if self.sees_switching:
-            features.append((held * (1 - seen.cache)).sum(dim=-2) / COPIES_SCALE)
+            features.append((held * ~inputs.cache).sum(dim=-2) / COPIES_SCALE)
         return self.layers(torch.stack(features, dim=-1)).sum(dim=(-2, -1))
 
 
@@ -153,39 +180,36 @@ class SetActor(_CacheNetwork):
     Pairs are encoded, averaged over servers, services and all, and decoded.
     """
 
-    code: Float[Tensor, "server 2"]
-
-    def __init__(
-        self,
-        storage: Sequence[float],
-        capacity: Sequence[float],
-        width: int = 32,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__(storage, capacity)
-        angle = torch.arange(self.num_servers) * (GOLDEN_RATIO * tau)
-        self.register_buffer("code", torch.stack((angle.cos(), angle.sin()), dim=-1), persistent=False)
+    def __init__(self, num_services: int, width: int = 32, generator: torch.Generator | None = None) -> None:
+        super().__init__(num_services)
         self.encoder = multilayer_perceptron((PAIR_FEATURES, width, width), generator)
         self.decoder = multilayer_perceptron((4 * width, width, 1), generator)
 
-    def logits(self, view: CachingView) -> Float[Tensor, "*rows server service"]:
+    def logits(self, inputs: CacheInputs) -> Float[Tensor, "*rows server service"]:
         """Half the log-odds that the pair is held."""
-        seen = self.read(view)
-        like = seen.cache
+        half, servers = inputs.num_services / 2, inputs.num_servers
+        like = inputs.cache.to(inputs.dtype)
+        code = _codes(servers, like)
         features = (
             like,
-            seen.demand.unsqueeze(-2),
-            seen.hits,
-            self.size.to(like.dtype),
-            self.fill.to(like.dtype),
-            (self.usual_demand * (self.num_services / 2)).to(like.dtype),
-            self.code[:, :1].to(like.dtype),
-            self.code[:, 1:].to(like.dtype),
+            self.demand(inputs).unsqueeze(-2),
+            inputs.hits * half * servers,
+            inputs.size.unsqueeze(-2),
+            inputs.fill,
+            self.usual(inputs) * half,
+            code[:, :1],
+            code[:, 1:],
         )
         pair = self.encoder(torch.stack([feature.expand_as(like) for feature in features], dim=-1))
         means = [pair.mean(dim=dims, keepdim=True).expand_as(pair) for dims in (-3, -2, (-3, -2))]
         return self.decoder(torch.cat((pair, *means), dim=-1)).squeeze(-1)
 
-    def forward(self, view: CachingView) -> Float[Tensor, "*rows server service"]:
+    def forward(self, inputs: CacheInputs) -> Float[Tensor, "*rows server service"]:
         """The wish in [−1, 1] of each pair."""
-        return torch.tanh(self.logits(view))
+        return torch.tanh(self.logits(inputs))
+
+
+def _codes(num_servers: int, like: Tensor) -> Float[Tensor, "server 2"]:
+    """A point on the circle for each server by its index; computed on the CPU, so that it is the same everywhere."""
+    angle = torch.arange(num_servers) * (GOLDEN_RATIO * tau)
+    return torch.stack((angle.cos(), angle.sin()), dim=-1).to(like)

@@ -1,7 +1,7 @@
 """The edge network: pure batched physics on explicit state."""
 
-from hadrl_lightning.simulator.actions import decode_caching, decode_offloading
-from hadrl_lightning.simulator.decisions import Allocation, equal_shares, fill_caches
+from hadrl_lightning.simulator.actions import decode_caching, decode_caching_seen, decode_offloading
+from hadrl_lightning.simulator.decisions import Allocation, equal_shares, fill_caches, packed
 from hadrl_lightning.simulator.fields import Field, View, fields_of
 from hadrl_lightning.simulator.network import EdgeNetwork
 from hadrl_lightning.simulator.physics import Limits, Rules, rules
@@ -32,6 +32,7 @@ __all__ = [
     "View",
     "check_seed",
     "decode_caching",
+    "decode_caching_seen",
     "decode_offloading",
     "equal_shares",
     "fields_of",
@@ -39,6 +40,7 @@ __all__ = [
     "from_vector",
     "make_generator",
     "offloading_view_of",
+    "packed",
     "path_loss_db",
     "restore_generator",
     "rules",

@@ -9,6 +9,7 @@ from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.constants import Constants, constants
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.physics import rules
+from hadrl_lightning.simulator.views import CachingView
 
 
 def decode_offloading(
@@ -63,7 +64,25 @@ def decode_caching(
     _check_action("caching action", action, scenario.caching_action_size)
     value = action.clamp(-1, 1).view(-1, scenario.num_servers, scenario.num_services)
     table = table or constants(scenario, action.device, torch.float64)
-    return rules(physics).decode_caching(table, value, previous)
+    return rules(physics).decode_caching(table.storage_bits, table.usable_cache_bits, value, previous)
+
+
+def decode_caching_seen(
+    scenario: Scenario, action: Float[Tensor, "..."], view: CachingView, physics: Physics = "strict"
+) -> Bool[Tensor, "batch server service"]:
+    """As `decode_caching`, by what a view shows of every network: other ones than the scenario's, of any sizes.
+
+    Args:
+        scenario: gives what no view shows.
+        action: [B, S K].
+        view: what is seen before the decision.
+        physics: `strict` or `published`.
+    """
+    _check_action("caching action", action, view.cache.shape[-2:].numel())
+    value, laws = action.clamp(-1, 1).view_as(view.cache), rules(physics)
+    return laws.decode_caching(
+        view.storage_bits.double(), laws.usable_bits(scenario, view), value, view.cache
+    )
 
 
 def _check_action(name: str, action: Tensor, size: int) -> None:

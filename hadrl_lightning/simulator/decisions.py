@@ -44,11 +44,11 @@ def fill_caches(
 def packed(
     storage_bits: Float[Tensor, "... service"],
     usable_bits: Float[Tensor, "... server"],
-    priority: Float[Tensor, "batch server service"],
-    wanted: Bool[Tensor, "batch server service"] | None = None,
-) -> Bool[Tensor, "batch server service"]:
+    priority: Float[Tensor, "*rows server service"],
+    wanted: Bool[Tensor, "*rows server service"] | None = None,
+) -> Bool[Tensor, "*rows server service"]:
     """As `fill_caches`, of services of such sizes into caches of such sizes: of all networks, [K] and [S], or of each,
-    [B, K] and [B, S]; in double precision, so that sums of bits are exact up to 2^53.
+    [B, K] and [B, S] or as broadcasting has it; in double precision, so that sums of bits are exact up to 2^53.
     """
     order = priority.argsort(dim=-1, descending=True, stable=True)
     size = storage_bits.unsqueeze(-2).expand(order.shape).gather(-1, order)

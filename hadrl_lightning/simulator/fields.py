@@ -51,6 +51,8 @@ class Field:
     """Least value, where the physics says nothing of it."""
     high: float = math.inf
     """Largest value, where the physics says nothing of it."""
+    in_vector: bool = True
+    """Whether it is part of vectors; a field that is not is a constant of the scenario, by its name."""
 
     def shape(self, scenario: Scenario) -> tuple[int, ...]:
         """Of one row."""
@@ -131,6 +133,11 @@ def fields_of(view: type) -> tuple[Field, ...]:
         declared = [(one.name, one.metadata[_KEY]) for one in fields(view) if _KEY in one.metadata]
         known = _FIELDS[view] = tuple(replace(one, name=name) for name, one in declared)
     return known
+
+
+def vector_fields_of(view: type) -> tuple[Field, ...]:
+    """Those of the fields of a view that are part of vectors."""
+    return tuple(one for one in fields_of(view) if one.in_vector)
 
 
 @dataclass(eq=False)

@@ -1,6 +1,7 @@
 """Views as vectors and back, for flat agents and for Gymnasium: the one place that knows the layout.
 
-The fields of a view stand one behind the other in their order, each row-major and in its scale.
+The fields of a view stand one behind the other in their order, each row-major and in its scale, but for those that are
+constants of the network (`Field.in_vector`): the published layout has none.
 """
 
 from typing import TypeVar
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator.fields import View, fields_of
+from hadrl_lightning.simulator.fields import View, fields_of, vector_fields_of
 
 AnyView = TypeVar("AnyView", bound=View)
 Seen = View | Tensor
@@ -19,7 +20,7 @@ Seen = View | Tensor
 
 def vector_size(view: type[View], scenario: Scenario) -> int:
     """Numbers of the vector of a view."""
-    return sum([field.size(scenario) for field in fields_of(view)])
+    return sum([field.size(scenario) for field in vector_fields_of(view)])
 
 
 def to_vector(seen: Seen) -> Float[Tensor, "*rows number"]:
@@ -27,7 +28,7 @@ def to_vector(seen: Seen) -> Float[Tensor, "*rows number"]:
     if not isinstance(seen, View):
         return seen
     parts, dtype = [], seen.dtype
-    for field in fields_of(type(seen)):
+    for field in vector_fields_of(type(seen)):
         value: Tensor = getattr(seen, field.name)
         value = field.scaled(value, dtype)
         parts.append(value.flatten(value.ndim - len(field.axes)))
@@ -43,11 +44,14 @@ def from_vector(view: type[AnyView], vector: Float[Tensor, "*rows number"], scen
     expected = vector_size(view, scenario)
     if vector.ndim < 1 or vector.shape[-1] != expected:
         raise ValueError(f"observation must have shape [..., {expected}], got {list(vector.shape)}")
-    fields = fields_of(view)
+    fields = vector_fields_of(view)
     parts = vector.split([field.size(scenario) for field in fields], dim=-1)
-    return view(
-        **{
-            field.name: field.unscaled(part.unflatten(-1, field.shape(scenario)))
-            for field, part in zip(fields, parts, strict=True)
-        }
-    )
+    values = {
+        field.name: field.unscaled(part.unflatten(-1, field.shape(scenario)))
+        for field, part in zip(fields, parts, strict=True)
+    }
+    for field in fields_of(view):
+        if not field.in_vector:
+            constant = torch.tensor(getattr(scenario, field.name), dtype=torch.float64).to(vector)
+            values[field.name] = constant.expand(*vector.shape[:-1], *constant.shape)
+    return view(**values)

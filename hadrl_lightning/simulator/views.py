@@ -29,6 +29,12 @@ class CachingView(View):
         metadata=number(SERVER, text="remaining cache of server {}", unit="bit", scale=1e9)
     )
     """What the coming decision may fill. `published`: what the present contents leave of the cache."""
+    storage_bits: Float[Tensor, "*rows service"] = field(
+        metadata=number(
+            SERVICE, text="storage of service {}", unit="bit", scale=1e9, low=1.0, in_vector=False
+        )
+    )
+    """What each service fills of a cache that holds it."""
 
 
 @dataclass(eq=False)

@@ -49,11 +49,28 @@ class Rules(ABC):
     @abstractmethod
     def decode_caching(
         self,
-        table: Constants,
+        storage_bits: Float[Tensor, "... service"],
+        usable_bits: Float[Tensor, "... server"],
         action: Float[Tensor, "batch server service"],
         previous: Bool[Tensor, "batch server service"],
     ) -> Bool[Tensor, "batch server service"]:
-        """The cache of a (checked) action; `table` in double precision."""
+        """The cache of a (checked) action.
+
+        Args:
+            storage_bits: of the services, of all networks or of each, in double precision.
+            usable_bits: what may be filled of every server's cache, of all networks or of each, in double precision.
+            action: one number for each pair.
+            previous: the cache until now.
+        """
+
+    @abstractmethod
+    def usable_bits(self, scenario: Scenario, view: CachingView) -> Float[Tensor, "*rows server"]:
+        """What may be filled of every server's cache by what a view shows, in double precision.
+
+        Args:
+            scenario: gives what no view shows.
+            view: of some networks, whose caches may be others than the scenario's.
+        """
 
     @abstractmethod
     def check_cache(self, table: Constants, cache: Bool[Tensor, "batch server service"]) -> None:
@@ -82,16 +99,6 @@ class Rules(ABC):
     @abstractmethod
     def offloading_limits(self, scenario: Scenario) -> Limits:
         """Least and largest values of the offloading view."""
-
-    @abstractmethod
-    def fillable_bits(
-        self, table: Constants, cache: Bool[Tensor, "*rows server service"]
-    ) -> Float[Tensor, "*rows server"]:
-        """`free_cache_bits` of a caching view that shows such a cache."""
-
-    @abstractmethod
-    def of_cache(self, table: Constants) -> Float[Tensor, "*rows server"]:
-        """What `fillable_bits` are a part of."""
 
 
 def flags(count: int) -> tuple[list[float], list[float]]:

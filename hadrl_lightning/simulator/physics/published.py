@@ -46,13 +46,24 @@ class Published(Rules):
 
     def decode_caching(
         self,
-        table: Constants,
+        storage_bits: Float[Tensor, "... service"],
+        usable_bits: Float[Tensor, "... server"],
         action: Float[Tensor, "batch server service"],
         previous: Bool[Tensor, "batch server service"],
     ) -> Bool[Tensor, "batch server service"]:
         """The decision as it is, unless the previous cache of every server is over the limit."""
-        over = table.bits_of(previous) > table.usable_cache_bits
+        over = _bits(storage_bits, previous) > usable_bits
         return torch.where(over.all(dim=1)[:, None, None], previous, action > 0)
+
+    def usable_bits(self, scenario: Scenario, view: CachingView) -> Float[Tensor, "*rows server"]:
+        """The usable part of the whole cache: of what is left and what is held."""
+        part = scenario.usable_cache_fraction
+        if not isinstance(part, float | int):
+            raise HadrlError(
+                f"scenario.usable_cache_fraction must be one number for decisions under physics published, whose views "
+                f"don't show it, got {part}"
+            )
+        return part * (view.free_cache_bits.double() + _bits(view.storage_bits.double(), view.cache))
 
     def check_cache(self, table: Constants, cache: Bool[Tensor, "batch server service"]) -> None:
         """Nothing is refused."""
@@ -70,7 +81,8 @@ class Published(Rules):
             cache=state.cache,
             demand=state.request_gain,
             hits=falling_scale(state.hit_counts.flatten(1)).view_as(state.hit_counts),
-            free_cache_bits=self.fillable_bits(table, state.cache),
+            free_cache_bits=table.cache_bits - table.bits_of(state.cache),
+            storage_bits=table.storage_bits.expand(len(state.cache), -1),
         )
 
     def offloading_view(self, table: Constants, state: NetworkState, slot: Slot) -> OffloadingView:
@@ -109,15 +121,12 @@ class Published(Rules):
             "cycles": widened([0.0] * users, [max(scenario.cycles)] * users),
         }
 
-    def fillable_bits(
-        self, table: Constants, cache: Bool[Tensor, "*rows server service"]
-    ) -> Float[Tensor, "*rows server"]:
-        """What is left of the whole cache."""
-        return table.cache_bits - table.bits_of(cache)
 
-    def of_cache(self, table: Constants) -> Float[Tensor, "*rows server"]:
-        """The whole cache."""
-        return table.cache_bits
+def _bits(
+    storage_bits: Float[Tensor, "... service"], cache: Bool[Tensor, "*rows server service"]
+) -> Float[Tensor, "*rows server"]:
+    """What the contents of caches fill."""
+    return (cache * storage_bits.unsqueeze(-2)).sum(dim=-1)
 
 
 def _cache_left(scenario: Scenario) -> tuple[list[float], list[float]]:

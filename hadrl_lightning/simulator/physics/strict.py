@@ -14,6 +14,8 @@ from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 MAX_SHARE = 1 + 1e-3
 """No user can have more than a server has, and no server gives away more; what is beyond 1 is rounding."""
+MAX_FILLED = 1 + 1e-6
+"""A cache may hold so much of what is usable: decisions are made by views, in single precision."""
 
 
 class Strict(Rules):
@@ -34,17 +36,22 @@ class Strict(Rules):
 
     def decode_caching(
         self,
-        table: Constants,
+        storage_bits: Float[Tensor, "... service"],
+        usable_bits: Float[Tensor, "... server"],
         action: Float[Tensor, "batch server service"],
         previous: Bool[Tensor, "batch server service"],
     ) -> Bool[Tensor, "batch server service"]:
         """The wanted services in falling order of their value, each if it still fits."""
-        return packed(table.storage_bits, table.usable_cache_bits, action, action > 0)
+        return packed(storage_bits, usable_bits, action, action > 0)
+
+    def usable_bits(self, scenario: Scenario, view: CachingView) -> Float[Tensor, "*rows server"]:
+        """What the view says that the coming decision may fill, whatever is held."""
+        return view.free_cache_bits.double()
 
     def check_cache(self, table: Constants, cache: Bool[Tensor, "batch server service"]) -> None:
         """Refuse more services than fit into the usable cache."""
         over = table.bits_of(cache) / table.usable_cache_bits
-        if float(over.max()) > 1 + 1e-9:
+        if float(over.max()) > MAX_FILLED:
             raise ValueError(
                 f"cache must fit into the usable cache, got {float(over.max()):.3g} times as much"
             )
@@ -66,6 +73,7 @@ class Strict(Rules):
             demand=_part(state.request_counts),
             hits=_part(state.hit_counts.flatten(1)).view_as(state.hit_counts),
             free_cache_bits=table.usable_cache_bits.expand(batch, -1),
+            storage_bits=table.storage_bits.expand(batch, -1),
         )
 
     def offloading_view(self, table: Constants, state: NetworkState, slot: Slot) -> OffloadingView:
@@ -103,16 +111,6 @@ class Strict(Rules):
             "input_bits": widened([0.0] * users, [max(scenario.input_bits)] * users),
             "cycles": widened([0.0] * users, [max(scenario.cycles)] * users),
         }
-
-    def fillable_bits(
-        self, table: Constants, cache: Bool[Tensor, "*rows server service"]
-    ) -> Float[Tensor, "*rows server"]:
-        """The usable cache, whatever it holds."""
-        return table.usable_cache_bits.expand(cache.shape[:-1])
-
-    def of_cache(self, table: Constants) -> Float[Tensor, "*rows server"]:
-        """The usable cache."""
-        return table.usable_cache_bits
 
 
 def _share(
