@@ -25,9 +25,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
-from scipy.stats import linregress, t
+from scipy.stats import linregress
 
 from hadrl_lightning.cli import main as hadrl
+from hadrl_lightning.judge import student
 from hadrl_lightning.plots.style import COLOURS, PAGE_IN, style
 
 SMALLER = {
@@ -139,8 +140,8 @@ def trend(values: np.ndarray) -> Trend:
     count = len(values) // size
     means = values[-count * size :].reshape(count, size).mean(axis=1)
     line = linregress((np.arange(count) + 0.5) * size, means)
-    half = t.ppf(0.975, count - 2) * line.stderr
-    return Trend(float(means.mean()), float(line.slope), float(half), count * size)
+    half = student(float(line.slope), float(line.stderr), count - 2).half
+    return Trend(float(means.mean()), float(line.slope), half, count * size)
 
 
 def judge(columns: dict[str, np.ndarray]) -> Iterator[tuple[str, str, bool]]:

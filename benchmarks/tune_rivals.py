@@ -17,6 +17,7 @@ and more trials may be asked for. With one worker the search is the same each ti
 """
 
 import argparse
+import math
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -37,7 +38,7 @@ from hadrl_lightning.benchmark.judge import Judge
 from hadrl_lightning.benchmark.plan import PlanSettings, make_plan
 from hadrl_lightning.benchmark.training import merged
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.judge import Validation
+from hadrl_lightning.judge import Validation, best_and_last
 from hadrl_lightning.play import Policies
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import Use, make_generator
@@ -242,8 +243,9 @@ class TrialJudge(Judge):
 
 
 def least_latency(validations: Sequence[Validation]) -> float:
-    """Of the best validation, s."""
-    return min(one.latency for one in validations)
+    """Of the best validation, s; infinite where none is a number."""
+    found = best_and_last(validations)
+    return found.best.latency if found else math.inf
 
 
 def score(trial: Trial, rival: str, slots: int | None, random: dict[str, float]) -> float:

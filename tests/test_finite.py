@@ -85,7 +85,7 @@ CANDIDATES = at_call(
     lambda plan: plan._replace(free_energy=plan.free_energy._replace(total=one(NAN)(plan.free_energy.total))),
 )
 CACHING = at_call(3, DDPG, "explore", one(NAN))
-# Views: before and after each slot; the one at the end of slot 2 is that at the start of slot 3, asked again.
+# Views: at the start of a frame and after each slot of it; the one after slot 4, the last of its frame, is asked again.
 VIEW = at_call(
     5, EdgeNetwork, "offloading_view", lambda view: replace(view, compute_hz=one(INF)(view.compute_hz))
 )
@@ -137,7 +137,7 @@ def train(
         (CACHING, "caching decision must be finite, got nan in network 1, in slot 5 of epoch 1"),
         (
             VIEW,
-            "offloading next_view.compute_hz must be finite, got inf in network 1, in slot 2 of epoch 0",
+            "offloading next_view.compute_hz must be finite, got inf in network 1, in slot 4 of epoch 0",
         ),
         (LATENCY, "offloading reward must be finite, got nan in network 1, in slot 4 of epoch 0"),
     ],

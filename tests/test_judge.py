@@ -28,6 +28,7 @@ from hadrl_lightning.judge import (
     least_known_policies,
     optimal_hit_ratio,
     possible,
+    student,
 )
 from hadrl_lightning.judge.intervals import t_quantile
 from hadrl_lightning.judge.tables import cell
@@ -64,6 +65,11 @@ def test_an_interval_ends_where_a_figure_cannot_go_on() -> None:
 )
 def test_quantiles_are_those_of_students_tables(probability: float, degrees: int, quantile: float) -> None:
     assert t_quantile(probability, degrees) == pytest.approx(quantile, abs=6e-5)
+
+
+def test_students_interval_of_an_estimate_is_its_error_times_the_quantile() -> None:
+    found = student(10.0, 2.0, degrees=4)
+    assert found == pytest.approx((10.0, 10 - 2 * 2.7764, 10 + 2 * 2.7764), abs=2e-4)
 
 
 def test_an_interval_over_seeds_is_students() -> None:

@@ -68,7 +68,7 @@ class LearnerSettings:
     discount: float = 0.0
     """Weight of the next step's value; 0 or more and below 1."""
     target_rate: float = 0.005
-    """Share by which target networks follow each update; above 0, at most 1."""
+    """Share by which target models follow each update; above 0, at most 1."""
     hidden_sizes: tuple[int, ...] = HIDDEN_SIZES
     """Widths of the hidden layers of actors and critics; each at least 1."""
     batch_size: int = 64

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hadrl_lightning.benchmark.records import Group, Record, groups
-from hadrl_lightning.judge import Interval
-from hadrl_lightning.judge.intervals import t_quantile
+from hadrl_lightning.judge import Interval, student
 
 RESAMPLES = 2000
 
@@ -98,8 +97,7 @@ def _interval(runs: list[list[np.ndarray]], statistic: Any, known: bool) -> Inte
     each = (sum(place.shape[1] - 1 for place in policy) for policy in runs)
     freedom = min((one for one in each if one), default=0)  # what does not draw has no spread to estimate
     deviation = float(statistic(drawn).std())
-    half = t_quantile(0.975, max(1, freedom // 2)) * (deviation if deviation > 1e-9 * abs(mean) else 0.0)
-    return Interval(mean, mean - half, mean + half)
+    return student(mean, deviation if deviation > 1e-9 * abs(mean) else 0.0, max(1, freedom // 2))
 
 
 def _resampled(runs: np.ndarray, generator: np.random.Generator) -> np.ndarray:

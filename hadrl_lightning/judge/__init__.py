@@ -1,6 +1,6 @@
 """Judging: scores over episodes, yardsticks, intervals, and the rule that keeps the best weights."""
 
-from hadrl_lightning.judge.intervals import Interval, interval
+from hadrl_lightning.judge.intervals import Interval, interval, student
 from hadrl_lightning.judge.references import (
     LEAST_KNOWN,
     bounds,
@@ -47,5 +47,6 @@ __all__ = [
     "own_best_known",
     "possible",
     "replayed",
+    "student",
     "validation_text",
 ]

@@ -66,6 +66,12 @@ def interval(values: ArrayLike, reference: ArrayLike | None = None, level: float
     return Interval(mean, mean - half, mean + half)
 
 
+def student(mean: float, error: float, degrees: int, level: float = LEVEL) -> Interval:
+    """Student's interval of an estimate with its standard error, for degrees of freedom from 1 on."""
+    half = t_quantile(0.5 + level / 2, degrees) * error
+    return Interval(mean, mean - half, mean + half)
+
+
 @lru_cache(maxsize=4096)
 def t_quantile(probability: float, degrees: int) -> float:
     """Quantile of Student's distribution, for a probability of at least 0.5 and degrees of freedom from 1 on.
