@@ -92,3 +92,26 @@ def test_every_layer_imports_only_from_those_below_it(root: Path, tmp_path: Path
         text=True,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+DECIDING = """
+import sys
+import hadrl_lightning as h
+
+def loaded(*names):
+    return [name for name in names if name in sys.modules]
+
+h.EdgeNetwork, h.CEMPlanner, h.best_known
+print(loaded("lightning", "torchmetrics", "scipy", "hadrl_lightning.agents"))
+agent = h.HADRL.from_checkpoint("es2.ckpt")
+network = h.EdgeNetwork(agent.scenario)
+network.begin_frame(agent.place(network.caching_view()))
+agent.decide(network.offloading_view(), seed=0)
+ours = ("callbacks", "cli", "baselines.learners", "benchmark", "judge", "plots", "envs", "ensemble_parallel")
+print(loaded("tensorboard", "jsonargparse", *(f"hadrl_lightning.{name}" for name in ours)))
+"""
+
+
+def test_who_simulates_imports_no_lightning_and_who_decides_nothing_that_only_training_needs() -> None:
+    done = subprocess.run([sys.executable, "-c", DECIDING], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("[]\n[]\n", 0), done.stderr
