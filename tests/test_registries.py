@@ -211,6 +211,7 @@ def test_what_a_benchmark_computed_hangs_on_the_modules_of_levels_of_ones_own(ow
 
 
 def test_a_file_says_what_it_needs_where_its_module_is_gone(own: Path) -> None:
+    assert not HADRL.transfers(OWN)  # the model does, the caching agent knows its servers and services
     agent().save_weights(own / "own.ckpt")
     for name in ("my_agent", "my_model"):
         sys.modules.pop(name)
@@ -219,6 +220,8 @@ def test_a_file_says_what_it_needs_where_its_module_is_gone(own: Path) -> None:
         HadrlError, match=r"slow_level must be a module path that can be imported, got my_agent\.Worth"
     ):
         HADRL.from_checkpoint(own / "own.ckpt")
+    with pytest.raises(HadrlError, match=r"slow_level must be a module path .*, got my_agent\.Worth"):
+        HADRL.transfers(OWN)
 
 
 @pytest.mark.parametrize(

@@ -121,12 +121,22 @@ class HADRL(Learning, StoredAgent):
 
     @staticmethod
     def transfers(settings: Mapping[str, Any]) -> bool:
-        """Whether agents with these settings act in scenarios of other sizes than they were trained on."""
-        levels = ((SLOT_MODELS, "fast_level"), (CACHING_AGENTS, "slow_level"))
-        return all(
-            field in settings and registry.find(settings[field], field).transfers
-            for registry, field in levels
+        """Whether agents with these settings act in scenarios of other sizes than they were trained on.
+
+        Raises:
+            HadrlError: they name a level that can't be found.
+        """
+        levels: tuple[tuple[str, Registry[Any]], ...] = (
+            ("fast_level", SLOT_MODELS),
+            ("slow_level", CACHING_AGENTS),
         )
+        try:
+            return all(
+                name in settings and registry.find(settings[name], name).transfers
+                for name, registry in levels
+            )
+        except ValueError as error:
+            raise HadrlError(error) from error
 
     def for_scenario(self, scenario: Scenario) -> "HADRL":
         """A copy with the same weights for another network; other sizes need structured models at both levels.
