@@ -29,8 +29,9 @@ from hadrl_lightning.limits import (
 from hadrl_lightning.number_range import Range
 from hadrl_lightning.units import read_unit, read_units
 
-Physics = Literal["strict", "published"]
-"""Which arithmetic the simulator follows: ``strict`` obeys the constraints, ``published`` repeats the paper's code."""
+Physics = str
+"""Name of the arithmetic that the simulator follows: `strict` obeys the constraints, `published` repeats the paper's
+code, `module.Class` is one of your own."""
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 BITS_PER_BYTE = 8

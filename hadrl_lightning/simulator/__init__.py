@@ -5,12 +5,13 @@ from hadrl_lightning.simulator.decisions import Allocation, equal_shares, fill_c
 from hadrl_lightning.simulator.fields import Field, View, fields_of
 from hadrl_lightning.simulator.network import EdgeNetwork
 from hadrl_lightning.simulator.physics import Limits, Rules, rules
-from hadrl_lightning.simulator.radio import path_loss_db, spectral_efficiency
+from hadrl_lightning.simulator.radio import path_loss_db
 from hadrl_lightning.simulator.randomness import Use, check_seed, make_generator, restore_generator
 from hadrl_lightning.simulator.rows import Rows
 from hadrl_lightning.simulator.scenario_range import ScenarioRange
-from hadrl_lightning.simulator.service import Service, serve, switching_cost
+from hadrl_lightning.simulator.service import serve, spectral_efficiency, switching_cost
 from hadrl_lightning.simulator.shared_networks import SharedNetworks
+from hadrl_lightning.simulator.slot import Service, Slot
 from hadrl_lightning.simulator.unfolding import offloading_view_of
 from hadrl_lightning.simulator.vectors import Seen, from_vector, to_vector, vector_size
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
@@ -28,6 +29,7 @@ __all__ = [
     "Seen",
     "Service",
     "SharedNetworks",
+    "Slot",
     "Use",
     "View",
     "check_seed",

@@ -15,8 +15,8 @@ from hadrl_lightning.simulator.physics import rules
 from hadrl_lightning.simulator.processes import World
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
 from hadrl_lightning.simulator.scenario_range import ScenarioRange
-from hadrl_lightning.simulator.service import Service, serve, switching_cost
-from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.simulator.service import serve, switching_cost
+from hadrl_lightning.simulator.slot import Service, Slot
 from hadrl_lightning.simulator.state import NetworkState, count_slot, empty_state
 from hadrl_lightning.simulator.unfolding import Unfolding, offloading_view_of
 from hadrl_lightning.simulator.vectors import to_vector
@@ -65,6 +65,7 @@ class EdgeNetwork:
             raise ValueError(f"dtype must be one of floating-point numbers, got {dtype}")
         self.rules = rules(physics)
         self.rules.check_scenario(scenario)
+        self._all_on_servers = self.rules.num_targets(scenario.num_servers) == scenario.num_servers
         sizes = (scenario.num_servers, scenario.num_users, scenario.num_services)
         lacking = beyond_memory(network_bytes(*sizes, num_envs))
         if lacking:
@@ -192,7 +193,9 @@ class EdgeNetwork:
             )
             if carried:
                 state.carried[name] = dict(carried)
-        count_slot(self._constants, state, slot.requests, allocation.server, service.hit)
+        count_slot(
+            self._constants, state, slot.requests, allocation.server, service.hit, self._all_on_servers
+        )
         self.unfolding.advance()
         self.slot += 1
         return service

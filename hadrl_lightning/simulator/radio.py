@@ -3,12 +3,10 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator.constants import Constants, constants, points_of_each
-from hadrl_lightning.simulator.physics import rules
+from hadrl_lightning.simulator.constants import Constants, points_of_each
 
 MIN_SPECTRAL_EFFICIENCY = 1e-6
 """bit/s/Hz. A Rayleigh draw can be 0 and would make a latency infinite; no link is worse than this."""
@@ -22,24 +20,21 @@ def path_loss_db(table: Constants, distance_m: Float[Tensor, "batch user"]) -> F
     return table.path_loss_constant_db + table.path_loss_slope_db * torch.log10(distance_m / 1000)
 
 
-def spectral_efficiency(
-    scenario: Scenario,
+def link_efficiency(
+    table: Constants,
+    homes: Int[Tensor, "... user"],
     positions: Float[Tensor, "batch user 2"],
     fading: Float[Tensor, "batch user"],
-    physics: Physics = "strict",
-    table: Constants | None = None,
 ) -> Float[Tensor, "batch user"]:
     """Spectral efficiency log2(1 + gain * power / noise) of each user's link to its home server, in bit/s/Hz.
 
     Args:
-        scenario: gives powers in dBm and the path loss.
+        table: gives powers and the path loss.
+        homes: the server whose radio each user uses, [U] or [B, U].
         positions: (x, y) of the users in metres, [B, U, 2].
         fading: factor on the linear gain, [B, U].
-        physics: decides which server is a user's home.
-        table: the constants of each network, where they are not the scenario's.
     """
-    table = table or constants(scenario, positions.device, positions.dtype)
-    offset = positions - points_of_each(table.servers_m, rules(physics).homes(table))
+    offset = positions - points_of_each(table.servers_m, homes)
     loss_db = path_loss_db(table, torch.hypot(offset[..., 0], offset[..., 1]))
     snr_db = table.power_over_noise_db - loss_db
     snr = fading * torch.exp(snr_db * (math.log(10) / 10)).clamp(max=MAX_SNR)

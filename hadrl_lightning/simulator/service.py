@@ -1,39 +1,16 @@
 """What a slot costs: latency, hits, deadlines, energy and load; and what a caching decision costs. Pure functions."""
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator.constants import Constants, constants, of_each
-from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
+from hadrl_lightning.simulator.constants import Constants, constants
+from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.physics import rules
 from hadrl_lightning.simulator.physics.strict import MAX_SHARE
-from hadrl_lightning.simulator.radio import spectral_efficiency
-
-MIN_SHARE = 1e-9
-"""A share of 0 counts as this much, so that every latency is finite."""
-
-
-class Service(NamedTuple):
-    """What the users of a slot got."""
-
-    latency: Float[Tensor, "batch user"]
-    """Seconds from request to result, [B, U]."""
-    hit: Bool[Tensor, "batch user"]
-    """The server offloaded to holds the service, [B, U]."""
-    on_time: Bool[Tensor, "batch user"]
-    """The latency is within the service's deadline, [B, U]."""
-    energy: Float[Tensor, "batch user"]
-    """Transmit energy in joules (`published`: the number of dBm times s), [B, U]."""
-    bandwidth_load: Float[Tensor, "batch server"]
-    """Sum of the bandwidth shares of each server: 1 is its capacity, [B, S]."""
-    compute_load: Float[Tensor, "batch server"]
-    """Sum of the compute shares of each server: 1 is its capacity, [B, S]."""
-    spectral_efficiency: Float[Tensor, "batch user"]
-    """Of the link to the home server in this slot, fading included, in bit/s/Hz, [B, U]."""
+from hadrl_lightning.simulator.radio import link_efficiency
+from hadrl_lightning.simulator.slot import Service
 
 
 def serve(
@@ -46,11 +23,7 @@ def serve(
     physics: Physics = "strict",
     table: Constants | None = None,
 ) -> Service:
-    """Serve one slot of B networks.
-
-    A hit costs input / rate + cycles / (share * compute). Otherwise the server forwards the task to the cloud:
-    input / rate + bits / cloud rate + cycles / cloud compute + cloud delay. Rate is share * bandwidth of the server
-    offloaded to * spectral efficiency of the link to the home server (paper, communication and computation models).
+    """Serve one slot of B networks: check what is given, and leave the rest to the physics (`Rules.serve`).
 
     Args:
         scenario: the constants.
@@ -59,38 +32,37 @@ def serve(
         positions: (x, y) of the users in metres, [B, U, 2].
         fading: factor on the linear channel gain, [B, U].
         allocation: targets and shares, [B, U] each.
-        physics: decides the home servers and the unit of the energy.
+        physics: decides the home servers, what there is to offload to, and the unit of the energy.
         table: what holds in this slot, where it is not the scenario's.
 
     Raises:
         ValueError: a wrong shape or type, an index out of range, a value that is not finite or negative, a share above
             1, or (`strict`) shares of a server that sum to more than 1.
     """
-    _check_inputs(scenario, cache, requests, positions, fading, allocation)
-    its = rules(physics)
+    num_targets = rules(physics).num_targets(scenario.num_servers)
+    _check_inputs(scenario, num_targets, cache, requests, positions, fading, allocation)
     table = table or constants(scenario, positions.device, positions.dtype)
-    server, bandwidth_share, compute_share = allocation
-    bandwidth_load, compute_load = (
-        sum_per_server(share, server, scenario.num_servers) for share in (bandwidth_share, compute_share)
-    )
-    its.check_load("bandwidth_share", bandwidth_load, scenario.num_users)
-    its.check_load("compute_share", compute_load, scenario.num_users)
-    bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
-    hit = cache.flatten(1).gather(1, server * scenario.num_services + requests)
-    efficiency = spectral_efficiency(scenario, positions, fading, physics, table)
-    rate = bandwidth_share.clamp(min=MIN_SHARE) * of_each(table.bandwidth_hz, server) * efficiency
-    transmission = bits / rate
-    edge = cycles / (compute_share.clamp(min=MIN_SHARE) * of_each(table.compute_hz, server))
-    latency = transmission + torch.where(hit, edge, table.cloud_seconds(bits, cycles))
-    return Service(
-        latency=latency,
-        hit=hit,
-        on_time=latency <= of_each(table.deadlines_s, requests),
-        energy=transmission * its.transmit_power(table),
-        bandwidth_load=bandwidth_load,
-        compute_load=compute_load,
-        spectral_efficiency=efficiency,
-    )
+    return rules(physics).serve(table, cache, requests, positions, fading, allocation)
+
+
+def spectral_efficiency(
+    scenario: Scenario,
+    positions: Float[Tensor, "batch user 2"],
+    fading: Float[Tensor, "batch user"],
+    physics: Physics = "strict",
+    table: Constants | None = None,
+) -> Float[Tensor, "batch user"]:
+    """Spectral efficiency log2(1 + gain * power / noise) of each user's link to its home server, in bit/s/Hz.
+
+    Args:
+        scenario: gives powers in dBm and the path loss.
+        positions: (x, y) of the users in metres, [B, U, 2].
+        fading: factor on the linear gain, [B, U].
+        physics: decides which server is a user's home.
+        table: the constants of each network, where they are not the scenario's.
+    """
+    table = table or constants(scenario, positions.device, positions.dtype)
+    return link_efficiency(table, rules(physics).homes(table), positions, fading)
 
 
 def switching_cost(
@@ -110,6 +82,7 @@ def switching_cost(
 
 def _check_inputs(
     scenario: Scenario,
+    num_targets: int,
     cache: Tensor,
     requests: Tensor,
     positions: Tensor,
@@ -138,7 +111,7 @@ def _check_inputs(
             )
     for name, index, size in (
         ("requests", requests, scenario.num_services),
-        ("server", allocation.server, scenario.num_servers),
+        ("server", allocation.server, num_targets),
     ):
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
             raise ValueError(

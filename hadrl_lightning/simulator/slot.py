@@ -1,8 +1,9 @@
-"""What is the case in a slot, whatever is decided."""
+"""What is the case in a slot, whatever is decided, and what its users get."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -18,3 +19,22 @@ class Slot:
     """Factor on the linear channel gain of each user, [B, U]; drawn when the slot is served."""
     more: dict[str, Tensor] = field(default_factory=dict)
     """What further processes bring, by name, [B, …]."""
+
+
+class Service(NamedTuple):
+    """What the users of a slot got."""
+
+    latency: Float[Tensor, "batch user"]
+    """Seconds from request to result, [B, U]."""
+    hit: Bool[Tensor, "batch user"]
+    """The server offloaded to holds the service, [B, U]."""
+    on_time: Bool[Tensor, "batch user"]
+    """The latency is within the service's deadline, [B, U]."""
+    energy: Float[Tensor, "batch user"]
+    """Transmit energy in joules (`published`: the number of dBm times s), [B, U]."""
+    bandwidth_load: Float[Tensor, "batch server"]
+    """Sum of the bandwidth shares of each server: 1 is its capacity, [B, S]."""
+    compute_load: Float[Tensor, "batch server"]
+    """Sum of the compute shares of each server: 1 is its capacity, [B, S]."""
+    spectral_efficiency: Float[Tensor, "batch user"]
+    """Of the link to the home server in this slot, fading included, in bit/s/Hz, [B, U]."""

@@ -75,8 +75,23 @@ def count_slot(
     requests: Int[Tensor, "batch user"],
     server: Int[Tensor, "batch user"],
     hit: Bool[Tensor, "batch user"],
+    all_on_servers: bool = True,
 ) -> None:
-    """Add a served slot to the counts of the state, in place."""
+    """Add a served slot to the counts of the state, in place.
+
+    Args:
+        table: the constants.
+        state: of the networks.
+        requests: service asked by each user, [B, U].
+        server: target of each user, [B, U].
+        hit: whether it held the service, [B, U].
+        all_on_servers: whether every target is a server; what is served elsewhere counts for no server.
+    """
+    bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
+    if not all_on_servers:
+        on_server = server < state.cache.shape[1]
+        server = server.clamp(max=state.cache.shape[1] - 1)
+        hit, bits, cycles = hit & on_server, bits * on_server, cycles * on_server
     services = state.request_counts.shape[1]
     ones = torch.ones_like(requests, dtype=state.request_counts.dtype)
     asked = torch.zeros_like(state.request_counts).scatter_add_(1, requests, ones)
@@ -85,8 +100,8 @@ def count_slot(
     state.request_gain = falling_scale(gain)
     hits = hit.to(ones.dtype)
     state.hit_counts.flatten(1).scatter_add_(1, server * services + requests, hits)
-    state.taken_bits.zero_().scatter_add_(1, server, of_each(table.input_bits, requests))
-    state.taken_cycles.zero_().scatter_add_(1, server, of_each(table.cycles, requests))
+    state.taken_bits.zero_().scatter_add_(1, server, bits)
+    state.taken_cycles.zero_().scatter_add_(1, server, cycles)
 
 
 def falling_scale(value: Float[Tensor, "batch entry"]) -> Float[Tensor, "batch entry"]:

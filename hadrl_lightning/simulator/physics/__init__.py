@@ -1,22 +1,36 @@
-"""Which arithmetic the simulator follows: `strict` obeys the constraints, `published` repeats the published code."""
+"""Which arithmetic the simulator follows: `strict` obeys the constraints, `published` repeats the published code.
 
+Another one is a subclass of `Rules`, in a file here, or anywhere, and a line in `PHYSICS`.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Physics
 from hadrl_lightning.simulator.physics.protocol import Limits, Rules
 from hadrl_lightning.simulator.physics.published import Published
 from hadrl_lightning.simulator.physics.strict import Strict
 
-__all__ = ["RULES", "Limits", "Published", "Rules", "Strict", "rules"]
-
-RULES: dict[str, Rules] = {one.name: one for one in (Strict(), Published())}
-"""Every physics by its name."""
+__all__ = ["PHYSICS", "Limits", "Published", "Rules", "Strict", "rules"]
 
 
+def _is_physics(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, Rules)
+
+
+PHYSICS: Registry[type[Rules]] = Registry("physics", "hadrl_lightning.physics", _is_physics)
+"""What the setting `data.physics` names."""
+
+PHYSICS.register("strict")(Strict)
+PHYSICS.register("published")(Published)
+
+
+@lru_cache(maxsize=64)
 def rules(physics: Physics) -> Rules:
-    """The rules of a physics.
+    """The rules of a physics: a registered one, that of an entry point, or `module.Class`.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or it can't be imported.
     """
-    if physics not in RULES:
-        raise ValueError(f"physics must be {' or '.join(RULES)}, got {physics!r}")
-    return RULES[physics]
+    return PHYSICS.find(physics, "physics")()

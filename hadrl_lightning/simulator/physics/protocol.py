@@ -3,16 +3,20 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator.constants import Constants
-from hadrl_lightning.simulator.decisions import Allocation
-from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.constants import Constants, of_each
+from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
+from hadrl_lightning.simulator.radio import link_efficiency
+from hadrl_lightning.simulator.slot import Service, Slot
 from hadrl_lightning.simulator.state import NetworkState
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
+MIN_SHARE = 1e-9
+"""A share of 0 counts as this much, so that every latency is finite."""
 MARGIN = 1 + 1e-5
 """Widens bounds a little, so that rounding in the simulator's number format never leaves them."""
 
@@ -27,7 +31,6 @@ class Rules(ABC):
     Nobody but the rules asks which physics it is. They hold no state: methods are functions of their arguments.
     """
 
-    name: ClassVar[Physics]
     shows_capacity: ClassVar[bool]
     """Whether views show the bandwidth and compute that a server has, and not what a slot before left of it."""
     energy_column: ClassVar[str] = "energy_j"
@@ -37,6 +40,10 @@ class Rules(ABC):
 
     def check_scenario(self, scenario: Scenario) -> None:  # noqa: B027 (most refuse nothing)
         """Raise a HadrlError for constants that this physics can't be applied to."""
+
+    def num_targets(self, num_servers: int) -> int:
+        """What a task can be offloaded to: the servers, and what a physics adds behind them."""
+        return num_servers
 
     @abstractmethod
     def homes(self, table: Constants) -> Int[Tensor, "... user"]:
@@ -83,6 +90,48 @@ class Rules(ABC):
     @abstractmethod
     def transmit_power(self, table: Constants) -> Float[Tensor, "..."]:
         """What the time of a transmission is multiplied with for its energy."""
+
+    def serve(
+        self,
+        table: Constants,
+        cache: Bool[Tensor, "batch server service"],
+        requests: Int[Tensor, "batch user"],
+        positions: Float[Tensor, "batch user 2"],
+        fading: Float[Tensor, "batch user"],
+        allocation: Allocation,
+    ) -> Service:
+        """Serve one slot of B networks; arguments, which are checked, as of `hadrl_lightning.simulator.serve`.
+
+        A hit costs input / rate + cycles / (share * compute). Otherwise the server forwards the task to the cloud:
+        input / rate + bits / cloud rate + cycles / cloud compute + cloud delay. Rate is share * bandwidth of the server
+        offloaded to * spectral efficiency of the link to the home server (paper, communication and computation models).
+
+        Raises:
+            ValueError: shares of a server sum to more than it may give away.
+        """
+        server, bandwidth_share, compute_share = allocation
+        num_servers, num_services = cache.shape[1:]
+        bandwidth_load, compute_load = (
+            sum_per_server(share, server, num_servers) for share in (bandwidth_share, compute_share)
+        )
+        self.check_load("bandwidth_share", bandwidth_load, requests.shape[1])
+        self.check_load("compute_share", compute_load, requests.shape[1])
+        bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
+        hit = cache.flatten(1).gather(1, server * num_services + requests)
+        efficiency = link_efficiency(table, self.homes(table), positions, fading)
+        rate = bandwidth_share.clamp(min=MIN_SHARE) * of_each(table.bandwidth_hz, server) * efficiency
+        transmission = bits / rate
+        edge = cycles / (compute_share.clamp(min=MIN_SHARE) * of_each(table.compute_hz, server))
+        latency = transmission + torch.where(hit, edge, table.cloud_seconds(bits, cycles))
+        return Service(
+            latency=latency,
+            hit=hit,
+            on_time=latency <= of_each(table.deadlines_s, requests),
+            energy=transmission * self.transmit_power(table),
+            bandwidth_load=bandwidth_load,
+            compute_load=compute_load,
+            spectral_efficiency=efficiency,
+        )
 
     @abstractmethod
     def caching_view(self, table: Constants, state: NetworkState) -> CachingView:

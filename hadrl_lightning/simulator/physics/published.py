@@ -19,7 +19,6 @@ from hadrl_lightning.simulator.views import CachingView, OffloadingView
 class Published(Rules):
     """Thresholds between servers, shares that may give away more than there is, and the published scalings."""
 
-    name = "published"
     shows_capacity = False
     energy_column = "energy_dbm_s"
     below_zero = frozenset({"demand", "free_cache_bits", "bandwidth_hz", "compute_hz"})

@@ -21,7 +21,6 @@ MAX_FILLED = 1 + 1e-6
 class Strict(Rules):
     """Feasible decisions: caches that fit, shares that sum to 1 on every server that has users."""
 
-    name = "strict"
     shows_capacity = True
 
     def homes(self, table: Constants) -> Int[Tensor, "... user"]:

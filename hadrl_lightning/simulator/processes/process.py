@@ -10,8 +10,7 @@ from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.fields import Field
-from hadrl_lightning.simulator.service import Service
-from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.simulator.slot import Service, Slot
 
 Memory = Mapping[str, Tensor]
 """What a process knows of every network, [B, …] each. Entries that it `brings` are part of the slot."""
