@@ -146,7 +146,11 @@ def _decision_rows(episode: Episode, network: EdgeNetwork, first_episode: int) -
     table = network.table.to(requests.device, episode.latency.dtype)
     home = network.homes.cpu().expand_as(requests)
 
+    elsewhere = network.rules.num_targets(network.scenario.num_servers) - network.scenario.num_servers
+
     def of_slots(values: Tensor, index: Tensor) -> Tensor:
+        """Of no server: not a number."""
+        values = torch.nn.functional.pad(values, (0, elsewhere), value=torch.nan)
         return torch.stack([of_each(values, one) for one in index])
 
     columns = [

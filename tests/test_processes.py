@@ -3,13 +3,20 @@
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
+from hadrl_lightning.agents import HADRL
+from hadrl_lightning.cli import main
+from hadrl_lightning.config_files import load_config
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.play import Episode, run_episode
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import (
@@ -23,10 +30,20 @@ from hadrl_lightning.simulator import (
     make_generator,
     vector_size,
 )
-from hadrl_lightning.simulator.processes import PROCESSES, processes_of
+from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.physics import rules
+from hadrl_lightning.simulator.processes import PROCESSES, World, processes_of
 from hadrl_lightning.simulator.unfolding import offloading_view_of
 
 ROOT = Path(__file__).resolve().parent.parent
+EXTENDING = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+
+
+def example(kind: str, name: str) -> str:
+    """The example of docs/extending.md of this name."""
+    (body,) = re.findall(rf"^```{kind}\n# {re.escape(name)}.*?\n(.*?)^```", EXTENDING, re.M | re.S)
+    return str(body)
+
 
 TOYS = '''
 from dataclasses import dataclass
@@ -73,9 +90,7 @@ class LatestFashion(Process):
 
 @pytest.fixture
 def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
-    (backlog,) = re.findall(r"^```python\n# my_world.py\n(.*?)^```", text, re.M | re.S)
-    (tmp_path / "toy_world.py").write_text(backlog + TOYS)
+    (tmp_path / "toy_world.py").write_text(example("python", "my_world.py") + TOYS)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "toy_world"
     sys.modules.pop("toy_world", None)
@@ -233,3 +248,152 @@ def test_a_scenario_with_processes_is_a_value(toys: str) -> None:
     assert one != Scenario()
     assert one.to_dict()["processes"] == settings
     assert vector_size(offloading_view_of(one), one) == 20 + 3 * 2 + 3 * 30 + 2
+
+
+# The examples of docs/extending.md ---------------------------------------------------------------------------------
+
+OWN = {
+    "my_world": "backlog",
+    "my_trace": "trace",
+    "my_drift": "drift",
+    "my_walk": "walk",
+    "my_device": "device",
+    "my_agent": "worth",
+    "my_measures": "mine",
+}
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the examples, which is the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for module, settings in OWN.items():
+        (tmp_path / f"{module}.py").write_text(example("python", f"{module}.py"))
+        (tmp_path / f"{settings}.yaml").write_text(example("yaml", f"{settings}.yaml"))
+    rows = np.arange(7 * 30).reshape(7, 30) + 3 * np.arange(7)[:, None]
+    np.savetxt("requests.csv", rows % 10, fmt="%d", delimiter=",")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for module in OWN:
+        sys.modules.pop(module, None)
+    rules.cache_clear()
+
+
+def own_processes(*names: str) -> dict[str, Any]:
+    """The processes of some of these settings."""
+    found: dict[str, Any] = {}
+    for name in names:
+        found |= load_config(f"{name}.yaml")["data"]["scenario"]["processes"]
+    return found
+
+
+def test_the_table_tells_what_each_change_takes() -> None:
+    rows = re.findall(r"^\| \w \| .* \| `(\w+)\.py`, .* \| (\d+) \| .* \|$", EXTENDING, re.M)
+    assert [module for module, _ in rows] == [
+        *("my_world", "my_device", "my_trace", "my_drift", "my_walk", "my_agent", "my_measures")
+    ]
+    for module, lines in rows:
+        body = example("python", f"{module}.py")
+        assert int(lines) == len([line for line in body.splitlines() if line.strip()]), module
+
+
+def test_requests_of_a_file_come_in_their_order(own: Path) -> None:
+    rows = torch.from_numpy(np.loadtxt("requests.csv", delimiter=",", dtype=np.int64))
+    first, second = played(Scenario(processes=own_processes("trace")))
+    for b in range(3):
+        begin = int((rows == first.requests[0, b]).all(dim=1).nonzero()[0])
+        for t, asked in enumerate(first.requests[:, b]):
+            assert torch.equal(asked, rows[(begin + t) % 7])
+    assert not torch.equal(first.requests, second.requests)
+
+
+def test_popularity_drifts_from_that_of_the_scenario(own: Path) -> None:
+    process = processes_of(Scenario(num_users=500, processes={"my_drift.Drift": {"step": 0.2}}))[
+        "my_drift.Drift"
+    ]
+    scenario = Scenario(num_users=500)
+    table = constants(scenario, torch.device("cpu"), torch.float64)
+    world = World(scenario, table, 40, torch.device("cpu"), torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    memory = process.initial(world, generator)
+    share = torch.bincount(memory["requests"].flatten(), minlength=10) / (40 * 500)
+    torch.testing.assert_close(share, table.popularity.float(), rtol=0, atol=0.01)
+    for _ in range(25):
+        memory = process.advance(world, memory, generator)
+    moved = memory["weights"] - table.popularity.log()
+    assert float(moved.std()) == pytest.approx(0.2 * 5, rel=0.1)  # a random walk
+
+
+def test_users_walk_from_home_to_home_and_pay_for_it(own: Path) -> None:
+    scenario = Scenario(processes=own_processes("walk"))
+    with_cost, without = (
+        played(replace(scenario, processes={"my_walk.Walk": {"speed_m": 15, "handover_s": cost}}))[0]
+        for cost in (0.5, 0.0)
+    )
+    steps = (with_cost.positions[1:] - with_cost.positions[:-1]).norm(dim=-1)
+    torch.testing.assert_close(steps, torch.full_like(steps, 15.0), rtol=1e-3, atol=0)
+    servers = torch.tensor(scenario.servers_m)
+    nearest = torch.cdist(with_cost.positions, servers).argmin(dim=-1)
+    handover = torch.zeros_like(nearest, dtype=torch.bool)
+    handover[1:] = nearest[1:] != nearest[:-1]
+    assert handover.any()
+    paid = with_cost.latency - without.latency
+    torch.testing.assert_close(paid, 0.5 * handover.float(), rtol=0, atol=1e-4)
+    late = with_cost.latency > torch.tensor(scenario.deadlines_s)[with_cost.requests]
+    assert torch.equal(with_cost.on_time, ~late)
+
+
+def test_a_task_that_stays_on_the_device_takes_its_own_cpu(own: Path) -> None:
+    scenario, physics = Scenario(), "my_device.Device"
+    network = EdgeNetwork(scenario, physics, 2, generator=make_generator(0, Use.TEST_NETWORKS))
+    network.begin_frame(torch.ones_like(network.cache))
+    action = torch.zeros(2, 90)
+    action[:, :10] = 1.0  # the last of three targets
+    asked, allocation = network.requests, decode_offloading(scenario, action, physics)
+    assert torch.equal(allocation.server[:, :10], torch.full((2, 10), 2))
+    service = network.step(allocation)
+    cycles = torch.tensor(scenario.cycles)[asked]
+    torch.testing.assert_close(service.latency[:, :10], cycles[:, :10] / 2e9)
+    torch.testing.assert_close(service.energy[:, :10], 1e-28 * 4e18 * cycles[:, :10])
+    assert not service.hit[:, :10].any()
+    assert service.hit[:, 10:].all()
+    torch.testing.assert_close(service.bandwidth_load, torch.tensor([[0.0, 1.0]] * 2))
+    assert float(network.state.hit_counts.sum()) == 2 * 20
+    with pytest.raises(
+        HadrlError, match=r"^fast_level must be flat or .* under physics my_device\.Device, got set"
+    ):
+        HADRL(scenario, physics)
+
+
+SMALL = [
+    *("--data.num_envs=2", "--data.passes_per_epoch=1", "--data.samples_per_pass=32"),
+    *("--data.validation_episodes=1", "--data.test_episodes=1", "--data.scenario.decisions_per_episode=2"),
+    *("--planning.seed_decisions=1", "--planning.decisions_per_epoch=1", "--trainer.max_epochs=2"),
+    "--trainer.check_val_every_n_epoch=2",
+]
+
+
+def test_a_training_with_a_process_an_agent_and_a_measure_from_outside(own: Path) -> None:
+    names = ["es2", "quick", "backlog", "drift", "walk", "worth", "mine"]
+    words = [word for name in names for word in ("--config", f"{name}.yaml")]
+    assert main(["fit", *words, *SMALL]) == 0
+    (run,) = own.glob("checkpoints/*/version_0")
+    agent = HADRL.from_checkpoint(run / "last.ckpt")
+    assert list(agent.scenario.processes) == ["my_world.Backlog", "my_drift.Drift", "my_walk.Walk"]
+    assert type(agent.caching_agent).__module__ == "my_agent"
+    assert "train/caching_agent/error" in (run / "metrics.csv").read_text()
+    assert (
+        main(["predict", "--ckpt_path", str(run / "last.ckpt"), "--data.scenario.decisions_per_episode=2"])
+        == 0
+    )
+
+
+def test_a_training_in_a_physics_from_outside(own: Path) -> None:
+    assert (
+        main(["fit", "--config", "es2.yaml", "--config", "quick.yaml", "--config", "device.yaml", *SMALL])
+        == 0
+    )
+    assert main(["predict", "--ckpt_path", "last"]) == 0
+    (decisions,) = own.glob("checkpoints/**/decisions.csv")
+    servers = {line.split(",")[9] for line in decisions.read_text().splitlines()[1:]}
+    assert servers <= {"0", "1", "2"}

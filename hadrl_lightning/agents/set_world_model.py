@@ -13,6 +13,7 @@ from hadrl_lightning.agents.levels import SLOT_MODELS
 from hadrl_lightning.agents.optimisers import DecayingAdam
 from hadrl_lightning.agents.transition_model import TransitionModel, over_members
 from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
@@ -21,7 +22,7 @@ from hadrl_lightning.nn.tokens import Numbers, TokenFields
 from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.planning.model import Prediction
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import OffloadingView, Seen, View, offloading_view_of
+from hadrl_lightning.simulator import OffloadingView, Seen, View, offloading_view_of, rules
 from hadrl_lightning.typed import typed
 
 Encoder = Literal["shared_resources", "deep_sets"]
@@ -190,7 +191,16 @@ class SetWorldModel(TransitionModel):
     def made_for(
         cls, scenario: Scenario, physics: Physics, settings: SetWorldModelSettings, generator: torch.Generator
     ) -> "SetWorldModel":
-        """See `Level`."""
+        """See `Level`.
+
+        Raises:
+            HadrlError: the physics has targets that are no servers.
+        """
+        if rules(physics).num_targets(scenario.num_servers) != scenario.num_servers:
+            raise HadrlError(
+                f"fast_level must be flat or a slot model of your own under physics {physics}, got set: "
+                "it knows servers alone, and there tasks can go elsewhere"
+            )
         return cls(settings, view=offloading_view_of(scenario), generator=generator)
 
     @property

@@ -1,7 +1,7 @@
 """The parser: settings files by name, and every mistake told in one line."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import yaml
@@ -11,16 +11,20 @@ from lightning.pytorch.cli import LightningArgumentParser
 from hadrl_lightning.cli.help import OPENINGS, opening, use_our_texts
 from hadrl_lightning.cli.inspection import inspect_parser
 from hadrl_lightning.cli.studies import benchmark_parser, plot_parser
-from hadrl_lightning.config_files import find_config, groups_of, load_config, numbers_for_units
+from hadrl_lightning.config_files import find_config, groups_of, load_config, merged, numbers_for_units
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.parser_messages import essence, known_settings
+
+BY_NAME = dict[str, dict[str, Any]]
+"""Type of settings of several things by their names."""
 
 
 class ConfigByName(ActionConfigFile):
     """`--config NAME`: a path if there is one, else the file of that name that ships with the package."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Merge the settings of the file into `cfg`."""
+        """Merge the settings of the file into `cfg`; what is set by name is added to what earlier files name."""
+        parser.named_before = {key: cfg.get(key) for key in _set_by_name(parser) if cfg.get(key)}
         super().__call__(parser, cfg, str(find_config(values)), option_string)
 
 
@@ -33,6 +37,8 @@ class HadrlParser(LightningArgumentParser):
         super().__init__(*args, **kwargs)
         self._settings: dict[str, Any] = {}
         """Of the file that is parsed."""
+        self.named_before: dict[str, Any] = {}
+        """What is set by name in the files before it, by the dotted key of the setting."""
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parse, numbers with units too; a whole number beyond double precision is a mistake like any other."""
@@ -44,6 +50,8 @@ class HadrlParser(LightningArgumentParser):
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a file of settings in UTF-8, whatever the encoding of the system, numbers with units too."""
         self._settings = load_config(path, groups_of(self))
+        for key, before in self.named_before.items():
+            _add_to(self._settings, key.split("."), before)
         try:
             return super().parse_path(path, *args, **kwargs)
         except UnicodeDecodeError:
@@ -75,6 +83,20 @@ class HadrlParser(LightningArgumentParser):
         """Raise the essence of `message`."""
         parser = getattr(ex, "subcommand_parser", None) or self
         raise HadrlError(essence(message, known_settings(parser))) from ex
+
+
+def _set_by_name(parser: Any) -> list[str]:
+    """Keys of settings that are settings of several things by their names, such as processes."""
+    return [action.dest for action in parser._actions if getattr(action, "_typehint", None) == BY_NAME]
+
+
+def _add_to(settings: dict[str, Any], words: Sequence[str], before: Mapping[str, Any]) -> None:
+    """Put what was set before beneath what is set now, where it is."""
+    for word in words[:-1]:
+        settings = settings.get(word) or {}
+    now = settings.get(words[-1])
+    if isinstance(now, Mapping):
+        settings[words[-1]] = merged(before, now)
 
 
 def _without_units(words: Sequence[str]) -> list[str]:

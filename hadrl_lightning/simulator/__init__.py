@@ -4,7 +4,7 @@ from hadrl_lightning.simulator.actions import decode_caching, decode_caching_see
 from hadrl_lightning.simulator.decisions import Allocation, equal_shares, fill_caches, packed
 from hadrl_lightning.simulator.fields import Field, View, fields_of
 from hadrl_lightning.simulator.network import EdgeNetwork
-from hadrl_lightning.simulator.physics import Limits, Rules, rules
+from hadrl_lightning.simulator.physics import Limits, Published, Rules, Strict, rules
 from hadrl_lightning.simulator.radio import path_loss_db
 from hadrl_lightning.simulator.randomness import Use, check_seed, make_generator, restore_generator
 from hadrl_lightning.simulator.rows import Rows
@@ -23,6 +23,7 @@ __all__ = [
     "Field",
     "Limits",
     "OffloadingView",
+    "Published",
     "Rows",
     "Rules",
     "ScenarioRange",
@@ -30,6 +31,7 @@ __all__ = [
     "Service",
     "SharedNetworks",
     "Slot",
+    "Strict",
     "Use",
     "View",
     "check_seed",

@@ -38,3 +38,10 @@ class Service(NamedTuple):
     """Sum of the compute shares of each server: 1 is its capacity, [B, S]."""
     spectral_efficiency: Float[Tensor, "batch user"]
     """Of the link to the home server in this slot, fading included, in bit/s/Hz, [B, U]."""
+
+    def delayed(
+        self, seconds: Float[Tensor, "batch user"], deadline_s: Float[Tensor, "batch user"]
+    ) -> "Service":
+        """The same, so many seconds later, held against the users' deadlines, [B, U] each."""
+        latency = self.latency + seconds
+        return self._replace(latency=latency, on_time=latency <= deadline_s)
