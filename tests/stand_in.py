@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ class TinyModel(LightningModule):
     def __init__(
         self,
         scenario: TinyScenario,
-        physics: str = "strict",
+        physics: Literal["strict", "published"] = "strict",
         net: TinySettings = TinySettings(),
         bug: bool = False,
     ) -> None:
@@ -117,7 +117,7 @@ class TinyData(LightningDataModule):
     def __init__(
         self,
         scenario: TinyScenario = TinyScenario(),
-        physics: str = "strict",
+        physics: Literal["strict", "published"] = "strict",
         num_envs: int = 2,
     ) -> None:
         super().__init__()

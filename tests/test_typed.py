@@ -52,7 +52,11 @@ WRONG: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
         {"hidden_sizes": [64, "x"]},
         "hidden_sizes must be a list of whole numbers, got [64, 'x']",
     ),
-    (HADRL, {"physics": "nonsense"}, "physics must be one of strict, published, got 'nonsense'"),
+    (
+        HADRL,
+        {"physics": "nonsense"},
+        "physics must be one of strict, published, or a physics of your own as module.name, got nonsense",
+    ),
     (HADRL, {"fast_level": 1}, "fast_level must be a text, got 1"),
     (HADRL, {"slow_level": None}, "slow_level must be a text, got None"),
     (HADRL, {"scenario": "es2.yaml"}, "scenario must be a Scenario, got 'es2.yaml'"),
