@@ -40,13 +40,11 @@ class Decider(Generic[Sight, Act, Decision]):
     """Who plays one of the two levels: it looks at the networks, acts, and the act is read as a decision."""
 
     look: Callable[[EdgeNetwork], Sight]
+    """What it sees of the networks as they stand."""
     act: Callable[[Sight], Act]
+    """What it does there."""
     read: Callable[[EdgeNetwork, Sight, Act], Decision]
-
-    def decide(self, network: EdgeNetwork, seen: Sight) -> tuple[Act, Decision]:
-        """What it does where it sees this, and the decision that this stands for."""
-        act = self.act(seen)
-        return act, self.read(network, seen, act)
+    """The decision that this stands for in those networks."""
 
 
 def by_policy(policy: Callable[[EdgeNetwork], Decision]) -> Decider[EdgeNetwork, Decision, Decision]:
@@ -152,7 +150,8 @@ class Frame(Generic[Sight, Act]):
         self._network = network
         self._slow = slow
         self._seen = slow.look(network)
-        self._act, self._cache = slow.decide(network, self._seen)
+        self._act = slow.act(self._seen)
+        self._cache = slow.read(network, self._seen, self._act)
         self.switching = network.begin_frame(self._cache)
         """Cost of the decision in seconds, [B]."""
         self._slots: list[PlayedSlot[Any, Any]] = []
@@ -193,7 +192,8 @@ class Frame(Generic[Sight, Act]):
     ) -> PlayedSlot[FastSight, FastAct]:
         network = self._network
         requests, positions = network.requests, network.positions
-        act, allocation = fast.decide(network, seen)
+        act = fast.act(seen)
+        allocation = fast.read(network, seen, act)
         service = network.step(allocation)
         played = PlayedSlot(seen, act, requests, positions, allocation, service, fast.look(network))
         self._slots.append(played)
