@@ -175,15 +175,19 @@ def test_levels_of_ones_own_are_trained_saved_shown_and_loaded(
 
 
 @pytest.mark.slow
-def test_a_training_of_levels_of_ones_own_resumes_exactly_and_is_tested(own: Path) -> None:
+def test_a_training_of_levels_of_ones_own_resumes_exactly_and_is_tested(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def weights(run: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(run / "last.ckpt", weights_only=True)
         return {**state["state_dict"], "moments": state["optimizer_states"][1]["state"][0]["exp_avg"]}
 
-    assert main(["fit", *TINY, "--trainer.max_epochs=2"]) == 0
-    assert main(["fit", *TINY, "--trainer.max_epochs=1"]) == 0
+    monkeypatch.syspath_prepend(str(own))  # as an installed package, by short names
+    words = [*TINY, "--model.slow_level=worth", "--model.fast_level=linear"]
+    assert main(["fit", *words, "--trainer.max_epochs=2"]) == 0
+    assert main(["fit", *words, "--trainer.max_epochs=1"]) == 0
     whole, begun = sorted(own.glob("checkpoints/*/version_*"))
-    assert main(["fit", *TINY, "--trainer.max_epochs=2", "--ckpt_path", str(begun / "last.ckpt")]) == 0
+    assert main(["fit", *words, "--trainer.max_epochs=2", "--ckpt_path", str(begun / "last.ckpt")]) == 0
     resumed = sorted(own.glob("checkpoints/*/version_*"))[-1]
     assert main(["test", "--ckpt_path", str(resumed / "best.ckpt")]) == 0
     expected, found = weights(whole), weights(resumed)
