@@ -76,6 +76,7 @@ def test_a_name_that_is_no_file_and_no_agent_is_refused_with_the_names_that_are(
     assert find_agent("es2.ckpt") == Path("es2.ckpt")  # a path goes before a name
 
 
+@pytest.mark.whole
 def test_a_shipped_agent_is_tested_by_its_name_from_any_folder(
     in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +135,7 @@ def test_an_agent_plays_with_another_number_of_services(num_services: int, hits:
     assert float(scores.hit_ratio.mean()) == pytest.approx(hits, abs=0.03)
 
 
+@pytest.mark.whole
 def test_the_command_line_tests_an_agent_with_another_number_of_services(
     in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -254,6 +254,7 @@ def own(in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     LEARNERS.pop("hadrl-two-members", None)
 
 
+@pytest.mark.whole
 def test_policies_of_ones_own_are_compared_and_computed_anew_when_their_code_changes(
     own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -126,6 +126,7 @@ def test_every_learner_gets_the_same_slots_and_validations() -> None:
         assert (name, due) == (name, [BUDGET // 2, BUDGET])
 
 
+@pytest.mark.whole
 def test_a_seed_gives_the_same_numbers_by_fit_and_by_benchmark(in_empty_folder: Path) -> None:
     Path("tiny.yaml").write_text(json.dumps(merged(TINY, {"trainer": {"max_epochs": 3}})))
     words = ["--config", "es2.yaml", "--config", "tiny.yaml", "--data.seed", "7"]
@@ -367,6 +368,7 @@ def test_a_signal_stops_the_command_where_it_stands_and_costs_no_cell(
     assert "lru+home_equal" in Path("out/summary.csv").read_text()
 
 
+@pytest.mark.whole
 def test_worker_processes_compute_the_same_cells(tmp_path: Path) -> None:
     plan = plan_of("density+home_equal")
     done: list[Outcome] = []
@@ -522,6 +524,7 @@ def test_a_report_of_what_is_computed_leaves_the_rest_out(tmp_path: Path) -> Non
     assert seeds == {"random+random": "1", LEAST_KNOWN: "2"}
 
 
+@pytest.mark.whole
 def test_the_commands_for_a_folder_are_noted_once_each_and_the_newest_last(
     in_empty_folder: Path,
 ) -> None:

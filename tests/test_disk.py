@@ -100,6 +100,7 @@ def test_a_disk_that_is_full_ends_the_run_and_keeps_the_last_good_checkpoint(
     assert not list(RUN.glob(".*"))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("name", ["metrics.csv", "events"])
 def test_a_log_that_cannot_be_written_ends_the_run_in_one_line(
     in_empty_folder: Path,
@@ -139,6 +140,7 @@ def test_a_folder_that_cannot_be_written_gets_one_line(
     assert "can't be written: " in line
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("command", ["test", "validate"])
 def test_results_are_shown_where_nothing_can_be_written(
     in_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
@@ -165,6 +167,7 @@ def test_results_are_shown_where_nothing_can_be_written(
     )
 
 
+@pytest.mark.whole
 def test_the_last_good_checkpoint_is_the_later_one(
     in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

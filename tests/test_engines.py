@@ -53,7 +53,10 @@ def test_ray_writes_the_same_files_as_processes_and_either_goes_on_where_the_oth
     assert "[5/5]" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("engine", ["processes", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param("processes", marks=pytest.mark.whole), pytest.param("ray", marks=pytest.mark.slow)],
+)
 def test_a_cell_whose_worker_dies_is_tried_again_and_costs_no_other(engine: Engine, tmp_path: Path) -> None:
     if engine == "ray":
         pytest.importorskip("ray")

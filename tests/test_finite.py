@@ -232,8 +232,10 @@ def test_a_broken_plan_becomes_the_middle_of_the_action_space(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("strategy", "stored"),
     [
-        ("ensemble_parallel", [(99, 19), (99, 19)]),  # the ranks remember the same
-        ("ddp_find_unused_parameters_true", [(100, 20), (99, 19)]),
+        pytest.param(
+            "ensemble_parallel", [(99, 19), (99, 19)], marks=pytest.mark.whole
+        ),  # the ranks remember the same
+        pytest.param("ddp_find_unused_parameters_true", [(100, 20), (99, 19)], marks=pytest.mark.whole),
     ],
 )
 def test_ranks_skip_together_what_breaks_on_one_of_them(strategy: str, stored: list[tuple[int, int]]) -> None:

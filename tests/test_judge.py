@@ -284,6 +284,7 @@ WORDS = [
 ]
 
 
+@pytest.mark.whole
 def test_a_table_tells_the_epoch_of_its_weights_and_warns_of_untrained_caches(
     in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

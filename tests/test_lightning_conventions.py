@@ -286,6 +286,7 @@ def plain_trainer(folder: Path, **settings: Any) -> Trainer:
     return Trainer(**{**quiet, "num_sanity_val_steps": 0, "default_root_dir": folder, **settings})
 
 
+@pytest.mark.whole
 def test_a_test_is_logged_at_the_slots_and_the_epoch_that_the_agent_was_trained_to(tmp_path: Path) -> None:
     module, networks, notes = agent(), data(), Notes()
     notes.logged.clear()

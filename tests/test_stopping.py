@@ -137,6 +137,7 @@ POINTS = [
 """Where one run is interrupted, each time counted from where it goes on."""
 
 
+@pytest.mark.whole
 def test_a_run_interrupted_everywhere_and_resumed_each_time_equals_the_uninterrupted_one(
     finished: Path, zygote: Zygote, tmp_path: Path
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_run_interrupted_everywhere_and_resumed_each_time_equals_the_uninterru
     assert_same_run(finished, run_in(tmp_path))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("command", "method"), [("test", "test_step"), ("predict", "predict_step")])
 def test_a_test_that_is_interrupted_ends_at_once_and_says_how_to_start_again(
     finished: Path, zygote: Zygote, tmp_path: Path, command: str, method: str
@@ -238,11 +240,13 @@ def resume(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     "die",
     [
-        ("in mid-write", 2),
+        pytest.param(("in mid-write", 2), marks=pytest.mark.whole),
         pytest.param(("before the rename", 2), marks=pytest.mark.slow),
-        ("after the rename", 2),
+        pytest.param(("after the rename", 2), marks=pytest.mark.whole),
         pytest.param(("before the row", 1), marks=pytest.mark.slow),  # of the validation
-        ("before the row", 2),  # of the epoch, right after its checkpoint
+        pytest.param(
+            ("before the row", 2), marks=pytest.mark.whole
+        ),  # of the epoch, right after its checkpoint
     ],
 )
 def test_a_run_killed_while_it_writes_goes_on_to_the_same_end(
@@ -281,7 +285,7 @@ def kill_at_random(
 @pytest.mark.parametrize(
     ("num_kills", "every_n_batches"),
     [
-        (2, ["--checkpointing.every_n_batches=1"]),
+        pytest.param(2, ["--checkpointing.every_n_batches=1"], marks=pytest.mark.whole),
         pytest.param(20, ["--checkpointing.every_n_batches=1"], marks=pytest.mark.slow),
         pytest.param(20, [], marks=pytest.mark.slow),
     ],

@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from hadrl_lightning.callbacks.references import random_policies
 from hadrl_lightning.cli import main
+from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.play import episode_scores, run_episode
+from hadrl_lightning.scenario import GIB, Scenario
+from hadrl_lightning.simulator import Use
 
 QUICK = ["--config", "es2.yaml", "--config", "quick.yaml"]
 SMALL = [
@@ -80,7 +85,9 @@ def assert_same(first: object, second: object, where: str = "") -> None:
         assert first == second or (first != first and second != second), where
 
 
-@pytest.mark.parametrize(("stop", "ckpt_path"), [(1, "PATH"), (2, "last")])
+@pytest.mark.parametrize(
+    ("stop", "ckpt_path"), [(1, "PATH"), pytest.param(2, "last", marks=pytest.mark.whole)]
+)
 def test_a_run_stopped_after_any_epoch_and_resumed_equals_the_uninterrupted_one(
     in_run: Path, stop: int, ckpt_path: str
 ) -> None:
@@ -98,6 +105,28 @@ def test_a_run_stopped_after_any_epoch_and_resumed_equals_the_uninterrupted_one(
     assert rows(0) == rows(version)
 
 
+@pytest.mark.filterwarnings("ignore:weights. none")
+def test_fit_learns(in_empty_folder: Path) -> None:
+    """What `hadrl fit` has trained beats its own start and random decisions by far, at both levels."""
+    words = ["--config", "es2.yaml", "--config", "quick.yaml", "--data.scenario.num_users=8"]
+    words += ["--data.scenario.cache_bytes=60GiB", "--data.validation_episodes=1", "--data.test_episodes=4"]
+    words += ["--planning.decisions_per_epoch=8", "--data.caching_updates_per_epoch=40"]
+    words += ["--evaluation.references=false"]
+    assert main(["fit", *words]) == 0
+    assert main(["test", *words]) == 0  # with the weights that it began with
+    files = Path("checkpoints/es2-quick/version_0/test-best.csv"), *Path().rglob("untrained/test*.csv")
+    fitted, start = (next(csv.DictReader(file.read_text().splitlines())) for file in files)
+    scenario = Scenario(num_users=8, cache_bytes=60 * GIB)
+    networks = EpisodeStream(scenario, "strict", 4, 4, 2002, Use.TEST_NETWORKS).networks(0)
+    drawn = episode_scores(run_episode(networks, *random_policies(scenario, "strict")))
+    latency, hits = (float(fitted[f"test/{name}"]) for name in ("latency", "hit_ratio"))
+    assert latency < 0.3 * float(start["test/latency"])
+    assert latency < 0.3 * float(drawn.latency.mean())
+    assert hits > float(start["test/hit_ratio"]) + 0.2
+    assert hits > float(drawn.hit_ratio.mean()) + 0.2
+
+
+@pytest.mark.whole
 def test_another_seed_gives_another_run(in_run: Path) -> None:
     fit("--trainer.max_epochs=1", "--data.seed=6")
     assert rows(0)[0] != rows(last_version())[0]
@@ -138,6 +167,7 @@ def test_caching_decisions_of_the_warm_up_are_not_learnt_from(in_run: Path) -> N
     assert data["ranks"][0]["decisions"] == 3 * 3 * 2
 
 
+@pytest.mark.whole
 def test_training_and_planning_work_in_bf16(in_run: Path) -> None:
     fit("--trainer.max_epochs=2", "--trainer.precision=bf16-mixed")
     state = checkpoint(version=last_version())["state_dict"]
@@ -216,6 +246,7 @@ def test_a_checkpoint_of_another_scenario_is_refused_in_one_line(
     assert "scenario" in error
 
 
+@pytest.mark.whole
 def test_two_processes_explore_differently_and_agree_on_weights(tmp_path: Path) -> None:
     script = Path(__file__).with_name("two_processes.py")
     done = subprocess.run(
