@@ -6,7 +6,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from hadrl_lightning.baselines import home_equal, least_latency
+from hadrl_lightning.baselines import least_latency
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.judge import (
     Scoreboard,
@@ -15,7 +15,7 @@ from hadrl_lightning.judge import (
     own_best_known,
     replayed,
 )
-from hadrl_lightning.play import Episode, Policies, run_episode
+from hadrl_lightning.play import Episode, Policies, home_equal, run_episode
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
     Allocation,

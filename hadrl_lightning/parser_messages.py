@@ -76,6 +76,8 @@ def _words(kind: str, several: bool = False) -> list[str]:
     name, parts = name.rpartition(".")[2], _parts(inner.removesuffix("]"))
     if name == "Literal":
         return [part.strip("'") for part in parts]
+    if name == "dict" and "bool" in inner:
+        return ["a range {low: …, high: …}"]
     if name in PLAIN:
         return [PLAIN[name][1]] if several else PLAIN[name][0].split("|")
     if parts:

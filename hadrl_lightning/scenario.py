@@ -58,7 +58,7 @@ Points = tuple[tuple[float, float], ...]
 Positions = Points | None
 if not TYPE_CHECKING:  # what may be given for them too: a range, which `Scenario` keeps in `ranges`
     Number, PerServer, PerService, Popularity, Positions = (
-        one | dict[str, Any] for one in (Number, PerServer, PerService, Popularity, Positions)
+        one | dict[str, float | bool | str] for one in (Number, PerServer, PerService, Popularity, Positions)
     )
 
 

@@ -343,7 +343,9 @@ def test_a_whole_number_beyond_double_precision_is_refused_in_one_line(
 ) -> None:
     assert main(["fit", "--config", "es2.yaml", f"--data.scenario.cloud_compute_hz={given}"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("hadrl: error: settings must be numbers of at most 1.8e308")
+    assert error.startswith(
+        "hadrl: error: data.scenario.cloud_compute_hz must be a number or a range {low: …, high: …}, got "
+    )
     assert error.count("\n") == 1
 
 

@@ -18,7 +18,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.env_util import make_vec_env
 
 import hadrl_lightning.envs as envs
-from hadrl_lightning.play import caching_reward
+from hadrl_lightning.play import caching_reward, home_equal
 from hadrl_lightning.registration import register_environments
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import decode_caching, decode_offloading, fill_caches
@@ -210,7 +210,7 @@ def test_a_caching_step_is_a_frame_served_by_the_given_policy():
 
     def policy(network):
         seen.append(network.slot)
-        return envs.home_with_equal_shares(network)
+        return home_equal(network)
 
     env = gymnasium.make(IDS[0], scenario=SMALL, offloading_policy=policy)
     env.reset(seed=0)

@@ -27,7 +27,6 @@ from hadrl_lightning.baselines.lower_bound import Relaxation, lower_bound, relax
 from hadrl_lightning.baselines.offloading import (
     OFFLOADING_POLICIES,
     all_cloud,
-    home_equal,
     least_loaded_equal,
     least_loaded_sqrt,
     random_offloading,
@@ -61,7 +60,6 @@ __all__ = [
     "expected_fading",
     "fixed_caches",
     "hindsight_policy",
-    "home_equal",
     "least_frequently_used",
     "least_latency",
     "least_loaded_equal",

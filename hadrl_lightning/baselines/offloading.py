@@ -14,7 +14,7 @@ from torch import Tensor
 from hadrl_lightning.baselines.best_known import best_known_policy, hindsight_policy
 from hadrl_lightning.baselines.genetic import GeneticSearch
 from hadrl_lightning.baselines.problem import expected_fading, holders, offloading_problem, square_root_shares
-from hadrl_lightning.play import OffloadingPolicy
+from hadrl_lightning.play import OffloadingPolicy, home_equal
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, decode_offloading, equal_shares
 
@@ -28,11 +28,6 @@ def random_offloading(generator: torch.Generator) -> OffloadingPolicy:
         return decode_offloading(network.scenario, 2 * action - 1, network.physics)
 
     return policy
-
-
-def home_equal(network: EdgeNetwork) -> Allocation:
-    """Every user to its home server, equal shares."""
-    return equal_shares(network.scenario, network.homes, network.dtype)
 
 
 def all_cloud(network: EdgeNetwork) -> Allocation:

@@ -1,6 +1,6 @@
 """Gymnasium views of the simulator: one level with the other given by a policy, and both at once."""
 
-from hadrl_lightning.envs.core import home_with_equal_shares, most_requested
+from hadrl_lightning.envs.core import most_requested
 from hadrl_lightning.envs.single import ComputationOffloadingEnv, EdgeNetworkEnv, ServiceCachingEnv
 from hadrl_lightning.envs.vector import (
     ComputationOffloadingVectorEnv,
@@ -15,6 +15,5 @@ __all__ = [
     "EdgeNetworkVectorEnv",
     "ServiceCachingEnv",
     "ServiceCachingVectorEnv",
-    "home_with_equal_shares",
     "most_requested",
 ]

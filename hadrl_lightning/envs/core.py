@@ -22,6 +22,7 @@ from hadrl_lightning.play import (
     caching_reward,
     decided,
     hits,
+    home_equal,
     offloading_objective,
     play_frame,
     read_allocation,
@@ -29,7 +30,7 @@ from hadrl_lightning.play import (
     slot_scores,
 )
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import Allocation, EdgeNetwork, equal_shares, fill_caches
+from hadrl_lightning.simulator import EdgeNetwork, fill_caches
 
 
 class Outcome(NamedTuple):
@@ -162,11 +163,6 @@ def most_requested(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]
     return fill_caches(network.scenario, counts[:, None, :].expand(network.cache.shape), table=network.exact)
 
 
-def home_with_equal_shares(network: EdgeNetwork) -> Allocation:
-    """Every user offloads to the server whose radio it uses, and gets the same share as the others there, [B, U]."""
-    return equal_shares(network.scenario, network.homes, network.dtype)
-
-
 def _require_policy(name: str, policy: object) -> None:
     if not callable(policy):
         raise ValueError(f"{name} must be a function of the network, got {policy!r}")
@@ -179,7 +175,7 @@ class CachingCore(Core):
         self,
         network: EdgeNetwork,
         reward: Reward = "published",
-        offloading_policy: OffloadingPolicy = home_with_equal_shares,
+        offloading_policy: OffloadingPolicy = home_equal,
     ) -> None:
         super().__init__(network, reward)
         _require_policy("offloading_policy", offloading_policy)

@@ -14,11 +14,10 @@ from hadrl_lightning.envs.core import (
     OffloadingCore,
     ScenarioLike,
     build_network,
-    home_with_equal_shares,
     most_requested,
 )
 from hadrl_lightning.errors import shown
-from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, Reward
+from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, Reward, home_equal
 from hadrl_lightning.scenario import Physics, Scenario
 
 Array = NDArray[np.float32]
@@ -117,7 +116,7 @@ class ServiceCachingEnv(_SingleEnv):
         self,
         scenario: ScenarioLike = None,
         physics: Physics = "strict",
-        offloading_policy: OffloadingPolicy = home_with_equal_shares,
+        offloading_policy: OffloadingPolicy = home_equal,
         reward: Reward = "published",
     ) -> None:
         super().__init__(CachingCore(build_network(scenario, physics), reward, offloading_policy))

@@ -15,11 +15,10 @@ from hadrl_lightning.envs.core import (
     OffloadingCore,
     ScenarioLike,
     build_network,
-    home_with_equal_shares,
     most_requested,
 )
 from hadrl_lightning.envs.single import Array, as_action, spaces
-from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, Reward
+from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, Reward, home_equal
 from hadrl_lightning.scenario import Physics, Scenario
 
 Bools = NDArray[np.bool_]
@@ -122,7 +121,7 @@ class ServiceCachingVectorEnv(_BatchedEnv):
         num_envs: int = 1,
         scenario: ScenarioLike = None,
         physics: Physics = "strict",
-        offloading_policy: OffloadingPolicy = home_with_equal_shares,
+        offloading_policy: OffloadingPolicy = home_equal,
         reward: Reward = "published",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         device: str | torch.device | None = None,

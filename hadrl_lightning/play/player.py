@@ -16,6 +16,7 @@ from hadrl_lightning.simulator import (
     Service,
     decode_caching,
     decode_offloading,
+    equal_shares,
 )
 
 CachingPolicy = Callable[[EdgeNetwork], Tensor]
@@ -45,6 +46,11 @@ class Decider(Generic[Sight, Act, Decision]):
     """What it does there."""
     read: Callable[[EdgeNetwork, Sight, Act], Decision]
     """The decision that this stands for in those networks."""
+
+
+def home_equal(network: EdgeNetwork) -> Allocation:
+    """Every user to its home server, equal shares: the plainest fast level, [B, U]."""
+    return equal_shares(network.scenario, network.homes, network.dtype)
 
 
 def by_policy(policy: Callable[[EdgeNetwork], Decision]) -> Decider[EdgeNetwork, Decision, Decision]:
