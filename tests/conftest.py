@@ -23,6 +23,12 @@ torch.set_num_threads(1)
 os.environ.pop("COLUMNS", None)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Check types at run time, but in tests of whole commands: there it takes most of the time."""
+    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("unchecked") is not None)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The folder of the repository."""

@@ -32,6 +32,8 @@ from hadrl_lightning.scenario import GIB, Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork
 from tests.helpers import published_planner
 
+pytestmark = pytest.mark.unchecked
+
 SCENARIOS = ["es2", "es3", "es4", "es5"]
 WEIGHT = "world_model.resources.demand.weight"
 SMALL = ["--data.test_episodes", "1", "--evaluation.references", "false"]

@@ -34,6 +34,8 @@ from hadrl_lightning.benchmark.report import result_table
 from hadrl_lightning.cli import main
 from hadrl_lightning.judge import LEAST_KNOWN
 
+pytestmark = pytest.mark.unchecked
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -21,7 +21,6 @@ from hadrl_lightning.baselines import (
     all_cloud,
     best_known_policy,
     density_knapsack,
-    home_equal,
     least_frequently_used,
     least_loaded_equal,
     least_loaded_sqrt,
@@ -31,7 +30,7 @@ from hadrl_lightning.baselines import (
 from hadrl_lightning.baselines.learners import LearnerSettings
 from hadrl_lightning.benchmark.policies import LEARNERS
 from hadrl_lightning.benchmark.sb3 import SpawnedSeed, _normalised, spawned_seeds
-from hadrl_lightning.play import OffloadingPolicy, run_episode
+from hadrl_lightning.play import OffloadingPolicy, home_equal, run_episode
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, fill_caches
 

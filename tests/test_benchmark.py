@@ -45,6 +45,8 @@ from hadrl_lightning.play import run_episode
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork
 
+pytestmark = pytest.mark.unchecked
+
 TINY = {
     "trainer": {"max_epochs": 2, "check_val_every_n_epoch": 1},
     "data": {

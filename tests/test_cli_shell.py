@@ -19,7 +19,7 @@ from hadrl_lightning.parser_messages import essence
 from tests.stand_in import QUIET, Planning, TinySettings, files, fit, hadrl, refused, rows, stand_in, trained
 
 __all__ = ["stand_in"]
-pytestmark = pytest.mark.usefixtures("stand_in")
+pytestmark = [pytest.mark.usefixtures("stand_in"), pytest.mark.unchecked]
 
 # --- folders
 

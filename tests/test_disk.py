@@ -308,6 +308,8 @@ else:
 
 from hadrl_lightning.cli import main
 
+pytestmark = pytest.mark.unchecked
+
 words = {WORDS!r}
 assert main(["fit", *words]) == 0
 assert main(["predict", "--ckpt_path", "last"]) == 0

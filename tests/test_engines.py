@@ -13,6 +13,8 @@ from hadrl_lightning.cli import main
 from hadrl_lightning.judge import LEAST_KNOWN
 from tests.helpers import by_seed, trials
 
+pytestmark = pytest.mark.unchecked
+
 SMALL: dict[str, Any] = {
     "trainer": {"max_epochs": 2},
     "data": {

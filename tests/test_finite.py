@@ -24,6 +24,8 @@ from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork
 from tests.helpers import published_collection, published_planner, torchrun
 
+pytestmark = pytest.mark.unchecked
+
 NAN, INF = float("nan"), float("inf")
 SCENARIO = Scenario(num_users=4, decisions_per_episode=2)
 NUM_ENVS = 3

@@ -36,6 +36,8 @@ from hadrl_lightning.play import run_episode
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import Use
 
+pytestmark = pytest.mark.unchecked
+
 SMALL = Scenario(num_users=4, decisions_per_episode=2, slots_per_decision=2, cache_bytes=20 * GIB)
 
 

@@ -33,6 +33,8 @@ from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 from tests.stand_in import CALLBACKS, files, fit, hadrl, refused, rows, stand_in
 
+pytestmark = pytest.mark.unchecked
+
 __all__ = ["stand_in"]
 
 SCENARIO = Scenario(num_users=3, decisions_per_episode=2)

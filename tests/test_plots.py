@@ -22,6 +22,8 @@ from hadrl_lightning.plots.looks import colour, family, look
 from hadrl_lightning.plots.style import style
 from hadrl_lightning.plots.tables import read_rows
 
+pytestmark = pytest.mark.unchecked
+
 HEAD = {"label": "a label", "scenario": "es2", "sweep_key": "", "sweep_value": ""}
 
 

@@ -373,6 +373,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.unchecked
 def test_a_training_with_a_process_an_agent_and_a_measure_from_outside(own: Path) -> None:
     names = ["es2", "quick", "backlog", "drift", "walk", "worth", "mine"]
     words = [word for name in names for word in ("--config", f"{name}.yaml")]
@@ -388,6 +389,7 @@ def test_a_training_with_a_process_an_agent_and_a_measure_from_outside(own: Path
     )
 
 
+@pytest.mark.unchecked
 def test_a_training_in_a_physics_from_outside(own: Path) -> None:
     assert (
         main(["fit", "--config", "es2.yaml", "--config", "quick.yaml", "--config", "device.yaml", *SMALL])

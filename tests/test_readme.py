@@ -19,6 +19,8 @@ from hadrl_lightning.cli import main
 from hadrl_lightning.config_files import load_config
 from hadrl_lightning.simulator import EdgeNetwork
 
+pytestmark = pytest.mark.unchecked
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 SHRUNK = [
     "--data.scenario.decisions_per_episode=2",

@@ -192,6 +192,8 @@ def test_a_second_signal_ends_at_once_and_one_that_a_launcher_repeats_does_not()
     code = """
 import os, signal
 from hadrl_lightning.cli import signals
+
+pytestmark = pytest.mark.unchecked
 with signals.StopSignals().handled():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)

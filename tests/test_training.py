@@ -16,6 +16,8 @@ from hadrl_lightning.play import episode_scores, run_episode
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import Use
 
+pytestmark = pytest.mark.unchecked
+
 QUICK = ["--config", "es2.yaml", "--config", "quick.yaml"]
 SMALL = [
     "--data.scenario.decisions_per_episode=3",
@@ -27,6 +29,7 @@ SMALL = [
     "--planning.seed_decisions=3",
     "--planning.decisions_per_epoch=3",
     "--trainer.check_val_every_n_epoch=1",
+    "--evaluation.references=false",
 ]
 """Fewer numbers than quick.yaml, the same parts."""
 
@@ -110,13 +113,13 @@ def test_fit_learns(in_empty_folder: Path) -> None:
     """What `hadrl fit` has trained beats its own start and random decisions by far, at both levels."""
     words = ["--config", "es2.yaml", "--config", "quick.yaml", "--data.scenario.num_users=8"]
     words += ["--data.scenario.cache_bytes=60GiB", "--data.validation_episodes=1", "--data.test_episodes=4"]
-    words += ["--planning.decisions_per_epoch=8", "--data.caching_updates_per_epoch=40"]
-    words += ["--evaluation.references=false"]
+    words += ["--planning.decisions_per_epoch=6", "--data.caching_updates_per_epoch=30"]
+    words += ["--evaluation.references=false", "--data.scenario.decisions_per_episode=5"]
     assert main(["fit", *words]) == 0
     assert main(["test", *words]) == 0  # with the weights that it began with
     files = Path("checkpoints/es2-quick/version_0/test-best.csv"), *Path().rglob("untrained/test*.csv")
     fitted, start = (next(csv.DictReader(file.read_text().splitlines())) for file in files)
-    scenario = Scenario(num_users=8, cache_bytes=60 * GIB)
+    scenario = Scenario(num_users=8, cache_bytes=60 * GIB, decisions_per_episode=5)
     networks = EpisodeStream(scenario, "strict", 4, 4, 2002, Use.TEST_NETWORKS).networks(0)
     drawn = episode_scores(run_episode(networks, *random_policies(scenario, "strict")))
     latency, hits = (float(fitted[f"test/{name}"]) for name in ("latency", "hit_ratio"))
@@ -214,7 +217,8 @@ def test_predict_writes_a_row_for_every_user_and_slot(
 def test_the_test_command_shows_the_agent_beside_the_references(
     in_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["test", "--ckpt_path", "checkpoints/es2-quick/version_0/last.ckpt"]) == 0
+    words = ["--ckpt_path", "checkpoints/es2-quick/version_0/last.ckpt", "--evaluation.references=true"]
+    assert main(["test", *words]) == 0
     shown = capsys.readouterr().out
     for name in (
         "HADRL",

@@ -76,7 +76,7 @@ def test_every_number_of_a_scenario_with_a_dimension_has_units() -> None:
     assert without == {
         *("num_servers", "num_users", "num_services", "decisions_per_episode", "slots_per_decision"),
         *("popularity", "zipf_exponent", "usable_cache_fraction", "share_floor", "free_share"),
-        *("offload_thresholds", "processes"),
+        *("offload_thresholds", "processes", "ranges"),
     }
 
 
