@@ -6,8 +6,10 @@ Importing the package registers its environments with Gymnasium. The names below
 from importlib import import_module
 from typing import Any
 
-from hadrl_lightning.registration import register_environments
-from hadrl_lightning.version import __version__ as __version__
+import gymnasium
+
+__version__ = "0.1.0"
+"""The version of the package; pyproject.toml reads it here."""
 
 _HOMES = {
     "Scenario": "scenario",
@@ -40,7 +42,8 @@ _HOMES = {
 
 __all__ = sorted(_HOMES)
 
-register_environments()
+_ENVIRONMENTS = ("ServiceCaching", "ComputationOffloading", "EdgeNetwork")
+"""`hadrl/NAME-v0` is the class `NAMEEnv`, and `NAMEVectorEnv` where a vector of them is asked for."""
 
 
 def __getattr__(name: str) -> Any:
@@ -51,3 +54,18 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
+
+
+def register_environments() -> None:
+    """Register the environments with Gymnasium, by names so that nothing is imported before one is made."""
+    for name in _ENVIRONMENTS:
+        env_id = f"hadrl/{name}-v0"
+        if env_id not in gymnasium.registry:
+            gymnasium.register(
+                id=env_id,
+                entry_point=f"hadrl_lightning.envs:{name}Env",
+                vector_entry_point=f"hadrl_lightning.envs:{name}VectorEnv",
+            )
+
+
+register_environments()

@@ -7,10 +7,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from hadrl_lightning import __version__
 from hadrl_lightning.digests import digest
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import is_file, load_tensors
-from hadrl_lightning.version import __version__
 
 SUFFIX = ".ckpt"
 """Ending of the files of trained agents."""

@@ -2,13 +2,15 @@
 
 import functools
 import inspect
+import math
 import sys
 import types
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from hadrl_lightning.errors import shown
-from hadrl_lightning.limits import plain
 from hadrl_lightning.units import read_unit
 
 Cls = TypeVar("Cls", bound=type)
@@ -61,6 +63,24 @@ def read_as(name: str, value: Any, hint: Any) -> Any:
     if found is _OTHER:
         raise ValueError(f"{name} must be {_called(hint)}, got {shown(value)}")
     return found
+
+
+def as_floats(value: Any) -> Any:
+    """Lists and arrays become tuples and whole numbers floats, at any depth; all else stays."""
+    value = plain(value)
+    if isinstance(value, list | tuple):
+        return tuple(as_floats(item) for item in value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def plain(value: Any) -> Any:
+    """A number or an array of numpy's as Python's own numbers and lists; all else stays."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 _OTHER = object()

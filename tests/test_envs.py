@@ -18,8 +18,8 @@ from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.env_util import make_vec_env
 
 import hadrl_lightning.envs as envs
+from hadrl_lightning import register_environments
 from hadrl_lightning.play import caching_reward, home_equal
-from hadrl_lightning.registration import register_environments
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import decode_caching, decode_offloading, fill_caches
 

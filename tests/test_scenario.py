@@ -10,9 +10,8 @@ import pytest
 import torch
 import yaml
 
-from hadrl_lightning import limits
 from hadrl_lightning.errors import HadrlWarning
-from hadrl_lightning.scenario import GIB, KIB, MIB, Scenario
+from hadrl_lightning.scenario import GIB, KIB, MIB, Scenario, limits
 from hadrl_lightning.simulator import (
     Allocation,
     CachingView,

@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hadrl_lightning.agents.seen import ranges_of_scenario
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.envs.bounds import caching_bounds, offloading_bounds
 from hadrl_lightning.judge import optimal_hit_ratio
-from hadrl_lightning.number_range import Range
 from hadrl_lightning.play import run_episode
-from hadrl_lightning.ranges import ranges_of
-from hadrl_lightning.scenario import GIB, Physics, Scenario
+from hadrl_lightning.scenario import GIB, Physics, Range, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
     EdgeNetwork,
@@ -267,9 +266,9 @@ def test_bounds_hold_for_every_network_that_can_be_drawn() -> None:
 
 def test_what_an_agent_is_told_covers_every_network_that_can_be_drawn() -> None:
     for scenario in (VARIED, PLACED):
-        told = ranges_of(scenario)
+        told = ranges_of_scenario(scenario)
         for one in ScenarioRange(scenario, seed=2).draw(20):
-            for name, (least, most) in ranges_of(one).items():
+            for name, (least, most) in ranges_of_scenario(one).items():
                 slack = 1e-9 * abs(most)
                 assert told[name][0] - slack <= least, name
                 assert most <= told[name][1] + slack, name

@@ -8,7 +8,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from hadrl_lightning.agents.levels import CachingAgent, SlotModel
-from hadrl_lightning.agents.seen import SeenRanges, ranges_of_caching_view, ranges_of_view
+from hadrl_lightning.agents.seen import (
+    Ranges,
+    SeenRanges,
+    ranges_of_caching_view,
+    ranges_of_scenario,
+    ranges_of_view,
+)
 from hadrl_lightning.agents.views import (
     check_caching_view,
     check_network,
@@ -20,7 +26,6 @@ from hadrl_lightning.agents.views import (
 from hadrl_lightning.errors import HadrlError, HadrlWarning
 from hadrl_lightning.planning import CEMPlanner, Plan, PlanFunction, PlannerSettings, plan_alone
 from hadrl_lightning.play import Episode, Policies, run_episode
-from hadrl_lightning.ranges import Ranges, ranges_of
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
@@ -222,7 +227,7 @@ class Acting(nn.Module):
         """
         seed = self.seed if seed is None else seed
         if self.scenario.num_users:  # for nobody nothing is decided
-            self.tell_outside(ranges_of(self.scenario, self.physics))
+            self.tell_outside(ranges_of_scenario(self.scenario, self.physics))
 
         def caching(network: EdgeNetwork) -> Tensor:
             check_network(self.physics, network)

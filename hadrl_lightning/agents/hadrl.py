@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from hadrl_lightning.agents.ddpg import DDPGSettings
 from hadrl_lightning.agents.learning import Learning
 from hadrl_lightning.agents.levels import CACHING_AGENTS, SLOT_MODELS, Level
+from hadrl_lightning.agents.seen import ranges_of_scenario
 from hadrl_lightning.agents.set_ddpg import SetDDPGSettings
 from hadrl_lightning.agents.set_world_model import SetWorldModelSettings
 from hadrl_lightning.agents.stored import StoredAgent
@@ -18,7 +19,6 @@ from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.play import Episode
-from hadrl_lightning.ranges import ranges_of
 from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator, rules
@@ -151,7 +151,7 @@ class HADRL(Learning, StoredAgent):
             self.state_dict(), "scenario must have the sizes the agent was trained on: it has flat models"
         )
         other.origin = self.origin
-        other.tell_outside(ranges_of(scenario, self.physics))
+        other.tell_outside(ranges_of_scenario(scenario, self.physics))
         return other.to(self.device).train(self.training)
 
     def validation_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:  # type: ignore[override]

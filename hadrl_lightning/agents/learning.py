@@ -13,9 +13,8 @@ from torch.optim import Optimizer
 
 from hadrl_lightning.agents.acting import Acting
 from hadrl_lightning.agents.refusals import check_item, check_trainer
-from hadrl_lightning.agents.seen import ranges_of_view
+from hadrl_lightning.agents.seen import ranges_of_scenario, ranges_of_view
 from hadrl_lightning.data import OffloadingTransitions, TrainingBatch
-from hadrl_lightning.ranges import ranges_of
 from hadrl_lightning.simulator import OffloadingView, Use, make_generator
 
 
@@ -36,7 +35,7 @@ class Learning(Acting, LightningModule):
 
     def on_train_start(self) -> None:
         """Note what the scenario brings."""
-        self.seen.include(ranges_of(self.scenario, self.physics))
+        self.seen.include(ranges_of_scenario(self.scenario, self.physics))
         if (
             getattr(self.trainer, "datamodule", None) is None
         ):  # of a loader alone nothing was observed by collecting

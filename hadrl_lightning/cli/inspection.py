@@ -9,9 +9,9 @@ from dataclasses import fields
 from typing import Any
 
 from hadrl_lightning.agent_files import RECORD, find_agent, read_agent
+from hadrl_lightning.agents.seen import NUMBERS, range_shown
 from hadrl_lightning.cli.line_parser import LineParser
 from hadrl_lightning.config_files import shipped_configs
-from hadrl_lightning.ranges import NUMBERS, shown
 from hadrl_lightning.scenario import Scenario
 
 WIDTH = 80
@@ -62,7 +62,7 @@ def description(name: str, contents: Mapping[str, Any]) -> Iterable[str]:
     ends = zip(NUMBERS, weights["seen.least"].tolist(), weights["seen.most"].tolist())
     for number, least, most in ends:
         if least <= most:
-            yield f"  {number:<40} {shown(number, (least, most))}"
+            yield f"  {number:<40} {range_shown(number, (least, most))}"
 
 
 def _row(label: str, items: Iterable[str]) -> list[str]:

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.limits import as_floats, beyond_memory, network_bytes
 from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.scenario.limits import beyond_memory, network_bytes
 from hadrl_lightning.simulator.constants import Constants, constants, constants_of_each
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.physics import rules
@@ -21,7 +21,7 @@ from hadrl_lightning.simulator.state import NetworkState, count_slot, empty_stat
 from hadrl_lightning.simulator.unfolding import Unfolding, offloading_view_of
 from hadrl_lightning.simulator.vectors import to_vector
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
-from hadrl_lightning.typed import typed
+from hadrl_lightning.typed import as_floats, typed
 
 
 @typed

@@ -1,7 +1,6 @@
 """The constants of an edge network: one frozen, validated dataclass."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -9,25 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hadrl_lightning.config_files import load_config, merged
-from hadrl_lightning.errors import HadrlWarning, shown
-from hadrl_lightning.limits import (
-    CAPACITIES,
-    COUNTS,
-    FORMULAS,
-    LEAST,
-    LISTS,
-    POINTS,
-    POSITIVE,
-    RANGED,
-    as_floats,
-    beyond_memory,
-    check_integer,
-    check_number,
-    network_bytes,
-    plain,
-)
-from hadrl_lightning.number_range import Range
-from hadrl_lightning.units import read_unit, read_units
+from hadrl_lightning.errors import shown
+from hadrl_lightning.scenario.checks import check_counts, check_fields, check_number, warn_of_positions
+from hadrl_lightning.scenario.limits import COUNTS, LISTS, POINTS, PUBLISHED_POPULARITY
+from hadrl_lightning.scenario.ranges import CAPACITIES, RANGED, Range, is_range, middle, ranges_given
+from hadrl_lightning.typed import as_floats, plain
+from hadrl_lightning.units import read_unit
 
 Physics = str
 """Name of the arithmetic that the simulator follows: `strict` obeys the constraints, `published` repeats the paper's
@@ -35,20 +21,6 @@ code, `module.Class` is one of your own."""
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 BITS_PER_BYTE = 8
-
-PUBLISHED_POPULARITY = (
-    0.21229198890532444,
-    0.1219297292172975,
-    0.08815289960395892,
-    0.07003023968857178,
-    0.05858111079665425,
-    0.050630545381643195,
-    0.04475640280685803,
-    0.04022181056515523,
-    0.036604931484490705,
-    0.033646012803007885,
-)
-"""Request probabilities of services K, K-1, ..., 1 in the published code; what is missing to 1 falls on service 1."""
 
 Number = float
 PerServer = float | tuple[float, ...]
@@ -164,8 +136,8 @@ class Scenario:
     one, or `module.Class`), such as `{my_module.Backlog: {limit_bits: 1e9}}`."""
 
     ranges: dict[str, Range] = field(default_factory=dict, hash=False)
-    """What every network draws for itself, by the name of its field: filled from the fields that are given as a range,
-    `{low: …, high: …}`, which themselves are then the middle of it. Not to be given by hand."""
+    """What every network draws for itself, by the name of its field. A range is given in the field itself, as
+    `{low: …, high: …}`; it is kept here, and the field then holds the middle of it."""
 
     decisions_per_episode: int = 10
     """Caching decisions (frames) an episode."""
@@ -175,34 +147,15 @@ class Scenario:
     def __post_init__(self) -> None:
         object.__setattr__(self, "processes", _by_name(self.processes))
         self._keep_ranges()
-        for name, value in list(vars(self).items()):
-            if name in ("processes", "ranges"):
-                continue
+        for name, value in self._numbers().items():
             value = read_unit(name, value)
             object.__setattr__(self, name, plain(value) if name in COUNTS else as_floats(value))
-        for name, largest in COUNTS.items():
-            check_integer(name, getattr(self, name), LEAST.get(name, 1), largest)
-        self._check_memory()
+        check_counts(self)
         if self.ranges:
-            self._fill_in_middles()
-            self._check_ends()
-        for name, (least, most) in POSITIVE.items():
-            if name not in LISTS:
-                check_number(name, getattr(self, name), above=0.0, least=least, most=most)
-        for name, most in (("zipf_exponent", 1e3), ("cloud_delay_s", 1e12)):
-            check_number(name, getattr(self, name), least=0.0, most=most)
-        check_number("transmit_power_dbm", self.transmit_power_dbm, least=-1000.0, most=60.0)
-        for name in ("noise_dbm", "path_loss_constant_db", "path_loss_slope_db"):
-            check_number(name, getattr(self, name), least=-1000.0, most=1000.0)
-        for name, of in LISTS.items():
-            self._check_list(name, getattr(self, of), of)
-        self._check_popularity()
-        self._check_points("server_positions_m", self.num_servers, "num_servers")
-        self._check_points("user_positions_m", self.num_users, "num_users")
-        self._check_thresholds()
-        self._check_formulas()
+            self._check_ranges()
+        check_fields(self)
         if not self.ranges:
-            self._warn_of_positions()
+            warn_of_positions(self)
 
     @classmethod
     def from_config(cls, *names: str | Path) -> "Scenario":
@@ -255,92 +208,6 @@ class Scenario:
         ):
             other["popularity"] = "zipf"
         return replace(self, **other)
-
-    # Ranges --------------------------------------------------------------------------------------------------------
-
-    def at(self, parts: Mapping[str, Sequence[float]]) -> "Scenario":
-        """The scenario of one network: in place of every range the numbers that are such parts of the way.
-
-        Args:
-            parts: by the name of the field numbers from 0 (`low`) to 1 (`high`): for each server or service one, for
-                positions x and y of each, else a single one.
-        """
-        drawn: dict[str, Any] = {}
-        for name, range_ in self.ranges.items():
-            numbers = range_.numbers(parts[name])
-            if name in POINTS:
-                drawn[name] = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-            else:
-                drawn[name] = numbers if RANGED[name] else numbers[0]
-        return replace(self, ranges={}, **drawn)
-
-    def numbers_drawn(self) -> dict[str, int]:
-        """How many numbers a network draws of every range, by the name of the field."""
-        count = {name: getattr(self, RANGED[name]) if RANGED[name] else 1 for name in self.ranges}
-        return {name: number * (2 if name in POINTS else 1) for name, number in count.items()}
-
-    def corners(self) -> tuple["Scenario", ...]:
-        """The scenarios at the ends of the ranges: all numbers least, all largest, much asked of little, and little of
-        much; of a scenario without ranges itself.
-        """
-        if not self.ranges:
-            return (self,)
-        ends = ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0))
-        return tuple(self._corner(capacity, asked) for capacity, asked in ends)
-
-    def _corner(self, capacity: float, asked: float) -> "Scenario":
-        parts = {}
-        for name, number in self.numbers_drawn().items():
-            part = 0.5 if name == "popularity" else capacity if name in CAPACITIES else asked
-            parts[name] = [part] * number
-        return self.at(parts)
-
-    def require_one_network(self) -> None:
-        """Refuse ranges, where the constants of one network are needed.
-
-        Raises:
-            ValueError: there are ranges.
-        """
-        if self.ranges:
-            raise ValueError(f"scenario must be that of one network, got ranges of {', '.join(self.ranges)}")
-
-    def _keep_ranges(self) -> None:
-        """Put what is given as a range into `ranges`; a number in the place of a range wins over it."""
-        if not isinstance(self.ranges, Mapping):
-            raise ValueError(f"ranges must be ranges by the names of fields, got {shown(self.ranges)}")
-        kept: dict[str, Range] = {}
-        for name, value in self.ranges.items():
-            if name not in RANGED:
-                raise ValueError(f"ranges must be of some of {', '.join(RANGED)}, got {shown(name)}")
-            kept[name] = Range.of(name, read_units(value, name))
-        for name, default in type(self).__dataclass_fields__.items():
-            value = getattr(self, name)
-            if name in ("processes", "ranges"):
-                continue
-            if isinstance(value, Mapping | Range):
-                if name not in RANGED:
-                    raise ValueError(
-                        f"{name} must be the same for all networks, got the range {shown(value)}"
-                    )
-                kept[name] = Range.of(name, read_units(value, name))
-                object.__setattr__(self, name, default.default)
-            elif name in kept and not _is_middle(name, as_floats(value), kept[name]):
-                if value == default.default:  # which someone may not have given
-                    text = f"{name} is {shown(value)}, which takes the place of its range in ranges"
-                    warnings.warn(text, HadrlWarning, stacklevel=4)
-                del kept[name]
-        object.__setattr__(self, "ranges", kept)
-
-    def _check_ends(self) -> None:
-        """What networks can draw must be allowed."""
-        if "popularity" in self.ranges:
-            check_number("popularity", self.ranges["popularity"].low, least=0.0)
-        self.corners()  # a scenario each, which is checked
-
-    def _fill_in_middles(self) -> None:
-        for name, range_ in self.ranges.items():
-            number = getattr(self, RANGED[name]) if RANGED[name] else 1
-            object.__setattr__(self, name, _middle(name, range_, number))
 
     def require_users(self) -> None:
         """Refuse a network of nobody, where there is nothing to learn or to judge.
@@ -453,7 +320,75 @@ class Scenario:
         """Slots of an episode."""
         return self.decisions_per_episode * self.slots_per_decision
 
-    # Checks --------------------------------------------------------------------------------------------------------
+    # Ranges --------------------------------------------------------------------------------------------------------
+
+    def at(self, parts: Mapping[str, Sequence[float]]) -> "Scenario":
+        """The scenario of one network: in place of every range the numbers that are such parts of the way.
+
+        Args:
+            parts: by the name of the field numbers from 0 (`low`) to 1 (`high`): for each server or service one, for
+                positions x and y of each, else a single one.
+        """
+        drawn: dict[str, Any] = {}
+        for name, range_ in self.ranges.items():
+            numbers = range_.numbers(parts[name])
+            if name in POINTS:
+                drawn[name] = tuple(zip(numbers[::2], numbers[1::2], strict=True))
+            else:
+                drawn[name] = numbers if RANGED[name] else numbers[0]
+        return replace(self, ranges={}, **drawn)
+
+    def numbers_drawn(self) -> dict[str, int]:
+        """How many numbers a network draws of every range, by the name of the field."""
+        count = {name: getattr(self, RANGED[name]) if RANGED[name] else 1 for name in self.ranges}
+        return {name: number * (2 if name in POINTS else 1) for name, number in count.items()}
+
+    def corners(self) -> tuple["Scenario", ...]:
+        """The scenarios at the ends of the ranges: all numbers least, all largest, much asked of little, and little of
+        much; of a scenario without ranges itself.
+        """
+        if not self.ranges:
+            return (self,)
+        ends = ((0.0, 0.0), (1.0, 1.0), (0.0, 1.0), (1.0, 0.0))
+        return tuple(self._corner(capacity, asked) for capacity, asked in ends)
+
+    def _corner(self, capacity: float, asked: float) -> "Scenario":
+        parts = {}
+        for name, number in self.numbers_drawn().items():
+            part = 0.5 if name == "popularity" else capacity if name in CAPACITIES else asked
+            parts[name] = [part] * number
+        return self.at(parts)
+
+    def require_one_network(self) -> None:
+        """Refuse ranges, where the constants of one network are needed.
+
+        Raises:
+            ValueError: there are ranges.
+        """
+        if self.ranges:
+            raise ValueError(f"scenario must be that of one network, got ranges of {', '.join(self.ranges)}")
+
+    def _numbers(self) -> dict[str, Any]:
+        """The fields that hold numbers, or ranges of numbers."""
+        return {name: value for name, value in vars(self).items() if name not in ("processes", "ranges")}
+
+    def _keep_ranges(self) -> None:
+        """Put what is given as a range into `ranges`, and its default in its place."""
+        values = self._numbers()
+        defaults = {name: type(self).__dataclass_fields__[name].default for name in values}
+        object.__setattr__(self, "ranges", ranges_given(self.ranges, values, defaults))
+        for name, value in values.items():
+            if is_range(value):
+                object.__setattr__(self, name, defaults[name])
+
+    def _check_ranges(self) -> None:
+        """Put their middles into the fields; what networks can draw must be allowed."""
+        for name, range_ in self.ranges.items():
+            number = getattr(self, RANGED[name]) if RANGED[name] else 1
+            object.__setattr__(self, name, middle(name, range_, number))
+        if "popularity" in self.ranges:
+            check_number("popularity", self.ranges["popularity"].low, least=0.0)
+        self.corners()  # a scenario each, which is checked
 
     @property
     def _ordinals(self) -> range:
@@ -464,121 +399,6 @@ class Scenario:
 
     def _nearest_server(self, point: tuple[float, float]) -> int:
         return min(range(self.num_servers), key=lambda server: math.dist(point, self.servers_m[server]))
-
-    def _check_list(self, name: str, length: int, of: str) -> None:
-        value = getattr(self, name)
-        optional = of == "num_services"
-        if optional and value is None:
-            return
-        if optional and not isinstance(value, tuple):
-            raise ValueError(f"{name} must be a list of one value for each of {of} = {length}, got {value!r}")
-        if isinstance(value, tuple) and len(value) != length:
-            raise ValueError(f"{name} must have one value for each of {of} = {length}, got {len(value)}")
-        least, most = POSITIVE[name]
-        for item in value if isinstance(value, tuple) else (value,):
-            check_number(name, item, above=0.0, least=least, most=most)
-
-    def _check_popularity(self) -> None:
-        value = self.popularity
-        if value == "published":
-            if self.num_services != len(PUBLISHED_POPULARITY):
-                raise ValueError(
-                    f"popularity must be zipf or a list of weights where num_services is not "
-                    f"{len(PUBLISHED_POPULARITY)}, got published with num_services = {self.num_services}"
-                )
-        elif isinstance(value, tuple):
-            if len(value) != self.num_services:
-                raise ValueError(
-                    f"popularity must have one weight for each of num_services = {self.num_services}, got {len(value)}"
-                )
-            for item in value:
-                check_number("popularity", item, least=0.0, most=1e100)
-            if math.fsum(value) == 0:
-                raise ValueError(f"popularity must have a positive sum, got {value}")
-        elif value != "zipf":
-            raise ValueError(f"popularity must be published, zipf or a list of weights, got {value!r}")
-
-    def _check_points(self, name: str, length: int, of: str) -> None:
-        points = getattr(self, name)
-        if points is None:
-            return
-        if not isinstance(points, tuple) or len(points) != length:
-            got = len(points) if isinstance(points, tuple) else repr(points)
-            raise ValueError(f"{name} must have one point for each of {of} = {length}, got {got}")
-        for point in points:
-            if not isinstance(point, tuple) or len(point) != 2:
-                raise ValueError(f"{name} must hold pairs of x and y in metres, got {point!r}")
-            for coordinate in point:
-                check_number(name, coordinate, least=-1e7, most=1e7)
-
-    def _check_memory(self) -> None:
-        lacking = beyond_memory(network_bytes(self.num_servers, self.num_users, self.num_services))
-        if lacking:
-            name, other = "num_servers", "num_services"
-            if self.num_services > self.num_servers:
-                name, other = other, name
-            size, beside = (as_floats(getattr(self, one)) for one in (name, other))
-            raise ValueError(
-                f"{name} must be as many as fit into memory with {other} = {beside:g}, got {size:g}: {lacking}"
-            )
-
-    def _check_formulas(self) -> None:
-        """What grows with the number of services stays within what single precision holds."""
-        for name, (given, most) in FORMULAS.items():
-            if getattr(self, given) is None:
-                check_number(name, getattr(self, name), most=most / self.num_services)
-        if self.workload_cycles is None:
-            check_number(
-                "workload_cycles by the formula", max(self.cycles), most=POSITIVE["workload_cycles"][1]
-            )
-
-    def _warn_of_positions(self) -> None:
-        """Said once a process, however often a scenario is made: the place in the code is always this one."""
-        for name in POINTS:
-            points = getattr(self, name)
-            if points and _look_like_degrees(points):
-                text = f"{name} look like degrees, got {points[0]} and others within 1 m: give metres"
-                warnings.warn(text, HadrlWarning, stacklevel=1)
-        if self.server_positions_m is not None and self.user_positions_m is None:
-            where = "" if self.published_homes == self.cells else "under physics strict "
-            warnings.warn(
-                f"server_positions_m changes nothing {where}without user_positions_m: "
-                "users are drawn around their own server, whose link they use",
-                HadrlWarning,
-                stacklevel=1,
-            )
-
-    def _check_thresholds(self) -> None:
-        thresholds = self.offload_thresholds
-        if thresholds is None:
-            return
-        if not isinstance(thresholds, tuple):
-            raise ValueError(f"offload_thresholds must be a list of numbers, got {thresholds!r}")
-        for threshold in thresholds:
-            check_number("offload_thresholds", threshold, least=-1.0, most=1.0)
-        if list(thresholds) != sorted(set(thresholds)):
-            raise ValueError(f"offload_thresholds must increase, got {thresholds}")
-
-
-def _middle(name: str, range_: Range, number: int) -> Any:
-    """What stands for a range where numbers are shown: the middle; for points some on a line."""
-    if name in POINTS:
-        line = [range_.number((index + 0.5) / number) for index in range(number)]
-        return tuple(zip(line, line, strict=True))
-    middle = range_.number(0.5)
-    return (middle,) * number if RANGED[name] == "num_services" else middle
-
-
-def _is_middle(name: str, value: Any, range_: Range) -> bool:
-    """Whether a value is `_middle`, of whatever number of servers, users and services."""
-    return value == _middle(name, range_, len(value) if isinstance(value, tuple) else 1)
-
-
-def _look_like_degrees(points: Points) -> bool:
-    """Several points that could be longitude and latitude, in either order, all within what would be a metre."""
-    spread = max(max(axis) - min(axis) for axis in zip(*points, strict=True))
-    small, large = sorted(max(map(abs, axis)) for axis in zip(*points, strict=True))
-    return 0 < spread < 1 and small <= 90 and large <= 180
 
 
 # The class checks its own arguments, with messages for users, and takes what YAML gives (whole numbers, lists):
