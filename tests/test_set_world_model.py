@@ -27,10 +27,10 @@ from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.refine import (
     RefinementSettings,
     descend_shares,
-    informed_targets,
     refine,
     sweep_targets,
 )
+from hadrl_lightning.planning.starts import preferred_targets, random_targets
 from hadrl_lightning.play import offloading_reward
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading, fill_caches
@@ -514,7 +514,8 @@ def test_refinement_never_makes_a_plan_worse_and_may_be_split() -> None:
 
 
 def test_an_informed_start_prefers_the_target_that_is_faster_for_the_user() -> None:
-    probability = informed_targets(Toy(), torch.zeros(3, 1), 2, 2, generator())
+    target = random_targets((3, 64, 2), 2, generator())
+    probability = preferred_targets(Toy(), torch.zeros(3, 1), target, 2)
     assert probability.shape == (3, 1, 2, 2)
     torch.testing.assert_close(probability.sum(dim=-1), torch.ones(3, 1, 2))
     assert (probability[:, 0, 0, 0] > 0.9).all()

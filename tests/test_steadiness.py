@@ -7,7 +7,7 @@ from torch import Tensor
 from hadrl_lightning import HADRL
 from hadrl_lightning.planning import Prediction, RefinementSettings, refine
 from hadrl_lightning.planning.refine import sweep_targets
-from hadrl_lightning.planning.usual import usual_targets
+from hadrl_lightning.planning.starts import usual_targets
 from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading
 from tests.test_set_world_model import FORM, WORST, Toy, prediction_of
 

@@ -19,9 +19,10 @@ from hadrl_lightning.distributed.collectives import (
 )
 from hadrl_lightning.distributed.members import members_held
 from hadrl_lightning.distributed.shares import Share
-from hadrl_lightning.planning.cem import CEMPlanner, Plan
+from hadrl_lightning.planning.cem import CEMPlanner
 from hadrl_lightning.planning.free_energy import FreeEnergy
 from hadrl_lightning.planning.model import PlanningModel, Prediction
+from hadrl_lightning.planning.plan import Plan
 from hadrl_lightning.planning.proposal import AnyProposal, CategoricalProposal
 from hadrl_lightning.simulator import Seen
 

@@ -1,6 +1,6 @@
 """Planning by active inference: expected free energy, information gain, cross-entropy method."""
 
-from hadrl_lightning.planning.cem import CEMPlanner, Plan, PlanFunction, plan_alone
+from hadrl_lightning.planning.cem import CEMPlanner, PlanFunction, plan_alone
 from hadrl_lightning.planning.free_energy import (
     FreeEnergy,
     FreeEnergyForm,
@@ -19,9 +19,9 @@ from hadrl_lightning.planning.measures import (
 )
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.outcome import OutcomeForm
-from hadrl_lightning.planning.plan_state import plan_from_state, plan_state
+from hadrl_lightning.planning.plan import Plan, plan_from_state, plan_state
 from hadrl_lightning.planning.proposal import CategoricalProposal, GaussianProposal
-from hadrl_lightning.planning.refine import RefinementSettings, informed_targets, refine
+from hadrl_lightning.planning.refine import RefinementSettings, refine
 from hadrl_lightning.planning.settings import PlannerSettings
 
 __all__ = [
@@ -47,7 +47,6 @@ __all__ = [
     "expected_free_energy",
     "information_bounds",
     "information_gain",
-    "informed_targets",
     "needs_uniform",
     "plan_alone",
     "plan_from_state",

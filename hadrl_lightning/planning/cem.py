@@ -4,44 +4,22 @@ from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
-from jaxtyping import Float, Int64
 from torch import Tensor
 
 from hadrl_lightning.planning.free_energy import FreeEnergy, FreeEnergyForm, expected_free_energy
 from hadrl_lightning.planning.measures import Draws
-from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
+from hadrl_lightning.planning.model import Members, PlanningModel, Prediction, require_outcomes, rollout
+from hadrl_lightning.planning.plan import Plan, join_plans
 from hadrl_lightning.planning.proposal import (
     AnyProposal,
     CategoricalProposal,
     GaussianProposal,
     average,
-    join,
 )
-from hadrl_lightning.planning.refine import preferred_targets, random_targets, refine, require_outcomes
+from hadrl_lightning.planning.refine import refine
 from hadrl_lightning.planning.settings import PlannerSettings
-from hadrl_lightning.planning.usual import usual_action
+from hadrl_lightning.planning.starts import preferred_targets, random_targets, usual_action
 from hadrl_lightning.simulator import Seen
-
-
-class Plan(NamedTuple):
-    """What was planned for each network."""
-
-    action: Float[Tensor, "networks action"]
-    """First action of the last refit proposal, or what refinement made of it, in [−1, 1]."""
-
-    proposal: AnyProposal
-    """The last refit proposal: pass the plan as `warm_start` of the next slot. Refit to the refined action, if any."""
-
-    free_energy: FreeEnergy
-    """Terms `[networks]`: mean over the usable elites of the last iteration; of a refined action, its own by all
-    members. NaN where none was usable."""
-
-    elite_spread: Float[Tensor, " networks"]
-    """Standard deviation of the first action over the last elites, mean over dimensions; 0 where one action is left
-    because it was refined."""
-
-    num_nonfinite: Int64[Tensor, " networks"]
-    """Candidates whose score was not finite, all iterations together."""
 
 
 class PlanFunction(Protocol):
@@ -164,7 +142,7 @@ class CEMPlanner:
                 for group in self._groups(len(view), num_members)
             ]
             self._skip(proposal, after, round_)
-            plan = _join_plans(parts)
+            plan = join_plans(parts)
             proposal = plan.proposal
             num_nonfinite += plan.num_nonfinite
         if self.settings.refinement.active:
@@ -231,7 +209,7 @@ class CEMPlanner:
         view: Seen,
         plan: Plan,
         form: FreeEnergyForm,
-        members: Int64[Tensor, " m"] | None,
+        members: Members,
         usual: Tensor | None,
     ) -> Plan:
         """The plan with its action refined, and everything else that of this action."""
@@ -349,7 +327,7 @@ class _Round(NamedTuple):
 
     model: PlanningModel
     form: FreeEnergyForm
-    members: Int64[Tensor, " m"] | None
+    members: Members
     num_members: int
     seed: int
     generator: torch.Generator
@@ -359,19 +337,8 @@ class _Round(NamedTuple):
 
 def _draw_members(
     num_members: int, num_drawn: int, generator: torch.Generator, device: torch.device
-) -> Int64[Tensor, " m"] | None:
+) -> Members:
     """Distinct members; None where all are used."""
     if num_drawn == num_members:
         return None
     return torch.randperm(num_members, generator=generator, device=generator.device)[:num_drawn].to(device)
-
-
-def _join_plans(parts: list[Plan]) -> Plan:
-    """Plans of groups of networks, put together."""
-    return Plan(
-        torch.cat([part.action for part in parts]),
-        join([part.proposal for part in parts]),
-        FreeEnergy(*(torch.cat(terms) for terms in zip(*(part.free_energy for part in parts)))),
-        torch.cat([part.elite_spread for part in parts]),
-        torch.cat([part.num_nonfinite for part in parts]),
-    )

@@ -8,6 +8,11 @@ from torch import Tensor
 
 from hadrl_lightning.simulator import Seen
 
+Members = Int[Tensor, " m"] | None
+"""Members of an ensemble; None: all."""
+ROWS_AT_ONCE = 16_384
+"""Rows (networks × candidates × members) that a model predicts at once, where nothing else is said."""
+
 
 class Prediction(NamedTuple):
     """What each member expects of one step of each row. Rows are networks × candidates, network-major."""
@@ -33,7 +38,7 @@ class PlanningModel(Protocol):
     def num_members(self) -> int:
         """Members E of the ensemble."""
 
-    def start(self, view: Seen, num_candidates: int, members: Int[Tensor, " m"] | None) -> Any:
+    def start(self, view: Seen, num_candidates: int, members: Members) -> Any:
         """The state, of a kind only the model knows, of `num_candidates` rows for every network, network-major.
 
         Args:
@@ -43,7 +48,7 @@ class PlanningModel(Protocol):
         """
 
     def step(
-        self, state: Any, action: Float[Tensor, "rows action"], members: Int[Tensor, " m"] | None
+        self, state: Any, action: Float[Tensor, "rows action"], members: Members
     ) -> tuple[Prediction, Any]:
         """What the members (None: all) predict of the action in the state, and the state that follows."""
 
@@ -52,7 +57,7 @@ def rollout(
     model: PlanningModel,
     view: Seen,
     action: Float[Tensor, "networks candidates horizon action"],
-    members: Int[Tensor, " m"] | None = None,
+    members: Members = None,
 ) -> Iterator[Prediction]:
     """Predictions of the steps 0 … horizon − 1, one at a time so that only one is in memory.
 
@@ -70,3 +75,21 @@ def rollout(
         rows = action[:, :, t].reshape(num_networks * num_candidates, action_size)
         prediction, state = model.step(state, rows, members)
         yield prediction
+
+
+def in_parts(
+    model: PlanningModel,
+    action: Float[Tensor, "networks candidates action"],
+    members: Members,
+    max_rows: int,
+) -> tuple[Float[Tensor, "networks part action"], ...]:
+    """The candidates split so that no more than `max_rows` rows are predicted at once, one at a time at least."""
+    num_members = model.num_members if members is None else len(members)
+    return action.split(max(1, max_rows // (num_members * len(action))), dim=1)
+
+
+def require_outcomes(prediction: Prediction, num_users: int) -> None:
+    """Raises a ValueError unless one outcome is predicted for each user."""
+    found = prediction.mean.shape[-1]
+    if found != num_users:
+        raise ValueError(f"the model must predict one outcome for each of {num_users} users, got {found}")

@@ -1,7 +1,7 @@
-"""Before and after the cross-entropy method: an informed start, and descent from the plan that it found.
+"""After the cross-entropy method: descent from the plan that it found.
 
-All for plans of one slot, where the first U numbers of an action choose targets and the rest are continuous. Nothing
-here knows more than the model predicts.
+For plans of one slot, where the first U numbers of an action choose targets and the rest are continuous. Nothing here
+knows more than the model predicts.
 """
 
 from dataclasses import dataclass
@@ -9,19 +9,16 @@ from math import inf
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.planning.free_energy import FreeEnergy, FreeEnergyForm, expected_free_energy
 from hadrl_lightning.planning.measures import Draws
-from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
-from hadrl_lightning.planning.proposal import SMOOTHING, bin_centre
+from hadrl_lightning.planning.model import ROWS_AT_ONCE, Members, PlanningModel, in_parts, rollout
+from hadrl_lightning.planning.proposal import bin_centre
 from hadrl_lightning.simulator import Seen
 from hadrl_lightning.typed import typed
 
-Members = Int[Tensor, " m"] | None
-ROWS_AT_ONCE = 16_384
-"""Default of `max_rows`."""
 NO_DRAWS = Draws()
 
 
@@ -65,86 +62,6 @@ class RefinementSettings:
         for name in ("move_margin", "start_margin"):
             if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"{name} must be at least 0 and finite, got {getattr(self, name)}")
-
-
-@torch.no_grad()
-def informed_targets(
-    model: PlanningModel,
-    view: Seen,
-    num_users: int,
-    num_targets: int,
-    generator: torch.Generator,
-    num_candidates: int = 64,
-    latency_scale_s: float = 1.0,
-    members: Members = None,
-    max_rows: int = ROWS_AT_ONCE,
-) -> Float[Tensor, "networks 1 user target"]:
-    """A start for the categorical proposal: each user's own preference among targets, the others at random.
-
-    Some candidates with random targets and middling shares are rolled through the model. A user's probability of a
-    target is the softmax of its expected log preference, -E[latency]/scale averaged over the candidates that sent it
-    there, smoothed as refits are. What users do to each other is left to the planner.
-
-    Args:
-        model: one whose outcomes are the users' log latencies.
-        view: what is seen of each network at present.
-        num_users: U.
-        num_targets: S.
-        generator: the only source of randomness.
-        num_candidates: random candidates per network.
-        latency_scale_s: as in `OutcomeForm`.
-        members: members to use; None: all.
-        max_rows: as in `refine`.
-
-    Raises:
-        ValueError: the model's outcomes are not one per user.
-    """
-    size = (len(view), num_candidates, num_users)
-    target = random_targets(size, num_targets, generator).to(view.device)
-    return preferred_targets(model, view, target, num_targets, latency_scale_s, members, max_rows)
-
-
-def random_targets(
-    size: tuple[int, int, int], num_targets: int, generator: torch.Generator
-) -> Int[Tensor, "networks candidates user"]:
-    """Uniform targets for (networks, candidates, users)."""
-    return torch.randint(num_targets, size, generator=generator, device=generator.device)
-
-
-@torch.no_grad()
-def preferred_targets(
-    model: PlanningModel,
-    view: Seen,
-    target: Int[Tensor, "networks candidates user"],
-    num_targets: int,
-    latency_scale_s: float = 1.0,
-    members: Members = None,
-    max_rows: int = ROWS_AT_ONCE,
-) -> Float[Tensor, "networks 1 user target"]:
-    """What `informed_targets` reads from given random targets."""
-    num_users = target.shape[-1]
-    shares = torch.zeros(*target.shape[:2], 2 * num_users, dtype=view.dtype, device=view.device)
-    action = torch.cat((bin_centre(target, num_targets).to(shares), shares), dim=-1)
-    parts = []
-    for part in _in_parts(model, action, members, max_rows):
-        prediction = next(iter(rollout(model, view, part[:, :, None], members)))
-        require_outcomes(prediction, num_users)
-        expected = (prediction.mean + 0.5 * prediction.log_var.exp()).exp().mean(dim=0)
-        parts.append(expected.view(*part.shape[:2], num_users))
-    latency = torch.cat(parts, dim=1)
-    chosen = target[..., None] == torch.arange(num_targets, device=target.device)
-    count = chosen.sum(dim=1)
-    total = torch.where(chosen, latency[..., None], 0.0).sum(dim=1)
-    expected = torch.where(count > 0, total / count.clamp(min=1), latency.mean(dim=1)[..., None])
-    probability = torch.softmax(-expected.nan_to_num(posinf=1e9) / latency_scale_s, dim=-1)
-    return ((1 - SMOOTHING) * probability + SMOOTHING / num_targets)[:, None]
-
-
-def require_outcomes(prediction: Prediction, num_users: int) -> None:
-    """Raises a ValueError unless one outcome is predicted for each user."""
-    found = prediction.mean.shape[-1]
-    if found != num_users:
-        raise ValueError(f"the model must predict one outcome for each of {num_users} users, got {found}")
 
 
 class Refined(NamedTuple):
@@ -335,19 +252,8 @@ def _score(
 ) -> FreeEnergy:
     """Terms `[networks, candidates]` of candidates of one slot; a total of +inf where it is not finite."""
     parts = []
-    for part in _in_parts(model, action, members, max_rows):
+    for part in in_parts(model, action, members, max_rows):
         predictions = rollout(model, view, part[:, :, None], members)
         terms = expected_free_energy(predictions, form, NO_DRAWS)
         parts.append(FreeEnergy(*(term.view(part.shape[:2]) for term in terms)))
     return FreeEnergy(*(torch.cat(terms, dim=1) for terms in zip(*parts)))
-
-
-def _in_parts(
-    model: PlanningModel,
-    action: Float[Tensor, "networks candidates action"],
-    members: Members,
-    max_rows: int,
-) -> tuple[Float[Tensor, "networks part action"], ...]:
-    """The candidates split so that no more than `max_rows` rows are predicted at once, one at a time at least."""
-    num_members = model.num_members if members is None else len(members)
-    return action.split(max(1, max_rows // (num_members * len(action))), dim=1)
