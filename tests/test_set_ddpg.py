@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents import HADRL
-from hadrl_lightning.agents.cache_proposals import propose_caches, settle
+from hadrl_lightning.agents.cache_search import propose_caches, settle
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings, without_outliers
 from hadrl_lightning.baselines import optimal_coverage
 from hadrl_lightning.data.transitions import CachingTransitions

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hadrl_lightning.agents.actor_critic import ActorCritic, ActorCriticLosses, ActorCriticSettings
-from hadrl_lightning.agents.cache_proposals import filled, normal, propose_caches, settle
+from hadrl_lightning.agents.cache_search import CacheSearch, as_action, filled, normal
 from hadrl_lightning.agents.levels import CACHING_AGENTS, Steps
 from hadrl_lightning.agents.views import check_caching_view
 from hadrl_lightning.data.transitions import Transitions
-from hadrl_lightning.distributed import Share
 from hadrl_lightning.nn.cache_encoder import CacheInputs, SetActor, SetCritic
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.scenario import Physics, Scenario
@@ -28,9 +27,6 @@ from hadrl_lightning.simulator import (
     rules,
 )
 from hadrl_lightning.typed import typed
-
-VALUE_DECIMALS = 5
-"""Values are compared to so many digits, so that the order among equal caches does not hang on rounding."""
 
 _EXPLORATION = ("explore_proposals", "explore_rounds")
 
@@ -210,23 +206,22 @@ class SetDDPG(ActorCritic):
         Returns:
             1 where a service is held and −1 elsewhere: `decode_caching` gives this very cache.
         """
-        view = self.read(seen)
-        rounds = self.settings.explore_rounds
-        few = self.settings.explore_proposals
+        inputs = self.read(seen)
         if self.num_updates == 0:
-            wish = normal(tuple(view.cache.shape), generator, view.demand)
-            drawn = filled(view, wish, (wish > 0) | ~_all_fits(view))
-            return _as_action(drawn, view.dtype).flatten(-2)
-        best = self._search(view, self.actor, self.target_critic, generator, few, rounds)
+            wish = normal(tuple(inputs.cache.shape), generator, inputs.demand)
+            drawn = filled(inputs, wish, (wish > 0) | ~_all_fits(inputs))
+            return as_action(drawn, inputs.dtype).flatten(-2)
+        search = self._search(inputs, self.actor, self.target_critic)
+        best = search.best(self.settings.explore_proposals, self.settings.explore_rounds, generator)
         if noise > 0:
-            drawn = normal(best.shape, generator, view.demand)
-            best = filled(view, _as_action(best, view.dtype) + noise * drawn)
-        return _as_action(best, view.dtype).flatten(-2)
+            drawn = normal(best.shape, generator, inputs.demand)
+            best = filled(inputs, as_action(best, inputs.dtype) + noise * drawn)
+        return as_action(best, inputs.dtype).flatten(-2)
 
     @torch.no_grad()
     def decide(
         self,
-        read: CacheInputs,
+        inputs: CacheInputs,
         actor: nn.Module,
         critic: nn.Module,
         generator: torch.Generator | None = None,
@@ -235,88 +230,21 @@ class SetDDPG(ActorCritic):
 
         What is held now stays, filled up, where that is worth nearly as much (`hysteresis`).
         """
-        rows = read.demand.shape[:-1]
-        view = read.map(lambda value: value.reshape(-1, *value.shape[len(rows) :]))
-        if self.settings.num_proposals == 1:
-            cache = filled(view, self._wish(view, actor))
-        else:
-            generator = generator or make_generator(self.settings.seed, Use.CACHING_DECISIONS)
-            cache = self._worth_switching(view, self._settled(view, actor, critic, generator), critic)
-        return _as_action(cache, view.dtype).reshape(*rows, -1)
-
-    @torch.no_grad()
-    def _search(
-        self,
-        view: CacheInputs,
-        actor: nn.Module,
-        critic: nn.Module,
-        generator: torch.Generator,
-        num_proposals: int,
-        rounds: int,
-        among: Share | None = None,
-    ) -> Bool[Tensor, "batch server service"]:
-        """The best of some rounds of proposals."""
-        wish = self._wish(view, actor)
-        if num_proposals == 1:
-            return filled(view, wish)
-        best = filled(view, view.cache.to(view.dtype))  # full, as all that the critic learns from
-        for _ in range(rounds):
-            proposed = propose_caches(view, wish, num_proposals, generator, among=among)
-            caches = torch.cat((proposed, best.unsqueeze(1)), dim=1)
-            value = self._values(view, caches, critic)
-            best = caches[torch.arange(len(caches), device=caches.device), value.argmax(dim=1)]
-            wish = _as_action(best, view.dtype)
-        return best
-
-    @torch.no_grad()
-    def _settled(
-        self,
-        view: CacheInputs,
-        actor: nn.Module,
-        critic: nn.Module,
-        generator: torch.Generator,
-    ) -> Bool[Tensor, "batch server service"]:
-        """The best of where the changes of the best proposals end; the same proposals for all rows."""
-        wish, count = self._wish(view, actor), self.settings.num_proposals
-        proposed = propose_caches(view, wish, count, generator, shared=True)
-        starts = self._values(view, proposed, critic).topk(min(self.settings.num_starts, count), dim=1)
-        row = torch.arange(len(proposed), device=proposed.device)
-        held = filled(view, view.cache.to(view.dtype))
-        begun = torch.cat((proposed[row[:, None], starts.indices], held.unsqueeze(1)), dim=1)
-        ends = settle(view, begun, lambda rows, caches: self._values(view[rows], caches, critic))
-        return ends[row, self._values(view, ends, critic).argmax(dim=1)]
-
-    def _wish(self, view: CacheInputs, actor: nn.Module) -> Float[Tensor, "batch server service"]:
-        """The actor's action, or none without `use_actor`."""
-        if not self.settings.use_actor:
-            return view.demand.new_zeros(view.cache.shape)
-        return actor(view).to(view.dtype)
-
-    def _values(
-        self,
-        view: CacheInputs,
-        caches: Bool[Tensor, "batch proposal server service"],
-        critic: nn.Module,
-    ) -> Float[Tensor, "batch proposal"]:
-        """What a critic thinks of some caches of every row, to so many digits as decide; none is worse than −inf."""
-        return (
-            critic(_for_each(view, caches.shape[1]), caches)
-            .float()
-            .round(decimals=VALUE_DECIMALS)
-            .nan_to_num(nan=-inf)
+        rows = inputs.demand.shape[:-1]
+        search = self._search(
+            inputs.map(lambda value: value.reshape(-1, *value.shape[len(rows) :])), actor, critic
         )
+        settings = self.settings
+        if settings.num_proposals == 1:
+            cache = search.of_actor()
+        else:
+            generator = generator or make_generator(settings.seed, Use.CACHING_DECISIONS)
+            best = search.settled(settings.num_proposals, settings.num_starts, generator)
+            cache = search.worth_switching(best, settings.hysteresis)
+        return as_action(cache, inputs.dtype).reshape(*rows, -1)
 
-    def _worth_switching(
-        self,
-        view: CacheInputs,
-        best: Bool[Tensor, "batch server service"],
-        critic: nn.Module,
-    ) -> Bool[Tensor, "batch server service"]:
-        """The best caches where they are worth more than those held now by more than `hysteresis`."""
-        kept = filled(view, view.cache.to(view.dtype))
-        value = critic(_for_each(view, 2), torch.stack((best, kept), dim=1)).float()
-        stays = (value[:, 0] - value[:, 1] <= self.settings.hysteresis) & view.cache.any(dim=(1, 2))
-        return torch.where(stays[:, None, None], kept, best)
+    def _search(self, inputs: CacheInputs, actor: nn.Module, critic: nn.Module) -> CacheSearch:
+        return CacheSearch(inputs, actor if self.settings.use_actor else None, critic)
 
     # Learning ------------------------------------------------------------------------------------------------------
 
@@ -333,23 +261,22 @@ class SetDDPG(ActorCritic):
         if discount == 0:
             return reward
         few = max(1, self.settings.explore_proposals // 8)
-        networks = (self.target_actor, self.target_critic)
         among = self.data_share.of(len(batch.reward))
-        generator = self._learn_generator(Use.CACHING_TARGETS)
-        view = self.read(own.next_view)
-        cache = self._search(view, *networks, generator, few, 1, among)
-        return reward + discount * self.target_critic(view, cache)
+        inputs = self.read(own.next_view)
+        search = self._search(inputs, self.target_actor, self.target_critic)
+        cache = search.best(few, 1, self._learn_generator(Use.CACHING_TARGETS), among)
+        return reward + discount * self.target_critic(inputs, cache)
 
     def actor_loss(self, batch: Transitions) -> Float[Tensor, ""]:
         """Cross-entropy between the actor's wishes and the caches that a search around them finds."""
-        view = self.read(batch.view)[: self.settings.actor_rows]
-        among, weight = self.data_share.of(len(view)), self.data_share.weight(len(view))
-        view = view[among.items]
-        few = self.settings.explore_proposals
-        networks = (self.actor, self.target_critic)
+        inputs = self.read(batch.view)[: self.settings.actor_rows]
+        among, weight = self.data_share.of(len(inputs)), self.data_share.weight(len(inputs))
+        inputs = inputs[among.items]
+        search = self._search(inputs, self.actor, self.target_critic)
         generator = self._learn_generator(Use.CACHING_LESSONS)
-        better = self._search(view, *networks, generator, few, 1, among)
-        return weight * binary_cross_entropy_with_logits(2 * self.actor.logits(view), better.to(view.dtype))
+        better = search.best(self.settings.explore_proposals, 1, generator, among)
+        logits = self.actor.logits(inputs)
+        return weight * binary_cross_entropy_with_logits(2 * logits, better.to(inputs.dtype))
 
     def update(
         self, batch: Transitions, optimizers: Sequence[Steps], backward: Callable[[Tensor], None]
@@ -357,8 +284,8 @@ class SetDDPG(ActorCritic):
         """One gradient update of critic, actor and target networks (see `ActorCritic.update`)."""
         batch = replace(batch, reward=without_outliers(batch.reward))
         self.rewards.update(batch.reward.unsqueeze(-1))
-        for network in (self.actor, self.critic):
-            network.watch(self.read(batch.view).demand)
+        for model in (self.actor, self.critic):
+            model.watch(self.read(batch.view).demand)
         losses = super().update(batch, optimizers, backward)
         self.num_updates += 1
         return losses
@@ -374,15 +301,6 @@ def without_outliers(reward: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]
     return reward.clamp(low - 2 * span, high + 2 * span) if span > 0 else reward
 
 
-def _as_action(cache: Tensor, dtype: torch.dtype) -> Tensor:
-    return cache.to(dtype) * 2 - 1
-
-
-def _all_fits(view: CacheInputs) -> Bool[Tensor, "batch 1 1"]:
+def _all_fits(inputs: CacheInputs) -> Bool[Tensor, "batch 1 1"]:
     """Whether every server could hold every service: full caches are then all the same."""
-    return (view.storage_bits.sum(dim=-1) <= view.usable_bits.amin(dim=-1))[:, None, None]
-
-
-def _for_each(view: CacheInputs, num_proposals: int) -> CacheInputs:
-    """The view of every row beside each of some caches of it."""
-    return view.map(lambda value: value.unsqueeze(1).expand(-1, num_proposals, *value.shape[1:]))
+    return (inputs.storage_bits.sum(dim=-1) <= inputs.usable_bits.amin(dim=-1))[:, None, None]

@@ -1,10 +1,12 @@
-"""Feasible caches around a wish: what a structured caching agent chooses from."""
+"""Feasible caches around a wish, and the search among them: how a structured caching agent decides."""
 
 from collections.abc import Callable
+from math import inf
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from hadrl_lightning.distributed import Share
 from hadrl_lightning.nn.cache_encoder import CacheInputs
@@ -18,6 +20,99 @@ MUTATION_SCALE = 2.5
 """Standard deviation of the disturbance of a pair, whose wish lies in [−1, 1]."""
 TIE_SCALE = 0.1
 """Standard deviation of what is added to all pairs, so that the order among equal wishes is free."""
+VALUE_DECIMALS = 5
+"""Values are compared to so many digits, so that the order among equal caches does not hang on rounding."""
+
+
+class CacheSearch(NamedTuple):
+    """A search for the caches that a critic likes best, around what an actor wishes."""
+
+    inputs: CacheInputs
+    """What is seen of each row's network."""
+    actor: nn.Module | None
+    """None: the search starts from no wish at all."""
+    critic: nn.Module
+    """Values caches `[batch, proposal, server, service]` of the rows."""
+
+    def of_actor(self) -> Bool[Tensor, "batch server service"]:
+        """What the actor wishes, made feasible and filled up."""
+        return filled(self.inputs, self._wish())
+
+    @torch.no_grad()
+    def best(
+        self, num_proposals: int, rounds: int, generator: torch.Generator, among: Share | None = None
+    ) -> Bool[Tensor, "batch server service"]:
+        """The best of some rounds of proposals: around the actor's wish, then each around the best so far.
+
+        Args:
+            num_proposals: of a round; 1: the actor decides alone.
+            rounds: at least 1.
+            generator: of the proposals.
+            among: see `propose_caches`.
+        """
+        if num_proposals == 1:
+            return self.of_actor()
+        wish = self._wish()
+        best = self._kept()  # full, as all that the critic learns from
+        for _ in range(rounds):
+            proposed = propose_caches(self.inputs, wish, num_proposals, generator, among=among)
+            caches = torch.cat((proposed, best.unsqueeze(1)), dim=1)
+            best = caches[torch.arange(len(caches), device=caches.device), self.values(caches).argmax(dim=1)]
+            wish = as_action(best, self.inputs.dtype)
+        return best
+
+    @torch.no_grad()
+    def settled(
+        self, num_proposals: int, num_starts: int, generator: torch.Generator
+    ) -> Bool[Tensor, "batch server service"]:
+        """The best of where the changes of the best proposals end (`settle`); the same proposals for all rows.
+
+        Args:
+            num_proposals: around the actor's wish.
+            num_starts: the best of them that are changed, beside what is held now.
+            generator: of the proposals.
+        """
+        proposed = propose_caches(self.inputs, self._wish(), num_proposals, generator, shared=True)
+        starts = self.values(proposed).topk(min(num_starts, num_proposals), dim=1)
+        row = torch.arange(len(proposed), device=proposed.device)
+        begun = torch.cat((proposed[row[:, None], starts.indices], self._kept().unsqueeze(1)), dim=1)
+        ends = settle(
+            self.inputs, begun, lambda rows, caches: self._replace(inputs=self.inputs[rows]).values(caches)
+        )
+        return ends[row, self.values(ends).argmax(dim=1)]
+
+    @torch.no_grad()
+    def worth_switching(
+        self, best: Bool[Tensor, "batch server service"], margin: float
+    ) -> Bool[Tensor, "batch server service"]:
+        """These caches where they are worth more than those held now, filled up, by more than a margin."""
+        kept = self._kept()
+        value = self._valued(torch.stack((best, kept), dim=1))
+        stays = (value[:, 0] - value[:, 1] <= margin) & self.inputs.cache.any(dim=(1, 2))
+        return torch.where(stays[:, None, None], kept, best)
+
+    def values(
+        self, caches: Bool[Tensor, "batch proposal server service"]
+    ) -> Float[Tensor, "batch proposal"]:
+        """What the critic thinks of some caches of every row, to so many digits as decide; none is worse than −inf."""
+        return self._valued(caches).round(decimals=VALUE_DECIMALS).nan_to_num(nan=-inf)
+
+    def _valued(
+        self, caches: Bool[Tensor, "batch proposal server service"]
+    ) -> Float[Tensor, "batch proposal"]:
+        count = caches.shape[1]
+        each = self.inputs.map(lambda value: value.unsqueeze(1).expand(-1, count, *value.shape[1:]))
+        return self.critic(each, caches).float()
+
+    def _wish(self) -> Float[Tensor, "batch server service"]:
+        """The actor's action, or none without an actor."""
+        if self.actor is None:
+            return self.inputs.demand.new_zeros(self.inputs.cache.shape)
+        return self.actor(self.inputs).to(self.inputs.dtype)
+
+    def _kept(self) -> Bool[Tensor, "batch server service"]:
+        """What is held now, filled up."""
+        return filled(self.inputs, self.inputs.cache.to(self.inputs.dtype))
 
 
 def propose_caches(
@@ -107,6 +202,11 @@ def settle(
         cache[moving] = tried[better.nonzero()[:, 0], best[better]]
         value[moving] = worth
     return cache.view_as(caches)
+
+
+def as_action(cache: Bool[Tensor, "*rows server service"], dtype: torch.dtype) -> Float[Tensor, "..."]:
+    """1 where a service is held and −1 elsewhere."""
+    return cache.to(dtype) * 2 - 1
 
 
 def normal(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
