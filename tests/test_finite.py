@@ -94,7 +94,7 @@ VIEW = at_call(
 LATENCY = at_call(4, EdgeNetwork, "step", lambda service: service._replace(latency=one(NAN)(service.latency)))
 
 
-SWITCHING = at_call(1, EdgeNetwork, "begin_frame", one(NAN))  # a cost that the caching level pays
+SWITCHING = at_call(1, EdgeNetwork, "begin_frame", one(NAN))  # a cost that the slow level pays
 
 
 def train(

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.transitions import OffloadingTransitions
-from hadrl_lightning.nn import DynamicsEnsemble, EnsembleLinear, RewardNetwork, RunningNormaliser
+from hadrl_lightning.nn import DynamicsEnsemble, EnsembleLinear, RewardModel, RunningNormaliser
 from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import batch_moments, merge
 from hadrl_lightning.planning import CEMPlanner, PlanningModel, rollout
@@ -473,4 +473,4 @@ def test_the_defaults_are_the_published_table() -> None:
     published = WorldModelSettings()
     assert (published.ensemble_size, published.hidden_size) == (20, 400)
     assert (published.learning_rate, published.adam_epsilon, published.grad_clip_norm) == (1e-3, 1e-8, 1000)
-    assert isinstance(RewardNetwork(2, 1).layers[0], torch.nn.Linear)
+    assert isinstance(RewardModel(2, 1).layers[0], torch.nn.Linear)

@@ -1,4 +1,4 @@
-"""What caching agents with an actor and a critic share: the order of an update, target networks, training alone."""
+"""What caching agents with an actor and a critic share: the order of an update, target models, training alone."""
 
 import copy
 from abc import abstractmethod
@@ -37,7 +37,7 @@ class ActorCriticSettings:
     """Weight of the next decision's value (`gamma`); 0 or more and below 1."""
 
     target_rate: float
-    """Share by which the target networks follow the trained ones each update (`tau`); above 0, at most 1."""
+    """Share by which the target models follow the trained ones each update (`tau`); above 0, at most 1."""
 
     hidden_sizes: tuple[int, ...]
     """Widths of hidden layers; each at least 1."""
@@ -121,7 +121,7 @@ class ActorCritic(LightningModule, CachingAgent):
     def update(
         self, batch: Transitions, optimizers: Sequence[Steps], backward: Callable[[Tensor], None]
     ) -> ActorCriticLosses:
-        """One gradient update in the paper's order: critic, actor at the new critic, target networks.
+        """One gradient update in the paper's order: critic, actor at the new critic, target models.
 
         Args:
             batch: rows `[batch]`.

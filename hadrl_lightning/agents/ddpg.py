@@ -1,4 +1,4 @@
-"""Deep deterministic policy gradient for the caching level (Lillicrap et al. 2016, arXiv 1509.02971)."""
+"""Deep deterministic policy gradient for the slow level (Lillicrap et al. 2016, arXiv 1509.02971)."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class DDPGSettings(ActorCriticSettings):
     """Weight of the next decision's value (`gamma`); 0 or more and below 1."""
 
     target_rate: float = 0.005
-    """Share by which the target networks follow the trained ones each update (`tau`); above 0, at most 1."""
+    """Share by which the target models follow the trained ones each update (`tau`); above 0, at most 1."""
 
     hidden_sizes: tuple[int, ...] = HIDDEN_SIZES
     """Widths of the hidden layers of actor and critic; each at least 1."""
@@ -34,8 +34,8 @@ class DDPGSettings(ActorCriticSettings):
 class DDPG(ActorCritic):
     """The published caching agent.
 
-    Its networks see vectors: a view becomes one here (`read`). The numbers enter as they come, as published, although
-    some of the published ones are large (remaining cache in 10⁹ bit, up to some 1400): networks that normalise can be
+    Its models see vectors: a view becomes one here (`read`). The numbers enter as they come, as published, although
+    some of the published ones are large (remaining cache in 10⁹ bit, up to some 1400): models that normalise can be
     passed in.
 
     Args:
@@ -44,7 +44,7 @@ class DDPG(ActorCritic):
         settings: hyper-parameters.
         actor: replaces the published actor.
         critic: replaces the published critic.
-        generator: source of the initial parameters of the published networks; None: the global one.
+        generator: source of the initial parameters of the published models; None: the global one.
 
     Raises:
         ValueError: a size below 1.
@@ -124,7 +124,7 @@ class DDPG(ActorCritic):
 
     @torch.no_grad()
     def target_value(self, batch: Transitions) -> Float[Tensor, " own"]:
-        """r + discount·Q′(s′, μ′(s′)) by the target networks, bootstrapped at every transition of this rank."""
+        """r + discount·Q′(s′, μ′(s′)) by the target models, bootstrapped at every transition of this rank."""
         own = self.data_share.rows(batch)
         following = self.read(own.next_view)
         next_action = self.target_actor(following)

@@ -1,4 +1,4 @@
-"""The reward of the offloading level that follows from predicted latencies."""
+"""The reward of the fast level that follows from predicted latencies."""
 
 from math import log, sqrt
 

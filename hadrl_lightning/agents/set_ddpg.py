@@ -41,11 +41,11 @@ class SetDDPGSettings(ActorCriticSettings):
     before it, but for the switching cost, so 0 learns fastest."""
 
     target_rate: float = 0.02
-    """Share by which the target networks follow the trained ones each update; above 0, at most 1. Decisions are made by
+    """Share by which the target models follow the trained ones each update; above 0, at most 1. Decisions are made by
     the target critic, whose weights are an average over the last 1 / `target_rate` updates."""
 
     hidden_sizes: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of the critic's network of a service; each at least 1."""
+    """Widths of the hidden layers of the critic's model of a service; each at least 1."""
 
     actor_width: int = 32
     """Width of the actor's layers; at least 1."""
@@ -281,7 +281,7 @@ class SetDDPG(ActorCritic):
     def update(
         self, batch: Transitions, optimizers: Sequence[Steps], backward: Callable[[Tensor], None]
     ) -> ActorCriticLosses:
-        """One gradient update of critic, actor and target networks (see `ActorCritic.update`)."""
+        """One gradient update of critic, actor and target models (see `ActorCritic.update`)."""
         batch = replace(batch, reward=without_outliers(batch.reward))
         self.rewards.update(batch.reward.unsqueeze(-1))
         for model in (self.actor, self.critic):

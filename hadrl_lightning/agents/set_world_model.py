@@ -1,4 +1,4 @@
-"""The structured world model of the offloading level: users as tokens, outcomes as latencies."""
+"""The structured world model of the fast level: users as tokens, outcomes as latencies."""
 
 from dataclasses import dataclass
 from math import inf
@@ -37,7 +37,7 @@ class SetWorldModelSettings:
     """Settings of the structured world model; one set for all scenarios."""
 
     ensemble_size: int = 5
-    """Networks in the ensemble; at least 1."""
+    """Models in the ensemble; at least 1."""
 
     encoder: Encoder = "shared_resources"
     """How users affect each other. `shared_resources`: by the law of sharing, demand × pooled weight ÷ own weight, with
@@ -130,7 +130,7 @@ class SetRolloutState(NamedTuple):
 class SetWorldModel(TransitionModel):
     """Predicts every user's latency, and the next view, from view and action: an ensemble over users.
 
-    The outcome of a slot is what the network measures anyway: each user's latency. `Prediction.mean` and `log_var` are
+    The outcome of a slot is what is measured anyway: each user's latency. `Prediction.mean` and `log_var` are
     of the users' *log latencies* in ln s (latency: a log-normal), and the reward is derived from them. The same weights
     act on any number of users and servers.
 
@@ -329,7 +329,7 @@ class SetWorldModel(TransitionModel):
         return tokens.gather(-2, index).squeeze(-2)
 
     def _latency_offset(self, like: Tensor) -> Tensor:
-        """The mean log latency seen, so that the networks start near what they have to predict."""
+        """The mean log latency seen, so that the models start near what they have to predict."""
         return self.latency_normaliser.centre.to(like.dtype)
 
     # --- planning ------------------------------------------------------------------------------------------------

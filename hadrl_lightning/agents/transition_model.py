@@ -1,4 +1,4 @@
-"""What models of the offloading level need to train alone."""
+"""What models of the fast level need to train alone."""
 
 from typing import Any, Protocol
 

@@ -1,4 +1,4 @@
-"""The world model of the offloading level: an ensemble of dynamics networks and a reward network."""
+"""The flat world model of the fast level: an ensemble of dynamics models and a reward model."""
 
 from dataclasses import dataclass, replace
 from math import inf
@@ -11,7 +11,7 @@ from torch import Tensor
 from hadrl_lightning.agents.levels import SLOT_MODELS
 from hadrl_lightning.agents.transition_model import TransitionModel, over_members
 from hadrl_lightning.data.transitions import OffloadingTransitions
-from hadrl_lightning.nn.ensemble import DynamicsEnsemble, RewardNetwork, gaussian_nll
+from hadrl_lightning.nn.ensemble import DynamicsEnsemble, RewardModel, gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.planning.model import Prediction
 from hadrl_lightning.scenario import Physics, Scenario
@@ -25,10 +25,10 @@ class WorldModelSettings:
     """Settings of the world model; the defaults and names are the published ones."""
 
     ensemble_size: int = 20
-    """Dynamics networks in the ensemble; at least 1."""
+    """Dynamics models in the ensemble; at least 1."""
 
     hidden_size: int = 400
-    """Width of the hidden layers of the dynamics networks (three) and of the reward network (two); at least 1."""
+    """Width of the hidden layers of the dynamics models (three) and of the reward model (two); at least 1."""
 
     learning_rate: float = 1e-3
     """Adam's learning rate; above 0."""
@@ -46,7 +46,7 @@ class WorldModelSettings:
     """Upper bound of the log-variance of the normalised change."""
 
     normalise_reward: bool = True
-    """Whether the reward network learns the reward scaled to mean 0 and standard deviation 1 (published: as it is)."""
+    """Whether the reward model learns the reward scaled to mean 0 and standard deviation 1 (published: as it is)."""
 
     def __post_init__(self) -> None:
         for name in ("ensemble_size", "hidden_size"):
@@ -96,7 +96,7 @@ class WorldModel(TransitionModel):
     b, …]`, or as a child of `HADRL`, which calls `observe` and `loss`; only the root module logs. Is a `PlanningModel`:
     each member rolls its own trajectory, next observation = observation + its mean change.
 
-    Departures from the published code: the reward network learns by likelihood, so that its variance means something
+    Departures from the published code: the reward model learns by likelihood, so that its variance means something
     (published: squared error of a sampled reward, which drives the variance to its floor); it is asked for the reward
     of (s_t, a_t), which it was trained on, not of the states after; it learns the normalised reward unless
     `normalise_reward` is off.
@@ -138,7 +138,7 @@ class WorldModel(TransitionModel):
             (settings.min_log_var, settings.max_log_var),
             generator,
         )
-        self.reward = RewardNetwork(observation_size, action_size, settings.hidden_size, generator=generator)
+        self.reward = RewardModel(observation_size, action_size, settings.hidden_size, generator=generator)
         self.observation_normaliser = RunningNormaliser(observation_size)
         self.action_normaliser = RunningNormaliser(action_size)
         self.change_normaliser = RunningNormaliser(observation_size)

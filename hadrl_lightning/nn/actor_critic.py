@@ -1,4 +1,4 @@
-"""Flat actor and critic networks of the caching level, as published: hidden 256 and 128, LeakyReLU(0.01)."""
+"""Flat actor and critic of the slow level, as published: hidden 256 and 128, LeakyReLU(0.01)."""
 
 from collections.abc import Sequence
 from itertools import pairwise

@@ -60,7 +60,7 @@ class CacheInputs(Rows):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The format of what networks see."""
+        """The format of what models see."""
         return self.demand.dtype
 
     @property
@@ -74,7 +74,7 @@ class CacheInputs(Rows):
         return self.cache.shape[-1]
 
 
-class _CacheNetwork(MergedOverRanks):
+class _CacheModel(MergedOverRanks):
     """What actor and critic share: the usual demand.
 
     The usual demand of each service is the mean of all the demand seen in training. It stands in at the start of an
@@ -120,26 +120,26 @@ class _CacheNetwork(MergedOverRanks):
 
 
 def _without_usual_demand_of_other_services(
-    network: _CacheNetwork, state_dict: dict[str, Any], prefix: str, *_: Any
+    model: _CacheModel, state_dict: dict[str, Any], prefix: str, *_: Any
 ) -> None:
     """Before `load_state_dict`: what is known of other services says nothing of these."""
     demand = state_dict.get(f"{prefix}usual_demand")
-    if demand is not None and demand.shape != network.usual_demand.shape:
-        number = len(network.usual_demand)
-        state_dict[f"{prefix}usual_demand"] = torch.full_like(network.usual_demand, 1 / number)
-        state_dict[f"{prefix}num_seen"] = torch.zeros_like(network.num_seen)
+    if demand is not None and demand.shape != model.usual_demand.shape:
+        number = len(model.usual_demand)
+        state_dict[f"{prefix}usual_demand"] = torch.full_like(model.usual_demand, 1 / number)
+        state_dict[f"{prefix}num_seen"] = torch.zeros_like(model.num_seen)
 
 
-class SetCritic(_CacheNetwork):
+class SetCritic(_CacheModel):
     """Value of a cache = Σ over services of a network of [demand, usual demand, size, coverage, copies, fetched].
 
     Coverage is 1 − Π_s (1 − c_sk), copies Σ_s c_sk (both also as a share of the servers), fetched Σ_s c_sk (1 − held),
     which it sees on request alone.
 
     Args:
-        num_services: see `_CacheNetwork`.
+        num_services: see `_CacheModel`.
         hidden_sizes: widths of the hidden layers.
-        sees_switching: whether the network sees what is fetched; it otherwise values a cache whatever is held now.
+        sees_switching: whether the critic sees what is fetched; it otherwise values a cache whatever is held now.
         generator: source of the initial parameters; None: the global one.
     """
 
@@ -174,7 +174,7 @@ class SetCritic(_CacheNetwork):
         return self.layers(torch.stack(features, dim=-1)).sum(dim=(-2, -1))
 
 
-class SetActor(_CacheNetwork):
+class SetActor(_CacheModel):
     """How much each server should hold each service.
 
     Pairs are encoded, averaged over servers, services and all, and decoded.

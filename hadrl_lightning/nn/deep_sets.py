@@ -1,4 +1,4 @@
-"""The same outcome as `SharedResources` without its law: a plain network over sets of users who share servers."""
+"""The same outcome as `SharedResources` without its law: a plain model over sets of users who share servers."""
 
 import torch
 from jaxtyping import Float, Int
@@ -16,13 +16,13 @@ class DeepSets(nn.Module):
     """Each user's log latency (a Gaussian) from its token, its action and sums of what the others at its server say.
 
     Deep sets (Zaheer et al. 2017, arXiv 1703.06114): every user makes a message of its token and action, the messages
-    of a server's users are summed, and a network of own description, own message and sum gives mean and log-variance.
+    of a server's users are summed, and a model of own description, own message and sum gives mean and log-variance.
     It knows that users are exchangeable, that servers are, and who shares a server; how they share is all for it to
     learn. `SharedResources` has that built in, so the two tell what the law is worth. Same inputs, same outputs, any
     number of users and servers.
 
     Args:
-        num_members: networks in the ensemble.
+        num_members: models in the ensemble.
         token_size: numbers of a token.
         hidden_size: width of the hidden layers, two for the description and two for the outcome.
         message_size: numbers in a message, and width of its hidden layer.

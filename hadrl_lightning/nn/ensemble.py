@@ -1,4 +1,4 @@
-"""An ensemble of probabilistic networks evaluated in one batched product, and the reward network."""
+"""An ensemble of probabilistic models evaluated in one batched product, and the reward model."""
 
 from itertools import pairwise
 from typing import cast
@@ -18,7 +18,7 @@ Members = Int[Tensor, " member"] | None
 LOG_VAR_RANGE = (-5.0, -1.0)
 """Published bounds of the log-variance of the normalised change."""
 REWARD_LOG_VAR_RANGE = (-10.0, 10.0)
-"""Wide enough for normalised rewards and for raw ones; the middle, 0, is where an untrained network starts."""
+"""Wide enough for normalised rewards and for raw ones; the middle, 0, is where an untrained model starts."""
 
 
 def bounded(value: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:
@@ -40,7 +40,7 @@ class EnsembleLinear(MemberWise):
     Where ranks share the members, those held here are all there is; only draws are made for all.
 
     Args:
-        num_members: networks in the ensemble.
+        num_members: models in the ensemble.
         in_features: numbers in.
         out_features: numbers out.
         generator: source of the initial weights; None: PyTorch's global one, as for `nn.Linear`.
@@ -88,7 +88,7 @@ class DynamicsEnsemble(nn.Module):
     multiplied once.
 
     Args:
-        num_members: networks in the ensemble.
+        num_members: models in the ensemble.
         observation_size: numbers in an observation.
         action_size: numbers in an action.
         hidden_size: width of the three hidden layers.
@@ -149,7 +149,7 @@ class DynamicsEnsemble(nn.Module):
         )
 
 
-class RewardNetwork(nn.Module):
+class RewardModel(nn.Module):
     """[observation, action] → hidden ×2, ReLU → mean and log-variance of the reward.
 
     Args:

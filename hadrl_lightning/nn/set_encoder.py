@@ -1,4 +1,4 @@
-"""A network over sets of users who share servers: permutation-equivariant, the same weights for any number of both.
+"""A model over sets of users who share servers: permutation-equivariant, the same weights for any number of both.
 
 Every user is a token. What it gets is its demand against its *share* of what it uses together with others, and a share
 is a user's weight over the weights pooled over those it shares with (the users of its server, or all users). This law
@@ -32,7 +32,7 @@ class SharedResources(nn.Module):
     """Each user's log latency (a Gaussian) from its token, its action and the weights of those it shares with.
 
     The law of sharing is given, not learnt: latency = demand_0 + Σ_r demand_r · (pooled weight_r / own weight_r).
-    Learnt are demands and weights, exponentials of small networks: demands of the token, weights of token and action.
+    Learnt are demands and weights, exponentials of small models: demands of the token, weights of token and action.
     Resources r are pooled over the users of the same server (sums) or, the last `num_common`, over all users (means, so
     that more users alone change nothing). The variance of the logarithm is that of a sum of independent parts, each
     with a learnt relative variance.
@@ -41,7 +41,7 @@ class SharedResources(nn.Module):
     plan (`describe`) and looked up for each candidate (`combine`).
 
     Args:
-        num_members: networks in the ensemble.
+        num_members: models in the ensemble.
         token_size: numbers of a token.
         hidden_size: width of the two hidden layers of the demands.
         weight_size: width of the hidden layer of the weights.
@@ -163,7 +163,7 @@ class SetChange(nn.Module):
     A user's change depends on its own token and action, a server's on its own numbers and on sums over its users.
 
     Args:
-        num_members: networks in the ensemble.
+        num_members: models in the ensemble.
         token_size: numbers of a token.
         user_size: numbers of a user, all of which may change.
         server_size: numbers of a server, all of which may change.
