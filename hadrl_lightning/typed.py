@@ -1,19 +1,24 @@
-"""`typed`: a constructor that reads units, and refuses in one line an argument that is not of the type it declares."""
+"""`typed`: a constructor that reads units, and refuses in one line an argument that is not of the type it declares.
+
+`read_settings` does the same for settings that are given by name.
+"""
 
 import functools
 import inspect
 import math
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from hadrl_lightning.errors import shown
+from hadrl_lightning.errors import HadrlError, shown
 from hadrl_lightning.units import read_unit
 
 Cls = TypeVar("Cls", bound=type)
+T = TypeVar("T")
 
 _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("true or false", "of true or false"),
@@ -81,6 +86,34 @@ def as_floats(value: Any) -> Any:
 def plain(value: Any) -> Any:
     """A number or an array of numpy's as Python's own numbers and lists; all else stays."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+
+
+def read_settings(cls: type[T], given: Mapping[str, Any], field: str) -> T:
+    """An object of a dataclass of settings.
+
+    Args:
+        cls: the dataclass.
+        given: plain values by the names of its fields, read as `read_as` does.
+        field: the setting that holds them, for errors.
+
+    Raises:
+        HadrlError: a field that the class does not know, one that is missing, or a value that is not allowed; the line
+            begins with `field`.
+    """
+    if not is_dataclass(cls):
+        raise HadrlError(f"{field} must be settings of a dataclass, got {cls.__name__}, which is none")
+    hints, known = get_type_hints(cls), [one for one in fields(cls) if one.init]
+    names = [one.name for one in known]
+    for name in given:
+        if name not in names:
+            raise HadrlError(f"{field} must be of {', '.join(names) or 'no settings'}, got {name}")
+    for one in known:
+        if one.default is MISSING and one.default_factory is MISSING and one.name not in given:
+            raise HadrlError(f"{field} must have {one.name}, got {shown(dict(given))}")
+    try:
+        return cls(**{name: read_as(name, value, hints[name]) for name, value in given.items()})
+    except (TypeError, ValueError) as error:
+        raise HadrlError(f"{field}.{error}") from error
 
 
 _OTHER = object()

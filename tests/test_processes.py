@@ -15,7 +15,9 @@ from gymnasium.utils.env_checker import check_env
 
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.cli import main
+from hadrl_lightning.cli.mistakes import naming_settings
 from hadrl_lightning.config_files import load_config
+from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.play import Episode, run_episode
 from hadrl_lightning.scenario import Scenario
@@ -220,7 +222,7 @@ def test_an_environment_with_a_process_of_ones_own_is_one(toys: str) -> None:
             r"processes must be a module path that can be imported, got nosuch\.Process",
         ),
         ({"torch.nn.Linear": {}}, r"processes must be a process, got torch\.nn\.Linear"),
-        ({"rayleigh_fading": {"speed": 1}}, r"processes\.rayleigh_fading: .*speed"),
+        ({"rayleigh_fading": {"speed": 1}}, r"processes\.rayleigh_fading must be of no settings, got speed"),
         (
             {"cell_positions": {}, "fixed_positions": {}},
             r"processes must bring each entry once, got positions by cell_positions and fixed_positions",
@@ -235,8 +237,19 @@ def test_processes_that_cannot_be_are_refused_in_one_line(processes: object, mes
 
 
 def test_a_setting_of_a_process_out_of_range_is_refused_by_name(toys: str) -> None:
-    with pytest.raises(ValueError, match=r"processes\.toy_world\.Backlog: slot_s must be above 0, got 0"):
-        EdgeNetwork(Scenario(processes={f"{toys}.Backlog": {"slot_s": 0}}))
+    for value, allowed in (
+        (0, "above 0, got 0"),
+        (float("nan"), "a number, got nan"),
+        ("x", "a number, got 'x'"),
+    ):
+        told = rf"^data\.scenario\.processes\.toy_world\.Backlog\.slot_s must be {allowed}$"
+        settings = naming_settings({"data": TransitionDataModule})
+        with pytest.raises(HadrlError, match=told), settings:
+            TransitionDataModule(Scenario(processes={f"{toys}.Backlog": {"slot_s": value}}))
+    assert (
+        processes_of(Scenario(processes={f"{toys}.Backlog": {"slot_s": "500ms"}}))[f"{toys}.Backlog"].slot_s
+        == 0.5
+    )
 
 
 def test_a_scenario_with_processes_is_a_value(toys: str) -> None:
@@ -305,6 +318,30 @@ def test_requests_of_a_file_come_in_their_order(own: Path) -> None:
         for t, asked in enumerate(first.requests[:, b]):
             assert torch.equal(asked, rows[(begin + t) % 7])
     assert not torch.equal(first.requests, second.requests)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("none.csv", None, r"none\.csv not found"),
+        (
+            "few.csv",
+            "0,1\n1,0\n",
+            r"file must have num_users = 30 columns of services, got \[2, 2\] in few\.csv",
+        ),
+        ("words.csv", "a\n", "could not convert string 'a'"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_told_before_anything_is_played(
+    own: Path, file: str, text: str | None, told: str
+) -> None:
+    if text is not None:
+        Path(file).write_text(text)
+    with (
+        pytest.raises(HadrlError, match=rf"^data\.scenario\.processes\.my_trace\.Trace: {told}"),
+        naming_settings({"data": TransitionDataModule}),
+    ):
+        TransitionDataModule(Scenario(processes={"my_trace.Trace": {"file": file}}))
 
 
 def test_popularity_drifts_from_that_of_the_scenario(own: Path) -> None:

@@ -1,14 +1,18 @@
 """Networks of a batch that differ: ranges of a scenario, what is drawn from them, and that each network is its own."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from hadrl_lightning.agents.seen import ranges_of_scenario
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
-from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.cli.checkpoints import check_settings
+from hadrl_lightning.cli.mistakes import naming_settings
+from hadrl_lightning.data import EpisodeStream, TransitionDataModule
 from hadrl_lightning.envs.bounds import caching_bounds, offloading_bounds
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import optimal_hit_ratio
 from hadrl_lightning.play import run_episode
 from hadrl_lightning.scenario import GIB, Physics, Range, Scenario
@@ -102,6 +106,8 @@ def test_a_network_depends_on_no_other_network_field_or_episode() -> None:
 
 def test_copies_keep_the_ranges_and_a_number_takes_the_place_of_one() -> None:
     assert Scenario.from_dict(VARIED.to_dict()) == VARIED
+    assert VARIED.to_dict()["compute_hz"] == asdict(VARIED.ranges["compute_hz"])
+    assert "ranges" not in VARIED.to_dict()
     larger = replace(PLACED, num_users=9, num_servers=2)
     assert larger.ranges == PLACED.ranges
     assert len(larger.user_positions_m or ()) == 9
@@ -115,7 +121,7 @@ def test_copies_keep_the_ranges_and_a_number_takes_the_place_of_one() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("compute_hz", {"low": 5e9}, "compute_hz must have low and high, and of log, alike, got"),
+        ("compute_hz", {"low": 5e9}, "compute_hz must have low and high, and may have log and alike, got"),
         ("compute_hz", {"low": 5e9, "high": 4e9}, "compute_hz.high must be at least low = 5e+09, got 4e+09"),
         ("compute_hz", {"low": 0.5, "high": 4e9}, "compute_hz must be at least 1, got 0.5"),
         ("compute_hz", {"low": 5e9, "high": "fast"}, "compute_hz.high must be a finite number, got 'fast'"),
@@ -132,6 +138,34 @@ def test_a_range_that_is_not_allowed_gets_a_line(
 ) -> None:
     with pytest.raises(ValueError, match=message.replace("+", r"\+")):
         Scenario(**{field: value})
+
+
+def test_a_wrong_end_of_a_range_is_named_by_the_field_that_is_one(as_installed) -> None:
+    with (
+        pytest.raises(
+            HadrlError, match=r"^data\.scenario\.compute_hz\.high must be at least low = 5, got 4$"
+        ),
+        naming_settings({"data": TransitionDataModule}),
+    ):
+        Scenario(compute_hz={"low": 5, "high": 4})  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_ranges_is_of_the_same_scenario_however_they_are_written() -> None:
+    saved = {"hyper_parameters": {"scenario": asdict(Scenario(compute_hz=Range(low=5e9, high=8e10)))}}
+    path = Path("last.ckpt")
+    check_settings(path, saved, {"scenario": {"compute_hz": {"high": "80GHz", "low": "5GHz", "log": False}}})
+    for other, told in (
+        (
+            {"low": 5e9, "high": 9e10},
+            r"scenario\.compute_hz\.high is 80000000000\.0 there and 90000000000\.0 in",
+        ),
+        (
+            42.5e9,
+            r"scenario\.compute_hz is \{'low': 5000000000\.0, .*\} there and 42500000000\.0 in the settings",
+        ),
+    ):
+        with pytest.raises(HadrlError, match=told):
+            check_settings(path, saved, {"scenario": {"compute_hz": other}})
 
 
 def test_constants_of_one_network_are_refused_for_a_range() -> None:

@@ -1,8 +1,8 @@
 """`HADRL`: the two levels as one LightningModule."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import is_dataclass
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -22,7 +22,7 @@ from hadrl_lightning.play import Episode
 from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator, rules
-from hadrl_lightning.typed import read_as, typed
+from hadrl_lightning.typed import read_settings, typed
 
 AnyLevel = TypeVar("AnyLevel", bound=Level)
 
@@ -209,16 +209,7 @@ def _settings(
                 f"{field} must be null for a {kind.__name__}, whose settings are {kind.settings_group}, got {given}"
             )
         return group
-    hints, names = get_type_hints(kind.Settings), [one.name for one in fields(kind.Settings) if one.init]
-    for name in given or {}:
-        if name not in names:
-            raise HadrlError(f"{field} must be of {', '.join(names) or 'no settings'}, got {name}")
-    try:
-        return kind.Settings(
-            **{name: read_as(name, value, hints[name]) for name, value in (given or {}).items()}
-        )
-    except (TypeError, ValueError) as error:
-        raise HadrlError(f"{field}.{error}") from error
+    return read_settings(kind.Settings, given or {}, field)
 
 
 def _made(

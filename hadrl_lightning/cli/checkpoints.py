@@ -21,6 +21,7 @@ from hadrl_lightning.cli.signals import Stopped
 from hadrl_lightning.errors import HadrlError, HadrlWarning, OutputError
 from hadrl_lightning.files import load_tensors, replacing
 from hadrl_lightning.judge.selection import improves
+from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.typed import typed
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -156,9 +157,17 @@ def check_settings(path: Path, checkpoint: Mapping[str, Any], settings: Mapping[
     """Raise HadrlError if the checkpoint was trained on another scenario or physics than `settings` (of the model)."""
     saved = checkpoint.get("hyper_parameters", {})
     for key in ("scenario", "physics"):
-        if key in saved and key in settings and plain(saved[key]) != plain(settings[key]):
-            difference = _first_difference(key, plain(saved[key]), plain(settings[key]))
+        if key not in saved or key not in settings:
+            continue
+        there, here = _meant(key, saved[key]), _meant(key, settings[key])
+        if there != here:
+            difference = _first_difference(key, there, here)
             raise HadrlError(f"ckpt_path must be a checkpoint of the same {key}, got {path}: {difference}")
+
+
+def _meant(key: str, setting: Any) -> Any:
+    """A setting in the one form that stands for all that mean the same, such as the ways to write a range."""
+    return plain(Scenario.from_dict(setting).to_dict() if key == "scenario" else setting)
 
 
 def check_weights(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:

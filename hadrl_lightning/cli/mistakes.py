@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ from hadrl_lightning.errors import HadrlError
 def naming_settings(groups: Mapping[str, type], given: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Turn the ValueError by which a settings class refuses a value into a HadrlError with the setting's dotted name.
 
-    The user's is a ValueError whose first word is a field or constructor parameter of the settings class, module or
-    callback that was being built. Any other passes as it is: it is a bug.
+    The user's is a ValueError whose first word is a field or constructor parameter of the settings, module or callback
+    that was being built or read. Any other passes as it is: it is a bug.
 
     Args:
         groups: What is built: the class under every top-level key of the settings.
@@ -85,13 +86,13 @@ def settings_classes(groups: Mapping[str, type]) -> Iterator[tuple[str, type]]:
 
 def _setting(error: BaseException, classes: list[tuple[str, type]], given: Mapping[str, Any]) -> str | None:
     """The dotted name of the setting that `error` begins with, if an object built from settings raised it."""
-    word = str(error).partition(" ")[0].partition("[")[0]
+    word = re.split(r"[^\w]", str(error), maxsplit=1)[0]
     for frame in reversed(list(_frames(error))):
-        owner = frame.f_locals.get("self")
-        keys = [f"{key}.{word}" for key, cls in classes if cls is type(owner)]
-        if keys and word in _parameters(type(owner)):
-            value = getattr(owner, word, None)
-            return next((key for key in keys if key in given and given[key] == value), keys[0])
+        for owner in list(frame.f_locals.values()):
+            keys = [f"{key}.{word}" for key, cls in classes if cls is type(owner)]
+            if keys and word in _parameters(type(owner)):
+                value = getattr(owner, word, None)
+                return next((key for key in keys if key in given and given[key] == value), keys[0])
     return None
 
 

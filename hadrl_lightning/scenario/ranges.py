@@ -84,9 +84,7 @@ class Range:
             return value
         known = [one.name for one in fields(cls)]
         if not isinstance(value, Mapping) or not {"low", "high"} <= set(value) <= set(known):
-            raise ValueError(
-                f"{name} must have low and high, and of {', '.join(known[2:])}, got {shown(value)}"
-            )
+            raise ValueError(f"{name} must have low and high, and may have log and alike, got {shown(value)}")
         try:
             return cls(**value)
         except ValueError as error:

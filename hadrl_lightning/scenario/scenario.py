@@ -186,8 +186,10 @@ class Scenario:
         return cls(**fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain numbers, strings and tuples."""
-        return asdict(self)
+        """All fields as plain numbers, strings and tuples, a range as a mapping where its numbers stand."""
+        values = asdict(self)
+        ranges = values.pop("ranges")
+        return {**values, **ranges}
 
     def resized(self, num_servers: int, num_users: int, num_services: int) -> "Scenario":
         """The scenario with other counts; what is listed one by one for a count that changes has its default."""

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.processes.fading import RayleighFading
 from hadrl_lightning.simulator.processes.positions import CellPositions, FixedPositions
 from hadrl_lightning.simulator.processes.process import Memory, Process, World
 from hadrl_lightning.simulator.processes.requests import StationaryRequests
+from hadrl_lightning.typed import read_settings
 
 __all__ = [
     "PROCESSES",
@@ -43,8 +45,8 @@ def processes_of(scenario: Scenario) -> dict[str, Process]:
     """The processes of a scenario by name, in the order in which they draw: the usual ones first.
 
     Raises:
-        ValueError: there is no process of a name, a setting of it is unknown or out of range, or two of them bring the
-            same entry of the slot.
+        ValueError: there is no process of a name, a setting of it is unknown, of another type or out of range, it does
+            not fit the scenario, or two of them bring the same entry of the slot.
     """
     fixed = scenario.user_positions_m is not None
     usual: dict[str, tuple[str, Process]] = {
@@ -54,8 +56,8 @@ def processes_of(scenario: Scenario) -> dict[str, Process]:
     }
     further: dict[str, Process] = {}
     brought_by: dict[str, str] = {}
-    for name, settings in scenario.processes.items():
-        process = _made(name, settings)
+    for name in scenario.processes:
+        process = _made(name, scenario)
         for entry in process.brings:
             if entry in brought_by:
                 raise ValueError(
@@ -73,10 +75,10 @@ def processes_of(scenario: Scenario) -> dict[str, Process]:
     return {**dict(ordered), **further}
 
 
-def _made(name: str, settings: dict[str, Any]) -> Process:
-    kind = PROCESSES.find(name, "processes")
+def _made(name: str, scenario: Scenario) -> Process:
+    process = read_settings(PROCESSES.find(name, "processes"), scenario.processes[name], f"processes.{name}")
     try:
-        return kind(**settings)
-    except (TypeError, ValueError) as error:
-        text = str(error).removeprefix(f"{kind.__name__}.__init__() ")
-        raise ValueError(f"processes.{name}: {text}") from error
+        process.check(scenario)
+    except (OSError, ValueError) as error:
+        raise HadrlError(f"processes.{name}: {error}") from error
+    return process

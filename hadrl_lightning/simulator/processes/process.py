@@ -44,6 +44,13 @@ class Process:
     fields: ClassVar[Mapping[str, Field]] = {}
     """Further fields of the view of the fast level, by name, which `shown` fills."""
 
+    def check(self, scenario: Scenario) -> None:
+        """Say what does not fit this scenario before anything is played, such as a file with other users.
+
+        Raises:
+            ValueError: it does not fit; users read it after the name of the process, and an OSError too.
+        """
+
     # What is drawn ---------------------------------------------------------------------------------------------------
 
     def initial(self, world: World, generator: torch.Generator) -> Memory:
