@@ -14,16 +14,13 @@ from hadrl_lightning.planning import CEMPlanner, Plan, plan_from_state, plan_sta
 from hadrl_lightning.play import (
     CachingObjective,
     Frame,
-    FrameScores,
     PlayedFrame,
     PlayedSlot,
     caching_agent,
     caching_objective,
-    hits,
+    frame_scores,
     offloading_agent,
     offloading_reward,
-    share,
-    task_latency,
     total_latency,
 )
 from hadrl_lightning.simulator import CachingView, EdgeNetwork, OffloadingView, Rows
@@ -163,7 +160,7 @@ class Collection:
         """What is learnt from a frame, and counted."""
         self.data.decisions += self.network.num_envs
         exploration = self.exploration
-        scores = _scores(frame)
+        scores = frame_scores(frame)
         reward = caching_objective(exploration.caching_reward, scores, exploration.latency_weight)
         self._add(caching_reward=reward, switching=frame.switching)
         self.frames += 1
@@ -222,13 +219,6 @@ class Collection:
             zero = torch.zeros((), device=value.device)
             total, count = self._sums.get(name, (zero, zero))
             self._sums[name] = (total + torch.where(finite, value, 0.0).sum(), count + finite.sum())
-
-
-def _scores(frame: PlayedFrame[CachingView, Tensor]) -> FrameScores:
-    """What the frame is rewarded for."""
-    slots, _, users = frame.hit.shape
-    ratio = share(hits(frame.hit, frame.switching.dtype).sum(dim=0), slots * users)
-    return FrameScores(ratio * users, ratio, task_latency(frame.latency), frame.switching)
 
 
 def _named(what: str, rows: Rows) -> dict[str, Tensor]:

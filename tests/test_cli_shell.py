@@ -499,14 +499,6 @@ def test_a_file_that_is_no_checkpoint_of_ours_gets_one_line(capfd: pytest.Captur
     assert line == "ckpt_path must be a checkpoint saved by hadrl fit, got other.ckpt, which holds no agent"
 
 
-def test_a_checkpoint_in_an_older_format_is_not_resumed(capfd: pytest.CaptureFixture[str]) -> None:
-    trained()
-    path = "checkpoints/tiny/version_0/last.ckpt"
-    checkpoint = torch.load(path, weights_only=True)
-    torch.save({**checkpoint, "callbacks": {"SaveRun": {"num_rows": 3}}}, path)
-    assert refused(capfd, "fit", "--ckpt_path", "last").endswith(f"got {path} in an older one")
-
-
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ValueError, match="tensors disagree") as caught:
         hadrl("fit", "--model.bug", "true")

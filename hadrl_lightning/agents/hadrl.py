@@ -46,7 +46,7 @@ class HADRL(Learning, StoredAgent):
 
     Args:
         scenario: constants of the network.
-        physics: how actions are read: `strict` or `published`.
+        physics: how actions are read: `strict`, `published`, or one of your own.
         fast_level: the model that plans: `set`, `flat`, a name of an installed package, or `module.Class`.
         slow_level: the agent that caches: `set`, `flat`, a name of an installed package, or `module.Class`.
         world_model: settings of the fast level `flat`; of no effect with another.
@@ -109,15 +109,11 @@ class HADRL(Learning, StoredAgent):
                 "seed": seed,
             }
         )
-        groups: dict[str, Any] = {
-            "world_model": world_model,
-            "set_world_model": set_world_model,
-            "ddpg": ddpg,
-            "set_ddpg": set_ddpg,
-        }
         place = (scenario, physics, make_generator(seed, Use.INITIAL_WEIGHTS))
-        model = _made(SLOT_MODELS, "fast", fast_level, groups, fast_settings, *place)
-        self.compose(model, _made(CACHING_AGENTS, "slow", slow_level, groups, slow_settings, *place), planner)
+        model = _made(SLOT_MODELS, "fast", fast_level, self.settings, fast_settings, *place)
+        self.compose(
+            model, _made(CACHING_AGENTS, "slow", slow_level, self.settings, slow_settings, *place), planner
+        )
 
     @staticmethod
     def transfers(settings: Mapping[str, Any]) -> bool:
@@ -195,7 +191,7 @@ def _settings(
 
     Args:
         kind: the class.
-        groups: settings of the kinds that have a group of their own, by its name.
+        groups: settings of `HADRL` by name, among them those of the kinds that have a group of their own.
         given: settings of any other kind as plain values; None: its defaults.
         field: the setting that holds `given`, for errors.
 

@@ -13,7 +13,6 @@ from hadrl_lightning.agents.levels import SlotModel
 from hadrl_lightning.agents.optimisers import ResumedAdam
 from hadrl_lightning.agents.refusals import check_finite, check_item
 from hadrl_lightning.data.transitions import OffloadingTransitions
-from hadrl_lightning.nn.normaliser import RunningNormaliser
 
 
 class LearningSettings(Protocol):
@@ -39,10 +38,6 @@ class TransitionModel(LightningModule, SlotModel):
     """
 
     settings: LearningSettings
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_load_state_dict_pre_hook(_keeping_scale)
 
     @property
     def grad_clip_norm(self) -> float:
@@ -115,10 +110,3 @@ def over_members(
             raise ValueError(f"weight must have shape {expected} as the reward, got {found}")
         by_row = by_row * transitions.weight
     return by_row.mean(dim=1).sum()
-
-
-def _keeping_scale(model: TransitionModel, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Weights of older versions, which don't tell, were trained if they have seen anything."""
-    for name, module in model.named_modules(prefix=prefix.removesuffix(".")):
-        if isinstance(module, RunningNormaliser) and f"{name}.count" in state_dict:
-            state_dict.setdefault(f"{name}.frozen", state_dict[f"{name}.count"] > 0)

@@ -16,19 +16,15 @@ from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.play import (
     Frame,
-    FrameScores,
-    PlayedFrame,
     Policies,
     Reward,
     caching_agent,
     caching_objective,
-    hits,
+    frame_scores,
     offloading_agent,
     offloading_objective,
     read_allocation,
     read_caches,
-    share,
-    task_latency,
 )
 from hadrl_lightning.simulator import (
     Allocation,
@@ -222,17 +218,10 @@ class TwinDDPG(nn.Module):
             self.fast.add(OffloadingTransitions(slot.seen, slot.act, reward, slot.seen_next, latency))
             self.fast.learn()
         frame = playing.finish()
-        reward = caching_objective(self.settings.reward, self._scores(frame))
+        reward = caching_objective(self.settings.reward, frame_scores(frame))
         self.slow.add(CachingTransitions(frame.seen, frame.act, reward, frame.seen_next, frame.cache))
         self.slow.learn()
         return network.num_envs * network.scenario.slots_per_decision
-
-    @staticmethod
-    def _scores(frame: PlayedFrame[CachingView, Tensor]) -> FrameScores:
-        in_slots = hits(frame.hit, frame.switching.dtype).mean(dim=0)
-        latency = torch.stack([task_latency(slot.service.latency) for slot in frame.slots])
-        ratio = share(in_slots, frame.hit.shape[2])
-        return FrameScores(in_slots, ratio, latency.mean(dim=0), frame.switching)
 
     def policies(self) -> Policies:
         """Both levels without exploration."""

@@ -81,11 +81,6 @@ def read_checkpoint(path: Path, *, to_resume: bool = False, recorded: bool = Fal
         raise HadrlError(
             f"ckpt_path must be a checkpoint that training can go on from, got {path}, which holds weights alone"
         )
-    rows = checkpoint.get("callbacks", {}).get("SaveRun", {})
-    if to_resume and "num_rows" in rows:
-        raise HadrlError(
-            f"ckpt_path must be in the present format to train on from, got {path} in an older one"
-        )
     return checkpoint
 
 

@@ -13,7 +13,6 @@ from hadrl_lightning.envs.bounds import Bounds, caching_bounds, join, offloading
 from hadrl_lightning.play import (
     CachingPolicy,
     Frame,
-    FrameScores,
     OffloadingPolicy,
     Reward,
     SlotScores,
@@ -21,6 +20,7 @@ from hadrl_lightning.play import (
     caching_objective,
     caching_reward,
     decided,
+    frame_scores,
     hits,
     home_equal,
     offloading_objective,
@@ -202,9 +202,7 @@ class CachingCore(Core):
         slots = [slot_scores(slot.service, frame.switching) for slot in frame.slots]
         means = SlotScores(*(torch.stack(column).mean(0) for column in zip(*slots, strict=True)))
         means = means._replace(switching=frame.switching)
-        task_latency = means.latency / self.scenario.num_users
-        scores = FrameScores(means.hits, means.hit_ratio, task_latency, means.switching)
-        return Outcome(self.observe(), caching_objective(self.pays, scores), means._asdict())
+        return Outcome(self.observe(), caching_objective(self.pays, frame_scores(frame)), means._asdict())
 
 
 class OffloadingCore(Core):

@@ -1,6 +1,6 @@
 """Running mean and standard deviation of a stream of vectors."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -98,7 +98,6 @@ class RunningNormaliser(MergedOverRanks):
         self.register_buffer("centre", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(size, dtype=torch.float64))
         self.register_buffer("frozen", torch.zeros((), dtype=torch.bool))
-        self.register_load_state_dict_pre_hook(_scaled_by_statistics)
 
     @property
     def mean(self) -> Float[Tensor, " dim"]:
@@ -176,16 +175,3 @@ class RunningNormaliser(MergedOverRanks):
     def _follow(self) -> None:
         self.centre.copy_(self.mean)
         self.scale.copy_(self.std)
-
-
-def _scaled_by_statistics(
-    normaliser: RunningNormaliser, state_dict: dict[str, Any], prefix: str, *_: Any
-) -> None:
-    """Weights of older versions come with statistics alone, whose scale they were trained in."""
-    names = [prefix + name for name in ("count", "running_mean", "squares")]
-    if prefix + "scale" in state_dict or not all(name in state_dict for name in names):
-        return
-    told = Moments(*(state_dict[name].double() for name in names))
-    state_dict[prefix + "centre"] = told.mean.clone()
-    state_dict[prefix + "scale"] = deviation(told)
-    state_dict.setdefault(prefix + "frozen", torch.zeros((), dtype=torch.bool))

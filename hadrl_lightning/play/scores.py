@@ -4,13 +4,13 @@
 What sums over users leaves the slots as they are; a mean over tasks or servers is one over slots too.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hadrl_lightning.play.player import Episode
+from hadrl_lightning.play.player import Episode, PlayedFrame
 from hadrl_lightning.simulator import Service
 
 REWARD_NUMERATOR = 1e4
@@ -109,6 +109,13 @@ class FrameScores(NamedTuple):
     """Mean latency of a task, s."""
     switching: Float[Tensor, " batch"]
     """Cost of the caching decision, s."""
+
+
+def frame_scores(frame: PlayedFrame[Any, Any]) -> FrameScores:
+    """What each of the B networks is rewarded for in a frame."""
+    slots, _, users = frame.hit.shape
+    ratio = share(hits(frame.hit, frame.switching.dtype).sum(dim=0), slots * users)
+    return FrameScores(ratio * users, ratio, task_latency(frame.latency), frame.switching)
 
 
 def caching_objective(

@@ -38,7 +38,7 @@ class EdgeNetwork:
 
     Args:
         scenario: the constants.
-        physics: `strict` (feasible decisions) or `published` (the published arithmetic).
+        physics: `strict` (feasible decisions), `published` (the published arithmetic), or one of your own.
         num_envs: B, at least 1.
         device: where the tensors live; CPU by default.
         generator: source of all draws, on the CPU whatever `device` is; by default one with a seed of its own choice.

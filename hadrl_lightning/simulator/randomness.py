@@ -116,12 +116,11 @@ def restore_generator(generator: torch.Generator, state: Tensor) -> None:
     """Let a generator go on from a state that was saved.
 
     Raises:
-        HadrlError: the state is of a generator on another kind of device, as older versions saved on a GPU.
+        HadrlError: the state is of a generator on another kind of device.
     """
     length = len(generator.get_state())
     if state.numel() != length:
         raise HadrlError(
-            f"state of a generator must be that of one on the CPU ({length} bytes), got {state.numel()}: "
-            "the run was saved on a GPU by an older version"
+            f"state of a generator must be that of one on the CPU ({length} bytes), got {state.numel()}"
         )
     generator.set_state(state.cpu())
