@@ -220,7 +220,7 @@ def test_a_generator_on_another_device_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_state_of_a_generator_on_a_gpu_is_refused_in_one_line() -> None:
-    with pytest.raises(HadrlError, match=r"must be that of one on the CPU \(5056 bytes\), got 16: "):
+    with pytest.raises(HadrlError, match=r"must be that of one on the CPU \(5056 bytes\), got 16$"):
         restore_generator(make_generator(0, Use.PLAY), torch.zeros(16, dtype=torch.uint8))
 
 
