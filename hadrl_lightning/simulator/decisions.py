@@ -9,6 +9,9 @@ from torch import Tensor
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, constants
 
+MAX_SHARE = 1 + 1e-3
+"""No user can have more than a server has, and no server gives away more; what is beyond 1 is rounding."""
+
 
 class Allocation(NamedTuple):
     """Where each user's task goes and what it gets there."""

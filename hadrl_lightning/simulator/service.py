@@ -6,9 +6,8 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.constants import Constants, constants
-from hadrl_lightning.simulator.decisions import Allocation
+from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation
 from hadrl_lightning.simulator.physics import rules
-from hadrl_lightning.simulator.physics.strict import MAX_SHARE
 from hadrl_lightning.simulator.radio import link_efficiency
 from hadrl_lightning.simulator.slot import Service
 
@@ -40,7 +39,8 @@ def serve(
             1, or (`strict`) shares of a server that sum to more than 1.
     """
     num_targets = rules(physics).num_targets(scenario.num_servers)
-    _check_inputs(scenario, num_targets, cache, requests, positions, fading, allocation)
+    _check_tensors(scenario, cache, requests, positions, fading, allocation)
+    _check_values(scenario.num_services, num_targets, requests, fading, allocation)
     table = table or constants(scenario, positions.device, positions.dtype)
     return rules(physics).serve(table, cache, requests, positions, fading, allocation)
 
@@ -80,26 +80,25 @@ def switching_cost(
     return table.bits_of(new) / table.backhaul_bit_per_s.flatten()
 
 
-def _check_inputs(
+def _check_tensors(
     scenario: Scenario,
-    num_targets: int,
     cache: Tensor,
     requests: Tensor,
     positions: Tensor,
     fading: Tensor,
     allocation: Allocation,
 ) -> None:
+    """Refuse wrong shapes and types, and numbers that are infinite or none."""
     batch, users = requests.shape[0] if requests.dim() else 0, scenario.num_users
-    expected = {
-        "cache": (cache, [batch, scenario.num_servers, scenario.num_services]),
-        "requests": (requests, [batch, users]),
-        "positions": (positions, [batch, users, 2]),
-        "fading": (fading, [batch, users]),
-        "server": (allocation.server, [batch, users]),
-        "bandwidth_share": (allocation.bandwidth_share, [batch, users]),
-        "compute_share": (allocation.compute_share, [batch, users]),
-    }
-    for name, (value, shape) in expected.items():
+    for name, value, shape in (
+        ("cache", cache, [batch, scenario.num_servers, scenario.num_services]),
+        ("requests", requests, [batch, users]),
+        ("positions", positions, [batch, users, 2]),
+        ("fading", fading, [batch, users]),
+        ("server", allocation.server, [batch, users]),
+        ("bandwidth_share", allocation.bandwidth_share, [batch, users]),
+        ("compute_share", allocation.compute_share, [batch, users]),
+    ):
         if list(value.shape) != shape:
             raise ValueError(f"{name} must have shape {shape}, got {list(value.shape)}")
         kind = {"cache": torch.bool, "requests": torch.long, "server": torch.long}.get(name)
@@ -109,17 +108,26 @@ def _check_inputs(
             raise ValueError(
                 f"{name} must be finite, got {int((~torch.isfinite(value)).sum())} values that are not"
             )
+
+
+def _check_values(
+    num_services: int, num_targets: int, requests: Tensor, fading: Tensor, allocation: Allocation
+) -> None:
+    """Refuse services and targets that are not there, and shares and fading out of range."""
     for name, index, size in (
-        ("requests", requests, scenario.num_services),
+        ("requests", requests, num_services),
         ("server", allocation.server, num_targets),
     ):
         if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
             raise ValueError(
                 f"{name} must be from 0 to {size - 1}, got {int(index.min())} to {int(index.max())}"
             )
-    for name in ("fading", "bandwidth_share", "compute_share"):
-        value = expected[name][0]
+    for name, value, most in (
+        ("fading", fading, torch.inf),
+        ("bandwidth_share", allocation.bandwidth_share, MAX_SHARE),
+        ("compute_share", allocation.compute_share, MAX_SHARE),
+    ):
         if value.numel() and float(value.min()) < 0:
             raise ValueError(f"{name} must not be negative, got {float(value.min()):g}")
-        if name != "fading" and value.numel() and float(value.max()) > MAX_SHARE:
+        if value.numel() and float(value.max()) > most:
             raise ValueError(f"{name} must be at most 1, got {float(value.max()):g}")

@@ -6,14 +6,12 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
-from hadrl_lightning.simulator.decisions import Allocation, packed, sum_per_server
+from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, packed, sum_per_server
 from hadrl_lightning.simulator.physics.protocol import Limits, Rules, flags, widened
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
-MAX_SHARE = 1 + 1e-3
-"""No user can have more than a server has, and no server gives away more; what is beyond 1 is rounding."""
 MAX_FILLED = 1 + 1e-6
 """A cache may hold so much of what is usable: decisions are made by views, in single precision."""
 
