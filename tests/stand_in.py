@@ -14,7 +14,7 @@ from torch import nn
 from hadrl_lightning import cli
 from hadrl_lightning.agent_files import find_agent
 from hadrl_lightning.cli import app
-from hadrl_lightning.cli.checkpoints import Checkpointing
+from hadrl_lightning.cli.checkpointing import Checkpointing
 from hadrl_lightning.errors import HadrlError
 
 

@@ -16,10 +16,13 @@ import torch
 
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.callbacks.collection import Collection
-from hadrl_lightning.cli import checkpoints, main
-from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO, Checkpointing
+from hadrl_lightning.cli import checkpointing, main
+from hadrl_lightning.cli.checkpointing import Checkpointing
+from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO
 from hadrl_lightning.errors import HadrlError, OutputError
 from hadrl_lightning.files import load_tensors, replacing, unwritable
+
+pytestmark = pytest.mark.unchecked
 
 WORDS = [
     *("--config", "es2.yaml", "--config", "quick.yaml"),
@@ -179,7 +182,7 @@ def test_the_last_good_checkpoint_is_the_later_one(
             raise OSError(errno.ENOSPC, "No space left on device", str(target))
         target.write_bytes(source.read_bytes())
 
-    monkeypatch.setattr(checkpoints.shutil, "copyfile", copyfile)
+    monkeypatch.setattr(checkpointing.shutil, "copyfile", copyfile)
     monkeypatch.setattr(Checkpointing, "_is_better", lambda self, trainer: True)
     assert main(["fit", *WORDS]) == 2
     assert line_of(capsys) == (
@@ -307,8 +310,6 @@ else:
     raise AssertionError("the hook has to refuse")
 
 from hadrl_lightning.cli import main
-
-pytestmark = pytest.mark.unchecked
 
 words = {WORDS!r}
 assert main(["fit", *words]) == 0

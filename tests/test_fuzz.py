@@ -24,7 +24,7 @@ from hadrl_lightning.benchmark.training import build, num_slots, resolved
 from hadrl_lightning.callbacks import default_callbacks
 from hadrl_lightning.cli import main
 from hadrl_lightning.cli.app import HadrlCLI
-from hadrl_lightning.cli.checkpoints import Checkpointing
+from hadrl_lightning.cli.checkpointing import Checkpointing
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.play import caching_reward, offloading_reward

@@ -21,6 +21,8 @@ from hadrl_lightning.cli.signals import Stopped, StopSignals
 from hadrl_lightning.cli.stopping import resuming
 from hadrl_lightning.files import load_tensors
 
+pytestmark = pytest.mark.unchecked
+
 WORDS = [
     *("--config", "es2.yaml", "--config", "quick.yaml"),
     "--data.scenario.decisions_per_episode=2",
@@ -192,8 +194,6 @@ def test_a_second_signal_ends_at_once_and_one_that_a_launcher_repeats_does_not()
     code = """
 import os, signal
 from hadrl_lightning.cli import signals
-
-pytestmark = pytest.mark.unchecked
 with signals.StopSignals().handled():
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)

@@ -19,7 +19,7 @@ from hadrl_lightning.agents import (
 from hadrl_lightning.baselines.genetic import GeneticSettings
 from hadrl_lightning.baselines.learners import LearnerSettings
 from hadrl_lightning.callbacks import CEMPlanning
-from hadrl_lightning.cli.checkpoints import Checkpointing
+from hadrl_lightning.cli.checkpointing import Checkpointing
 from hadrl_lightning.cli.mistakes import naming_settings
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from hadrl_lightning.agents import check_trainer
 from hadrl_lightning.agents.stored import StoredAgent
 from hadrl_lightning.cli import checkpoints, ranks, runs
+from hadrl_lightning.cli.checkpointing import Checkpointing
 from hadrl_lightning.cli.judging import SETTINGS_FILE, cells, place, write_row
 from hadrl_lightning.cli.loggers import MetricsLogger
 from hadrl_lightning.cli.mistakes import naming_settings, resuming_from, trainer_mistakes
@@ -319,7 +320,7 @@ class HadrlCLI(LightningCLI):
 
     def _folder(self) -> Path | None:
         """Where the training at hand keeps its checkpoints; None if nothing is trained."""
-        keeps = any(isinstance(one, checkpoints.Checkpointing) for one in _callbacks(self.trainer))
+        keeps = any(isinstance(one, Checkpointing) for one in _callbacks(self.trainer))
         return self.start.folder.path if self.subcommand == "fit" and keeps else None
 
     def before_fit(self) -> None:
@@ -336,7 +337,7 @@ class HadrlCLI(LightningCLI):
         if getattr(rank_zero_only, "rank", 0) == 0:
             self.start.make_folder()
         for callback in _callbacks(self.trainer):  # those of the user
-            ours = isinstance(callback, checkpoints.Checkpointing)
+            ours = isinstance(callback, Checkpointing)
             if isinstance(callback, ModelCheckpoint) and not ours and callback.dirpath is None:
                 callback.dirpath = str(self.start.folder.path / "checkpoints")
         self._tell(*self.notices, self.start.notice())
@@ -385,7 +386,7 @@ def run(args: Sequence[str] | None = None) -> None:
     from hadrl_lightning.callbacks import default_callbacks
     from hadrl_lightning.data import TransitionDataModule
 
-    callbacks: dict[str, type[Callback]] = {"checkpointing": checkpoints.Checkpointing, **default_callbacks()}
+    callbacks: dict[str, type[Callback]] = {"checkpointing": Checkpointing, **default_callbacks()}
     trainer_defaults = load_config(BASE)["trainer"]
     HadrlCLI(HADRL, TransitionDataModule, callbacks, trainer_defaults, args)
 

@@ -1,28 +1,20 @@
 """Checkpoint files: written so that an interruption can't damage them, and checked before anything starts."""
 
 import os
-import shutil
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch import LightningModule
 
 from hadrl_lightning.agent_files import RECORD, check_contents, read_agent
 from hadrl_lightning.agents.stored import OF_DATA
-from hadrl_lightning.cli.loops import make_resumable, validates_next
-from hadrl_lightning.cli.signals import Stopped
-from hadrl_lightning.errors import HadrlError, HadrlWarning, OutputError
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import load_tensors, replacing
-from hadrl_lightning.judge.selection import improves
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.typed import typed
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 """The checkpoints in the folder of a run."""
@@ -176,141 +168,6 @@ def check_weights(path: Path, checkpoint: Mapping[str, Any], model: LightningMod
                 f"ckpt_path must be a checkpoint of a model of the same sizes, got {path}: {name} is "
                 f"{list(saved[name].shape)} there and {list(parameter.shape)} with these settings"
             )
-
-
-@typed
-class Checkpointing(ModelCheckpoint):
-    """Keeps last.ckpt, of the end of the last epoch, and best.ckpt, of the best validation, in the run's folder.
-
-    Unlike its base class it writes last.ckpt after epochs without an optimizer step too, always at the very end, and
-    when a signal ends the training.
-
-    Args:
-        monitor: The logged metric that decides what is best.
-        mode: Whether a small or a large metric is good.
-        every_n_epochs: Epochs from one last.ckpt to the next; the very end is always saved.
-        every_n_batches: Batches from one last.ckpt to the next within an epoch, so that a crash costs less; none where
-            not given.
-    """
-
-    def __init__(
-        self,
-        monitor: str = "val/latency",
-        mode: Literal["min", "max"] = "min",
-        every_n_epochs: int = 1,
-        every_n_batches: int | None = None,
-    ) -> None:
-        """See the class."""
-        for name, count in (("every_n_epochs", every_n_epochs), ("every_n_batches", every_n_batches)):
-            if count is not None and count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
-        super().__init__(monitor=monitor, mode=mode, save_top_k=1, save_last=True)
-        self.period = every_n_epochs
-        self.every_n_batches = every_n_batches
-        self.best_score: float | None = None
-        self._saved_batches = -1
-        self._validated = False
-
-    @property
-    def state_key(self) -> str:
-        """Key of this callback's state in a checkpoint; independent of its settings."""
-        return "Checkpointing"
-
-    def state_dict(self) -> dict[str, Any]:
-        """What is best so far."""
-        return {"best_score": self.best_score}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
-        self.best_score = state_dict["best_score"]
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write into the folder of the run."""
-        self.dirpath = trainer.log_dir  # the same on all ranks
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the best one of the folder; without it, as in a folder that is new, the next one is best."""
-        best = Path(self.dirpath or ".") / BEST
-        if trainer.strategy.broadcast(best.is_file()):
-            self.best_model_path = str(best)
-        else:
-            self.best_score = None
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Have Lightning resume at the step at which it is saved."""
-        make_resumable(trainer, checkpoint["loops"]["fit_loop"])
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that there is a fresh validation; the end of the epoch saves."""
-        self._validated = not trainer.sanity_checking
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save every so many batches; the end of the epoch is up to `on_train_epoch_end`."""
-        if self.every_n_batches is None or (batch_idx + 1) % self.every_n_batches:
-            return
-        if batch_idx + 1 < trainer.num_training_batches and not validates_next(trainer):
-            self._save(trainer, better=False)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what the epoch brought."""
-        better = self._is_better(trainer)
-        due = (trainer.current_epoch + 1) % self.period == 0
-        if better or due:
-            self._save(trainer, better)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make sure that last.ckpt is of the very end."""
-        if self._saved_batches != trainer.fit_loop.total_batch_idx:
-            self._save(trainer, better=False)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save where a signal stopped the training: the step at hand is whole. Any other exception leaves the files."""
-        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if fitting and isinstance(exception, Stopped | SIGTERMException):
-            self._save(trainer, better=False)
-
-    def _is_better(self, trainer: Trainer) -> bool:
-        if not self._validated:
-            return False
-        self._validated = False
-        score = trainer.callback_metrics.get(self.monitor or "")
-        if score is None:
-            allowed = ", ".join(name for name in sorted(trainer.callback_metrics) if name.startswith("val/"))
-            text = f"checkpointing.monitor must be one of {allowed}, got {self.monitor}: no best.ckpt is kept"
-            warnings.warn(text, HadrlWarning, stacklevel=2)
-            return False
-        value = float(score)
-        better = improves(value, self.best_score, self.mode)
-        if better:
-            self.best_score = value
-        return better
-
-    def _save(self, trainer: Trainer, better: bool) -> None:
-        """Write last.ckpt; the best one first: a run killed in between goes on from before both."""
-        if getattr(trainer, "fast_dev_run", False):
-            return
-        folder = Path(self.dirpath or ".")
-        last, best = folder / LAST, folder / BEST
-        if better:
-            self.best_model_path = str(best)
-        self.last_model_path = str(last)
-        checkpoint = trainer._checkpoint_connector.dump_checkpoint()
-        problem = ""
-        try:
-            trainer.strategy.save_checkpoint(checkpoint, best if better else last)
-            if better and trainer.is_global_zero:
-                with replacing(last) as temporary:
-                    shutil.copyfile(best, temporary)
-        except OutputError as error:
-            problem = str(error)
-        problem = trainer.strategy.broadcast(problem)  # all ranks end then
-        if problem:
-            raise OutputError(problem)
-        self._saved_batches = trainer.fit_loop.total_batch_idx
 
 
 def plain(value: Any) -> Any:

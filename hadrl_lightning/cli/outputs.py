@@ -8,9 +8,9 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
+from hadrl_lightning.cli.checkpointing import row_to_come
 from hadrl_lightning.cli.judging import place, write_row
 from hadrl_lightning.cli.loggers import MetricsLogger, Rows
-from hadrl_lightning.cli.loops import row_to_come
 from hadrl_lightning.cli.runs import RunFolder
 from hadrl_lightning.errors import HadrlWarning, OutputError
 
