@@ -270,6 +270,29 @@ def test_what_is_no_view_is_refused_by_the_name_of_the_field(
         OffloadingView.of(**{name: value for name, value in lists_of(VIEW).items() if name != "cycles"})
 
 
+def test_what_is_no_view_of_the_level_and_no_seed_is_refused_in_a_line(as_installed: None) -> None:
+    no_server = {name: [] for name in lists_of(VIEW)} | {"cache": torch.ones(0, 10)}
+    nothing = CachingView.of(
+        cache=[[]] * 2, demand=[], hits=[[]] * 2, free_cache_bits=[1, 1], storage_bits=[]
+    )
+    for act, view, told in (
+        (AGENT.decide, CACHING_VIEW, r"^view must be of OffloadingView\.of\(…\), got CachingView$"),
+        (AGENT.decide, lists_of(VIEW), "got dict$"),
+        (
+            AGENT.decide,
+            OffloadingView.of(**no_server),
+            "^offloading observation must have at least 1 server, got 0$",
+        ),
+        (AGENT.place, VIEW, r"^view must be of CachingView\.of\(…\), got OffloadingView$"),
+        (AGENT.place, nothing, "^caching observation must have at least 1 service, got 0$"),
+    ):
+        with pytest.raises(HadrlError, match=told):
+            act(view)  # type: ignore[operator]
+    for seed in ("1", 1.5, True, [0]):
+        with pytest.raises(HadrlError, match=r"^seed must be a whole number, got "):
+            AGENT.decide(VIEW, seed=seed)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("servers", "users", "services"), [(2, 0, 10), (2, 1, 10), (3, 7, 4), (1, 31, 12)])
 def test_a_controller_gets_a_decision_for_whatever_servers_users_and_services_there_are(
     servers: int, users: int, services: int

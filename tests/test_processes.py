@@ -14,6 +14,7 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 from hadrl_lightning.agents import HADRL
+from hadrl_lightning.agents.views import check_kind
 from hadrl_lightning.cli import main
 from hadrl_lightning.cli.mistakes import naming_settings
 from hadrl_lightning.config_files import load_config
@@ -378,6 +379,22 @@ def test_users_walk_from_home_to_home_and_pay_for_it(own: Path) -> None:
     torch.testing.assert_close(paid, 0.5 * handover.float(), rtol=0, atol=1e-4)
     late = with_cost.latency > torch.tensor(scenario.deadlines_s)[with_cost.requests]
     assert torch.equal(with_cost.on_time, ~late)
+
+
+def test_a_view_without_the_fields_of_processes_is_told_how_to_have_them(own: Path) -> None:
+    kind = offloading_view_of(Scenario(processes=own_processes("backlog")))
+    told = r"^view must have backlog, as offloading_view_of\(agent\.scenario\)\.of\(…\) takes it, got cache, "
+    with pytest.raises(HadrlError, match=told):
+        check_kind(OffloadingView, kind, EdgeNetwork(Scenario()).offloading_view())
+
+
+def test_work_waits_at_servers_alone_where_tasks_can_stay_on_the_device(own: Path) -> None:
+    scenario, physics = Scenario(processes=own_processes("backlog")), "my_device.Device"
+    network = EdgeNetwork(scenario, physics, 2, generator=make_generator(0, Use.TEST_NETWORKS))
+    network.begin_frame(torch.ones_like(network.cache))
+    everyone_stays = torch.ones(2, 90)
+    network.step(decode_offloading(scenario, everyone_stays, physics))
+    assert not network.offloading_view().backlog.any()  # type: ignore[attr-defined]
 
 
 def test_a_task_that_stays_on_the_device_takes_its_own_cpu(own: Path) -> None:

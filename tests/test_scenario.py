@@ -245,6 +245,13 @@ def test_numbers_of_numpy_are_numbers():
 DEGREES = [(16.37, 48.21), (16.38, 48.20), (16.36, 48.215)]
 
 
+def test_an_exponent_that_changes_nothing_is_warned_of():
+    for exponent in (0.4, {"low": 0.4, "high": 1.6}):
+        with pytest.warns(HadrlWarning, match="^zipf_exponent changes nothing without popularity: zipf$"):
+            Scenario(zipf_exponent=exponent)
+    Scenario(popularity="zipf", zipf_exponent=0.4)  # and none here: warnings are errors
+
+
 @pytest.mark.parametrize("points", [DEGREES, [point[::-1] for point in DEGREES]])
 def test_positions_in_degrees_are_warned_of(points):
     with pytest.warns(HadrlWarning, match=r"^user_positions_m look like degrees, got \(.* give metres$"):

@@ -17,6 +17,7 @@ from hadrl_lightning.agents.seen import (
 )
 from hadrl_lightning.agents.views import (
     check_caching_view,
+    check_kind,
     check_network,
     check_offloading_view,
     check_plan,
@@ -37,6 +38,7 @@ from hadrl_lightning.simulator import (
     decode_offloading,
     equal_shares,
     make_generator,
+    offloading_view_of,
     rules,
 )
 from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER
@@ -143,8 +145,9 @@ class Acting(nn.Module):
         """Decide on a slot without exploration: a function of each network's own view and of the seed.
 
         Args:
-            view: as `EdgeNetwork.offloading_view` or `OffloadingView.of` gives it; where the world model is structured,
-                with any number of servers, users and services.
+            view: as `EdgeNetwork.offloading_view` or `OffloadingView.of` gives it (`offloading_view_of(scenario).of`
+                where processes show more); where the world model is structured, with any number of servers, users and
+                services.
             seed: of the plan's draws; None: the agent's.
 
         Returns:
@@ -152,8 +155,8 @@ class Acting(nn.Module):
 
         Raises:
             NonFiniteError: a number of the view, a weight or the plan is infinite or none.
-            HadrlError: a service that is not there, a negative size, or other numbers than the agent's scenario has of
-                servers, users or services where the world model is flat.
+            HadrlError: another view, a service that is not there, a negative size, a seed that is none, or other
+                numbers than the agent's scenario has of servers, users or services where the world model is flat.
         """
         return self._decide(view, self.seed if seed is None else seed)[0]
 
@@ -161,6 +164,7 @@ class Acting(nn.Module):
         self, view: OffloadingView, seed: int, warm_start: Plan | None = None
     ) -> tuple[Allocation, Plan | None]:
         """As `decide`, and the plan; none where there is nobody to plan for."""
+        check_kind(OffloadingView, offloading_view_of(self.scenario), view)
         view = view.to(self.world_model.best_reward.device, torch.float32)
         check_offloading_view(view, self.physics)
         scenario, planner = self._of_sizes(view)
@@ -197,9 +201,10 @@ class Acting(nn.Module):
 
         Raises:
             NonFiniteError: a number of the view, a weight or the decision is infinite or none.
-            HadrlError: what no network shows, or other numbers than the agent's scenario has of servers or services
-                where the caching agent is flat.
+            HadrlError: another view, what no network shows, a seed that is none, or other numbers than the agent's
+                scenario has of servers or services where the caching agent is flat.
         """
+        check_kind(CachingView, CachingView, view)
         view = view.to(self.world_model.best_reward.device, torch.float32)
         check_caching_view(view, self.scenario, self.physics)
         if not self.caching_agent.transfers:

@@ -21,7 +21,7 @@ from hadrl_lightning.simulator import (
     fields_of,
     rules,
 )
-from hadrl_lightning.simulator.fields import sizes
+from hadrl_lightning.simulator.fields import SERVER, SERVICE, sizes
 
 UNBOUNDED = ("best_reward",)
 """Buffers that may be infinite: nothing was seen yet."""
@@ -37,6 +37,28 @@ def check_network(physics: Physics, network: EdgeNetwork) -> None:
         raise HadrlError(f"network must have the physics of the agent ({physics}), got {network.physics}")
 
 
+def check_kind(level: type[View], kind: type[View], view: View) -> None:
+    """Refuse what is no view of a level.
+
+    Args:
+        level: `OffloadingView` or `CachingView`.
+        kind: the same, or with the fields that the processes of the agent's scenario add.
+        view: what is given.
+
+    Raises:
+        HadrlError: something else, or a field of the processes is missing.
+    """
+    if not isinstance(view, level):
+        raise HadrlError(f"view must be of {level.__name__}.of(…), got {type(view).__name__}")
+    given = [one.name for one in fields_of(type(view))]
+    for one in fields_of(kind):
+        if one.name not in given:
+            raise HadrlError(
+                f"view must have {one.name}, as offloading_view_of(agent.scenario).of(…) takes it, "
+                f"got {', '.join(given)}"
+            )
+
+
 def check_offloading_view(view: OffloadingView, physics: Physics) -> None:
     """Refuse what no network shows, of whatever size.
 
@@ -46,8 +68,8 @@ def check_offloading_view(view: OffloadingView, physics: Physics) -> None:
 
     Raises:
         NonFiniteError: a number is infinite or none.
-        HadrlError: fields of other shapes or types than each other, a service that is not there, a negative capacity,
-            input or number of cycles.
+        HadrlError: no server or service, fields of other shapes or types than each other, a service that is not
+            there, a negative capacity, input or number of cycles.
     """
     _check_fields("offloading observation", view, rules(physics))
     found = list(view.requests.shape)
@@ -65,8 +87,8 @@ def check_caching_view(view: CachingView, scenario: Scenario, physics: Physics) 
 
     Raises:
         NonFiniteError: a number is infinite or none.
-        HadrlError: fields of other shapes or types than each other, a negative demand, storage of less than a bit, or
-            contents that fill more than there is.
+        HadrlError: no server or service, fields of other shapes or types than each other, a negative demand, storage of
+            less than a bit, or contents that fill more than there is.
     """
     laws = rules(physics)
     _check_fields("caching observation", view, laws)
@@ -133,6 +155,9 @@ def _check_fields(what: str, view: View, physics: Rules) -> None:
         lengths = view.sizes()
     except ValueError as error:
         raise HadrlError(f"{what}: {error}") from error
+    for axis in (SERVER, SERVICE):
+        if lengths[axis] < 1:
+            raise HadrlError(f"{what} must have at least 1 {axis}, got {lengths[axis]}")
     wrong = []
     for field in fields_of(type(view)):
         value = getattr(view, field.name).detach()

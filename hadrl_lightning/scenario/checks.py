@@ -56,8 +56,8 @@ def check_fields(scenario: "Scenario") -> None:
     _check_formulas(scenario)
 
 
-def warn_of_positions(scenario: "Scenario") -> None:
-    """Warn of positions that look like degrees, and of some that change nothing.
+def warn_of_values(scenario: "Scenario") -> None:
+    """Warn of positions that look like degrees, and of values that change nothing.
 
     Said once a process, however often a scenario is made: the place in the code is always this one.
     """
@@ -66,6 +66,9 @@ def warn_of_positions(scenario: "Scenario") -> None:
         if points and _look_like_degrees(points):
             text = f"{name} look like degrees, got {points[0]} and others within 1 m: give metres"
             warnings.warn(text, HadrlWarning, stacklevel=1)
+    if scenario.popularity != "zipf" and scenario.zipf_exponent != type(scenario).zipf_exponent:
+        text = "zipf_exponent changes nothing without popularity: zipf"
+        warnings.warn(text, HadrlWarning, stacklevel=1)
     if scenario.server_positions_m is not None and scenario.user_positions_m is None:
         where = "" if scenario.published_homes == scenario.cells else "under physics strict "
         warnings.warn(

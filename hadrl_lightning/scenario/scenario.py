@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hadrl_lightning.config_files import load_config, merged
 from hadrl_lightning.errors import shown
-from hadrl_lightning.scenario.checks import check_counts, check_fields, check_number, warn_of_positions
+from hadrl_lightning.scenario.checks import check_counts, check_fields, check_number, warn_of_values
 from hadrl_lightning.scenario.limits import COUNTS, LISTS, POINTS, PUBLISHED_POPULARITY
 from hadrl_lightning.scenario.ranges import CAPACITIES, RANGED, Range, is_range, middle, ranges_given
 from hadrl_lightning.typed import as_floats, plain
@@ -155,7 +155,7 @@ class Scenario:
             self._check_ranges()
         check_fields(self)
         if not self.ranges:
-            warn_of_positions(self)
+            warn_of_values(self)
 
     @classmethod
     def from_config(cls, *names: str | Path) -> "Scenario":

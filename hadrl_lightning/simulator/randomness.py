@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.errors import HadrlError, shown
 
 INDEX_END = 2**32
 """Numbers of an index are below this: numpy's `SeedSequence` takes larger ones apart into several."""
@@ -107,7 +107,9 @@ def seed_aside(generator: torch.Generator) -> int:
 
 
 def check_seed(name: str, seed: int) -> None:
-    """Raise a HadrlError that names the field if a seed is out of range."""
+    """Raise a HadrlError that names the field if a seed is no whole number or out of range."""
+    if isinstance(seed, bool | np.bool_) or not isinstance(seed, int | np.integer):
+        raise HadrlError(f"{name} must be a whole number, got {shown(seed)}")
     if not 0 <= seed < SEED_END:
         raise HadrlError(f"{name} must be at least 0 and below 2^64, got {seed}")
 
