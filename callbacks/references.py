@@ -37,7 +37,7 @@ class References:
 
     Args:
         scenario: the constants.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
     """
 
     def __init__(self, scenario: Scenario, physics: Physics) -> None:

@@ -112,7 +112,7 @@ def train_rival(
     Args:
         cell: of the learner.
         scenario: its constants.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
         judged_by: makes what validates while it trains.
     """
     seed, settings = cell.seed or 0, cell.settings

@@ -32,7 +32,7 @@ def train_sb3(
 
     Args:
         scenario: the constants.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
         settings: `algorithm`, `num_envs`, `reward`, `reward_scaling` (see `_normalised`), arguments of the algorithm;
             for SAC and TD3 also `updates_per_transition` and `noise`, the standard deviation of that on actions.
         slots: over all networks.

@@ -103,7 +103,7 @@ class ServiceCachingEnv(_SingleEnv):
 
     Args:
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
         offloading_policy: decides the slots, from the network to an `Allocation`; by default every user goes to its
             home server and gets an equal share.
         reward: `published` or `latency`.
@@ -131,7 +131,7 @@ class ComputationOffloadingEnv(_SingleEnv):
 
     Args:
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
         caching_policy: fills the caches at the start of each frame, from the network to bool [1, S, K]; by default
             with the services most requested so far in the episode, while they fit.
         reward: `published` or `latency`.
@@ -161,7 +161,7 @@ class EdgeNetworkEnv(_SingleEnv):
 
     Args:
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
         reward: `published` or `latency`.
 
     Raises:

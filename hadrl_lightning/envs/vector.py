@@ -106,7 +106,7 @@ class ServiceCachingVectorEnv(_BatchedEnv):
     Args:
         num_envs: B.
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
         offloading_policy: decides the slots, from the networks to an `Allocation`.
         reward: `published` or `latency`.
         autoreset_mode: `NextStep`, `SameStep` or `Disabled`, as in Gymnasium.
@@ -136,7 +136,7 @@ class ComputationOffloadingVectorEnv(_BatchedEnv):
     Args:
         num_envs: B.
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
         caching_policy: fills the caches at the start of each frame, from the networks to bool [B, S, K].
         reward: `published` or `latency`.
         autoreset_mode: `NextStep`, `SameStep` or `Disabled`, as in Gymnasium.
@@ -166,7 +166,7 @@ class EdgeNetworkVectorEnv(_BatchedEnv):
     Args:
         num_envs: B.
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
         reward: `published` or `latency`.
         autoreset_mode: `NextStep`, `SameStep` or `Disabled`, as in Gymnasium.
         device: where the networks live.

@@ -158,10 +158,6 @@ class RunningNormaliser(MergedOverRanks):
         """Log-variance of the denormalised variable: log σ² + 2 ln std."""
         return log_var + 2 * self.scale.log().to(log_var.dtype)
 
-    def normalise_log_var(self, log_var: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows dim"]:
-        """Inverse of `denormalise_log_var`."""
-        return log_var - 2 * self.scale.log().to(log_var.dtype)
-
     def _moments(self) -> Moments:
         return Moments(self.count.double(), self.running_mean.double(), self.squares.double())
 

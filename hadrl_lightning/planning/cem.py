@@ -110,13 +110,12 @@ class CEMPlanner:
                 network and of the generator's state.
 
         Raises:
-            ValueError: no networks, a warm start of other sizes, more members or
-                fewer rows than there are, the form `gould` without a best reward, the form `outcome` with a model that
-                does not predict one outcome for each user.
+            ValueError: no networks, a warm start of other sizes, more members or fewer rows than there are, the form
+                `gould` without a best reward, the form `outcome` with a model that does not predict one outcome for
+                each user.
         """
         if len(view) < 1:
             raise ValueError(f"view must be of at least 1 network, got {len(view)}")
-        num_members = self.settings.members_used(model.num_members)
         form = self.settings.make_form(None if best_reward is None else float(best_reward))
         first, end, _ = (networks or slice(None)).indices(len(view))
         before, after = first, len(view) - end
@@ -127,28 +126,46 @@ class CEMPlanner:
         usual = self._usual(proposal)
         num_nonfinite = torch.zeros(len(view), dtype=torch.int64, device=view.device)
         for _ in range(self.settings.optimisation_iters):
-            round_ = _Round(
-                model=model,
-                form=form,
-                members=_draw_members(model.num_members, num_members, generator, view.device),
-                num_members=num_members,
-                seed=int(torch.randint(2**62, (1,), generator=generator, device=generator.device)),
-                generator=generator,
-                state=generator.get_state() if alike else None,
-            )
+            round_ = self._round(model, form, view.device, generator, alike)
             self._skip(proposal, before, round_)
-            parts = [
-                self._improve(round_, view[group], proposal.group(group))
-                for group in self._groups(len(view), num_members)
-            ]
+            groups = self._groups(len(view), round_.num_members)
+            plan = join_plans([self._improve(round_, view[group], proposal.group(group)) for group in groups])
             self._skip(proposal, after, round_)
-            plan = join_plans(parts)
             proposal = plan.proposal
             num_nonfinite += plan.num_nonfinite
         if self.settings.refinement.active:
-            members = _draw_members(model.num_members, num_members, generator, view.device)
+            members = self._draw_members(model, generator, view.device)
             plan = self._refine(model, view, plan, form, members, usual)
         return plan._replace(num_nonfinite=num_nonfinite)
+
+    def _round(
+        self,
+        model: PlanningModel,
+        form: FreeEnergyForm,
+        device: torch.device,
+        generator: torch.Generator,
+        alike: bool,
+    ) -> "_Round":
+        """What the next iteration shares, with the members that it asks."""
+        return _Round(
+            model=model,
+            form=form,
+            members=self._draw_members(model, generator, device),
+            num_members=self.settings.members_used(model.num_members),
+            seed=int(torch.randint(2**62, (1,), generator=generator, device=generator.device)),
+            generator=generator,
+            state=generator.get_state() if alike else None,
+        )
+
+    def _draw_members(
+        self, model: PlanningModel, generator: torch.Generator, device: torch.device
+    ) -> Members:
+        """As many distinct members as are used; None where all are."""
+        number = self.settings.members_used(model.num_members)
+        if number == model.num_members:
+            return None
+        drawn = torch.randperm(model.num_members, generator=generator, device=generator.device)
+        return drawn[:number].to(device)
 
     def _start(self, view: Seen, warm_start: Plan | None) -> AnyProposal:
         """The proposal of the first iteration."""
@@ -186,9 +203,8 @@ class CEMPlanner:
         alike: bool,
     ) -> CategoricalProposal:
         """The proposal of some networks with each user's own preference among targets at the first step."""
-        num_members = self.settings.members_used(model.num_members)
-        members = _draw_members(model.num_members, num_members, generator, view.device)
-        settings = self.settings
+        settings, members = self.settings, self._draw_members(model, generator, view.device)
+        num_members = settings.members_used(model.num_members)
         size = max(1, settings.max_rows // (num_members * settings.informed_candidates))
         drawn_for = 1 if alike else len(view)
         target = random_targets(
@@ -333,12 +349,3 @@ class _Round(NamedTuple):
     generator: torch.Generator
     state: Tensor | None
     """Of the generator, that every network's draws start from; None: they follow each other."""
-
-
-def _draw_members(
-    num_members: int, num_drawn: int, generator: torch.Generator, device: torch.device
-) -> Members:
-    """Distinct members; None where all are used."""
-    if num_drawn == num_members:
-        return None
-    return torch.randperm(num_members, generator=generator, device=generator.device)[:num_drawn].to(device)

@@ -25,7 +25,7 @@ def decode_offloading(
     Args:
         scenario: gives S, U, floor, thresholds and free share.
         action: [B, 3 U]; values outside [-1, 1] count as the bound.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
 
     Raises:
         ValueError: the action has another shape.
@@ -51,7 +51,7 @@ def decode_caching(
         scenario: gives S, K, storage and usable cache.
         action: [B, S K]; values outside [-1, 1] count as the bound.
         previous: the cache until now, [B, S, K]; only `published` looks at it.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
         table: the constants of each network in double precision, where they are not the scenario's.
 
     Returns:
@@ -76,7 +76,7 @@ def decode_caching_seen(
         scenario: gives what no view shows.
         action: [B, S K].
         view: what is seen before the decision.
-        physics: `strict` or `published`.
+        physics: `strict`, `published`, or one of your own.
     """
     _check_action("caching action", action, view.cache.shape[-2:].numel())
     value, laws = action.clamp(-1, 1).view_as(view.cache), rules(physics)

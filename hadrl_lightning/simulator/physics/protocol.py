@@ -1,4 +1,4 @@
-"""What a physics decides: the one protocol that `strict` and `published` implement."""
+"""What a physics decides: the one protocol of `strict`, `published`, and of what users add."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
