@@ -17,13 +17,10 @@ def decode_offloading(
 ) -> Allocation:
     """Read an offloading action: a block of U target coordinates, one of bandwidth shares, one of compute shares.
 
-    `strict`: the target is one of S equal bins of [-1, 1]; weights w = floor + (1 - floor)(a + 1)/2 are divided by
-    their sum over the users of the server, so shares sum to 1 on every server that has users.
-    `published`: thresholds of the scenario; shares clip(a, 0, 1) over their sum, rounded to 3 decimals; a share of
-    exactly zero becomes the free share, so a server can give away more than it has.
+    How they are read is up to the physics: see `Strict.decode_offloading` and `Published.decode_offloading`.
 
     Args:
-        scenario: gives S, U, floor, thresholds and free share.
+        scenario: gives S, U, and what the physics reads actions by.
         action: [B, 3 U]; values outside [-1, 1] count as the bound.
         physics: `strict`, `published`, or one of your own.
 
@@ -44,13 +41,12 @@ def decode_caching(
 ) -> Bool[Tensor, "batch server service"]:
     """Read a caching action, server-major: service k is wanted at server s where the value is above 0.
 
-    `strict`: the wanted services are taken in falling order of their value, each if it still fits into the usable
-    cache. `published`: the decision is applied as it is, unless the previous cache of *every* server is over the limit.
+    What is held of it is up to the physics: see `Strict.decode_caching` and `Published.decode_caching`.
 
     Args:
         scenario: gives S, K, storage and usable cache.
         action: [B, S K]; values outside [-1, 1] count as the bound.
-        previous: the cache until now, [B, S, K]; only `published` looks at it.
+        previous: the cache until now, [B, S, K].
         physics: `strict`, `published`, or one of your own.
         table: the constants of each network in double precision, where they are not the scenario's.
 

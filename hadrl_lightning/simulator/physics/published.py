@@ -37,7 +37,10 @@ class Published(Rules):
         return table.published_homes
 
     def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
-        """Thresholds of the scenario; shares clip(a, 0, 1) over their sum, rounded to 3 decimals, and never 0."""
+        """Thresholds of the scenario; shares clip(a, 0, 1) over their sum on the server, rounded to 3 decimals.
+
+        A share of exactly 0 becomes the `free_share`, so a server can give away more than it has.
+        """
         self.check_scenario(scenario)
         target, bandwidth, compute = action.chunk(3, dim=1)
         server = _server(scenario, target)
@@ -50,7 +53,7 @@ class Published(Rules):
         action: Float[Tensor, "batch server service"],
         previous: Bool[Tensor, "batch server service"],
     ) -> Bool[Tensor, "batch server service"]:
-        """The decision as it is, unless the previous cache of every server is over the limit."""
+        """The decision as it is, unless the previous cache of *every* server is over the limit."""
         over = _bits(storage_bits, previous) > usable_bits
         return torch.where(over.all(dim=1)[:, None, None], previous, action > 0)
 

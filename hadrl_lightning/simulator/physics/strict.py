@@ -26,7 +26,10 @@ class Strict(Rules):
         return table.cells
 
     def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
-        """The target is one of S equal bins of [-1, 1]; shares are weights over their sum on the server."""
+        """The target is one of S equal bins of [-1, 1]; shares sum to 1 on every server that has users.
+
+        They are weights w = floor + (1 - floor)(a + 1)/2 over their sum on the server; the floor is `share_floor`.
+        """
         target, bandwidth, compute = action.chunk(3, dim=1)  # of no users too
         server = ((target + 1) * (scenario.num_servers / 2)).long().clamp(max=scenario.num_servers - 1)
         return Allocation(server, _share(scenario, bandwidth, server), _share(scenario, compute, server))
@@ -38,7 +41,7 @@ class Strict(Rules):
         action: Float[Tensor, "batch server service"],
         previous: Bool[Tensor, "batch server service"],
     ) -> Bool[Tensor, "batch server service"]:
-        """The wanted services in falling order of their value, each if it still fits."""
+        """The wanted services in falling order of their value, each if it still fits into the usable cache."""
         return packed(storage_bits, usable_bits, action, action > 0)
 
     def usable_bits(self, scenario: Scenario, view: CachingView) -> Float[Tensor, "*rows server"]:
