@@ -253,6 +253,60 @@ def test_a_setting_of_a_process_out_of_range_is_refused_by_name(toys: str) -> No
     )
 
 
+BROKEN = """
+from dataclasses import dataclass
+import torch
+from hadrl_lightning.simulator.fields import SERVER, Field
+from hadrl_lightning.simulator.processes import Process
+
+@dataclass(frozen=True)
+class Broken(Process):
+    gives: str
+    brings = ("requests", "down")
+    fields = {"down": Field(axes=(SERVER,), text="server {} is down")}
+
+    def initial(self, world, generator):
+        users = 2 if self.gives == "few" else world.scenario.num_users
+        asked = torch.full((world.num_envs, users), 99 if self.gives == "strange" else 0)
+        return {"requests": asked} | ({} if self.gives == "less" else {"down": torch.zeros(world.num_envs, 2)})
+
+    def shown(self, table, slot, carried):
+        down = slot.more["down"]
+        return {} if self.gives == "unseen" else {"down": down[:, :1] if self.gives == "narrow" else down}
+"""
+
+
+@pytest.mark.parametrize(
+    ("gives", "told"),
+    [
+        ("less", "must give down, which it brings, got requests"),
+        ("few", r"must give requests of shape \[3, 30\], got \[3, 2\]"),
+        ("strange", r"must give requests of whole numbers from 0 to 9, got 99 to 99, torch\.int64"),
+        ("unseen", "must show down, got nothing"),
+        ("narrow", r"must show down of shape \[3, 2\], got \[3, 1\]"),
+        ("right", ""),
+    ],
+)
+def test_what_a_process_gives_is_checked_and_the_process_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gives: str, told: str
+) -> None:
+    (tmp_path / "broken_world.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scenario = Scenario(processes={"broken_world.Broken": {"gives": gives}})
+    if not told:
+        assert EdgeNetwork(scenario, num_envs=3).offloading_view().down.shape == (3, 2)  # type: ignore[attr-defined]
+        return
+
+    def seen(data: TransitionDataModule) -> None:
+        data.setup("fit")
+        assert data.network is not None
+        data.network.offloading_view()
+
+    data = TransitionDataModule(scenario, num_envs=3)
+    with pytest.raises(HadrlError, match=rf"^processes\.broken_world\.Broken {told}$"):
+        seen(data)
+
+
 def test_a_scenario_with_processes_is_a_value(toys: str) -> None:
     settings = {f"{toys}.Backlog": {"slot_s": 2.0}}
     one = Scenario(processes=settings)

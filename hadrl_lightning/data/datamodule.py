@@ -12,6 +12,7 @@ from hadrl_lightning.distributed import ActingAsOne, members_held, of_each_rank
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, SharedNetworks, Use, check_seed, make_generator, rules
+from hadrl_lightning.simulator.network import require_memory
 from hadrl_lightning.typed import typed
 
 
@@ -140,9 +141,10 @@ class TransitionDataModule(LightningDataModule):
         generator = make_generator(self.seed, Use.TRAINING_NETWORKS, self.collector)
         networks = SharedNetworks if self._as_one else EdgeNetwork
         try:
-            self.network = networks(self.scenario, self.physics, self.num_envs, device, generator)
+            require_memory(self.scenario, self.num_envs)
         except HadrlError as error:
             raise HadrlError(f"data.num_envs: {error}") from error
+        self.network = networks(self.scenario, self.physics, self.num_envs, device, generator)
 
     def train_dataloader(self) -> TrainingStream:
         """Batches drawn from the buffers; the ensemble's size is read from the module that is trained."""

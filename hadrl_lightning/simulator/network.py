@@ -12,7 +12,7 @@ from hadrl_lightning.scenario.limits import beyond_memory, network_bytes
 from hadrl_lightning.simulator.constants import Constants, constants, constants_of_each
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.physics import rules
-from hadrl_lightning.simulator.processes import World
+from hadrl_lightning.simulator.processes import World, check_shown
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
 from hadrl_lightning.simulator.scenario_range import ScenarioRange
 from hadrl_lightning.simulator.service import serve, switching_cost
@@ -66,12 +66,7 @@ class EdgeNetwork:
         self.rules = rules(physics)
         self.rules.check_scenario(scenario)
         self._all_on_servers = self.rules.num_targets(scenario.num_servers) == scenario.num_servers
-        sizes = (scenario.num_servers, scenario.num_users, scenario.num_services)
-        lacking = beyond_memory(network_bytes(*sizes, num_envs))
-        if lacking:
-            raise HadrlError(
-                f"networks in parallel must be as many as fit into memory, got {as_floats(num_envs):g}: {lacking}"
-            )
+        require_memory(scenario, num_envs)
         self.scenario = scenario
         self.physics: Physics = physics
         self.num_envs = num_envs
@@ -210,7 +205,9 @@ class EdgeNetwork:
         view = self.rules.offloading_view(self._adjusted(slot), self.state, slot)
         further: dict[str, Tensor] = {}
         for name, process in self.unfolding.processes.items():
-            further.update(process.shown(self._constants, slot, self.state.carried.get(name, {})))
+            shown = process.shown(self._constants, slot, self.state.carried.get(name, {}))
+            check_shown(name, process, shown, self.scenario, len(view))
+            further.update(shown)
         if not further:
             return view
         return offloading_view_of(self.scenario)(**dict(view.tensors()), **further)
@@ -295,3 +292,17 @@ class EdgeNetwork:
 def _constants_of_all(scenarios: tuple[Scenario, ...], device: torch.device, dtype: torch.dtype) -> Constants:
     """Those of networks that are all the same."""
     return constants(scenarios[0], device, dtype)
+
+
+def require_memory(scenario: Scenario, num_envs: int) -> None:
+    """Refuse more networks than this machine can hold.
+
+    Raises:
+        HadrlError: there are.
+    """
+    sizes = (scenario.num_servers, scenario.num_users, scenario.num_services)
+    lacking = beyond_memory(network_bytes(*sizes, num_envs))
+    if lacking:
+        raise HadrlError(
+            f"networks in parallel must be as many as fit into memory, got {as_floats(num_envs):g}: {lacking}"
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.fields import Field, fields_of, number
-from hadrl_lightning.simulator.processes import USUAL, Memory, Process, World, processes_of
+from hadrl_lightning.simulator.processes import USUAL, Memory, Process, World, check_brought, processes_of
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.views import OffloadingView
@@ -128,6 +128,8 @@ class Unfolding:
                 self.memory[name] = process.initial(self.world, generator)
             else:
                 self.memory[name] = process.advance(self.world, before, generator)
+            if name in self.world.scenario.processes:
+                check_brought(name, process, self.memory[name], self.world)
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered, and the streams of further processes."""

@@ -7,7 +7,13 @@ from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.processes.fading import RayleighFading
 from hadrl_lightning.simulator.processes.positions import CellPositions, FixedPositions
-from hadrl_lightning.simulator.processes.process import Memory, Process, World
+from hadrl_lightning.simulator.processes.process import (
+    Memory,
+    Process,
+    World,
+    check_brought,
+    check_shown,
+)
 from hadrl_lightning.simulator.processes.requests import StationaryRequests
 from hadrl_lightning.typed import read_settings
 
@@ -21,6 +27,8 @@ __all__ = [
     "RayleighFading",
     "StationaryRequests",
     "World",
+    "check_brought",
+    "check_shown",
     "processes_of",
 ]
 

@@ -6,6 +6,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation
@@ -80,3 +81,48 @@ class Process:
     def shown(self, table: Constants, slot: Slot, carried: Memory) -> Memory:
         """The `fields` of the view of the fast level."""
         return {}
+
+
+def check_brought(name: str, process: Process, memory: Memory, world: World) -> None:
+    """Refuse what a process has drawn if it is not what it `brings`.
+
+    Raises:
+        HadrlError: an entry is missing, has another shape, or asks for a service that is not there.
+    """
+    users = (world.num_envs, world.scenario.num_users)
+    shapes = {"requests": users, "positions": (*users, 2), "fading": users}
+    for entry in process.brings:
+        if entry not in memory:
+            raise HadrlError(
+                f"processes.{name} must give {entry}, which it brings, got {', '.join(memory) or 'nothing'}"
+            )
+        found = tuple(memory[entry].shape)
+        if found != shapes.get(entry, (world.num_envs, *found[1:])):
+            expected = ", ".join(map(str, shapes.get(entry, (world.num_envs, "…"))))
+            raise HadrlError(f"processes.{name} must give {entry} of shape [{expected}], got {list(found)}")
+    if "requests" in process.brings:
+        asked, last = memory["requests"], world.scenario.num_services - 1
+        if asked.is_floating_point() or bool(((asked < 0) | (asked > last)).any()):
+            ends = (
+                f"{asked.min().item():g} to {asked.max().item():g}, {asked.dtype}"
+                if asked.numel()
+                else asked.dtype
+            )
+            raise HadrlError(
+                f"processes.{name} must give requests of whole numbers from 0 to {last}, got {ends}"
+            )
+
+
+def check_shown(name: str, process: Process, shown: Memory, scenario: Scenario, batch: int) -> None:
+    """Refuse what a process shows if it is not its `fields`.
+
+    Raises:
+        HadrlError: one is missing, is not declared, or has another shape.
+    """
+    if shown.keys() != process.fields.keys():
+        expected, found = (", ".join(one) or "nothing" for one in (process.fields, shown))
+        raise HadrlError(f"processes.{name} must show {expected}, got {found}")
+    for entry, value in shown.items():
+        shape = [batch, *process.fields[entry].shape(scenario)]
+        if list(value.shape) != shape:
+            raise HadrlError(f"processes.{name} must show {entry} of shape {shape}, got {list(value.shape)}")
