@@ -23,6 +23,7 @@ from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.planning.model import Prediction
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import OffloadingView, Seen, View, offloading_view_of, rules
+from hadrl_lightning.simulator.fields import SERVER
 from hadrl_lightning.typed import typed
 
 Encoder = Literal["shared_resources", "deep_sets"]
@@ -368,6 +369,34 @@ class SetWorldModel(TransitionModel):
         mean = mean + self._latency_offset(mean)
         return Prediction(mean, log_var, *derived_reward(mean, log_var)), state._replace(action=action[None])
 
+    @property
+    def knows_sharing(self) -> bool:
+        """Whether latencies are sums over what the users of a server share (see `planning.sums`)."""
+        return isinstance(self.resources, SharedResources) and not self.resources.num_common
+
+    def pair_demands(
+        self, view: Seen, members: Int[Tensor, " m"] | None = None
+    ) -> Float[Tensor, "m networks resource_and_base user server"]:
+        """Demand of every user at every server on each resource, and last what it waits for alone.
+
+        In a unit of its own that is the same for all, and squashed as it was learnt.
+        """
+        assert isinstance(self.resources, SharedResources)
+        seen = self.fields.read(view)
+        tokens = self._tokens(seen)
+        described = self.resources.describe(tokens.flatten(0, 2)[None], members)
+        demands = self.resources.demands(described)
+        return demands.unflatten(1, tokens.shape[:3]).permute(0, 1, 4, 2, 3)
+
+    def at_targets(
+        self, view: Seen, target: Int[Tensor, "networks user"], members: Int[Tensor, " m"] | None = None
+    ) -> "UsersAtTargets":
+        """The users at one target each."""
+        assert isinstance(self.resources, SharedResources)
+        token = self._tokens_at(self.fields.read(view), target)
+        described = self.resources.describe(token.flatten(0, 1)[None], members)
+        return UsersAtTargets(self, described, target, view.sizes()[SERVER], members)
+
     def _next(self, state: SetRolloutState, members: Int[Tensor, " m"] | None) -> Numbers:
         """Each member's own trajectory: what is seen + mean change, the caches as they are."""
         assert state.action is not None
@@ -391,6 +420,45 @@ class SetWorldModel(TransitionModel):
             settings.decay_steps,
             epsilon=settings.adam_epsilon,
         )
+
+
+class UsersAtTargets:
+    """The users of some networks at their targets, as members of a model see them: `planning.sums.AtTargets`."""
+
+    def __init__(
+        self,
+        model: SetWorldModel,
+        described: Float[Tensor, "m tokens description"],
+        target: Int[Tensor, "networks user"],
+        num_servers: int,
+        members: Int[Tensor, " m"] | None,
+    ) -> None:
+        self._model, self._described, self._members = model, described, members
+        self._target, self._num_servers = target, num_servers
+        resources = model.resources
+        assert isinstance(resources, SharedResources)
+        self._resources = resources
+        demand = resources.demands(described)[..., :-1].unflatten(1, target.shape)
+        self.demand: Float[Tensor, "m networks resource user"] = demand.permute(0, 1, 3, 2)
+
+    def weights(
+        self, share: Float[Tensor, "networks user point 2"]
+    ) -> Float[Tensor, "m networks resource user point"]:
+        """Each user's weight on every resource at some points of its two share actions."""
+        weights = self._resources.weights(self._described, share.flatten(0, 1), self._members)
+        return weights.unflatten(1, self._target.shape).permute(0, 1, 4, 2, 3)
+
+    def predict(self, share: Float[Tensor, "networks user 2"]) -> Prediction:
+        """What is expected of the slot, rows are networks."""
+        mean, log_var = self._resources.combine(
+            self._described,
+            share.flatten(0, 1)[None],
+            self._target[None],
+            self._num_servers,
+            self._members,
+        )
+        mean = mean + self._model._latency_offset(mean)
+        return Prediction(mean, log_var, *derived_reward(mean, log_var))
 
 
 def _read_action(action: Float[Tensor, "*rows action"], num_servers: int) -> tuple[Tensor, Tensor]:

@@ -104,6 +104,28 @@ class SharedResources(nn.Module):
         parts = (demand.exp(), bounded(variance, *LOG_VAR_RANGE).exp(), self.weight_token(token, members))
         return torch.cat(parts, dim=-1)
 
+    def demands(
+        self, description: Float[Tensor, "m tokens description"]
+    ) -> Float[Tensor, "m tokens resource_and_base"]:
+        """Demand on every resource, and last what is waited for alone."""
+        return description[..., : self.num_resources + self.num_common + 1]
+
+    def weights(
+        self,
+        description: Float[Tensor, "m tokens description"],
+        share: Float[Tensor, "tokens point 2"],
+        members: Members = None,
+    ) -> Float[Tensor, "m tokens point resource"]:
+        """The weights of each user at some points of its two share actions."""
+        num_members, num_tokens, _ = description.shape
+        matrix, bias = self.weight_action.select(members)
+        first = description[..., -self.weight_size :].unsqueeze(-2) + bias.unsqueeze(-2)
+        asked = share.flatten(0, 1).expand(num_members, -1, -1) @ matrix
+        value = silu(first + asked.view(num_members, num_tokens, -1, self.weight_size))
+        matrix, bias = self.weight.select(members)
+        log_weight = torch.baddbmm(bias, value.flatten(1, 2), matrix)
+        return _bounded_weight(log_weight).view(num_members, num_tokens, share.shape[1], -1)
+
     def combine(
         self,
         description: Float[Tensor, "m tokens description"],
@@ -128,7 +150,7 @@ class SharedResources(nn.Module):
         value = silu(torch.baddbmm(first, share.expand(num_members, -1, -1), weight_action).add_(bias))
         matrix, bias = self.weight.select(members)
         log_weight = torch.baddbmm(bias.transpose(1, 2), matrix.transpose(1, 2), value.transpose(1, 2))
-        weight = (LOG_WEIGHT_BOUND * torch.tanh(log_weight / LOG_WEIGHT_BOUND)).exp()
+        weight = _bounded_weight(log_weight)
         total = demand[..., parts - 1]
         squares = total.square() * variance[..., parts - 1]
         for r in range(parts - 1):
@@ -139,6 +161,10 @@ class SharedResources(nn.Module):
             squares = squares + part.square() * variance[..., r]
         shape = (num_members, *target.shape[1:])
         return total.log().view(shape), (squares.log() - 2 * total.log()).view(shape)
+
+
+def _bounded_weight(log_weight: Tensor) -> Tensor:
+    return (LOG_WEIGHT_BOUND * torch.tanh(log_weight / LOG_WEIGHT_BOUND)).exp()
 
 
 def pool_per_server(

@@ -1,0 +1,165 @@
+"""Plans of one slot from what a model knows of sharing: no candidates are drawn, and none is rolled through the model.
+
+Where a model says that a user's latency is a sum over resources which the users of a server share,
+
+    latency_u ∝ base_us + Σ_r demand_usr · Σ_v weight_vr / weight_ur     (v: all users of u's server s),
+
+what a decision costs follows from sums over the users of each server. With the best weights, weight_ur ∝ √demand_usr
+(Cauchy-Schwarz), the latencies of a server add up to Σ_r (Σ_u √demand_usr)² + Σ_u base_us: targets are chosen by that,
+and a user's move changes the sums of two servers alone, so all moves of all users are weighed at once. Shares are then
+chosen for the weights that the model has learnt: with A = Σ demand / weight and W = Σ weight of the others of its server
+and resource, a user's own choice costs A · weight + W · demand / weight.
+
+Demands and weights are the model's; nothing here knows a constant of the network.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hadrl_lightning.planning.model import Prediction
+from hadrl_lightning.simulator import Seen
+
+MIN_GAIN = 1e-4
+"""A move must save this share of what a network costs: no user moves for nothing."""
+MAX_PASSES = 1000
+GRID_SIZE = 12
+GRID_WIDTHS = (None, None, None, 0.1, 0.03)
+"""Half widths of the grids on which shares are sought, one after the other, in the square root of (share + 1) / 2: what
+a small share does changes fastest. None: the whole range."""
+MIDDLE = 0.5**0.5
+"""The point of a share of 0."""
+
+Members = Int[Tensor, " m"] | None
+
+
+class AtTargets(Protocol):
+    """Users at their targets, as some members of a model see them."""
+
+    demand: Float[Tensor, "m networks resource user"]
+
+    def weights(
+        self, share: Float[Tensor, "networks user point 2"]
+    ) -> Float[Tensor, "m networks resource user point"]:
+        """Each user's weight on every resource at some points of its two share actions."""
+
+    def predict(self, share: Float[Tensor, "networks user 2"]) -> Prediction:
+        """What is expected of the slot, rows are networks."""
+
+
+@runtime_checkable
+class SharingModel(Protocol):
+    """A model whose outcome is such a sum, if it says so."""
+
+    @property
+    def knows_sharing(self) -> bool:
+        """Whether it is."""
+
+    def pair_demands(
+        self, view: Seen, members: Members
+    ) -> Float[Tensor, "m networks resource_and_base user server"]:
+        """Demand of every user at every server on each resource, and last what it waits for alone."""
+
+    def at_targets(
+        self, view: Seen, target: Int[Tensor, "networks user"], members: Members
+    ) -> AtTargets:
+        """The users at one target each."""
+
+
+@torch.no_grad()
+def plan_by_sums(
+    model: SharingModel, view: Seen, first_members: Members
+) -> tuple[Int[Tensor, "networks user"], Float[Tensor, "networks user 2"], Prediction]:
+    """Targets, shares in [-1, 1], and what all members predict of them.
+
+    Args:
+        model: that knows sharing.
+        view: what is seen of each network at present.
+        first_members: those by whom targets are chosen; None: all. Shares are chosen by all.
+    """
+    pairs = model.pair_demands(view, first_members)
+    target = best_targets(pairs[:, :, :-1].sqrt().transpose(0, 1).flatten(1, 2) / len(pairs) ** 0.5, pairs[:, :, -1].mean(0))
+    users = model.at_targets(view, target, None)
+    num_servers = pairs.shape[-1]
+    share = best_shares(users, target, num_servers)
+    return target, share, users.predict(share)
+
+
+def best_targets(
+    root: Float[Tensor, "networks resource user server"], base: Float[Tensor, "networks user server"]
+) -> Int[Tensor, "networks user"]:
+    """Targets of least Σ_s Σ_r (Σ_u root_usr)² + Σ_u base_us that insertion and then moves of single users find."""
+    target = _inserted(root, base)
+    server = torch.arange(root.shape[3], device=root.device)
+    for _ in range(MAX_PASSES):
+        index = target[:, None, :, None].expand(-1, root.shape[1], -1, 1)
+        own = root.gather(3, index)
+        load = torch.zeros_like(root[:, :, 0]).scatter_add_(2, index.squeeze(3), own.squeeze(3))
+        added = torch.einsum("brus,brs->bus", root, 2 * load) + root.square().sum(1) + base
+        here = (own * (2 * load.gather(2, index.squeeze(3)).unsqueeze(3) - own)).sum(1)
+        saved = here + base.gather(2, target[..., None]) - added
+        gain, there = saved.scatter(2, target[..., None], -torch.inf).max(dim=2)
+        gain = torch.where(gain > MIN_GAIN * load.square().sum((1, 2))[:, None], gain, -torch.inf)
+        if not bool((gain > 0).any()):
+            break
+        # A move counts where no better one touches its servers: what it saves is then what was reckoned.
+        touches = (target[..., None] == server) | (there[..., None] == server)
+        best = torch.where(touches, gain[..., None], -torch.inf).max(dim=1)
+        user = torch.arange(root.shape[2], device=root.device)
+        first = best.indices.gather(1, target) == user
+        target = torch.where((gain > 0) & first & (best.indices.gather(1, there) == user), there, target)
+    return target
+
+
+def _inserted(
+    root: Float[Tensor, "networks resource user server"], base: Float[Tensor, "networks user server"]
+) -> Int[Tensor, "networks user"]:
+    """Users in falling order of what they cost alone, each where it adds least."""
+    alone = root.square().sum(1) + base
+    order = alone.amin(2).argsort(dim=1, descending=True, stable=True)
+    network = torch.arange(len(root), device=root.device)
+    load = torch.zeros_like(root[:, :, 0])
+    target = torch.zeros_like(order)
+    for user in order.unbind(dim=1):
+        own = root[network, :, user]
+        server = (2 * (own * load).sum(1) + alone[network, user]).argmin(dim=1)
+        target[network, user] = server
+        load[network, :, server] += own[network, :, server]
+    return target
+
+
+def best_shares(
+    users: AtTargets, target: Int[Tensor, "networks user"], num_servers: int
+) -> Float[Tensor, "networks user 2"]:
+    """Shares of least latency by what each user would choose, all at once, on finer and finer grids."""
+    demand = users.demand
+    place = target[None, :, None].expand(demand.shape)
+    point = torch.full((*target.shape, 2), MIDDLE, dtype=demand.dtype, device=demand.device)
+    weight = users.weights(_share(point)[:, :, None])[..., 0]
+    steps = torch.linspace(0, 1, GRID_SIZE, dtype=demand.dtype, device=demand.device)
+
+    def of_others(value: Tensor) -> Tensor:
+        pooled = value.new_zeros(*value.shape[:-1], num_servers).scatter_add(-1, place, value)
+        return pooled.gather(-1, place) - value
+
+    for width in GRID_WIDTHS:
+        for action in (0, 1):
+            tried = point[:, :, None].repeat(1, 1, GRID_SIZE, 1)
+            if width is None:
+                tried[..., action] = steps
+            else:
+                tried[..., action] = (tried[..., action] + width * (2 * steps - 1)).clamp(0, 1)
+            weights = users.weights(_share(tried))
+            others, demands = of_others(weight), of_others(demand / weight)
+            cost = (demands[..., None] * weights + (others * demand)[..., None] / weights).sum(2).mean(0)
+            best = cost.argmin(dim=-1)
+            point = tried.gather(2, best[:, :, None, None].expand(-1, -1, 1, 2)).squeeze(2)
+            weight = weights.gather(-1, best[None, :, None, :, None].expand(*demand.shape, 1)).squeeze(-1)
+    return _share(point)
+
+
+def _share(point: Tensor) -> Tensor:
+    """The share actions in [-1, 1] of points in [0, 1]."""
+    return 2 * point.square() - 1
