@@ -23,7 +23,6 @@ from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.planning.model import Prediction
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import OffloadingView, Seen, View, offloading_view_of, rules
-from hadrl_lightning.simulator.fields import SERVER
 from hadrl_lightning.typed import typed
 
 Encoder = Literal["shared_resources", "deep_sets"]
@@ -393,9 +392,10 @@ class SetWorldModel(TransitionModel):
     ) -> "UsersAtTargets":
         """The users at one target each."""
         assert isinstance(self.resources, SharedResources)
-        token = self._tokens_at(self.fields.read(view), target)
+        seen = self.fields.read(view)
+        token = self._tokens_at(seen, target)
         described = self.resources.describe(token.flatten(0, 1)[None], members)
-        return UsersAtTargets(self, described, target, view.sizes()[SERVER], members)
+        return UsersAtTargets(self, described, target, seen.server.shape[-2], members)
 
     def _next(self, state: SetRolloutState, members: Int[Tensor, " m"] | None) -> Numbers:
         """Each member's own trajectory: what is seen + mean change, the caches as they are."""

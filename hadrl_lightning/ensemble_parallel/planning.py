@@ -24,6 +24,7 @@ from hadrl_lightning.planning.free_energy import FreeEnergy
 from hadrl_lightning.planning.model import PlanningModel, Prediction
 from hadrl_lightning.planning.plan import Plan
 from hadrl_lightning.planning.proposal import AnyProposal, CategoricalProposal
+from hadrl_lightning.planning.sums import AtTargets, SharingModel
 from hadrl_lightning.simulator import Seen
 
 
@@ -70,16 +71,29 @@ class DistributedEnsemble:
         """What all the members (None: of all ranks) predict of this rank's rows."""
         wanted = self._wanted(members)
         own, state = self.model.step(state, actions_of_every_rank(action), wanted.local)
-        own = Prediction(*(field[: wanted.num_local] for field in own))
-        packed = torch.cat(
-            (own.mean, own.log_var, own.reward_mean[..., None], own.reward_log_var[..., None]), -1
-        )
-        every = predictions_of_every_member(packed, wanted.counts)
-        if wanted.order is not None:
-            every = every[wanted.order]
-        dims = own.mean.shape[-1]
-        mean, log_var, reward_mean, reward_log_var = every.split([dims, dims, 1, 1], dim=-1)
-        return Prediction(mean, log_var, reward_mean[..., 0], reward_log_var[..., 0]), state
+        return _prediction_of_every_member(own, wanted), state
+
+    @property
+    def knows_sharing(self) -> bool:
+        """Whether the model does."""
+        return isinstance(self.model, SharingModel) and self.model.knows_sharing
+
+    def pair_demands(
+        self, view: Seen, members: Int[Tensor, " m"] | None
+    ) -> Float[Tensor, "m networks resource_and_base user server"]:
+        """Demands of this rank's networks by the members of all ranks."""
+        assert isinstance(self.model, SharingModel)
+        wanted = self._wanted(members)
+        return _of_every_member(self.model.pair_demands(_of_every_rank(view), wanted.local), wanted)
+
+    def at_targets(
+        self, view: Seen, target: Int[Tensor, "networks user"], members: Int[Tensor, " m"] | None
+    ) -> "_AtTargets":
+        """The users of this rank's networks, as the members of all ranks see them."""
+        assert isinstance(self.model, SharingModel)
+        wanted = self._wanted(members)
+        everywhere = rows_of_every_rank([target])[0]
+        return _AtTargets(self.model.at_targets(_of_every_rank(view), everywhere, wanted.local), wanted)
 
     def _wanted(self, members: Int[Tensor, " m"] | None) -> _Wanted:
         if members is None:
@@ -91,6 +105,42 @@ class DistributedEnsemble:
         local = members[rank == this_rank().rank] - self.held.first
         stand_in = local if len(local) else local.new_zeros(1)
         return _Wanted(stand_in, len(local), counts, rank.argsort(stable=True).argsort())
+
+
+class _AtTargets:
+    """`planning.sums.AtTargets` by the members of all ranks, of which the given one knows those held here."""
+
+    def __init__(self, own: AtTargets, wanted: _Wanted) -> None:
+        self._own, self._wanted = own, wanted
+        self.demand = _of_every_member(own.demand, wanted)
+
+    def weights(
+        self, share: Float[Tensor, "networks user point 2"]
+    ) -> Float[Tensor, "m networks resource user point"]:
+        """Each user's weight on every resource at some points of its two share actions."""
+        return _of_every_member(self._own.weights(actions_of_every_rank(share)), self._wanted)
+
+    def predict(self, share: Float[Tensor, "networks user 2"]) -> Prediction:
+        """What is expected of the slot, rows are this rank's networks."""
+        return _prediction_of_every_member(self._own.predict(actions_of_every_rank(share)), self._wanted)
+
+
+def _of_every_member(own: Tensor, wanted: _Wanted) -> Tensor:
+    """What the members of all ranks say of this rank's rows, `[m, rows, …]`, of what those here say of all rows."""
+    own = own[: wanted.num_local]
+    every = predictions_of_every_member(own.flatten(2), wanted.counts)
+    if wanted.order is not None:
+        every = every[wanted.order]
+    return every.unflatten(2, own.shape[2:])
+
+
+def _prediction_of_every_member(own: Prediction, wanted: _Wanted) -> Prediction:
+    dims = own.mean.shape[-1]
+    packed = torch.cat((own.mean, own.log_var, own.reward_mean[..., None], own.reward_log_var[..., None]), -1)
+    mean, log_var, reward_mean, reward_log_var = _of_every_member(packed, wanted).split(
+        [dims, dims, 1, 1], dim=-1
+    )
+    return Prediction(mean, log_var, reward_mean[..., 0], reward_log_var[..., 0])
 
 
 def plan_on_ranks(

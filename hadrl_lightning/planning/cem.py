@@ -15,11 +15,17 @@ from hadrl_lightning.planning.proposal import (
     CategoricalProposal,
     GaussianProposal,
     average,
+    bin_centre,
 )
-from hadrl_lightning.planning.refine import refine
+from hadrl_lightning.planning.refine import NO_DRAWS, refine
 from hadrl_lightning.planning.settings import PlannerSettings
 from hadrl_lightning.planning.starts import preferred_targets, random_targets, usual_action
+from hadrl_lightning.planning.sums import SharingModel, plan_by_sums
 from hadrl_lightning.simulator import Seen
+
+PAIRS_AT_ONCE = 65_536
+"""Pairs of a user and a server, of all networks, that are planned for at once by what a model knows of sharing; one
+network at least."""
 
 
 class PlanFunction(Protocol):
@@ -118,6 +124,8 @@ class CEMPlanner:
             raise ValueError(f"view must be of at least 1 network, got {len(view)}")
         form = self.settings.make_form(None if best_reward is None else float(best_reward))
         first, end, _ = (networks or slice(None)).indices(len(view))
+        if self.settings.by_sums and isinstance(model, SharingModel) and model.knows_sharing:
+            return self._plan_by_sums(model, view[first:end], form)
         before, after = first, len(view) - end
         proposal = self._start(view, warm_start).group(slice(first, end))
         if self.settings.informed_candidates and isinstance(proposal, CategoricalProposal):
@@ -166,6 +174,29 @@ class CEMPlanner:
             return None
         drawn = torch.randperm(model.num_members, generator=generator, device=generator.device)
         return drawn[:number].to(device)
+
+    def _plan_by_sums(self, model: SharingModel, view: Seen, form: FreeEnergyForm) -> Plan:
+        """The plan from what the model has learnt of sharing; nothing is drawn."""
+        number = self.settings.members_used(model.num_members)
+        members = None if number == model.num_members else torch.arange(number, device=view.device)
+        size = max(1, PAIRS_AT_ONCE // (self.num_users * self.num_targets))
+        actions, terms = [], []
+        for part in view.split(size):
+            found = plan_by_sums(model, part, members)
+            target = bin_centre(found.target, self.num_targets).to(found.share)
+            actions.append(torch.cat((target, *found.share.unbind(dim=-1)), dim=-1))
+            terms.append(expected_free_energy([found.prediction], form, NO_DRAWS))
+        action = torch.cat(actions).to(torch.promote_types(view.dtype, torch.float32))
+        free_energy = FreeEnergy(*(torch.cat(term) for term in zip(*terms)))
+        usable = (action.sum(dim=1) + free_energy.total).isfinite()
+        nothing = torch.where(usable, 0.0, torch.nan)
+        return Plan(
+            action,
+            self._start(view, None).refit(action[:, None, None], usable[:, None]),
+            FreeEnergy(*(term + nothing for term in free_energy)),
+            nothing.to(action),
+            (~usable).long(),
+        )
 
     def _start(self, view: Seen, warm_start: Plan | None) -> AnyProposal:
         """The proposal of the first iteration."""

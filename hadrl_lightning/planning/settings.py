@@ -18,6 +18,7 @@ from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.refine import RefinementSettings
 from hadrl_lightning.typed import typed
 
+Search = Literal["sums", "samples"]
 ProposalKind = Literal["gaussian", "categorical"]
 
 _OF_FORM = {"gould": ("preferred_reward", "gould_epistemic"), "outcome": ("latency_scale_s",)}
@@ -31,6 +32,13 @@ class PlannerSettings:
 
     Most names are the published ones; `published.yaml` holds the published values.
     """
+
+    search: Search = "sums"
+    """How the plan of a slot is found. `sums`: from what the model has learnt of sharing, without drawing candidates,
+    where that is possible: with a model that knows sharing (`SetWorldModel` with the encoder `shared_resources`), for
+    the form `outcome`, a horizon of 1, plans that are refined, and without exploration; elsewhere, and with `samples`
+    everywhere, by the cross-entropy method and the refinement of what it found. What is set for these does not matter
+    with `sums`, but for `planning_members` (those that choose the targets), `latency_scale_s` and `reward_scale`."""
 
     plan_horizon: int = 1
     """Slots planned ahead; at least 1. Requests of the next slot don't depend on this one (published: 20)."""
@@ -218,6 +226,13 @@ class PlannerSettings:
             move_margin=self.move_margin,
             start_margin=self.start_margin,
         )
+
+    @property
+    def by_sums(self) -> bool:
+        """Whether plans follow from what a model knows of sharing, if it does."""
+        explores = self.use_exploration and self.expl_scale > 0
+        possible = self.form == "outcome" and self.plan_horizon == 1 and self.use_reward and not explores
+        return self.search == "sums" and possible and self.refinement.active
 
     @property
     def exploration(self) -> Exploration:

@@ -7,19 +7,19 @@ Where a model says that a user's latency is a sum over resources which the users
 what a decision costs follows from sums over the users of each server. With the best weights, weight_ur ∝ √demand_usr
 (Cauchy-Schwarz), the latencies of a server add up to Σ_r (Σ_u √demand_usr)² + Σ_u base_us: targets are chosen by that,
 and a user's move changes the sums of two servers alone, so all moves of all users are weighed at once. Shares are then
-chosen for the weights that the model has learnt: with A = Σ demand / weight and W = Σ weight of the others of its server
-and resource, a user's own choice costs A · weight + W · demand / weight.
+chosen for the weights that the model has learnt: with A = Σ demand / weight and W = Σ weight of the others at its
+server, a user's own choice costs Σ_r A_r · weight_r + W_r · demand_r / weight_r.
 
 Demands and weights are the model's; nothing here knows a constant of the network.
 """
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hadrl_lightning.planning.model import Prediction
+from hadrl_lightning.planning.model import Members, Prediction
 from hadrl_lightning.simulator import Seen
 
 MIN_GAIN = 1e-4
@@ -31,8 +31,6 @@ GRID_WIDTHS = (None, None, None, 0.1, 0.03)
 a small share does changes fastest. None: the whole range."""
 MIDDLE = 0.5**0.5
 """The point of a share of 0."""
-
-Members = Int[Tensor, " m"] | None
 
 
 class AtTargets(Protocol):
@@ -54,6 +52,10 @@ class SharingModel(Protocol):
     """A model whose outcome is such a sum, if it says so."""
 
     @property
+    def num_members(self) -> int:
+        """Members of the ensemble."""
+
+    @property
     def knows_sharing(self) -> bool:
         """Whether it is."""
 
@@ -62,62 +64,72 @@ class SharingModel(Protocol):
     ) -> Float[Tensor, "m networks resource_and_base user server"]:
         """Demand of every user at every server on each resource, and last what it waits for alone."""
 
-    def at_targets(
-        self, view: Seen, target: Int[Tensor, "networks user"], members: Members
-    ) -> AtTargets:
+    def at_targets(self, view: Seen, target: Int[Tensor, "networks user"], members: Members) -> AtTargets:
         """The users at one target each."""
 
 
+class Found(NamedTuple):
+    """A plan of one slot for each network."""
+
+    target: Int[Tensor, "networks user"]
+    """The server of each user."""
+    share: Float[Tensor, "networks user 2"]
+    """Its two share actions, in [-1, 1]."""
+    prediction: Prediction
+    """What all members expect of it, rows are networks."""
+
+
 @torch.no_grad()
-def plan_by_sums(
-    model: SharingModel, view: Seen, first_members: Members
-) -> tuple[Int[Tensor, "networks user"], Float[Tensor, "networks user 2"], Prediction]:
-    """Targets, shares in [-1, 1], and what all members predict of them.
+def plan_by_sums(model: SharingModel, view: Seen, members: Members) -> Found:
+    """Targets and shares of every network, which do not depend on the networks beside it.
 
     Args:
-        model: that knows sharing.
+        model: one that knows sharing.
         view: what is seen of each network at present.
-        first_members: those by whom targets are chosen; None: all. Shares are chosen by all.
+        members: those by whom targets are chosen; None: all. Shares are chosen by all.
     """
-    pairs = model.pair_demands(view, first_members)
-    target = best_targets(pairs[:, :, :-1].sqrt().transpose(0, 1).flatten(1, 2) / len(pairs) ** 0.5, pairs[:, :, -1].mean(0))
+    pairs = model.pair_demands(view, members)
+    demand, base = pairs[:, :, :-1], pairs[:, :, -1].mean(dim=0)
+    root = (demand.transpose(0, 1).flatten(1, 2) / len(pairs)).sqrt()
+    target = best_targets(root, base)
     users = model.at_targets(view, target, None)
-    num_servers = pairs.shape[-1]
-    share = best_shares(users, target, num_servers)
-    return target, share, users.predict(share)
+    share = best_shares(users, target, num_servers=pairs.shape[-1])
+    return Found(target, share, users.predict(share))
 
 
 def best_targets(
     root: Float[Tensor, "networks resource user server"], base: Float[Tensor, "networks user server"]
 ) -> Int[Tensor, "networks user"]:
     """Targets of least Σ_s Σ_r (Σ_u root_usr)² + Σ_u base_us that insertion and then moves of single users find."""
-    target = _inserted(root, base)
-    server = torch.arange(root.shape[3], device=root.device)
+    alone = root.square().sum(dim=1) + base
+    target = _inserted(root, alone)
+    by_server = root.permute(0, 3, 2, 1).contiguous()
+    user, server = (torch.arange(length, device=root.device) for length in root.shape[2:])
     for _ in range(MAX_PASSES):
-        index = target[:, None, :, None].expand(-1, root.shape[1], -1, 1)
-        own = root.gather(3, index)
-        load = torch.zeros_like(root[:, :, 0]).scatter_add_(2, index.squeeze(3), own.squeeze(3))
-        added = torch.einsum("brus,brs->bus", root, 2 * load) + root.square().sum(1) + base
-        here = (own * (2 * load.gather(2, index.squeeze(3)).unsqueeze(3) - own)).sum(1)
-        saved = here + base.gather(2, target[..., None]) - added
-        gain, there = saved.scatter(2, target[..., None], -torch.inf).max(dim=2)
+        place = target[:, None].expand(root.shape[:3])
+        own = root.gather(3, place.unsqueeze(3)).squeeze(3)
+        load = torch.zeros_like(root[:, :, 0]).scatter_add_(2, place, own)
+        added = alone + 2 * (by_server @ load.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
+        here = (own * (2 * load.gather(2, place) - own)).sum(dim=1) + base.gather(2, target[..., None])[
+            ..., 0
+        ]
+        least, there = added.scatter(2, target[..., None], torch.inf).min(dim=2)
+        gain = here - least
         gain = torch.where(gain > MIN_GAIN * load.square().sum((1, 2))[:, None], gain, -torch.inf)
         if not bool((gain > 0).any()):
             break
         # A move counts where no better one touches its servers: what it saves is then what was reckoned.
         touches = (target[..., None] == server) | (there[..., None] == server)
-        best = torch.where(touches, gain[..., None], -torch.inf).max(dim=1)
-        user = torch.arange(root.shape[2], device=root.device)
-        first = best.indices.gather(1, target) == user
-        target = torch.where((gain > 0) & first & (best.indices.gather(1, there) == user), there, target)
+        first = torch.where(touches, gain[..., None], -torch.inf).argmax(dim=1)
+        chosen = (first.gather(1, target) == user) & (first.gather(1, there) == user)
+        target = torch.where((gain > 0) & chosen, there, target)
     return target
 
 
 def _inserted(
-    root: Float[Tensor, "networks resource user server"], base: Float[Tensor, "networks user server"]
+    root: Float[Tensor, "networks resource user server"], alone: Float[Tensor, "networks user server"]
 ) -> Int[Tensor, "networks user"]:
     """Users in falling order of what they cost alone, each where it adds least."""
-    alone = root.square().sum(1) + base
     order = alone.amin(2).argsort(dim=1, descending=True, stable=True)
     network = torch.arange(len(root), device=root.device)
     load = torch.zeros_like(root[:, :, 0])
