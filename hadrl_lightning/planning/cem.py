@@ -182,7 +182,7 @@ class CEMPlanner:
         size = max(1, PAIRS_AT_ONCE // (self.num_users * self.num_targets))
         actions, terms = [], []
         for part in view.split(size):
-            found = plan_by_sums(model, part, members)
+            found = plan_by_sums(model, part, members, self.settings.start_margin)
             target = bin_centre(found.target, self.num_targets).to(found.share)
             actions.append(torch.cat((target, *found.share.unbind(dim=-1)), dim=-1))
             terms.append(expected_free_energy([found.prediction], form, NO_DRAWS))

@@ -25,6 +25,10 @@ from hadrl_lightning.simulator import Seen
 MIN_GAIN = 1e-4
 """A move must save this share of what a network costs: no user moves for nothing."""
 MAX_PASSES = 1000
+MOST_PAIRS = 65_536
+"""Pairs of a user and a server up to which the search has two starts."""
+ACCEPTABLE = 1.5
+"""A user goes to its usual server where it costs no more than this times the least."""
 GRID_SIZE = 12
 GRID_WIDTHS = (None, None, None, 0.1, 0.03)
 """Half widths of the grids on which shares are sought, one after the other, in the square root of (share + 1) / 2: what
@@ -33,6 +37,7 @@ MIDDLE = 0.5**0.5
 """The point of a share of 0."""
 
 
+@runtime_checkable
 class AtTargets(Protocol):
     """Users at their targets, as some members of a model see them."""
 
@@ -80,29 +85,59 @@ class Found(NamedTuple):
 
 
 @torch.no_grad()
-def plan_by_sums(model: SharingModel, view: Seen, members: Members) -> Found:
+def plan_by_sums(model: SharingModel, view: Seen, members: Members, start_margin: float = 0.0) -> Found:
     """Targets and shares of every network, which do not depend on the networks beside it.
 
     Args:
         model: one that knows sharing.
         view: what is seen of each network at present.
         members: those by whom targets are chosen; None: all. Shares are chosen by all.
+        start_margin: see `best_targets`.
     """
     pairs = model.pair_demands(view, members)
     demand, base = pairs[:, :, :-1], pairs[:, :, -1].mean(dim=0)
     root = (demand.transpose(0, 1).flatten(1, 2) / len(pairs)).sqrt()
-    target = best_targets(root, base)
+    target = best_targets(root, base, start_margin)
     users = model.at_targets(view, target, None)
     share = best_shares(users, target, num_servers=pairs.shape[-1])
     return Found(target, share, users.predict(share))
 
 
 def best_targets(
-    root: Float[Tensor, "networks resource user server"], base: Float[Tensor, "networks user server"]
+    root: Float[Tensor, "networks resource user server"],
+    base: Float[Tensor, "networks user server"],
+    start_margin: float = 0.0,
 ) -> Int[Tensor, "networks user"]:
-    """Targets of least Σ_s Σ_r (Σ_u root_usr)² + Σ_u base_us that insertion and then moves of single users find."""
+    """Targets of least Σ_s Σ_r (Σ_u root_usr)² + Σ_u base_us that moves of single users find from two starts.
+
+    The usual start depends on each user alone, so about the same targets follow for about the same view; what follows
+    from inserting one user after the other is taken where it costs less by `start_margin`, in parts of the cost.
+    """
     alone = root.square().sum(dim=1) + base
-    target = _inserted(root, alone)
+    if alone[0].numel() > MOST_PAIRS:
+        return _moved(root, base, alone, _inserted(root, alone))
+    usual, inserted = (_moved(root, base, alone, start) for start in (_usual(alone), _inserted(root, alone)))
+    cost = [_cost(root, base, target) for target in (usual, inserted)]
+    return torch.where((cost[1] < (1 - start_margin) * cost[0])[:, None], inserted, usual)
+
+
+def _cost(root: Tensor, base: Tensor, target: Tensor) -> Float[Tensor, " networks"]:
+    place = target[:, None].expand(root.shape[:3])
+    own = root.gather(3, place.unsqueeze(3)).squeeze(3)
+    load = torch.zeros_like(root[:, :, 0]).scatter_add_(2, place, own)
+    return load.square().sum((1, 2)) + base.gather(2, target[..., None])[..., 0].sum(1)
+
+
+def _usual(alone: Float[Tensor, "networks user server"]) -> Int[Tensor, "networks user"]:
+    """User u goes to the first of the servers u, u + 1, ... (counted round) that costs it little more than the best."""
+    user, server = (torch.arange(length, device=alone.device) for length in alone.shape[1:])
+    order = ((user[:, None] + server) % len(server)).expand(alone.shape)
+    acceptable = alone.gather(2, order) <= ACCEPTABLE * alone.amin(dim=2, keepdim=True)
+    return order.gather(2, acceptable.to(torch.int8).argmax(dim=2, keepdim=True))[..., 0]
+
+
+def _moved(root: Tensor, base: Tensor, alone: Tensor, target: Tensor) -> Int[Tensor, "networks user"]:
+    """The targets after the best moves of single users, until none saves enough."""
     by_server = root.permute(0, 3, 2, 1).contiguous()
     user, server = (torch.arange(length, device=root.device) for length in root.shape[2:])
     for _ in range(MAX_PASSES):
