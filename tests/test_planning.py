@@ -1,6 +1,7 @@
 """The cross-entropy method: optima it must find, what must not change a plan, and candidates that must never win."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -17,6 +18,7 @@ from hadrl_lightning.planning import (
     Prediction,
 )
 from hadrl_lightning.planning.proposal import bin_centre, bin_index
+from hadrl_lightning.planning.sums import best_shares, best_targets
 from tests.helpers import published_planner
 
 QUICK = published_planner(
@@ -374,3 +376,76 @@ def test_plans_that_cannot_be_are_refused() -> None:
         CEMPlanner(2, settings(proposal="categorical"))
     with pytest.raises(ValueError, match=r"num_users must be at least 1 .* got 3"):
         CEMPlanner(2, settings(proposal="categorical"), num_users=3, num_targets=2)
+
+
+# Plans from what a model knows of sharing ----------------------------------------------------------------------------
+
+
+def problem(
+    networks: int, users: int, servers: int, resources: int = 2, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    root = torch.rand(networks, resources, users, servers, generator=draw) ** 2
+    return root, 0.3 * torch.rand(networks, users, servers, generator=draw)
+
+
+def cost_of(root: Tensor, base: Tensor, target: list[int]) -> float:
+    """Σ_s Σ_r (Σ_u root_usr)² + Σ_u base_us of one network, in plain loops."""
+    total = sum(float(base[user, server]) for user, server in enumerate(target))
+    for resource in root:
+        for server in range(root.shape[2]):
+            total += sum(float(resource[u, s]) for u, s in enumerate(target) if s == server) ** 2
+    return total
+
+
+def test_targets_by_sums_are_near_the_best_of_all() -> None:
+    root, base = problem(20, 6, 3)
+    found = best_targets(root, base).tolist()
+    ratios = []
+    for n in range(20):
+        best = min(cost_of(root[n], base[n], list(t)) for t in itertools.product(range(3), repeat=6))
+        ratios.append(cost_of(root[n], base[n], found[n]) / best)
+    assert min(ratios) >= 1 - 1e-6
+    assert max(ratios) < 1.05
+    assert sum(ratios) / 20 < 1.005
+
+
+def test_no_move_of_a_single_user_saves_anything() -> None:
+    root, base = problem(5, 40, 6, seed=1)
+    for n, target in enumerate(best_targets(root, base).tolist()):
+        least = cost_of(root[n], base[n], target)
+        for user, server in itertools.product(range(40), range(6)):
+            moved = [*target[:user], server, *target[user + 1 :]]
+            assert cost_of(root[n], base[n], moved) > least * (1 - 2e-4)
+
+
+def test_targets_do_not_depend_on_the_networks_beside_them() -> None:
+    root, base = problem(7, 12, 4, seed=2)
+    together = best_targets(root, base)
+    assert all(torch.equal(best_targets(root[n : n + 1], base[n : n + 1])[0], together[n]) for n in range(7))
+
+
+class Roots:
+    """Users at their targets whose weights are e^(2 a) and e^(2 b) of their share actions a and b."""
+
+    def __init__(self, demand: Tensor) -> None:
+        self.demand = demand
+
+    def weights(self, share: Tensor) -> Tensor:
+        weights = (2 * share).exp().movedim(-1, 1)
+        return weights.expand(len(self.demand), *weights.shape)
+
+    def predict(self, share: Tensor) -> Prediction:
+        raise NotImplementedError
+
+
+def test_shares_are_in_proportion_to_the_square_roots_of_demands() -> None:
+    demand = torch.tensor([[1.0, 2.0, 3.0, 1.0, 4.0], [2.0, 1.0, 1.0, 5.0, 1.0]])[None, None]
+    target = torch.tensor([[0, 0, 0, 1, 1]])
+    users = Roots(demand)
+    weight = users.weights(best_shares(users, target, 2)[:, :, None])[0, 0, :, :, 0]
+    for members in ([0, 1, 2], [3, 4]):
+        for resource in range(2):
+            share = weight[resource, members] / weight[resource, members].sum()
+            root = demand[0, 0, resource, members].sqrt()
+            torch.testing.assert_close(share, root / root.sum(), rtol=0.04, atol=0)  # as fine as the grid

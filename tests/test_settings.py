@@ -166,6 +166,7 @@ TINY: dict[str, Any] = {
 REFINED = {"proposal": "categorical", "share_steps": 1, "target_sweeps": 1}
 ONE_CHANGE = {**REFINED, "n_candidates": 2, "top_candidates": 2, "optimisation_iters": 1, "joint_changes": 1}
 PLANNER: dict[str, Case] = {
+    "search": ({}, "samples"),
     "plan_horizon": ({}, 2),
     "n_candidates": ({}, 9),
     "top_candidates": ({}, 3),
@@ -207,8 +208,20 @@ def test_every_form_plans_something_else() -> None:
     assert not any(same(a, b) for a, b in zip(plans, [*plans[1:], plans[0]]))
 
 
+def test_the_search_is_by_sums_where_a_model_knows_sharing_and_nothing_is_explored() -> None:
+    sums = PlannerSettings(**{**TINY, **REFINED, "form": "outcome", "use_exploration": False})
+    plans = {}
+    for settings in (sums, replace(sums, search="samples"), replace(sums, use_exploration=True)):
+        planner = CEMPlanner(SCENARIO.offloading_action_size, settings, num_users=USERS, num_targets=SERVERS)
+        for model in (MODEL, Choosy(MODEL)):
+            one, other = (planner.plan(model, DATA.view, generator(seed)).action for seed in (1, 2))
+            plans[settings.search, settings.use_exploration, model is MODEL] = torch.equal(one, other)
+    drawn_from = {key for key, same_plans in plans.items() if not same_plans}
+    assert plans.keys() - drawn_from == {("sums", False, True)}
+
+
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", [name for name in PLANNER if name != "form"])
+@pytest.mark.parametrize("name", [name for name in PLANNER if name not in ("form", "search")])
 def test_a_setting_of_the_planner_changes_the_plan_under_every_form_or_is_refused(
     name: str, form: Any
 ) -> None:
