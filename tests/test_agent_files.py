@@ -408,6 +408,15 @@ def test_inspect_shows_what_a_file_was_made_by_on_80_columns(capsys: pytest.Capt
     assert "  compute_hz                               20 GHz\n" in out
 
 
+def test_inspect_shows_a_range_by_its_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "varied.ckpt"
+    HADRL(Scenario(compute_hz={"low": "5GHz", "high": "80GHz", "log": True})).save_weights(path)  # type: ignore[arg-type]
+    assert main(["inspect", str(path)]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "compute_hz 5000000000 to 8e+10 log" in words
+    assert "Range(" not in words
+
+
 def test_inspect_refuses_what_is_no_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.ckpt").write_bytes(b"x" * 1000)
     for words in (["inspect"], ["inspect", str(tmp_path / "broken.ckpt")], ["inspect", "es9.ckpt"]):

@@ -5,7 +5,6 @@ import math
 import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from hadrl_lightning.agent_files import RECORD, find_agent, read_agent
@@ -13,6 +12,7 @@ from hadrl_lightning.agents.seen import NUMBERS, range_shown
 from hadrl_lightning.cli.line_parser import LineParser
 from hadrl_lightning.config_files import shipped_configs
 from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.scenario.ranges import RANGED
 
 WIDTH = 80
 LABEL = 12
@@ -82,11 +82,18 @@ def _scenario(scenario: Scenario) -> Iterable[str]:
     """The shipped scenario that it is; else sizes, and what differs from the defaults."""
     named = (name for name in shipped_configs() if _is(scenario, name))
     yield from [next(named, "of its own")]
-    default, sizes = Scenario(), ("num_servers", "num_users", "num_services")
-    for field in fields(Scenario):
-        value = getattr(scenario, field.name)
-        if field.name in sizes or value != getattr(default, field.name):
-            yield f"{field.name} {value:.10g}" if isinstance(value, float) else f"{field.name} {value}"
+    default, sizes = Scenario().to_dict(), ("num_servers", "num_users", "num_services")
+    for name, value in scenario.to_dict().items():
+        if name in sizes or value != default[name]:
+            yield f"{name} {_value(name, value)}"
+
+
+def _value(name: str, value: Any) -> str:
+    """A setting of a scenario; a range as its ends."""
+    if name in RANGED and isinstance(value, Mapping):
+        further = [word for word in ("log", "alike") if value[word]]
+        return " ".join([f"{value['low']:.10g} to {value['high']:.10g}", *further])
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
 def _is(scenario: Scenario, name: str) -> bool:
