@@ -4,7 +4,7 @@
 
 A slot counts once a network: decoding an offloading action, serving all users, drawing the next requests and
 positions; a caching decision every few slots is part of it. Actions are drawn beforehand. The scalar loop is the twin
-of tests/twin.py, plain Python for one network, which needs its draws handed in (they are drawn beforehand as well).
+of tests/helpers/twin.py, plain Python for one network, which needs its draws handed in (drawn beforehand as well).
 """
 
 import argparse
@@ -154,8 +154,8 @@ def processor() -> str:
 
 
 def load_twin() -> ModuleType:
-    """The module tests/twin.py of this repository."""
-    path = Path(__file__).resolve().parent.parent / "tests" / "twin.py"
+    """The module tests/helpers/twin.py of this repository."""
+    path = Path(__file__).resolve().parent.parent / "tests" / "helpers" / "twin.py"
     spec = importlib.util.spec_from_file_location("twin", path)
     if spec is None or spec.loader is None:
         raise FileNotFoundError(path)

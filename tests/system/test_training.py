@@ -252,11 +252,11 @@ def test_a_checkpoint_of_another_scenario_is_refused_in_one_line(
 
 @pytest.mark.whole
 def test_two_processes_explore_differently_and_agree_on_weights(tmp_path: Path) -> None:
-    script = Path(__file__).with_name("two_processes.py")
+    script = Path(__file__).parents[1] / "helpers/two_processes.py"
     done = subprocess.run(
         [sys.executable, str(script)],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(script.parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(script.parents[2])},
         capture_output=True,
         text=True,
         timeout=240,

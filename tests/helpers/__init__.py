@@ -31,7 +31,7 @@ def torchrun(ranks: int, script: str, *words: str) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     done = subprocess.run(
         [*command, str(TESTS / script), *words],
-        cwd=TESTS.parent,
+        cwd=TESTS.parents[1],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "."},
         capture_output=True,
         text=True,

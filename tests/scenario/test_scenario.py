@@ -23,7 +23,7 @@ from hadrl_lightning.simulator import (
     serve,
     vector_size,
 )
-from tests.twin import PUBLISHED
+from tests.helpers.twin import PUBLISHED
 
 
 def test_the_defaults_are_the_published_es2():

@@ -32,7 +32,7 @@ from hadrl_lightning.simulator import (
 )
 from hadrl_lightning.simulator.fields import SERVER, USER, number
 from hadrl_lightning.simulator.rows import concatenated, stacked
-from tests.test_set_world_model import SCENARIO, generator, transitions
+from tests.agents.test_set_world_model import SCENARIO, generator, transitions
 
 DATA = transitions(slots=1, envs=6)
 MEMBERS = 2

@@ -2,7 +2,7 @@
 
 The batch size is such that a pass with one transition less has one update less.
 
-torchrun --standalone --nproc_per_node 2 tests/broken_ranks.py STRATEGY ...
+torchrun --standalone --nproc_per_node 2 tests/helpers/broken_ranks.py STRATEGY ...
 """
 
 import sys
@@ -16,9 +16,9 @@ from torch import distributed
 from hadrl_lightning.callbacks import FiniteNumbers
 from hadrl_lightning.distributed import of_each_rank
 from hadrl_lightning.process import quiet_trainer
-from tests.ensemble_ranks import SCENARIO, build
+from tests.callbacks.test_finite import CRITIC_LOSS, LATENCY, LOSS, PLAN, SWITCHING
 from tests.helpers import published_collection
-from tests.test_finite import CRITIC_LOSS, LATENCY, LOSS, PLAN, SWITCHING
+from tests.helpers.ensemble_ranks import SCENARIO, build
 
 BROKEN = (LOSS, CRITIC_LOSS, PLAN, LATENCY, SWITCHING)
 

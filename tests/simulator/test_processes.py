@@ -38,7 +38,7 @@ from hadrl_lightning.simulator.physics import rules
 from hadrl_lightning.simulator.processes import PROCESSES, World, processes_of
 from hadrl_lightning.simulator.unfolding import offloading_view_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXTENDING = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
 
 

@@ -15,8 +15,8 @@ from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy, require_
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import GaussianProposal
 from hadrl_lightning.simulator import OffloadingView, Use, make_generator
-from tests.ensemble_ranks import MEMBERS, SCENARIO, build, plan, random_rows, train
 from tests.helpers import torchrun
+from tests.helpers.ensemble_ranks import MEMBERS, SCENARIO, build, plan, random_rows, train
 
 KINDS = ("flat", "set")
 

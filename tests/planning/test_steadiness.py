@@ -9,7 +9,7 @@ from hadrl_lightning.planning import Prediction, RefinementSettings, refine
 from hadrl_lightning.planning.refine import sweep_targets
 from hadrl_lightning.planning.starts import usual_targets
 from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading
-from tests.test_set_world_model import FORM, WORST, Toy, prediction_of
+from tests.agents.test_set_world_model import FORM, WORST, Toy, prediction_of
 
 NOTHING_SEEN = torch.zeros(1, 1)
 BEST = torch.tensor([[-0.5, 0.5, 0.0, 0.0, 0.0, 0.0]])

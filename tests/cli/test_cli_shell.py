@@ -16,7 +16,18 @@ from hadrl_lightning.cli.runs import find_checkpoint, name_of, next_version, res
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.parser_messages import essence
-from tests.stand_in import QUIET, Planning, TinySettings, files, fit, hadrl, refused, rows, stand_in, trained
+from tests.helpers.stand_in import (
+    QUIET,
+    Planning,
+    TinySettings,
+    files,
+    fit,
+    hadrl,
+    refused,
+    rows,
+    stand_in,
+    trained,
+)
 
 __all__ = ["stand_in"]
 pytestmark = [pytest.mark.usefixtures("stand_in"), pytest.mark.unchecked]

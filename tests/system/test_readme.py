@@ -21,7 +21,7 @@ from hadrl_lightning.simulator import EdgeNetwork
 
 pytestmark = pytest.mark.unchecked
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 SHRUNK = [
     "--data.scenario.decisions_per_episode=2",
     "--data.num_envs=2",

@@ -24,7 +24,7 @@ from hadrl_lightning.errors import HadrlError, NonFiniteError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.scenario import GIB
 from hadrl_lightning.simulator import CachingView, OffloadingView, vector_size
-from tests.test_set_world_model import transitions
+from tests.agents.test_set_world_model import transitions
 
 SCENARIO = Scenario(num_servers=2, num_users=6, cache_bytes=40 * GIB)
 OFFLOADING = transitions(SCENARIO)

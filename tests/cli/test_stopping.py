@@ -49,7 +49,7 @@ class Zygote:
     """Starts `hadrl` in processes of their own without the seconds that its imports take."""
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("zygote.py")
+        script = Path(__file__).parents[1] / "helpers/zygote.py"
         pipe = subprocess.PIPE
         self.process = subprocess.Popen([sys.executable, str(script)], stdin=pipe, stdout=pipe, text=True)
 

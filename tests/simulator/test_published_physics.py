@@ -11,7 +11,7 @@ from hadrl_lightning.play import caching_reward, offloading_reward, run_episode
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork, decode_caching, decode_offloading, serve
 from hadrl_lightning.simulator.processes import fading as fading_module
-from tests.twin import GIB_BITS, PUBLISHED, PublishedTwin, StrictTwin
+from tests.helpers.twin import GIB_BITS, PUBLISHED, PublishedTwin, StrictTwin
 
 NAMES = sorted(PUBLISHED)
 NUM_ENVS = 2

@@ -1,6 +1,6 @@
 """A small training on given data, alone or as one of several ranks: shared by test_ensemble_parallel.py.
 
-torchrun --standalone --nproc_per_node 2 tests/ensemble_ranks.py KIND MAX_EPOCHS SAVE_TO [RESUME_FROM]
+torchrun --standalone --nproc_per_node 2 tests/helpers/ensemble_ranks.py KIND MAX_EPOCHS SAVE_TO [RESUME_FROM]
 """
 
 import os

@@ -16,7 +16,7 @@ from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator, restore_generator
 from hadrl_lightning.simulator.radio import rayleigh, rayleigh_quantile
-from tests.ensemble_ranks import build
+from tests.helpers.ensemble_ranks import build
 
 CPU = torch.device("cpu")
 DTYPES = (torch.float32, torch.float64)

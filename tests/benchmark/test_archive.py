@@ -36,7 +36,7 @@ from hadrl_lightning.judge import LEAST_KNOWN
 
 pytestmark = pytest.mark.unchecked
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def plan_of(*policies: str, episodes: int = 2, seeds: tuple[int, ...] = (0, 1), **more: object) -> Plan:

@@ -31,7 +31,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
-from tests.stand_in import CALLBACKS, files, fit, hadrl, refused, rows, stand_in
+from tests.helpers.stand_in import CALLBACKS, files, fit, hadrl, refused, rows, stand_in
 
 pytestmark = pytest.mark.unchecked
 
@@ -237,7 +237,7 @@ class Notes(Logger):
 OTHERS = {
     "none": "false",
     "csv": "{class_path: lightning.pytorch.loggers.CSVLogger, init_args: {save_dir: others}}",
-    "own": "{class_path: tests.test_lightning_conventions.Notes}",
+    "own": "{class_path: tests.system.test_lightning_conventions.Notes}",
     "several": (
         "[{class_path: TensorBoardLogger, init_args: {save_dir: others}},"
         " {class_path: CSVLogger, init_args: {save_dir: others}}]"
