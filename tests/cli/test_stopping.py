@@ -301,6 +301,7 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(
         assert_same_run(finished, run_in(tmp_path / str(number)))
 
 
+@pytest.mark.whole
 def test_a_checkpoint_every_few_batches_resumes_in_mid_epoch(
     finished: Path, zygote: Zygote, tmp_path: Path
 ) -> None:

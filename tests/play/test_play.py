@@ -383,6 +383,7 @@ def _one_slot_per_process(rank: int, address: str, results) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(os.name == "nt", reason="gloo over a file")
 def test_two_processes_agree_on_the_values_of_all_their_slots(tmp_path) -> None:
     with multiprocessing.get_context("spawn").Manager() as manager:
