@@ -351,6 +351,7 @@ def test_observing_keeps_the_best_reward_and_the_statistics_of_all_transitions()
     assert model.change_normaliser.count == model.reward_normaliser.count == 70
 
 
+@pytest.mark.whole
 def test_it_trains_alone_with_a_plain_trainer_and_learns(tmp_path: Path) -> None:
     model = WorldModel(OBSERVED, ACTED, SMALL, generator=generator())
     loader = DataLoader(transitions(300), batch_size=50, shuffle=True, generator=generator())

@@ -256,7 +256,13 @@ def test_merging_replaces_values_and_joins_dictionaries() -> None:
 # Computing -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", default_policies())
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(one, marks=pytest.mark.whole if one.startswith("hadrl-") else [])
+        for one in default_policies()
+    ],
+)
 def test_every_policy_plays_the_test_episodes(policy: str) -> None:
     plan = plan_of(policy, seeds=(0,), overrides=merged(TINY, nested("data.scenario.num_users", 3)))
     (cell,) = cells_of(plan, policy)

@@ -19,6 +19,8 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.scenario import GIB, KIB, Scenario
 
+pytestmark = pytest.mark.unchecked
+
 SCENARIOS = ["es2.yaml", "es3.yaml", "es4.yaml", "es5.yaml"]
 OVERLAYS = ["published.yaml", "tight.yaml", "quick.yaml"]
 OTHERS = ["base.yaml", *OVERLAYS]

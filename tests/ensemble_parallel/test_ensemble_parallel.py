@@ -62,11 +62,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_ranks_learn_the_weights_and_adam_moments_of_one_process(runs: Path, kind: str) -> None:
     assert_same_learning(checkpoint(runs, kind, "one"), checkpoint(runs, kind, "two"))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_are_logged_as_of_all_members(runs: Path, kind: str) -> None:
     one, two = (record(runs, kind, name)["losses"] for name in ("one", "two"))
@@ -75,6 +77,7 @@ def test_losses_are_logged_as_of_all_members(runs: Path, kind: str) -> None:
     assert record(runs, kind, "two", rank=1)["losses"] == two
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_rank_holds_weights_or_moments_of_the_members_of_another(runs: Path, kind: str) -> None:
     ranks = [record(runs, kind, "two", rank) for rank in (0, 1)]
@@ -84,6 +87,7 @@ def test_no_rank_holds_weights_or_moments_of_the_members_of_another(runs: Path, 
             assert {shape[0] for shape in shapes.values()} == {count}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", KINDS)
 def test_ranks_plan_what_the_whole_ensemble_plans(runs: Path, kind: str) -> None:
     module = build(kind)[0].double()

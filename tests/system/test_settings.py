@@ -53,6 +53,8 @@ from hadrl_lightning.simulator import (
     vector_size,
 )
 
+pytestmark = pytest.mark.unchecked
+
 SCENARIO = Scenario(num_users=4, cache_bytes=40 * GIB, decisions_per_episode=2, slots_per_decision=2)
 USERS, SERVERS = SCENARIO.num_users, SCENARIO.num_servers
 Case = tuple[dict[str, Any], Any]
