@@ -207,6 +207,7 @@ def test_act_checks_the_observation_and_keeps_no_graph() -> None:
         DDPG(3, 0)
 
 
+@pytest.mark.whole
 def test_trained_alone_it_solves_a_one_step_problem(tmp_path) -> None:
     ddpg = agent(hidden_sizes=(32, 32), target_rate=0.05)
     quiet_trainer(tmp_path, max_epochs=30).fit(ddpg, loader(1024, batch_size=64))

@@ -343,6 +343,7 @@ def test_a_rare_outlier_among_the_rewards_is_cut() -> None:
     assert torch.equal(without_outliers(nearly_always_full), nearly_always_full)
 
 
+@pytest.mark.whole
 def test_trained_alone_it_finds_the_caches_that_cover_most(tmp_path) -> None:
     ddpg = agent(target_rate=0.05)
     loader = DataLoader(list(transitions(SMALL, 512)), batch_size=128, shuffle=True, generator=generator())

@@ -399,6 +399,7 @@ def test_intervals_divide_by_the_yardstick_of_the_same_place(tmp_path: Path) -> 
         assert (group.first.policy == LEAST_KNOWN) == (found["ratio_to_least_known"] == (1, 1, 1))
 
 
+@pytest.mark.whole
 def test_the_command_writes_tables_and_figures_and_goes_on_where_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,6 +202,7 @@ def test_the_least_known_is_the_best_known_decision_under_latency_optimal_caches
     assert agent.ratio(by_name[LEAST]).mean > 1.01  # own caches hide what they lose
 
 
+@pytest.mark.whole
 def test_a_least_latency_that_a_search_found_says_so() -> None:
     assert References(SMALL, "strict").notes == []
     many = Scenario(num_servers=5, num_users=4, offload_thresholds=None, cache_bytes=40 * GIB)

@@ -497,6 +497,7 @@ def test_a_training_with_a_process_an_agent_and_a_measure_from_outside(own: Path
     )
 
 
+@pytest.mark.whole
 @pytest.mark.unchecked
 def test_a_training_in_a_physics_from_outside(own: Path) -> None:
     assert (
