@@ -362,11 +362,23 @@ class SetWorldModel(TransitionModel):
         user = torch.arange(num_users, device=action.device)
         index = (start[:, None] * num_users + user) * num_servers + target
         description = state.description.index_select(1, index.flatten())
+        prediction = self.predicted(description, share, target, num_servers, members)
+        return prediction, state._replace(action=action[None])
+
+    def predicted(
+        self,
+        description: Float[Tensor, "m tokens description"],
+        share: Float[Tensor, "rows user 2"],
+        target: Int[Tensor, "rows user"],
+        num_servers: int,
+        members: Int[Tensor, " m"] | None,
+    ) -> Prediction:
+        """What the members expect of users who are described at their targets, tokens = rows × users."""
         mean, log_var = self.resources.combine(
             description, share.flatten(0, 1)[None], target[None], num_servers, members
         )
         mean = mean + self._latency_offset(mean)
-        return Prediction(mean, log_var, *derived_reward(mean, log_var)), state._replace(action=action[None])
+        return Prediction(mean, log_var, *derived_reward(mean, log_var))
 
     @property
     def knows_sharing(self) -> bool:
@@ -450,15 +462,8 @@ class UsersAtTargets:
 
     def predict(self, share: Float[Tensor, "networks user 2"]) -> Prediction:
         """What is expected of the slot, rows are networks."""
-        mean, log_var = self._resources.combine(
-            self._described,
-            share.flatten(0, 1)[None],
-            self._target[None],
-            self._num_servers,
-            self._members,
-        )
-        mean = mean + self._model._latency_offset(mean)
-        return Prediction(mean, log_var, *derived_reward(mean, log_var))
+        known = (self._described, share, self._target, self._num_servers, self._members)
+        return self._model.predicted(*known)
 
 
 def _read_action(action: Float[Tensor, "*rows action"], num_servers: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ for a gain, makes about the same decision for about the same view.
 """
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from hadrl_lightning.planning.model import (
@@ -85,12 +85,16 @@ def usual_targets(
     Args:
         probability: each user's own preference among the targets; uniform where there is none.
     """
-    num_networks, num_users, num_targets = probability.shape
-    device = probability.device
+    return first_in_turn(probability >= ACCEPTABLE * probability.amax(dim=2, keepdim=True))
+
+
+def first_in_turn(acceptable: Bool[Tensor, "networks user target"]) -> Int64[Tensor, "networks user"]:
+    """Of user u the first of the targets u, u + 1, ... (counted round) that are acceptable to it."""
+    num_networks, num_users, num_targets = acceptable.shape
+    device = acceptable.device
     turn = torch.arange(num_users, device=device)[:, None] + torch.arange(num_targets, device=device)
     order = (turn % num_targets).expand(num_networks, -1, -1)
-    acceptable = probability.gather(2, order) >= ACCEPTABLE * probability.amax(dim=2, keepdim=True)
-    first = acceptable.to(torch.int8).argmax(dim=2, keepdim=True)
+    first = acceptable.gather(2, order).to(torch.int8).argmax(dim=2, keepdim=True)
     return order.gather(2, first).squeeze(2)
 
 

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from hadrl_lightning.planning.model import Members, Prediction
+from hadrl_lightning.planning.starts import first_in_turn
 from hadrl_lightning.simulator import Seen
 
 MIN_GAIN = 1e-4
@@ -116,24 +117,39 @@ def best_targets(
     alone = root.square().sum(dim=1) + base
     if alone[0].numel() > MOST_PAIRS:
         return _moved(root, base, alone, _inserted(root, alone))
-    usual, inserted = (_moved(root, base, alone, start) for start in (_usual(alone), _inserted(root, alone)))
-    cost = [_cost(root, base, target) for target in (usual, inserted)]
+    usual = first_in_turn(alone <= ACCEPTABLE * alone.amin(dim=2, keepdim=True))
+    usual, inserted = (_moved(root, base, alone, start) for start in (usual, _inserted(root, alone)))
+    cost = [_At.of(root, base, target).cost for target in (usual, inserted)]
     return torch.where((cost[1] < (1 - start_margin) * cost[0])[:, None], inserted, usual)
 
 
-def _cost(root: Tensor, base: Tensor, target: Tensor) -> Float[Tensor, " networks"]:
-    place = target[:, None].expand(root.shape[:3])
-    own = root.gather(3, place.unsqueeze(3)).squeeze(3)
-    load = torch.zeros_like(root[:, :, 0]).scatter_add_(2, place, own)
-    return load.square().sum((1, 2)) + base.gather(2, target[..., None])[..., 0].sum(1)
+class _At(NamedTuple):
+    """Where users are, by their targets."""
 
+    own: Float[Tensor, "networks resource user"]
+    """Each user's root there."""
+    load: Float[Tensor, "networks resource server"]
+    """Sum of the roots of the users of every server."""
+    here: Float[Tensor, "networks resource user"]
+    """The load of each user's server."""
+    base: Float[Tensor, "networks user"]
 
-def _usual(alone: Float[Tensor, "networks user server"]) -> Int[Tensor, "networks user"]:
-    """User u goes to the first of the servers u, u + 1, ... (counted round) that costs it little more than the best."""
-    user, server = (torch.arange(length, device=alone.device) for length in alone.shape[1:])
-    order = ((user[:, None] + server) % len(server)).expand(alone.shape)
-    acceptable = alone.gather(2, order) <= ACCEPTABLE * alone.amin(dim=2, keepdim=True)
-    return order.gather(2, acceptable.to(torch.int8).argmax(dim=2, keepdim=True))[..., 0]
+    @staticmethod
+    def of(root: Tensor, base: Tensor, target: Tensor) -> "_At":
+        place = target[:, None].expand(root.shape[:3])
+        own = root.gather(3, place.unsqueeze(3)).squeeze(3)
+        load = torch.zeros_like(root[:, :, 0]).scatter_add_(2, place, own)
+        return _At(own, load, load.gather(2, place), base.gather(2, target.unsqueeze(2)).squeeze(2))
+
+    @property
+    def shared(self) -> Float[Tensor, " networks"]:
+        """What sharing costs."""
+        return self.load.square().sum((1, 2))
+
+    @property
+    def cost(self) -> Float[Tensor, " networks"]:
+        """What the targets cost, Σ_s Σ_r (Σ_u root)² + Σ_u base."""
+        return self.shared + self.base.sum(1)
 
 
 def _moved(root: Tensor, base: Tensor, alone: Tensor, target: Tensor) -> Int[Tensor, "networks user"]:
@@ -141,16 +157,11 @@ def _moved(root: Tensor, base: Tensor, alone: Tensor, target: Tensor) -> Int[Ten
     by_server = root.permute(0, 3, 2, 1).contiguous()
     user, server = (torch.arange(length, device=root.device) for length in root.shape[2:])
     for _ in range(MAX_PASSES):
-        place = target[:, None].expand(root.shape[:3])
-        own = root.gather(3, place.unsqueeze(3)).squeeze(3)
-        load = torch.zeros_like(root[:, :, 0]).scatter_add_(2, place, own)
-        added = alone + 2 * (by_server @ load.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
-        here = (own * (2 * load.gather(2, place) - own)).sum(dim=1) + base.gather(2, target[..., None])[
-            ..., 0
-        ]
+        at = _At.of(root, base, target)
+        added = alone + 2 * (by_server @ at.load.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
         least, there = added.scatter(2, target[..., None], torch.inf).min(dim=2)
-        gain = here - least
-        gain = torch.where(gain > MIN_GAIN * load.square().sum((1, 2))[:, None], gain, -torch.inf)
+        gain = (at.own * (2 * at.here - at.own)).sum(dim=1) + at.base - least
+        gain = torch.where(gain > MIN_GAIN * at.shared[:, None], gain, -torch.inf)
         if not bool((gain > 0).any()):
             break
         # A move counts where no better one touches its servers: what it saves is then what was reckoned.

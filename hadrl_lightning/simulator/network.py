@@ -261,10 +261,13 @@ class EdgeNetwork:
         """The constants of the networks of this episode."""
         self.scenarios: tuple[Scenario, ...] = self._networks.draw(self.num_envs, self._begun)
         """The scenario of every network in this episode, B of them."""
-        made = constants_of_each if self.scenario.ranges else _constants_of_all
-        self.exact: Constants = made(self.scenarios, self.device, torch.float64)
+        if self.scenario.ranges:
+            exact = constants_of_each(self.scenarios, self.device, torch.float64)
+        else:
+            exact = constants(self.scenario, self.device, torch.float64)
+        self.exact: Constants = exact
         """The constants of all networks in double precision."""
-        self.table: Constants = made(self.scenarios, self.device, self.dtype)
+        self.table: Constants = exact.to(self.device, self.dtype)
         """The constants of all networks in their number format."""
         self._constants = self.table.rows(self._rows)
 
@@ -287,11 +290,6 @@ class EdgeNetwork:
                 f"cache must be bool of shape {shape}, got {cache.dtype} of shape {list(cache.shape)}"
             )
         self.rules.check_cache(self.exact.rows(self._rows), cache)
-
-
-def _constants_of_all(scenarios: tuple[Scenario, ...], device: torch.device, dtype: torch.dtype) -> Constants:
-    """Those of networks that are all the same."""
-    return constants(scenarios[0], device, dtype)
 
 
 def require_memory(scenario: Scenario, num_envs: int) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from hadrl_lightning.cli import main
 from hadrl_lightning.cli.signals import Stopped, StopSignals
 from hadrl_lightning.cli.stopping import resuming
 from hadrl_lightning.files import load_tensors
+from tests.helpers import assert_same
 
 pytestmark = pytest.mark.unchecked
 
@@ -94,23 +94,6 @@ def run_in(folder: Path) -> Path:
     """The newest run in a folder that has a checkpoint, else the newest one."""
     runs = sorted((folder / "checkpoints/es2-quick").glob("version_*"))
     return next((run for run in reversed(runs) if (run / "last.ckpt").exists()), runs[-1])
-
-
-def assert_same(first: Any, second: Any, where: str = "") -> None:
-    """Bit for bit the same nest of tensors and plain values."""
-    assert type(first) is type(second), where
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key, value in first.items():
-            assert_same(value, second[key], f"{where}/{key}")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for index, value in enumerate(first):
-            assert_same(value, second[index], f"{where}/{index}")
-    else:
-        assert first == second or (first != first and second != second), where
 
 
 def assert_same_run(run: Path, other: Path) -> None:

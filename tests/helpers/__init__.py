@@ -1,4 +1,4 @@
-"""What several tests use: the published settings made smaller, scripts on several ranks, workers that die."""
+"""What several tests use: published settings made smaller, scripts on several ranks, workers that die, sameness."""
 
 import os
 import signal
@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from hadrl_lightning.benchmark import Cell, CellResult, compute
 from hadrl_lightning.callbacks import CEMPlanning
@@ -59,3 +61,20 @@ def by_seed(folder: Path, cell: Cell) -> CellResult:
 def trials(folder: Path) -> dict[str, int]:
     """How often each cell was tried."""
     return {file.name: len(file.read_text().splitlines()) for file in folder.iterdir()}
+
+
+def assert_same(first: object, second: object, where: str = "") -> None:
+    """Bit for bit the same nest of tensors and plain values."""
+    assert type(first) is type(second), where
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key, value in first.items():
+            assert_same(value, second[key], f"{where}/{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for index, value in enumerate(first):
+            assert_same(value, second[index], f"{where}/{index}")
+    else:
+        assert first == second or (first != first and second != second), where

@@ -15,6 +15,7 @@ from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.play import episode_scores, run_episode
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import Use
+from tests.helpers import assert_same
 
 pytestmark = pytest.mark.unchecked
 
@@ -69,23 +70,6 @@ def checkpoint(name: str = "last.ckpt", version: int = 0) -> dict:
 def rows(version: int = 0) -> list[dict[str, str]]:
     with Path(f"checkpoints/es2-quick/version_{version}/metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-def assert_same(first: object, second: object, where: str = "") -> None:
-    """Bit for bit the same nest of tensors and plain values."""
-    assert type(first) is type(second), where
-    if isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    elif isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key, value in first.items():
-            assert_same(value, second[key], f"{where}/{key}")
-    elif isinstance(first, list | tuple):
-        assert len(first) == len(second), where
-        for index, value in enumerate(first):
-            assert_same(value, second[index], f"{where}/{index}")
-    else:
-        assert first == second or (first != first and second != second), where
 
 
 @pytest.mark.parametrize(
