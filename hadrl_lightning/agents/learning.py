@@ -70,8 +70,8 @@ class Learning(Acting, LightningModule):
         check_item(batch, TrainingBatch)
         world_model_optimizer, *optimizers = self._optimizers()
         losses: dict[str, list[Tensor]] = {}
-        for transitions in batch.offloading or ():
-            loss = self.world_model.loss(transitions)
+        for lessons in batch.offloading.map(self.world_model.prepared) if batch.offloading else ():
+            loss = self.world_model.loss(lessons)
             world_model_optimizer.zero_grad()
             self.manual_backward(loss.total)
             world_model_optimizer.step()  # which clips in on_before_optimizer_step

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hadrl_lightning.agents.refusals import check_finite, check_item
-from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
+from hadrl_lightning.data.transitions import CachingTransitions, Lessons, OffloadingTransitions
 from hadrl_lightning.distributed import Share, SharesRows, clip_gradients, largest, members_held, summed
 from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.planning.free_energy import Form
@@ -175,15 +175,20 @@ class SlotModel(Level):
 
     # Learning ------------------------------------------------------------------------------------------------------
 
+    def prepared(self, transitions: OffloadingTransitions) -> Lessons:
+        """What `loss` takes of transitions, made once where many batches are drawn of the same: rows as they are."""
+        return transitions
+
     @abstractmethod
-    def loss(self, transitions: OffloadingTransitions) -> Any:
+    def loss(self, transitions: Any) -> Any:
         """The losses of a batch: a NamedTuple of scalars.
 
         The first, `total`, carries the gradient; `train/world_model/NAME` logs the means of all.
 
         Args:
-            transitions: fields `[b, …]`, or `[members, b, …]` where members learn from batches of their own: the views
-                before and after a slot, the action, every user's latency in s, the reward, and weights of rows or None.
+            transitions: `OffloadingTransitions` `[b, …]`, or `[members, b, …]` where members learn from batches of
+                their own: the views before and after a slot, the action, every user's latency in s, the reward, and
+                weights of rows or None; or rows of what `prepared` made of such.
 
         Raises:
             ValueError: fields of other shapes.

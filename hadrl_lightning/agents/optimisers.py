@@ -8,10 +8,20 @@ from torch.optim import Adam
 
 
 class ResumedAdam(Adam):
-    """Adam that goes on with the moments of a state it loads, but by the settings it was made with.
+    """Adam, all parameters in one call, that goes on with the moments of a state it loads by the settings it was made with.
 
     PyTorch's takes learning rate, epsilon and all from the state, so that a run resumed with others would ignore them.
+
+    Args:
+        parameters: what to train.
+        lr: the learning rate.
+        eps: Adam's epsilon.
     """
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float, eps: float = 1e-8) -> None:
+        super().__init__(parameters, lr=lr, eps=eps, fused=True)
+        # A gradient scaler would leave it to a fused step to undo the scale, after gradients were clipped.
+        self._step_supports_amp_scaling = False
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes moments and steps, and no settings."""

@@ -12,7 +12,7 @@ from hadrl_lightning.agents.derived_reward import derived_reward
 from hadrl_lightning.agents.levels import SLOT_MODELS
 from hadrl_lightning.agents.optimisers import DecayingAdam
 from hadrl_lightning.agents.transition_model import TransitionModel, over_members
-from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.data.transitions import Lessons, OffloadingTransitions
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.ensemble import gaussian_nll
@@ -29,6 +29,8 @@ Encoder = Literal["shared_resources", "deep_sets"]
 
 MIN_LATENCY_S = 1e-6
 """Measured latencies count as at least this, so that their logarithm is finite."""
+CHANGE_ROWS = 4
+"""How views change is learnt from every so many rows of a batch: that suffices for what is mostly drawn anew."""
 
 
 @typed
@@ -95,6 +97,21 @@ class SetWorldModelSettings:
             raise ValueError(f"decay_steps must be above 0 and finite, got {self.decay_steps}")
         if not 0 <= self.change_weight < inf:
             raise ValueError(f"change_weight must be at least 0 and finite, got {self.change_weight}")
+
+
+@dataclass(eq=False)
+class SlotLessons(Lessons):
+    """What the model learns from slots, in its own scales: rows of transitions."""
+
+    token: Float[Tensor, "*rows user number"]
+    """Every user at its target server."""
+    server: Float[Tensor, "*rows server own"]
+    target: Int[Tensor, "*rows user"]
+    share: Float[Tensor, "*rows user 2"]
+    log_latency: Float[Tensor, "*rows user"]
+    """ln s"""
+    change_of_user: Float[Tensor, "*rows user of_user"]
+    change_of_server: Float[Tensor, "*rows server of_server"]
 
 
 class SetWorldModelLoss(NamedTuple):
@@ -247,51 +264,64 @@ class SetWorldModel(TransitionModel):
 
     # --- learning ------------------------------------------------------------------------------------------------
 
-    def loss(self, transitions: OffloadingTransitions) -> SetWorldModelLoss:
+    def prepared(self, transitions: OffloadingTransitions) -> "SlotLessons":
+        """What of transitions does not depend on the weights, made once for all batches that are drawn of them."""
+        self._check_shapes(transitions)
+        self.keep_scale()
+        with torch.no_grad():
+            return self._lessons(transitions)
+
+    def _lessons(self, transitions: OffloadingTransitions) -> "SlotLessons":
+        before, after = self.fields.read(transitions.view), self.fields.read(transitions.next_view)
+        target, share = _read_action(transitions.action, before.server.shape[-2])
+        return SlotLessons(
+            token=self._tokens_at(before, target),
+            server=self._normal_server(before),
+            target=target,
+            share=share,
+            log_latency=transitions.latency.clamp(min=MIN_LATENCY_S).log(),
+            change_of_user=self.user_change_normaliser.normalise(after.user - before.user),
+            change_of_server=self.server_change_normaliser.normalise(after.server - before.server),
+            weight=transitions.weight,
+        )
+
+    def loss(self, transitions: "OffloadingTransitions | SlotLessons") -> SetWorldModelLoss:
         """Negative log-likelihood of what was measured, constants left out, each transition times its weight if given.
 
         Args:
-            transitions: fields `[b, …]`, the same for all members, or `[members, b, …]`.
+            transitions: fields `[b, …]`, the same for all members, or `[members, b, …]`; as they are or `prepared`.
 
         Raises:
             ValueError: fields of other shapes.
         """
-        batch = self._by_member(transitions)
-        self.keep_scale()
-        before = self.fields.read(batch.view)
-        num_servers = before.server.shape[-2]
-        target, share = _read_action(batch.action, num_servers)
-        token = self._tokens_at(before, target)
-        measured = batch.latency.clamp(min=MIN_LATENCY_S).log()
-
-        description = self.resources.describe(token.flatten(1, 2))
-        mean, log_var = self.resources.combine(description, share.flatten(1, 2), target, num_servers)
+        batch = transitions if isinstance(transitions, SlotLessons) else self.prepared(transitions)
+        batch = batch if batch.target.ndim == 3 else batch[None]
+        num_servers = batch.server.shape[-2]
+        description = self.resources.describe(batch.token.flatten(1, 2))
+        share, target = batch.share.flatten(1, 2), batch.target
+        mean, log_var = self.resources.combine(description, share, target, num_servers)
         mean = mean + self._latency_offset(mean)
-        latency = over_members(gaussian_nll(mean, log_var, measured), batch)
+        latency = over_members(gaussian_nll(mean, log_var, batch.log_latency), batch.weight)
         change = latency.new_zeros(())
         if self.settings.change_weight > 0:
-            change = self._change_loss(batch, before, token, share, target)
+            change = self._change_loss(batch[:, ::CHANGE_ROWS])
         with torch.no_grad():
-            error = (self.held.fraction * (mean - measured).square().mean()).sqrt()
+            error = (self.held.fraction * (mean - batch.log_latency).square().mean()).sqrt()
         total = latency + self.settings.change_weight * change
         return SetWorldModelLoss(total, latency.detach(), change.detach(), error)
 
-    def _change_loss(
-        self, batch: OffloadingTransitions, before: Numbers, token: Tensor, share: Tensor, target: Tensor
-    ) -> Float[Tensor, ""]:
-        after = self.fields.read(batch.next_view)
-        predicted = self.change(token, share, self._normal_server(before), target)
-        user = self.user_change_normaliser.normalise(after.user - before.user)
-        server = self.server_change_normaliser.normalise(after.server - before.server)
-        user_loss = over_members(gaussian_nll(predicted[0], predicted[1], user), batch)
-        return user_loss + over_members(gaussian_nll(predicted[2], predicted[3], server), batch)
+    def _change_loss(self, batch: "SlotLessons") -> Float[Tensor, ""]:
+        predicted = self.change(batch.token, batch.share, batch.server, batch.target)
+        user = gaussian_nll(predicted[0], predicted[1], batch.change_of_user)
+        server = gaussian_nll(predicted[2], predicted[3], batch.change_of_server)
+        return over_members(user, batch.weight) + over_members(server, batch.weight)
 
     def check_rows(self, transitions: OffloadingTransitions) -> None:
         """Refuse transitions of other shapes."""
-        self._by_member(transitions)
+        self._check_shapes(transitions)
 
-    def _by_member(self, transitions: OffloadingTransitions) -> OffloadingTransitions:
-        """Rows `[members, b]`, or `[1, b]` for a batch that all members share."""
+    def _check_shapes(self, transitions: OffloadingTransitions) -> None:
+        """Rows have to be `[members, b]`, or `[b]` for a batch that all members share."""
         lead, num_users = list(transitions.reward.shape), transitions.latency.shape[-1]
         members = [] if len(lead) == 1 else [self.num_members]
         sizes = {"action": [3 * num_users], "latency": [num_users]}
@@ -305,7 +335,6 @@ class SetWorldModel(TransitionModel):
                     f"transitions must have shape [b, …] or [{self.num_members}, b, …] with {name} {own} for "
                     f"{num_users} users, got {name} {found}, reward {lead}"
                 )
-        return transitions if members else transitions[None]
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
@@ -324,9 +353,10 @@ class SetWorldModel(TransitionModel):
         self, seen: Numbers, target: Int[Tensor, "*rows user"]
     ) -> Float[Tensor, "*rows user number"]:
         """Every user at its target server."""
-        tokens = self._tokens(seen)
-        index = target[..., None, None].expand(*target.shape, 1, tokens.shape[-1])
-        return tokens.gather(-2, index).squeeze(-2)
+        user = self.user_normaliser.normalise(compressed(seen.user))
+        server = self._normal_server(seen)
+        server = server.gather(-2, target.unsqueeze(-1).expand(*target.shape, server.shape[-1]))
+        return torch.cat((user, server, self.fields.holds_at(seen, target).unsqueeze(-1) - 0.5), dim=-1)
 
     def _latency_offset(self, like: Tensor) -> Tensor:
         """The mean log latency seen, so that the models start near what they have to predict."""

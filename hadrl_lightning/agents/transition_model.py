@@ -96,17 +96,17 @@ class TransitionModel(LightningModule, SlotModel):
 
 
 def over_members(
-    losses: Float[Tensor, "member rows *numbers"], transitions: OffloadingTransitions
+    losses: Float[Tensor, "member rows *numbers"], weight: Float[Tensor, "member_or_1 rows"] | None
 ) -> Float[Tensor, ""]:
     """Mean over numbers and rows, each row times its weight if it has one; sum over members.
 
     Raises:
-        ValueError: weights of another shape than the rewards.
+        ValueError: weights of another shape than the rows.
     """
     by_row = losses.flatten(2).mean(dim=2)
-    if transitions.weight is not None:
-        if transitions.weight.shape != transitions.reward.shape:
-            expected, found = list(transitions.reward.shape), list(transitions.weight.shape)
-            raise ValueError(f"weight must have shape {expected} as the reward, got {found}")
-        by_row = by_row * transitions.weight
+    if weight is not None:
+        if weight.shape[-1] != by_row.shape[1] or len(weight) not in (1, len(by_row)):
+            rows = [len(weight), by_row.shape[1]]
+            raise ValueError(f"weight must have shape {rows} as the reward, got {list(weight.shape)}")
+        by_row = by_row * weight
     return by_row.mean(dim=1).sum()

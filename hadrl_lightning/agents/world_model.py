@@ -203,7 +203,7 @@ class WorldModel(TransitionModel):
         reward = self._normalised_reward(batch.reward)
 
         mean, log_var = self.dynamics(observation, action)
-        dynamics = over_members(gaussian_nll(mean, log_var, change), batch)
+        dynamics = over_members(gaussian_nll(mean, log_var, change), batch.weight)
         reward_mean, reward_log_var = self.reward(observation, action)
         part = self.held.fraction
         reward_loss = part * gaussian_nll(reward_mean, reward_log_var, reward).mean()

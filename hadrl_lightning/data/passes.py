@@ -1,20 +1,21 @@
 """Passes over the data in which every member of an ensemble sees every sample once, in its own order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.data.transitions import Lessons
 
 
 @dataclass(frozen=True)
 class MemberBatches:
     """One pass over `n` transitions for `E` members. Iterating again gives the same batches again."""
 
-    data: OffloadingTransitions
+    data: Lessons
     """Fields of shape `[n, …]`."""
 
     order: Int64[Tensor, "member sample"]
@@ -29,11 +30,15 @@ class MemberBatches:
     def __len__(self) -> int:
         return -(-self.order.shape[1] // self.batch_size)
 
-    def __iter__(self) -> Iterator[OffloadingTransitions]:
+    def __iter__(self) -> Iterator[Lessons]:
         """Yields fields of shape `[E, b, …]`, b = `batch_size` but for the last; with weights if there are any."""
         for index in self.order.split(self.batch_size, dim=1):
             batch = self.data[index]
             yield batch if self.weight is None else replace(batch, weight=self.weight.gather(1, index))
+
+    def map(self, change: Callable[[Any], Lessons]) -> "MemberBatches":
+        """The same pass over other rows, one for each of these."""
+        return replace(self, data=change(self.data))
 
     def to(self, device: torch.device | str) -> "MemberBatches":
         """The same pass on another device."""
@@ -42,7 +47,7 @@ class MemberBatches:
 
 
 def member_batches(
-    data: OffloadingTransitions,
+    data: Lessons,
     num_members: int,
     batch_size: int,
     generator: torch.Generator,

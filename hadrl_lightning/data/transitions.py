@@ -20,7 +20,15 @@ else:  # a type checker at run time meets the annotations of methods apart from 
 
 
 @dataclass(eq=False)
-class Transitions(Rows):
+class Lessons(Rows):
+    """What is learnt from, a row each."""
+
+    weight: Float[Tensor, "*rows"] | None = field(default=None, kw_only=True)
+    """Factor on the loss of each row, about 1 on average; None: all count the same."""
+
+
+@dataclass(eq=False)
+class Transitions(Lessons):
     """One step of each row: what an agent saw, did and got."""
 
     view: View | Float[Tensor, "*rows number"]
@@ -34,9 +42,6 @@ class Transitions(Rows):
 
     next_view: View | Float[Tensor, "*rows number"]
     """What was seen after it."""
-
-    weight: Float[Tensor, "*rows"] | None = field(default=None, kw_only=True)
-    """Factor on the loss of each transition, about 1 on average; None: all count the same."""
 
 
 @dataclass(eq=False)

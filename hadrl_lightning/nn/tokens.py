@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.simulator import Field, Rows, Seen, View, fields_of
@@ -89,7 +89,18 @@ class TokenFields(NamedTuple):
 
     def holds(self, numbers: Numbers) -> Float[Tensor, "*rows user server"]:
         """1 where the server holds the service that the user asks for, else 0."""
-        num_servers, num_services = numbers.cache.shape[-2:]
-        service = self.user[self.request].unscaled(numbers.user[..., self.request]).clamp(0, num_services - 1)
-        index = service.unsqueeze(-1).expand(*service.shape, num_servers)
+        service = self._service(numbers)
+        index = service.unsqueeze(-1).expand(*service.shape, numbers.cache.shape[-2])
         return numbers.cache.transpose(-1, -2).gather(-2, index).to(numbers.user.dtype)
+
+    def holds_at(
+        self, numbers: Numbers, target: Int[Tensor, "*rows user"]
+    ) -> Float[Tensor, "*rows user"]:
+        """The same at one server for each user."""
+        index = target * numbers.cache.shape[-1] + self._service(numbers)
+        return numbers.cache.flatten(-2).gather(-1, index).to(numbers.user.dtype)
+
+    def _service(self, numbers: Numbers) -> Int[Tensor, "*rows user"]:
+        """What every user asks for."""
+        asked = self.user[self.request].unscaled(numbers.user[..., self.request])
+        return asked.clamp(0, numbers.cache.shape[-1] - 1)

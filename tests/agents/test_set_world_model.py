@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents.derived_reward import derived_reward
 from hadrl_lightning.agents.optimisers import DecayingAdam
-from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
+from hadrl_lightning.agents.set_world_model import CHANGE_ROWS, SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.distributed import MemberWise, Share
@@ -247,6 +247,9 @@ def test_a_weight_counts_as_so_many_copies_for_latencies_and_changes() -> None:
     copies = model.loss(data[torch.tensor([0, 0, 2, 3])])
     weighted = model.loss(replace(data, weight=weight))
     torch.testing.assert_close(weighted.latency, copies.latency)
+    spread = torch.arange(4).repeat_interleave(CHANGE_ROWS)  # changes are learnt from some rows alone
+    copies = model.loss(data[torch.tensor([0, 0, 2, 3])[spread]])
+    weighted = model.loss(replace(data, weight=weight)[spread])
     torch.testing.assert_close(weighted.change, copies.change)
     torch.testing.assert_close(weighted.total, copies.total)
     torch.testing.assert_close(weighted.latency_error, model.loss(data).latency_error)
