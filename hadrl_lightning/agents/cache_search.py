@@ -5,11 +5,11 @@ from math import inf
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hadrl_lightning.distributed import Share
-from hadrl_lightning.nn.cache_encoder import CacheInputs
+from hadrl_lightning.nn.cache_encoder import CacheInputs, SetCritic
 from hadrl_lightning.simulator import packed
 
 SCATTERED_RATES = (0.05, 0.1, 0.2, 0.4)
@@ -20,6 +20,9 @@ MUTATION_SCALE = 2.5
 """Standard deviation of the disturbance of a pair, whose wish lies in [−1, 1]."""
 TIE_SCALE = 0.1
 """Standard deviation of what is added to all pairs, so that the order among equal wishes is free."""
+MOST_CELLS = 2**24
+"""Entries of caches that are changed at once; where the changes of a single cache have more, caches are spread, not
+changed pair by pair."""
 VALUE_DECIMALS = 5
 """Values are compared to so many digits, so that the order among equal caches does not hang on rounding."""
 
@@ -54,10 +57,13 @@ class CacheSearch(NamedTuple):
             return self.of_actor()
         wish = self._wish()
         best = self._kept()  # full, as all that the critic learns from
+        if bool(all_fits(self.inputs).all()):
+            return best
+        row, value = torch.arange(len(best), device=best.device), self._valuing()
         for _ in range(rounds):
             proposed = propose_caches(self.inputs, wish, num_proposals, generator, among=among)
             caches = torch.cat((proposed, best.unsqueeze(1)), dim=1)
-            best = caches[torch.arange(len(caches), device=caches.device), self.values(caches).argmax(dim=1)]
+            best = caches[row, value(row, caches).argmax(dim=1)]
             wish = as_action(best, self.inputs.dtype)
         return best
 
@@ -72,14 +78,40 @@ class CacheSearch(NamedTuple):
             num_starts: the best of them that are changed, beside what is held now.
             generator: of the proposals.
         """
+        kept = self._kept()
+        if bool(all_fits(self.inputs).all()):
+            return kept  # there is no other full cache
+        value = self._valuing()
+        row = torch.arange(len(kept), device=kept.device)
         proposed = propose_caches(self.inputs, self._wish(), num_proposals, generator, shared=True)
-        starts = self.values(proposed).topk(min(num_starts, num_proposals), dim=1)
-        row = torch.arange(len(proposed), device=proposed.device)
-        begun = torch.cat((proposed[row[:, None], starts.indices], self._kept().unsqueeze(1)), dim=1)
-        ends = settle(
-            self.inputs, begun, lambda rows, caches: self._replace(inputs=self.inputs[rows]).values(caches)
-        )
-        return ends[row, self.values(ends).argmax(dim=1)]
+        starts = value(row, proposed).topk(min(num_starts, num_proposals), dim=1)
+        begun = torch.cat((proposed[row[:, None], starts.indices], kept.unsqueeze(1)), dim=1)
+        if kept[0].numel() ** 2 > MOST_CELLS:
+            ends = torch.cat((begun, self._spread(value).unsqueeze(1)), dim=1)
+        else:
+            ends = settle(self.inputs, begun, value)
+        return ends[row, value(row, ends).argmax(dim=1)]
+
+    def _spread(self, value: Callable[[Tensor, Tensor], Tensor]) -> Bool[Tensor, "batch server service"]:
+        """One copy of each service, in falling order of what it is worth by itself per bit, where most room is left.
+
+        What room is left in the end is filled by the actor's wish.
+        """
+        inputs = self.inputs
+        row = torch.arange(len(inputs), device=inputs.device)
+        cache, room = torch.zeros_like(inputs.cache), inputs.usable_bits.clone()
+        single = cache.new_zeros(inputs.num_services + 1, *cache.shape[1:])  # the last one holds nothing
+        single[:-1, 0].fill_diagonal_(True)
+        worth = value(row, single.expand(len(row), -1, -1, -1))
+        worth = (worth[:, :-1] - worth[:, -1:]) / inputs.storage_bits
+        for service in worth.argsort(dim=1, descending=True, stable=True).unbind(dim=1):
+            most, server = room.max(dim=1)
+            size = inputs.storage_bits[row, service]
+            fits = size <= most
+            cache[row, server, service] = fits
+            room[row, server] -= torch.where(fits, size, 0)
+        wish = self._wish()
+        return filled(inputs, torch.where(cache, 2 + wish, wish))
 
     @torch.no_grad()
     def worth_switching(
@@ -91,11 +123,20 @@ class CacheSearch(NamedTuple):
         stays = (value[:, 0] - value[:, 1] <= margin) & self.inputs.cache.any(dim=(1, 2))
         return torch.where(stays[:, None, None], kept, best)
 
-    def values(
-        self, caches: Bool[Tensor, "batch proposal server service"]
-    ) -> Float[Tensor, "batch proposal"]:
-        """What the critic thinks of some caches of every row, to so many digits as decide; none is worse than −inf."""
-        return self._valued(caches).round(decimals=VALUE_DECIMALS).nan_to_num(nan=-inf)
+    def _valuing(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What some caches `[n, proposal, server, service]` of some rows `[n]` are worth, to so many digits as decide.
+
+        None is worse than −inf. What a service adds by its number of copies is asked of the critic once.
+        """
+        if not isinstance(self.critic, SetCritic) or self.critic.sees_switching:
+            return lambda rows, caches: _decisive(self._replace(inputs=self.inputs[rows])._valued(caches))
+        table = self.critic.by_copies(self.inputs).float()
+
+        def value(rows: Tensor, caches: Tensor) -> Tensor:
+            own = table[rows].unsqueeze(1).expand(-1, caches.shape[1], -1, -1)
+            return _decisive(own.gather(-1, caches.sum(dim=-2).unsqueeze(-1)).sum(dim=(-2, -1)))
+
+        return value
 
     def _valued(
         self, caches: Bool[Tensor, "batch proposal server service"]
@@ -175,33 +216,57 @@ def settle(
         values: what caches `[n, proposal, server, service]` are worth to some rows `[n]`, `[n, proposal]`.
     """
     num_rows, num_starts, servers, services = caches.shape
-    device = caches.device
-    size = inputs.storage_bits.float()[:, None]
-    each = torch.eye(services, dtype=torch.bool, device=device)[:, None]
-    pairs = torch.eye(servers * services, dtype=torch.bool, device=device).view(-1, servers, services)
-    row = torch.arange(num_rows, device=device).repeat_interleave(num_starts)
+    row = torch.arange(num_rows, device=caches.device).repeat_interleave(num_starts)
     cache = caches.flatten(0, 1).clone()
     value = values(row, cache[:, None])[:, 0]
-    moving = torch.arange(len(cache), device=device)
+    moving = torch.arange(len(cache), device=caches.device)
+    at_once = max(1, MOST_CELLS // (servers * services) ** 2)
     for _ in range(servers * services):
-        now, rows = cache[moving], row[moving]
-        own = inputs[rows]
-        alone = (values(rows, now[:, None] ^ pairs) - value[moving, None]).abs().view_as(now) / size[rows]
-        alone = alone / alone.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(alone.dtype).tiny)
-        order, forced = torch.where(now, 2 + alone, alone), torch.where(now, -1.0, 4.0)
-        priority = torch.where(each, forced[:, None], order[:, None])
-        packed_anew = filled(own, priority)
-        tried = now[:, None, None].repeat(1, servers, services, 1, 1)
-        tried.diagonal(dim1=1, dim2=3).copy_(packed_anew.permute(0, 1, 3, 2))
-        tried = tried.flatten(1, 2)
-        worth, best = values(rows, tried).max(dim=1)
-        better = worth > value[moving]
-        moving, worth = moving[better], worth[better]
+        better = []
+        for part in moving.split(at_once):
+            changed, worth = _best_change(inputs, row[part], cache[part], value[part], values)
+            gains = worth > value[part]
+            part = part[gains]
+            cache[part], value[part] = changed[gains], worth[gains]
+            better.append(part)
+        moving = torch.cat(better)
         if not len(moving):
             break
-        cache[moving] = tried[better.nonzero()[:, 0], best[better]]
-        value[moving] = worth
     return cache.view_as(caches)
+
+
+def _best_change(
+    inputs: CacheInputs,
+    row: Int[Tensor, " n"],
+    cache: Bool[Tensor, "n server service"],
+    value: Float[Tensor, " n"],
+    values: Callable[[Tensor, Tensor], Tensor],
+) -> tuple[Bool[Tensor, "n server service"], Float[Tensor, " n"]]:
+    """The best change of one pair of every cache, and what the cache is then worth."""
+    servers, services = cache.shape[1:]
+    size = inputs.storage_bits[row].float()[:, None]
+    each = torch.eye(services, dtype=torch.bool, device=cache.device)[:, None]
+    pairs = torch.eye(servers * services, dtype=torch.bool, device=cache.device)
+    alone = values(row, cache[:, None] ^ pairs.view(-1, servers, services)) - value[:, None]
+    alone = alone.abs().view_as(cache) / size
+    alone = alone / alone.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(alone.dtype).tiny)
+    order, forced = torch.where(cache, 2 + alone, alone), torch.where(cache, -1.0, 4.0)
+    packed_anew = filled(inputs[row], torch.where(each, forced[:, None], order[:, None]))
+    tried = cache[:, None, None].repeat(1, servers, services, 1, 1)
+    tried.diagonal(dim1=1, dim2=3).copy_(packed_anew.permute(0, 1, 3, 2))
+    tried = tried.flatten(1, 2)
+    worth, best = values(row, tried).max(dim=1)
+    return tried[torch.arange(len(row), device=cache.device), best], worth
+
+
+def all_fits(inputs: CacheInputs) -> Bool[Tensor, " batch"]:
+    """Whether every server could hold every service: full caches are then all the same."""
+    return inputs.storage_bits.sum(dim=-1) <= inputs.usable_bits.amin(dim=-1)
+
+
+def _decisive(value: Tensor) -> Tensor:
+    """To so many digits as decide; nothing is worse than −inf."""
+    return value.round(decimals=VALUE_DECIMALS).nan_to_num(nan=-inf)
 
 
 def as_action(cache: Bool[Tensor, "*rows server service"], dtype: torch.dtype) -> Float[Tensor, "..."]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from hadrl_lightning.agents.actor_critic import ActorCritic, ActorCriticLosses, ActorCriticSettings
-from hadrl_lightning.agents.cache_search import CacheSearch, as_action, filled, normal
+from hadrl_lightning.agents.cache_search import CacheSearch, all_fits, as_action, filled, normal
 from hadrl_lightning.agents.levels import CACHING_AGENTS, Steps
 from hadrl_lightning.agents.views import check_caching_view
 from hadrl_lightning.data.transitions import Transitions
@@ -209,7 +209,7 @@ class SetDDPG(ActorCritic):
         inputs = self.read(seen)
         if self.num_updates == 0:
             wish = normal(tuple(inputs.cache.shape), generator, inputs.demand)
-            drawn = filled(inputs, wish, (wish > 0) | ~_all_fits(inputs))
+            drawn = filled(inputs, wish, (wish > 0) | ~all_fits(inputs)[:, None, None])
             return as_action(drawn, inputs.dtype).flatten(-2)
         search = self._search(inputs, self.actor, self.target_critic)
         best = search.best(self.settings.explore_proposals, self.settings.explore_rounds, generator)
@@ -299,8 +299,3 @@ def without_outliers(reward: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]
     low, high = torch.quantile(reward, reward.new_tensor([0.05, 0.95]))
     span = high - low
     return reward.clamp(low - 2 * span, high + 2 * span) if span > 0 else reward
-
-
-def _all_fits(inputs: CacheInputs) -> Bool[Tensor, "batch 1 1"]:
-    """Whether every server could hold every service: full caches are then all the same."""
-    return (inputs.storage_bits.sum(dim=-1) <= inputs.usable_bits.amin(dim=-1))[:, None, None]

@@ -159,19 +159,35 @@ class SetCritic(_CacheModel):
         self, inputs: CacheInputs, cache: Bool[Tensor, "*rows server service"]
     ) -> Float[Tensor, "*rows"]:
         """The value of each row's cache at what it sees."""
-        held = cache.to(inputs.dtype)
-        copies = held.sum(dim=-2)
+        copies = cache.sum(dim=-2)
+        fetched = (cache & ~inputs.cache).sum(dim=-2) if self.sees_switching else None
+        return self._of_services(inputs, copies.to(inputs.dtype), fetched).sum(dim=-1)
+
+    def by_copies(self, inputs: CacheInputs) -> Float[Tensor, "*rows service copies"]:
+        """What each service adds to the value with 0 … S copies: a cache's value is the sum over its services.
+
+        Only of a critic that does not see switching.
+        """
+        assert not self.sees_switching
+        each = inputs.map(lambda value: value.unsqueeze(0))
+        copies = torch.arange(inputs.num_servers + 1, device=inputs.device, dtype=inputs.dtype)
+        copies = copies.view(-1, *[1] * inputs.demand.ndim).expand(-1, *inputs.demand.shape)
+        return self._of_services(each, copies, None).movedim(0, -1)
+
+    def _of_services(
+        self, inputs: CacheInputs, copies: Float[Tensor, "*rows service"], fetched: Tensor | None
+    ) -> Float[Tensor, "*rows service"]:
         features = [
-            self.demand(inputs),
+            self.demand(inputs).expand_as(copies),
             (self.usual(inputs) * (inputs.num_services / 2)).expand_as(copies),
-            inputs.size,
-            1 - (1 - held).prod(dim=-2),
+            inputs.size.expand_as(copies),
+            copies.clamp(max=1),
             copies / COPIES_SCALE,
             copies / inputs.num_servers,
         ]
-        if self.sees_switching:
-            features.append((held * ~inputs.cache).sum(dim=-2) / COPIES_SCALE)
-        return self.layers(torch.stack(features, dim=-1)).sum(dim=(-2, -1))
+        if fetched is not None:
+            features.append(fetched / COPIES_SCALE)
+        return self.layers(torch.stack(features, dim=-1)).squeeze(-1)
 
 
 class SetActor(_CacheModel):

@@ -93,9 +93,7 @@ class TokenFields(NamedTuple):
         index = service.unsqueeze(-1).expand(*service.shape, numbers.cache.shape[-2])
         return numbers.cache.transpose(-1, -2).gather(-2, index).to(numbers.user.dtype)
 
-    def holds_at(
-        self, numbers: Numbers, target: Int[Tensor, "*rows user"]
-    ) -> Float[Tensor, "*rows user"]:
+    def holds_at(self, numbers: Numbers, target: Int[Tensor, "*rows user"]) -> Float[Tensor, "*rows user"]:
         """The same at one server for each user."""
         index = target * numbers.cache.shape[-1] + self._service(numbers)
         return numbers.cache.flatten(-2).gather(-1, index).to(numbers.user.dtype)

@@ -445,3 +445,34 @@ def test_bf16_mixed_precision_trains(tmp_path) -> None:
         **quiet,
     ).fit(ddpg, DataLoader(list(transitions(SMALL, 64)), batch_size=32))
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in ddpg.parameters())
+
+
+def test_what_a_critic_says_of_each_service_adds_up_to_what_it_says_of_a_cache() -> None:
+    critic = SetCritic(10, (8,), generator=generator())
+    inputs = seen(views(TIGHT, 4))
+    caches = torch.rand(4, 3, 10, generator=generator(3)) < 0.5
+    table = critic.by_copies(inputs)
+    added = table.gather(-1, caches.sum(dim=1).unsqueeze(-1)).sum(dim=(-2, -1))
+    torch.testing.assert_close(added, critic(inputs, caches))
+
+
+class PopularCoverage(torch.nn.Module):
+    """The critic that is right where covered requests alone count and services differ in popularity."""
+
+    def forward(self, inputs: CacheInputs, cache: torch.Tensor) -> torch.Tensor:
+        return (cache.any(dim=-2) * torch.tensor(TIGHT.popularity_vector)).sum(dim=-1)
+
+
+@pytest.mark.parametrize(("cells", "least"), [(2**24, 0.99), (2_000, 0.99), (1, 0.95)])
+def test_changes_are_made_in_parts_or_left_where_they_are_too_many(
+    monkeypatch: pytest.MonkeyPatch, cells: int, least: float
+) -> None:
+    ddpg = agent(TIGHT, hysteresis=0.0)
+    inputs = seen(views(TIGHT, 3))
+    whole = ddpg.decide(inputs, ddpg.actor, PopularCoverage())
+    monkeypatch.setattr("hadrl_lightning.agents.cache_search.MOST_CELLS", cells)
+    action = ddpg.decide(inputs, ddpg.actor, PopularCoverage())
+    cache = as_cache(TIGHT, action)
+    assert fits(TIGHT, cache)
+    assert torch.equal(action, whole) or cells == 1
+    assert (PopularCoverage()(inputs, cache) >= least * optimal_coverage(TIGHT).hit_ratio).all()
