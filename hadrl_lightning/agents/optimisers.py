@@ -8,7 +8,7 @@ from torch.optim import Adam
 
 
 class ResumedAdam(Adam):
-    """Adam, all parameters in one call, that goes on with the moments of a state it loads by the settings it was made with.
+    """Adam in one call for all parameters; it goes on with the moments of a state it loads, but by its own settings.
 
     PyTorch's takes learning rate, epsilon and all from the state, so that a run resumed with others would ignore them.
 
