@@ -1,5 +1,7 @@
 """From an agent's action in [-1, 1] to the decision that a physics reads in it."""
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from hadrl_lightning.errors import NonFiniteError
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.constants import Constants, constants
-from hadrl_lightning.simulator.decisions import Allocation
+from hadrl_lightning.simulator.decisions import Allocation, extremes
 from hadrl_lightning.simulator.physics import rules
 from hadrl_lightning.simulator.views import CachingView
 
@@ -86,7 +88,7 @@ def _check_action(name: str, action: Tensor, size: int) -> None:
         raise ValueError(f"{name} must have shape [batch, {size}], got {list(action.shape)}")
     if not action.is_floating_point():
         raise ValueError(f"{name} must be of a floating point type, got {action.dtype}")
-    if not bool(torch.isfinite(action).all()):
+    if not all(map(math.isfinite, extremes(action))):
         raise NonFiniteError(
             f"{name} must be finite, got {int((~torch.isfinite(action)).sum())} values that are not"
         )

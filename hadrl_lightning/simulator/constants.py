@@ -24,6 +24,11 @@ class Constants(NamedTuple):
     """Probability of each service, in double precision, [K]."""
     popularity_cdf: Tensor
     """Where each service's requests end among draws from [0, 1), in double precision on the CPU, [K]."""
+    popularity_split: Tensor | None
+    """[0, 1) in equal parts, each split by at most one of these ends: where it is, in double precision on the CPU."""
+    popularity_choices: Tensor | None
+    """The service below and the one above the split, part by part, long on the CPU. None as the splits, where networks
+    differ or parts would have to be too many."""
     compute_hz: Tensor
     bandwidth_hz: Tensor
     usable_cache_bits: Tensor
@@ -71,7 +76,7 @@ class Constants(NamedTuple):
         """The same numbers elsewhere, rounded to another format; popularity stays in double precision."""
         made: dict[str, Tensor] = {}
         for name, value in self._asdict().items():
-            if value is not None and name != "popularity_cdf":
+            if value is not None and not name.startswith("popularity_"):  # requests are drawn on the CPU
                 kept = name == "popularity" or not value.is_floating_point()
                 made[name] = value.to(device, None if kept else dtype)
         return self._replace(**made)
@@ -84,7 +89,9 @@ class Constants(NamedTuple):
 
 def of_each(values: Tensor, index: Tensor) -> Tensor:
     """The value of each user's service or server, [B, U]; the same for all networks, [N], or of each, [B, N]."""
-    return values[index] if values.ndim == 1 else values.gather(1, index)
+    if values.ndim == 1:
+        return values.index_select(0, index.reshape(-1)).view(index.shape)
+    return values.gather(1, index)
 
 
 def points_of_each(points: Tensor, index: Tensor) -> Tensor:
@@ -100,7 +107,9 @@ def constants(scenario: Scenario, device: torch.device, dtype: torch.dtype) -> C
         ValueError: the scenario has ranges: each of its networks has constants of its own.
     """
     scenario.require_one_network()
-    return _made(scenario, device, dtype)
+    made = _made(scenario, device, dtype)
+    split, choices = _split(made.popularity_cdf)
+    return made._replace(popularity_split=split, popularity_choices=choices)
 
 
 def constants_of_each(scenarios: Sequence[Scenario], device: torch.device, dtype: torch.dtype) -> Constants:
@@ -112,6 +121,22 @@ def constants_of_each(scenarios: Sequence[Scenario], device: torch.device, dtype
             column = torch.stack([getattr(one, name) for one in made])
             columns[name] = column.unsqueeze(1) if column.ndim == 1 else column
     return made[0]._replace(**columns).to(device, dtype)
+
+
+def _split(ends: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Where the ends of services split equal parts of [0, 1), and what is below and above; none if parts are too many.
+
+    The number of parts is a power of 2, so that which part a draw lies in is exact.
+    """
+    for parts in (2**power for power in range(6, 17)):
+        bounds = torch.arange(parts + 1, dtype=torch.float64) / parts
+        below = torch.searchsorted(ends, bounds[:-1], right=True)
+        above = torch.searchsorted(ends, bounds[1:])
+        first, last = ends[below.clamp(max=len(ends) - 1)], ends[(above - 1).clamp(min=0)]
+        if bool(((below >= above) | (first == last)).all()):
+            split = torch.where(below < above, first, 1.0)
+            return split, torch.stack([below, above], dim=1).clamp(max=len(ends) - 1).flatten()
+    return None, None
 
 
 def _made(scenario: Scenario, device: torch.device, dtype: torch.dtype) -> Constants:
@@ -133,6 +158,8 @@ def _made(scenario: Scenario, device: torch.device, dtype: torch.dtype) -> Const
         deadlines_s=real(scenario.deadlines_s),
         popularity=popularity.to(device),
         popularity_cdf=popularity_cdf / popularity_cdf[-1],
+        popularity_split=None,
+        popularity_choices=None,
         compute_hz=real(scenario.compute_per_server_hz),
         bandwidth_hz=real(scenario.bandwidth_per_server_hz),
         usable_cache_bits=real(scenario.usable_cache_bits),

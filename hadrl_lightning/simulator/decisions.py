@@ -72,6 +72,14 @@ def sum_per_server(
     return value.new_zeros(value.shape[0], num_servers).scatter_add_(1, server, value)
 
 
+def extremes(value: Tensor) -> tuple[int | float, int | float]:
+    """Least and largest number, NaN if one is; of none 0. It takes a fraction of the time of asking each number."""
+    if not value.numel():
+        return 0, 0
+    least, largest = torch.aminmax(value)
+    return least.item(), largest.item()
+
+
 def equal_shares(scenario: Scenario, server: Int[Tensor, "batch user"], dtype: torch.dtype) -> Allocation:
     """The allocation in which every user of a server gets the same share, [B, U]."""
     one = torch.ones(server.shape, device=server.device, dtype=dtype)

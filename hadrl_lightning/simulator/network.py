@@ -15,9 +15,15 @@ from hadrl_lightning.simulator.physics import rules
 from hadrl_lightning.simulator.processes import World, check_shown
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
 from hadrl_lightning.simulator.scenario_range import ScenarioRange
-from hadrl_lightning.simulator.service import serve, switching_cost
-from hadrl_lightning.simulator.slot import Service, Slot
-from hadrl_lightning.simulator.state import NetworkState, count_slot, empty_state
+from hadrl_lightning.simulator.service import (
+    adjusted,
+    check_allocation,
+    check_loads,
+    served_slot,
+    switching_cost,
+)
+from hadrl_lightning.simulator.slot import Service
+from hadrl_lightning.simulator.state import NetworkState, empty_state
 from hadrl_lightning.simulator.unfolding import Unfolding, offloading_view_of
 from hadrl_lightning.simulator.vectors import to_vector
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
@@ -65,7 +71,6 @@ class EdgeNetwork:
             raise ValueError(f"dtype must be one of floating-point numbers, got {dtype}")
         self.rules = rules(physics)
         self.rules.check_scenario(scenario)
-        self._all_on_servers = self.rules.num_targets(scenario.num_servers) == scenario.num_servers
         require_memory(scenario, num_envs)
         self.scenario = scenario
         self.physics: Physics = physics
@@ -168,30 +173,16 @@ class EdgeNetwork:
         """
         if self.frame_over:
             raise RuntimeError("step must follow begin_frame: a caching decision is due")
-        state = self.state
-        self.unfolding.serve()
-        slot = self.unfolding.slot
-        assert slot.fading is not None
-        service = serve(
-            self.scenario,
-            state.cache,
-            slot.requests,
-            slot.positions,
-            slot.fading,
-            allocation,
-            self.physics,
-            table=self._adjusted(slot),
+        shape = list(self.unfolding.slot.requests.shape)
+        check_allocation(allocation, shape, self.rules.num_targets(self.scenario.num_servers))
+        unfolding = self.unfolding
+        unfolding.serve()
+        service, state = served_slot(
+            self.rules, unfolding.processes, self._constants, self.state, unfolding.slot, allocation
         )
-        for name, process in self.unfolding.processes.items():
-            carried, service = process.served(
-                self._constants, slot, state.carried.get(name, {}), allocation, service
-            )
-            if carried:
-                state.carried[name] = dict(carried)
-        count_slot(
-            self._constants, state, slot.requests, allocation.server, service.hit, self._all_on_servers
-        )
-        self.unfolding.advance()
+        check_loads(self.rules, service)
+        self.state = state
+        unfolding.advance()
         self.slot += 1
         return service
 
@@ -202,7 +193,8 @@ class EdgeNetwork:
     def offloading_view(self) -> OffloadingView:
         """What the fast level sees, of the class `offloading_view_of(scenario)`."""
         slot = self.unfolding.slot
-        view = self.rules.offloading_view(self._adjusted(slot), self.state, slot)
+        table = adjusted(self.unfolding.processes, self._constants, slot)
+        view = self.rules.offloading_view(table, self.state, slot)
         further: dict[str, Tensor] = {}
         for name, process in self.unfolding.processes.items():
             shown = process.shown(self._constants, slot, self.state.carried.get(name, {}))
@@ -275,13 +267,6 @@ class EdgeNetwork:
     def _rows(self) -> slice:
         """The networks that are simulated here, of all that are drawn for."""
         return slice(None)
-
-    def _adjusted(self, slot: Slot) -> Constants:
-        """The constants that hold in a slot."""
-        table = self._constants
-        for process in self.unfolding.processes.values():
-            table = process.adjusted(table, slot)
-        return table
 
     def _check_cache(self, cache: Tensor) -> None:
         shape = list(self.state.cache.shape)

@@ -1,15 +1,22 @@
 """What a slot costs: latency, hits, deadlines, energy and load; and what a caching decision costs. Pure functions."""
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.constants import Constants, constants
-from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation
-from hadrl_lightning.simulator.physics import rules
+from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, extremes
+from hadrl_lightning.simulator.physics import Rules, rules
+from hadrl_lightning.simulator.processes import Process
 from hadrl_lightning.simulator.radio import link_efficiency
-from hadrl_lightning.simulator.slot import Service
+from hadrl_lightning.simulator.slot import Service, Slot
+from hadrl_lightning.simulator.state import NetworkState, count_slot
 
 
 def serve(
@@ -38,11 +45,72 @@ def serve(
         ValueError: a wrong shape or type, an index out of range, a value that is not finite or negative, a share above
             1, or (`strict`) shares of a server that sum to more than 1.
     """
-    num_targets = rules(physics).num_targets(scenario.num_servers)
-    _check_tensors(scenario, cache, requests, positions, fading, allocation)
-    _check_values(scenario.num_services, num_targets, requests, fading, allocation)
+    laws = rules(physics)
+    batch, users = requests.shape[0] if requests.dim() else 0, scenario.num_users
+    for name, value, dtype, shape in (
+        ("cache", cache, torch.bool, [batch, scenario.num_servers, scenario.num_services]),
+        ("requests", requests, torch.long, [batch, users]),
+        ("positions", positions, None, [batch, users, 2]),
+        ("fading", fading, None, [batch, users]),
+    ):
+        _check_tensor(name, value, dtype, shape)
+    _check_index("requests", requests, scenario.num_services)
+    _check_range("positions", positions)
+    _check_range("fading", fading, 0.0, math.inf)
+    check_allocation(allocation, [batch, users], laws.num_targets(scenario.num_servers))
     table = table or constants(scenario, positions.device, positions.dtype)
-    return rules(physics).serve(table, cache, requests, positions, fading, allocation)
+    service = laws.serve(table, cache, requests, positions, fading, allocation)
+    check_loads(laws, service)
+    return service
+
+
+class ServedSlot(NamedTuple):
+    """What became of a slot."""
+
+    service: Service
+    """What its users got."""
+    state: NetworkState
+    """What the networks remember from then on."""
+
+
+def served_slot(
+    laws: Rules,
+    processes: Mapping[str, Process],
+    table: Constants,
+    state: NetworkState,
+    slot: Slot,
+    allocation: Allocation,
+) -> ServedSlot:
+    """Serve a slot and count it: a function of tensors that nothing in it waits for, so that it can be compiled.
+
+    Args:
+        laws: the physics.
+        processes: of the networks, by name.
+        table: the constants of the networks.
+        state: of the networks.
+        slot: what is the case, fading included.
+        allocation: targets and shares, which are checked.
+    """
+    assert slot.fading is not None
+    holds = adjusted(processes, table, slot)
+    service = laws.serve(holds, state.cache, slot.requests, slot.positions, slot.fading, allocation)
+    carried = dict(state.carried)
+    for name, process in processes.items():
+        after, service = process.served(table, slot, carried.get(name, {}), allocation, service)
+        if after:
+            carried[name] = dict(after)
+    all_on_servers = laws.num_targets(state.cache.shape[1]) == state.cache.shape[1]
+    counted = count_slot(
+        table, state, slot.requests, allocation.server, service.hit, all_on_servers, laws.shows_taken
+    )
+    return ServedSlot(service, replace(counted, carried=carried))
+
+
+def adjusted(processes: Mapping[str, Process], table: Constants, slot: Slot) -> Constants:
+    """The constants that hold in a slot of networks with these processes."""
+    for process in processes.values():
+        table = process.adjusted(table, slot)
+    return table
 
 
 def spectral_efficiency(
@@ -80,54 +148,58 @@ def switching_cost(
     return table.bits_of(new) / table.backhaul_bit_per_s.flatten()
 
 
-def _check_tensors(
-    scenario: Scenario,
-    cache: Tensor,
-    requests: Tensor,
-    positions: Tensor,
-    fading: Tensor,
-    allocation: Allocation,
-) -> None:
-    """Refuse wrong shapes and types, and numbers that are infinite or none."""
-    batch, users = requests.shape[0] if requests.dim() else 0, scenario.num_users
-    for name, value, shape in (
-        ("cache", cache, [batch, scenario.num_servers, scenario.num_services]),
-        ("requests", requests, [batch, users]),
-        ("positions", positions, [batch, users, 2]),
-        ("fading", fading, [batch, users]),
-        ("server", allocation.server, [batch, users]),
-        ("bandwidth_share", allocation.bandwidth_share, [batch, users]),
-        ("compute_share", allocation.compute_share, [batch, users]),
-    ):
-        if list(value.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {list(value.shape)}")
-        kind = {"cache": torch.bool, "requests": torch.long, "server": torch.long}.get(name)
-        if value.dtype != kind and not (kind is None and value.is_floating_point()):
-            raise ValueError(f"{name} must be of type {kind or 'float'}, got {value.dtype}")
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ValueError(
-                f"{name} must be finite, got {int((~torch.isfinite(value)).sum())} values that are not"
-            )
+def check_allocation(allocation: Allocation, shape: list[int], num_targets: int) -> None:
+    """Refuse what no physics can carry out.
+
+    Args:
+        allocation: what is decided.
+        shape: that each part must have.
+        num_targets: what there is to offload to.
+
+    Raises:
+        ValueError: a wrong shape or type, a target that is not there, or a share that is not finite or out of range.
+    """
+    _check_tensor("server", allocation.server, torch.long, shape)
+    for name in ("bandwidth_share", "compute_share"):
+        _check_tensor(name, getattr(allocation, name), None, shape)
+    _check_index("server", allocation.server, num_targets)
+    _check_range("bandwidth_share", allocation.bandwidth_share, 0.0, MAX_SHARE)
+    _check_range("compute_share", allocation.compute_share, 0.0, MAX_SHARE)
 
 
-def _check_values(
-    num_services: int, num_targets: int, requests: Tensor, fading: Tensor, allocation: Allocation
-) -> None:
-    """Refuse services and targets that are not there, and shares and fading out of range."""
-    for name, index, size in (
-        ("requests", requests, num_services),
-        ("server", allocation.server, num_targets),
-    ):
-        if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < size:
-            raise ValueError(
-                f"{name} must be from 0 to {size - 1}, got {int(index.min())} to {int(index.max())}"
-            )
-    for name, value, most in (
-        ("fading", fading, torch.inf),
-        ("bandwidth_share", allocation.bandwidth_share, MAX_SHARE),
-        ("compute_share", allocation.compute_share, MAX_SHARE),
-    ):
-        if value.numel() and float(value.min()) < 0:
-            raise ValueError(f"{name} must not be negative, got {float(value.min()):g}")
-        if value.numel() and float(value.max()) > most:
-            raise ValueError(f"{name} must be at most 1, got {float(value.max()):g}")
+def check_loads(laws: Rules, service: Service) -> None:
+    """Refuse shares whose sums on a server the physics does not allow.
+
+    Raises:
+        ValueError: they are so.
+    """
+    users = service.latency.shape[1]
+    laws.check_load("bandwidth_share", service.bandwidth_load, users)
+    laws.check_load("compute_share", service.compute_load, users)
+
+
+def _check_tensor(name: str, value: Tensor, dtype: torch.dtype | None, shape: list[int]) -> None:
+    """Refuse another shape or type; without a type it must be one of real numbers."""
+    if list(value.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {list(value.shape)}")
+    if value.dtype != dtype and not (dtype is None and value.is_floating_point()):
+        raise ValueError(f"{name} must be of type {dtype or 'float'}, got {value.dtype}")
+
+
+def _check_index(name: str, index: Tensor, size: int) -> None:
+    """Refuse services and targets that are not there."""
+    least, largest = extremes(index)
+    if least < 0 or largest >= size:
+        raise ValueError(f"{name} must be from 0 to {size - 1}, got {least} to {largest}")
+
+
+def _check_range(name: str, value: Tensor, low: float = -math.inf, high: float = math.inf) -> None:
+    """Refuse numbers that are not finite or out of range."""
+    least, largest = extremes(value)
+    if not (math.isfinite(least) and math.isfinite(largest)):
+        wrong = int((~torch.isfinite(value)).sum())
+        raise ValueError(f"{name} must be finite, got {wrong} values that are not")
+    if least < low:
+        raise ValueError(f"{name} must not be negative, got {least:g}")
+    if largest > high:
+        raise ValueError(f"{name} must be at most 1, got {largest:g}")

@@ -1,7 +1,7 @@
 """What an edge network remembers between slots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
+from hadrl_lightning.simulator.decisions import sum_per_server
 
 
 @dataclass
@@ -25,7 +26,8 @@ class NetworkState:
     hit_counts: Float[Tensor, "batch server service"]
     """Hits in this episode, [B, S, K]."""
     taken_bits: Float[Tensor, "batch server"]
-    """Input bits that each server took in the slot just served, 0 at the start of a frame, [B, S]."""
+    """Input bits that each server took in the slot just served, 0 at the start of a frame, [B, S]. As the request gain
+    and the cycles, always 0 where the physics shows none of them (`Rules.shows_taken`)."""
     taken_cycles: Float[Tensor, "batch server"]
     """CPU cycles that each server took in the slot just served, 0 at the start of a frame, [B, S]."""
     carried: dict[str, dict[str, Tensor]] = field(default_factory=dict)
@@ -76,8 +78,9 @@ def count_slot(
     server: Int[Tensor, "batch user"],
     hit: Bool[Tensor, "batch user"],
     all_on_servers: bool = True,
-) -> None:
-    """Add a served slot to the counts of the state, in place.
+    taken: bool = True,
+) -> NetworkState:
+    """The state with a served slot added to its counts.
 
     Args:
         table: the constants.
@@ -86,22 +89,30 @@ def count_slot(
         server: target of each user, [B, U].
         hit: whether it held the service, [B, U].
         all_on_servers: whether every target is a server; what is served elsewhere counts for no server.
+        taken: whether the request gain and what servers took are kept too.
     """
-    bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
-    if not all_on_servers:
-        on_server = server < state.cache.shape[1]
-        server = server.clamp(max=state.cache.shape[1] - 1)
-        hit, bits, cycles = hit & on_server, bits * on_server, cycles * on_server
-    services = state.request_counts.shape[1]
+    servers, services = state.cache.shape[1:]
+    on_server = None if all_on_servers else server < servers
+    if on_server is not None:
+        server, hit = server.clamp(max=servers - 1), hit & on_server
     ones = torch.ones_like(requests, dtype=state.request_counts.dtype)
-    asked = torch.zeros_like(state.request_counts).scatter_add_(1, requests, ones)
-    state.request_counts += asked
-    gain = (state.request_gain + asked) * (1e10 / table.storage_bits)
-    state.request_gain = falling_scale(gain)
-    hits = hit.to(ones.dtype)
-    state.hit_counts.flatten(1).scatter_add_(1, server * services + requests, hits)
-    state.taken_bits.zero_().scatter_add_(1, server, bits)
-    state.taken_cycles.zero_().scatter_add_(1, server, cycles)
+    counts = state.request_counts.scatter_add(1, requests, ones)
+    pair = torch.add(requests, server, alpha=services)
+    hits = state.hit_counts.flatten(1).scatter_add(1, pair, hit.view(torch.uint8).to(ones.dtype))
+    changed: dict[str, Any] = {"request_counts": counts, "hit_counts": hits.view_as(state.hit_counts)}
+    if not taken:
+        return replace(state, **changed)
+    bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
+    if on_server is not None:
+        bits, cycles = bits * on_server, cycles * on_server
+    gain = (state.request_gain + (counts - state.request_counts)) * (1e10 / table.storage_bits)
+    return replace(
+        state,
+        **changed,
+        request_gain=falling_scale(gain),
+        taken_bits=sum_per_server(bits, server, servers),
+        taken_cycles=sum_per_server(cycles, server, servers),
+    )
 
 
 def falling_scale(value: Float[Tensor, "batch entry"]) -> Float[Tensor, "batch entry"]:

@@ -65,6 +65,11 @@ class Unfolding:
         self.processes: dict[str, Process] = processes_of(world.scenario)
         self.memory: dict[str, Memory] = {}
         self._streams: dict[str, torch.Generator] = {}
+        self.slot: Slot
+        """What is the case in the networks simulated here.
+
+        What is drawn when a slot is served stays from the slot before until then.
+        """
         self.spawn()
 
     def spawn(self) -> None:
@@ -95,26 +100,21 @@ class Unfolding:
         """The coming slot as it will be when it is served, for references that know the future."""
         memory, generators = dict(self.memory), [self.generator, *self._streams.values()]
         states = [generator.get_state() for generator in generators]
+        now = self.slot
         self.serve()
-        slot, self.memory = self.slot, memory
+        slot, self.slot, self.memory = self.slot, now, memory
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
         return slot
-
-    @property
-    def slot(self) -> Slot:
-        """What is the case in the networks simulated here.
-
-        What is drawn when a slot is served stays from the slot before until then.
-        """
-        return self.slot_of(self.rows)
 
     def slot_of(self, rows: slice) -> Slot:
         """What is the case in some of all networks."""
         brought: dict[str, Tensor] = {}
         for name, memory in self.memory.items():
             entries = self.processes[name].brings
-            brought.update({entry: memory[entry][rows] for entry in entries if entry in memory})
+            brought.update({entry: memory[entry] for entry in entries if entry in memory})
+        if rows != slice(None):
+            brought = {entry: value[rows] for entry, value in brought.items()}
         usual = {entry: brought.pop(entry) for entry in USUAL if entry in brought}
         return Slot(**usual, more=brought)
 
@@ -130,6 +130,7 @@ class Unfolding:
                 self.memory[name] = process.advance(self.world, before, generator)
             if name in self.world.scenario.processes:
                 check_brought(name, process, self.memory[name], self.world)
+        self.slot = self.slot_of(self.rows)
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered, and the streams of further processes."""
@@ -159,5 +160,6 @@ class Unfolding:
             name: {entry: value.to(self.world.device, copy=True) for entry, value in one.items()}
             for name, one in saved.items()
         }
+        self.slot = self.slot_of(self.rows)
         for name, state in state_dict["streams"].items():
             restore_generator(self._streams[name], state)

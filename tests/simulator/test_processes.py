@@ -262,13 +262,15 @@ from hadrl_lightning.simulator.processes import Process
 @dataclass(frozen=True)
 class Broken(Process):
     gives: str
-    brings = ("requests", "down")
+    brings = ("requests", "fading", "down")
     fields = {"down": Field(axes=(SERVER,), text="server {} is down")}
 
     def initial(self, world, generator):
         users = 2 if self.gives == "few" else world.scenario.num_users
         asked = torch.full((world.num_envs, users), 99 if self.gives == "strange" else 0)
-        return {"requests": asked} | ({} if self.gives == "less" else {"down": torch.zeros(world.num_envs, 2)})
+        fading = torch.full((world.num_envs, users), {"dead": -1.0, "endless": float("inf")}.get(self.gives, 1.0))
+        usual = {"requests": asked, "fading": fading}
+        return usual | ({} if self.gives == "less" else {"down": torch.zeros(world.num_envs, 2)})
 
     def shown(self, table, slot, carried):
         down = slot.more["down"]
@@ -279,9 +281,11 @@ class Broken(Process):
 @pytest.mark.parametrize(
     ("gives", "told"),
     [
-        ("less", "must give down, which it brings, got requests"),
+        ("less", "must give down, which it brings, got requests, fading"),
         ("few", r"must give requests of shape \[3, 30\], got \[3, 2\]"),
         ("strange", r"must give requests of whole numbers from 0 to 9, got 99 to 99, torch\.int64"),
+        ("dead", "must give fading that is not negative, got -1"),
+        ("endless", "must give fading that is finite, got inf"),
         ("unseen", "must show down, got nothing"),
         ("narrow", r"must show down of shape \[3, 2\], got \[3, 1\]"),
         ("right", ""),

@@ -20,7 +20,12 @@ from hadrl_lightning.simulator import (
     serve,
     switching_cost,
 )
+from hadrl_lightning.simulator.constants import constants
 from hadrl_lightning.simulator.processes import fading as fading_module
+from hadrl_lightning.simulator.processes.requests import requested
+from hadrl_lightning.simulator.service import served_slot
+from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.simulator.state import NetworkState
 
 check = settings(deadline=None, derandomize=True, max_examples=60)
 NAN, INF = math.nan, math.inf
@@ -607,3 +612,56 @@ def test_a_state_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"cache must have shape \[2, 2, 10\], got \[3, 2, 10\]"):
         network.load_state_dict(EdgeNetwork(Scenario(), num_envs=3).state_dict())
     assert torch.equal(network.requests, before)
+
+
+# Nothing waits for a number ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_a_whole_slot_is_traced_from_action_to_next_state_and_no_number_is_waited_for(physics):
+    # `item`, `bool` of a tensor, or a branch by data ends the tracing with an error.
+    network = EdgeNetwork(Scenario(), physics, 4, generator=torch.Generator().manual_seed(0))
+    network.begin_frame(torch.rand(network.cache.shape) > 0.9)
+    processes, table = network.unfolding.processes, network.table
+
+    class Slots(torch.nn.Module):
+        def forward(self, action, state, requests, positions, fading):
+            allocation = network.rules.decode_offloading(network.scenario, action)
+            slot = Slot(requests, positions, fading)
+            view = network.rules.offloading_view(table, NetworkState.of(state), slot)
+            served = served_slot(network.rules, processes, table, NetworkState.of(state), slot, allocation)
+            return tuple(served.service), served.state.tensors(), view.bandwidth_hz
+
+    coming, action = network.unfolding.foreseen(), torch.rand(4, 90) * 2 - 1
+    given = (action, network.state.tensors(), coming.requests, coming.positions, coming.fading)
+    service, state, _ = torch.export.export(Slots(), given, strict=False).module()(*given)
+    served = network.step(decode_offloading(network.scenario, action, physics))
+    torch.testing.assert_close(service, tuple(served))
+    torch.testing.assert_close(state, network.state.tensors())
+
+
+def test_requests_are_found_by_parts_as_by_search_whatever_the_popularity():
+    draws = torch.rand(300, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws[0, :4] = torch.tensor([0.0, 0.25, 0.5, 1 - 2.0**-53], dtype=torch.float64)
+    for weights in (
+        [1.0] * 10,
+        [1, 0, 0, 1, 2, 0],
+        [0, 1, 0],
+        [1e-9, 1e-9, 1],
+        [1 / k for k in range(1, 88)],
+    ):
+        scenario = Scenario(num_services=len(weights), popularity=weights)
+        table = constants(scenario, torch.device("cpu"), torch.float32)
+        assert (table.popularity_split is None) == (weights[0] == 1e-9)  # no parts are small enough
+        searched = requested(table._replace(popularity_split=None), draws)
+        assert torch.equal(requested(table, draws), searched), weights
+        assert set(searched.flatten().tolist()) <= {k for k, weight in enumerate(weights) if weight}
+
+
+def test_strict_physics_keeps_no_counts_that_none_of_its_views_shows():
+    network = EdgeNetwork(Scenario(), "strict", 2)
+    network.begin_frame(torch.zeros_like(network.cache))
+    network.step(equal_shares(network.scenario, network.requests % 2, network.dtype))
+    assert network.state.request_counts.sum() == 60
+    assert not network.state.request_gain.any()
+    assert not network.state.taken_bits.any()

@@ -20,6 +20,7 @@ class Strict(Rules):
     """Feasible decisions: caches that fit, shares that sum to 1 on every server that has users."""
 
     shows_capacity = True
+    shows_taken = False
 
     def homes(self, table: Constants) -> Int[Tensor, "... user"]:
         """The server of the user's cell, or the nearest one."""
@@ -31,7 +32,8 @@ class Strict(Rules):
         They are weights w = floor + (1 - floor)(a + 1)/2 over their sum on the server; the floor is `share_floor`.
         """
         target, bandwidth, compute = action.chunk(3, dim=1)  # of no users too
-        server = ((target + 1) * (scenario.num_servers / 2)).long().clamp(max=scenario.num_servers - 1)
+        bins = scenario.num_servers
+        server = (target + 1).mul_(bins / 2).long().clamp_(max=bins - 1)
         return Allocation(server, _share(scenario, bandwidth, server), _share(scenario, compute, server))
 
     def decode_caching(
@@ -116,7 +118,7 @@ class Strict(Rules):
 def _share(
     scenario: Scenario, action: Float[Tensor, "batch user"], server: Int[Tensor, "batch user"]
 ) -> Float[Tensor, "batch user"]:
-    weight = scenario.share_floor + (1 - scenario.share_floor) * (action + 1) / 2
+    weight = (action + 1).mul_((1 - scenario.share_floor) / 2).add_(scenario.share_floor)
     return weight / sum_per_server(weight, server, scenario.num_servers).gather(1, server)
 
 

@@ -18,8 +18,9 @@ class CellPositions(Process):
         """The first positions."""
         radius = world.scenario.cell_radius_m
         shape = (world.num_envs, world.scenario.num_users, 2)
-        offset = torch.randint(-radius, radius, shape, generator=generator).to(world.device)
-        return {"positions": points_of_each(world.table.servers_m, world.table.cells) + offset}
+        offset = torch.randint(-radius, radius, shape, generator=generator, dtype=torch.int32)
+        centre = points_of_each(world.table.servers_m, world.table.cells)
+        return {"positions": offset.to(world.device, world.dtype).add_(centre)}
 
     def advance(self, world: World, memory: Memory, generator: torch.Generator) -> Memory:
         """The next positions, whatever the last ones were."""

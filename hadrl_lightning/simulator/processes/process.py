@@ -1,5 +1,6 @@
 """What changes by itself in a network: the one protocol of requests, positions, fading, and of what users add."""
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants
-from hadrl_lightning.simulator.decisions import Allocation
+from hadrl_lightning.simulator.decisions import Allocation, extremes
 from hadrl_lightning.simulator.fields import Field
 from hadrl_lightning.simulator.slot import Service, Slot
 
@@ -87,7 +88,7 @@ def check_brought(name: str, process: Process, memory: Memory, world: World) -> 
     """Refuse what a process has drawn if it is not what it `brings`.
 
     Raises:
-        HadrlError: an entry is missing, has another shape, or asks for a service that is not there.
+        HadrlError: an entry is missing, has another shape, is not finite, or asks for a service that is not there.
     """
     users = (world.num_envs, world.scenario.num_users)
     shapes = {"requests": users, "positions": (*users, 2), "fading": users}
@@ -100,6 +101,8 @@ def check_brought(name: str, process: Process, memory: Memory, world: World) -> 
         if found != shapes.get(entry, (world.num_envs, *found[1:])):
             expected = ", ".join(map(str, shapes.get(entry, (world.num_envs, "…"))))
             raise HadrlError(f"processes.{name} must give {entry} of shape [{expected}], got {list(found)}")
+        if entry in ("positions", "fading"):
+            _check_drawn(name, entry, *extremes(memory[entry]))
     if "requests" in process.brings:
         asked, last = memory["requests"], world.scenario.num_services - 1
         if asked.is_floating_point() or bool(((asked < 0) | (asked > last)).any()):
@@ -111,6 +114,15 @@ def check_brought(name: str, process: Process, memory: Memory, world: World) -> 
             raise HadrlError(
                 f"processes.{name} must give requests of whole numbers from 0 to {last}, got {ends}"
             )
+
+
+def _check_drawn(name: str, entry: str, least: float, largest: float) -> None:
+    """Refuse positions and fading by their least and largest number."""
+    wrong = [value for value in (least, largest) if not math.isfinite(value)]
+    if wrong:
+        raise HadrlError(f"processes.{name} must give {entry} that is finite, got {wrong[0]:g}")
+    if entry == "fading" and least < 0:
+        raise HadrlError(f"processes.{name} must give fading that is not negative, got {least:g}")
 
 
 def check_shown(name: str, process: Process, shown: Memory, scenario: Scenario, batch: int) -> None:
