@@ -1,8 +1,10 @@
 """Policies to compare with, the best known decision and the bounds that bracket it."""
 
 from hadrl_lightning.baselines.best_known import (
+    Bracket,
     best_known,
     best_known_allocation,
+    best_known_and_bound,
     best_known_policy,
     best_targets,
     coming_fading,
@@ -42,6 +44,7 @@ __all__ = [
     "CACHING_POLICIES",
     "OFFLOADING_POLICIES",
     "BestCaches",
+    "Bracket",
     "Coverage",
     "GeneticSearch",
     "GeneticSettings",
@@ -52,6 +55,7 @@ __all__ = [
     "best_caches",
     "best_known",
     "best_known_allocation",
+    "best_known_and_bound",
     "best_known_policy",
     "best_targets",
     "coming_fading",

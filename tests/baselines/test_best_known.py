@@ -14,6 +14,7 @@ from hadrl_lightning.baselines import (
     best_caches,
     best_known,
     best_known_allocation,
+    best_known_and_bound,
     best_known_policy,
     best_targets,
     caches,
@@ -30,6 +31,7 @@ from hadrl_lightning.baselines import (
     relaxed_assignment,
     square_root_shares,
 )
+from hadrl_lightning.baselines.best_known import greedy_targets, local_search
 from hadrl_lightning.baselines.cache_slots import DrawnSlots
 from hadrl_lightning.baselines.problem import OffloadingProblem, summed_latency
 from hadrl_lightning.scenario import GIB, KIB, Scenario
@@ -289,6 +291,51 @@ def test_exchanges_weighed_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch
     module = importlib.import_module("hadrl_lightning.baselines.best_known")  # a function has its name too
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", 5 * 40**2)
     assert torch.equal(best_targets(problem), whole)
+
+
+def test_many_users_change_places_in_a_step_and_every_step_saves_what_its_changes_save() -> None:
+    # One change a step takes 175 steps here.
+    problem = offloading_problem(
+        *draw_slots(Scenario(num_servers=50, num_users=320, cache_bytes=20 * GIB), 1)
+    )
+    target, steps = greedy_targets(problem), 0
+    latency = summed_latency(problem, target)
+    while not torch.equal(after := local_search(problem, target, max_steps=1), target):
+        target, before, latency = after, latency, summed_latency(problem, after)
+        assert (latency < before).all()
+        steps += 1
+    assert steps < 80
+    assert (latency <= relaxed_assignment(problem).bound * 1.001).all()
+
+
+def test_what_ends_a_search_is_that_no_move_and_no_swap_saves_anything() -> None:
+    scenario = Scenario(num_servers=4, num_users=9, cache_bytes=20 * GIB)
+    problem = offloading_problem(*draw_slots(scenario, 6))
+    target = best_targets(problem)
+    least = summed_latency(problem, target) * (1 - 1e-8)
+    for user in range(9):
+        for server in range(4):
+            moved = target.clone()
+            moved[:, user] = server
+            assert (summed_latency(problem, moved) >= least).all()
+        for other in range(user):
+            swapped = target.clone()
+            swapped[:, [user, other]] = target[:, [other, user]]
+            assert (summed_latency(problem, swapped) >= least).all()
+
+
+def test_one_call_gives_the_best_known_decision_of_a_city_its_cost_and_a_bound() -> None:
+    city = Scenario(num_servers=50, num_users=320)
+    _, cache, requests, positions, _ = slots = draw_slots(city, batch=1)
+    found = best_known_and_bound(*slots)
+    latency = serve(*slots, found.allocation).latency.sum(dim=1)
+    torch.testing.assert_close(found.latency_s, latency)
+    torch.testing.assert_close(found.bound_s, lower_bound(*slots))
+    assert 0 <= found.gap.item() < 2e-3
+    for parts, whole in zip(found.allocation, best_known_allocation(*slots), strict=True):
+        assert torch.equal(parts, whole)
+    nobody = best_known_and_bound(replace(city, num_users=0), cache, requests[:, :0], positions[:, :0])
+    assert nobody.gap.tolist() == nobody.latency_s.tolist() == [0]
 
 
 # Caches ------------------------------------------------------------------------------------------------------------
