@@ -20,7 +20,7 @@ from hadrl_lightning.nn.normaliser import RunningNormaliser
 from hadrl_lightning.nn.set_encoder import SetChange, SharedResources, compressed
 from hadrl_lightning.nn.tokens import Numbers, TokenFields
 from hadrl_lightning.planning.free_energy import Form
-from hadrl_lightning.planning.model import Prediction
+from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Prediction
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import OffloadingView, Seen, View, offloading_view_of, rules
 from hadrl_lightning.typed import typed
@@ -416,7 +416,10 @@ class SetWorldModel(TransitionModel):
         return isinstance(self.resources, SharedResources) and not self.resources.num_common
 
     def pair_demands(
-        self, view: Seen, members: Int[Tensor, " m"] | None = None
+        self,
+        view: Seen,
+        members: Int[Tensor, " m"] | None = None,
+        pairs_at_once: int = PAIRS_AT_ONCE,
     ) -> Float[Tensor, "m networks resource_and_base user server"]:
         """Demand of every user at every server on each resource, and last what it waits for alone.
 
@@ -424,10 +427,9 @@ class SetWorldModel(TransitionModel):
         """
         assert isinstance(self.resources, SharedResources)
         seen = self.fields.read(view)
-        tokens = self._tokens(seen)
-        described = self.resources.describe(tokens.flatten(0, 2)[None], members)
-        demands = self.resources.demands(described)
-        return demands.unflatten(1, tokens.shape[:3]).permute(0, 1, 4, 2, 3)
+        user = self.user_normaliser.normalise(compressed(seen.user))
+        holds = self.fields.holds(seen) - 0.5
+        return self.resources.pair_demands(user, self._normal_server(seen), holds, members, pairs_at_once)
 
     def at_targets(
         self, view: Seen, target: Int[Tensor, "networks user"], members: Int[Tensor, " m"] | None = None
@@ -483,12 +485,13 @@ class UsersAtTargets:
         demand = resources.demands(described)[..., :-1].unflatten(1, target.shape)
         self.demand: Float[Tensor, "m networks resource user"] = demand.permute(0, 1, 3, 2)
 
-    def weights(
-        self, share: Float[Tensor, "networks user point 2"]
-    ) -> Float[Tensor, "m networks resource user point"]:
-        """Each user's weight on every resource at some points of its two share actions."""
-        weights = self._resources.weights(self._described, share.flatten(0, 1), self._members)
-        return weights.unflatten(1, self._target.shape).permute(0, 1, 4, 2, 3)
+    def slopes(
+        self, share: Float[Tensor, "networks user 2"]
+    ) -> tuple[Float[Tensor, "m networks resource user"], Float[Tensor, "m networks resource 2 user"]]:
+        """Each user's weight on every resource, and the slopes of its logarithm along its two share actions."""
+        found = self._resources.weight_slopes(self._described, share.flatten(0, 1), self._members)
+        weight, slope = (value.unflatten(-1, self._target.shape) for value in found)
+        return weight.transpose(1, 2), slope.movedim(3, 1)
 
     def predict(self, share: Float[Tensor, "networks user 2"]) -> Prediction:
         """What is expected of the slot, rows are networks."""

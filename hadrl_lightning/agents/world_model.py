@@ -84,6 +84,7 @@ class RolloutState(NamedTuple):
     """Where the rows of a plan are. At the start all candidates of a network share its observation, as do members."""
 
     observation: Float[Tensor, "members_or_1 rows_or_networks observation"]
+    """Normalised."""
     num_candidates: int
     """Rows that share one observation in turn: candidates per network at the start, 1 later."""
 
@@ -248,7 +249,7 @@ class WorldModel(TransitionModel):
         self, view: Seen, num_candidates: int, members: Int[Tensor, " m"] | None = None
     ) -> RolloutState:
         """The state of `num_candidates` rows for every network, network-major."""
-        return RolloutState(to_vector(view)[None], num_candidates)
+        return RolloutState(self.observation_normaliser.normalise(to_vector(view))[None], num_candidates)
 
     def step(
         self,
@@ -259,18 +260,19 @@ class WorldModel(TransitionModel):
         """What the members (None: all) predict of the actions in the state, and where each gets to."""
         num_members = self.num_members if members is None else len(members)
         before = state.observation
-        normal_before = self.observation_normaliser.normalise(before)
         normal_action = self.action_normaliser.normalise(action)[None]
-        mean, log_var = self.dynamics(normal_before, normal_action, members)
+        mean, log_var = self.dynamics(before, normal_action, members)
         if state.num_candidates > 1:
-            before, normal_before = (
-                value.repeat_interleave(state.num_candidates, dim=1) for value in (before, normal_before)
-            )
-        reward_mean, reward_log_var = self.predict_reward(normal_before, normal_action)
+            before = before.repeat_interleave(state.num_candidates, dim=1)
+        reward_mean, reward_log_var = self.predict_reward(before, normal_action)
         prediction = Prediction(
             mean, log_var, reward_mean.expand(num_members, -1), reward_log_var.expand(num_members, -1)
         )
-        return prediction, RolloutState(before + self.change_normaliser.denormalise(mean), 1)
+        change, scale = self.change_normaliser, self.observation_normaliser.scale
+        after = torch.addcmul(before, mean, (change.scale / scale).to(before)) + (change.centre / scale).to(
+            before
+        )
+        return prediction, RolloutState(after, 1)
 
     def predict_reward(
         self,
@@ -278,7 +280,7 @@ class WorldModel(TransitionModel):
         action: Float[Tensor, "1 rows action"],
     ) -> tuple[Float[Tensor, "members_or_1 rows"], Float[Tensor, "members_or_1 rows"]]:
         """Mean and log-variance of the reward, in its own units, from normalised observations and actions."""
-        mean, log_var = self.reward(observation, action.expand(len(observation), -1, -1))
+        mean, log_var = self.reward(observation, action)
         if not self.settings.normalise_reward:
             return mean, log_var
         scale = self.reward_normaliser

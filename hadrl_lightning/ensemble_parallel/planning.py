@@ -21,7 +21,7 @@ from hadrl_lightning.distributed.members import members_held
 from hadrl_lightning.distributed.shares import Share
 from hadrl_lightning.planning.cem import CEMPlanner
 from hadrl_lightning.planning.free_energy import FreeEnergy
-from hadrl_lightning.planning.model import PlanningModel, Prediction
+from hadrl_lightning.planning.model import PAIRS_AT_ONCE, PlanningModel, Prediction
 from hadrl_lightning.planning.plan import Plan
 from hadrl_lightning.planning.proposal import AnyProposal, CategoricalProposal
 from hadrl_lightning.planning.sums import AtTargets, SharingModel
@@ -79,12 +79,13 @@ class DistributedEnsemble:
         return isinstance(self.model, SharingModel) and self.model.knows_sharing
 
     def pair_demands(
-        self, view: Seen, members: Int[Tensor, " m"] | None
+        self, view: Seen, members: Int[Tensor, " m"] | None, pairs_at_once: int = PAIRS_AT_ONCE
     ) -> Float[Tensor, "m networks resource_and_base user server"]:
         """Demands of this rank's networks by the members of all ranks."""
         assert isinstance(self.model, SharingModel)
         wanted = self._wanted(members)
-        return _of_every_member(self.model.pair_demands(_of_every_rank(view), wanted.local), wanted)
+        own = self.model.pair_demands(_of_every_rank(view), wanted.local, pairs_at_once)
+        return _of_every_member(own, wanted)
 
     def at_targets(
         self, view: Seen, target: Int[Tensor, "networks user"], members: Int[Tensor, " m"] | None
@@ -114,11 +115,12 @@ class _AtTargets:
         self._own, self._wanted = own, wanted
         self.demand = _of_every_member(own.demand, wanted)
 
-    def weights(
-        self, share: Float[Tensor, "networks user point 2"]
-    ) -> Float[Tensor, "m networks resource user point"]:
-        """Each user's weight on every resource at some points of its two share actions."""
-        return _of_every_member(self._own.weights(actions_of_every_rank(share)), self._wanted)
+    def slopes(
+        self, share: Float[Tensor, "networks user 2"]
+    ) -> tuple[Float[Tensor, "m networks resource user"], Float[Tensor, "m networks resource 2 user"]]:
+        """Each user's weight on every resource, and the slopes of its logarithm along its two share actions."""
+        weight, slope = self._own.slopes(actions_of_every_rank(share))
+        return _of_every_member(weight, self._wanted), _of_every_member(slope, self._wanted)
 
     def predict(self, share: Float[Tensor, "networks user 2"]) -> Prediction:
         """What is expected of the slot, rows are this rank's networks."""

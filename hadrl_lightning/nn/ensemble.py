@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import relu, silu
+from torch.nn.functional import linear, relu, silu
 from torch.nn.utils import skip_init
 
 from hadrl_lightning.distributed.members import MemberWise
@@ -133,16 +133,16 @@ class DynamicsEnsemble(nn.Module):
             members: the m members to evaluate; None: all.
         """
         weight, bias = self.first.select(members)
-        by_observation = torch.baddbmm(
-            bias, observation.expand(len(weight), -1, -1), weight[:, : self.observation_size]
-        )
-        by_action = torch.bmm(action.expand(len(weight), -1, -1), weight[:, self.observation_size :])
+        of_observation, of_action = weight.split([self.observation_size, action.shape[-1]], dim=1)
+        value = torch.baddbmm(bias, observation.expand(len(weight), -1, -1), of_observation)
         rows_each = action.shape[1] // max(observation.shape[1], 1)
-        if rows_each > 1:
-            by_observation = by_observation.repeat_interleave(rows_each, dim=1)
-        value = silu(by_observation + by_action)
+        if rows_each > 1 and observation.shape[1] > 1:
+            value = value.repeat_interleave(rows_each, dim=1)
+        value = torch.baddbmm(value, action.expand(len(weight), -1, -1), of_action)
+        in_place = not torch.is_grad_enabled()
+        value = silu(value, inplace=in_place)
         for layer in self.hidden:
-            value = silu(layer(value, members))
+            value = silu(layer(value, members), inplace=in_place)
         mean, raw_log_var = self.head(value, members).chunk(2, dim=-1)
         return mean.to(torch.promote_types(mean.dtype, torch.float32)), bounded(
             raw_log_var, *self.log_var_range
@@ -151,6 +151,8 @@ class DynamicsEnsemble(nn.Module):
 
 class RewardModel(nn.Module):
     """[observation, action] → hidden ×2, ReLU → mean and log-variance of the reward.
+
+    The first layer keeps the products of its two inputs apart, so that an action that members share is multiplied once.
 
     Args:
         observation_size: numbers in an observation.
@@ -187,12 +189,15 @@ class RewardModel(nn.Module):
                 parameter.copy_(drawn.uniform_(-limit, limit, generator=generator))
 
     def forward(
-        self, observation: Float[Tensor, "*rows observation"], action: Float[Tensor, "*rows action"]
+        self, observation: Float[Tensor, "*rows observation"], action: Float[Tensor, "*#rows action"]
     ) -> tuple[Float[Tensor, "*rows"], Float[Tensor, "*rows"]]:
         """Mean and log-variance of the reward of each row."""
-        value = torch.cat((observation, action), dim=-1)
-        for layer in self.layers[:-1]:
-            value = relu(layer(value))
+        first, *hidden, _ = (cast(nn.Linear, layer) for layer in self.layers)
+        of_observation, of_action = first.weight.split([observation.shape[-1], action.shape[-1]], dim=1)
+        value = linear(observation, of_observation, first.bias) + linear(action, of_action)
+        value = relu(value, inplace=True)
+        for layer in hidden:
+            value = relu(layer(value), inplace=True)
         mean, raw_log_var = self.layers[-1](value).unbind(dim=-1)
         return mean.to(torch.promote_types(mean.dtype, torch.float32)), bounded(
             raw_log_var, *self.log_var_range

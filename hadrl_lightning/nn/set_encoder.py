@@ -6,6 +6,8 @@ of sharing is built in, and has the form of the physics that is to be learnt. De
 constant and no unit of the network is known here, nor which of its numbers matters for what.
 """
 
+from typing import cast
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -100,7 +102,7 @@ class SharedResources(nn.Module):
         for layer in self.token:
             value = silu(layer(value, members))
         demand, variance = self.demand(value, members).chunk(2, dim=-1)
-        demand = LOG_DEMAND_BOUND * torch.tanh(demand / LOG_DEMAND_BOUND)
+        demand = _bounded(demand, LOG_DEMAND_BOUND)
         parts = (demand.exp(), bounded(variance, *LOG_VAR_RANGE).exp(), self.weight_token(token, members))
         return torch.cat(parts, dim=-1)
 
@@ -110,21 +112,71 @@ class SharedResources(nn.Module):
         """Demand on every resource, and last what is waited for alone."""
         return description[..., : self.num_resources + self.num_common + 1]
 
-    def weights(
+    def pair_demands(
+        self,
+        user: Float[Tensor, "rows user of_user"],
+        server: Float[Tensor, "rows server of_server"],
+        holds: Float[Tensor, "rows user server"],
+        members: Members = None,
+        pairs_at_once: int = 8192,
+    ) -> Float[Tensor, "m rows resource_and_base user server"]:
+        """Demand of every user at every server on each resource, and last what is waited for alone.
+
+        The same as `demands` of the descriptions of all pairs, which are never all in memory: what users, servers and
+        the cache add to the first layer is reckoned apart.
+
+        Args:
+            user: numbers of every user, the first of a token.
+            server: numbers of every server, the next of a token.
+            holds: last number of the token of each pair.
+            members: the m members to evaluate; None: all.
+            pairs_at_once: pairs of a user and a server, of all rows, in one product; a user's of every row at least.
+        """
+        first, second = cast(EnsembleLinear, self.token[0]), cast(EnsembleLinear, self.token[1])
+        weight, bias = first.select(members)
+        of_user, of_server, of_holding = weight.split([user.shape[-1], server.shape[-1], 1], dim=1)
+        rows, num_users, num_servers = holds.shape
+        parts = self.num_resources + self.num_common + 1
+        head, head_bias = (value[..., :parts].transpose(1, 2) for value in self.demand.select(members))
+        by_user = torch.baddbmm(bias, user.flatten(0, 1).expand(len(weight), -1, -1), of_user)
+        by_user = by_user.view(len(weight), rows, num_users, 1, -1)
+        by_server = server.flatten(0, 1).expand(len(weight), -1, -1) @ of_server
+        by_server = by_server.view(len(weight), rows, 1, num_servers, -1)
+        of_holding = of_holding[:, :, None, None]
+        found = user.new_empty(len(weight), rows, parts, num_users, num_servers)
+        size = max(1, pairs_at_once // max(1, rows * num_servers))
+        for start in range(0, num_users, size):
+            some = slice(start, start + size)
+            value = by_user[:, :, some] + by_server
+            value = silu(value.addcmul_(holds[:, some, :, None], of_holding), inplace=True)
+            value = silu(second(value.flatten(1, 3), members), inplace=True)
+            demand = torch.baddbmm(head_bias, head, value.transpose(1, 2))
+            demand = _bounded(demand, LOG_DEMAND_BOUND).exp_()
+            shape = (len(weight), parts, rows, -1, num_servers)
+            found[:, :, :, some] = demand.view(shape).transpose(1, 2)
+        return found
+
+    def weight_slopes(
         self,
         description: Float[Tensor, "m tokens description"],
-        share: Float[Tensor, "tokens point 2"],
+        share: Float[Tensor, "tokens 2"],
         members: Members = None,
-    ) -> Float[Tensor, "m tokens point resource"]:
-        """The weights of each user at some points of its two share actions."""
-        num_members, num_tokens, _ = description.shape
-        matrix, bias = self.weight_action.select(members)
-        first = description[..., -self.weight_size :].unsqueeze(-2) + bias.unsqueeze(-2)
-        asked = share.flatten(0, 1).expand(num_members, -1, -1) @ matrix
-        value = silu(first + asked.view(num_members, num_tokens, -1, self.weight_size))
-        matrix, bias = self.weight.select(members)
-        log_weight = torch.baddbmm(bias, value.flatten(1, 2), matrix)
-        return _bounded_weight(log_weight).view(num_members, num_tokens, share.shape[1], -1)
+    ) -> tuple[Float[Tensor, "m resource tokens"], Float[Tensor, "m resource 2 tokens"]]:
+        """The weight of each user on every resource, and the slopes of its logarithm along its two share actions."""
+        by_action, bias = self.weight_action.select(members)
+        matrix, out_bias = (value.transpose(1, 2) for value in self.weight.select(members))
+        num_members, num_resources = matrix.shape[:2]
+        by_action = by_action.transpose(1, 2)
+        first = description[..., -self.weight_size :].transpose(1, 2) + bias.transpose(1, 2)
+        value = torch.baddbmm(first, by_action, share.T.expand(num_members, -1, -1))
+        part = value.sigmoid()
+        value = value.mul_(part)
+        slope = part.addcmul_(value, 1 - part)  # of x·sigmoid(x)
+        squashed = torch.baddbmm(out_bias, matrix, value).div_(LOG_WEIGHT_BOUND).tanh_()
+        through = (matrix[:, :, None] * by_action.transpose(1, 2)[:, None]).flatten(1, 2)
+        slopes = (through @ slope).view(num_members, num_resources, 2, -1)
+        slopes.mul_(1 - squashed.square()[:, :, None])
+        return squashed.mul_(LOG_WEIGHT_BOUND).exp_(), slopes
 
     def combine(
         self,
@@ -150,7 +202,7 @@ class SharedResources(nn.Module):
         value = silu(torch.baddbmm(first, share.expand(num_members, -1, -1), weight_action).add_(bias))
         matrix, bias = self.weight.select(members)
         log_weight = torch.baddbmm(bias.transpose(1, 2), matrix.transpose(1, 2), value.transpose(1, 2))
-        weight = _bounded_weight(log_weight)
+        weight = _bounded(log_weight, LOG_WEIGHT_BOUND).exp()
         total = demand[..., parts - 1]
         squares = total.square() * variance[..., parts - 1]
         for r in range(parts - 1):
@@ -163,8 +215,8 @@ class SharedResources(nn.Module):
         return total.log().view(shape), (squares.log() - 2 * total.log()).view(shape)
 
 
-def _bounded_weight(log_weight: Tensor) -> Tensor:
-    return (LOG_WEIGHT_BOUND * torch.tanh(log_weight / LOG_WEIGHT_BOUND)).exp()
+def _bounded(value: Tensor, bound: float) -> Tensor:
+    return bound * torch.tanh(value / bound)
 
 
 def pool_per_server(

@@ -23,10 +23,6 @@ from hadrl_lightning.planning.starts import preferred_targets, random_targets, u
 from hadrl_lightning.planning.sums import SharingModel, plan_by_sums
 from hadrl_lightning.simulator import Seen
 
-PAIRS_AT_ONCE = 65_536
-"""Pairs of a user and a server, of all networks, that are planned for at once by what a model knows of sharing; one
-network at least."""
-
 
 class PlanFunction(Protocol):
     """How a planner plans, by itself or with others: see `plan_alone`."""
@@ -141,7 +137,7 @@ class CEMPlanner:
             self._skip(proposal, after, round_)
             proposal = plan.proposal
             num_nonfinite += plan.num_nonfinite
-        if self.settings.refinement.active:
+        if self.settings.refines:
             members = self._draw_members(model, generator, view.device)
             plan = self._refine(model, view, plan, form, members, usual)
         return plan._replace(num_nonfinite=num_nonfinite)
@@ -179,10 +175,10 @@ class CEMPlanner:
         """The plan from what the model has learnt of sharing; nothing is drawn."""
         number = self.settings.members_used(model.num_members)
         members = None if number == model.num_members else torch.arange(number, device=view.device)
-        size = max(1, PAIRS_AT_ONCE // (self.num_users * self.num_targets))
+        size = max(1, self.settings.max_rows // (self.num_users * self.num_targets))
         actions, terms = [], []
         for part in view.split(size):
-            found = plan_by_sums(model, part, members, self.settings.start_margin)
+            found = plan_by_sums(model, part, members, self.settings.start_margin, self.settings.max_rows)
             target = bin_centre(found.target, self.num_targets).to(found.share)
             actions.append(torch.cat((target, *found.share.unbind(dim=-1)), dim=-1))
             terms.append(expected_free_energy([found.prediction], form, NO_DRAWS))

@@ -6,6 +6,7 @@ agree, and ln(members), where their predictions don't overlap.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -74,8 +75,12 @@ def information_bounds(
 ) -> InformationBounds:
     """Pairwise bounds of Kolchinsky and Tracey (2017, Entropy 19, 361): −mean_i ln mean_j exp(−D(i, j)).
 
-    D is the Bhattacharyya distance (Chernoff's with α = ½) for the lower bound, KL divergence for the upper.
+    D is the Bhattacharyya distance (Chernoff's with α = ½) for the lower bound, KL divergence for the upper. Both are
+    the same in whatever unit a dimension is measured: here in the members' mean standard deviation.
     """
+    unit = log_var.mean(dim=0)
+    log_var = log_var - unit
+    mean = (mean - mean.mean(dim=0)) * (-0.5 * unit).exp()
     return InformationBounds(
         _pairwise_gain(_bhattacharyya(mean, log_var)), _pairwise_gain(_kullback_leibler(mean, log_var))
     )
@@ -96,32 +101,56 @@ def _bhattacharyya(
     mean: Float[Tensor, "member rows dim"], log_var: Float[Tensor, "member rows dim"]
 ) -> Float[Tensor, "member member rows"]:
     """Σ ¼ Δ²/(σ_i² + σ_j²) + ½ ln((σ_i² + σ_j²)/(2 σ_i σ_j)) over dimensions, one member against the rest at a time."""
-    num_members, num_rows, _ = mean.shape
-    var = log_var.exp()
-    distance = mean.new_zeros(num_members, num_members, num_rows)
-    for i in range(num_members - 1):
-        both = var[i] + var[i + 1 :]
-        apart = (mean[i] - mean[i + 1 :]).square().div_(both).mul_(0.5)
-        apart.add_((both * 0.5).log_()).sub_((log_var[i] + log_var[i + 1 :]).mul_(0.5))
-        distance[i, i + 1 :] = distance[i + 1 :, i] = 0.5 * apart.sum(dim=-1)
-    return distance.clamp_(min=0)
+    half_var, log_std = 0.5 * log_var.exp(), 0.5 * log_var.sum(dim=-1)
+
+    def to_others(i: int) -> Tensor:
+        both = half_var[i] + half_var[i + 1 :]
+        apart = (mean[i] - mean[i + 1 :]).square().div_(both).sum(dim=-1)
+        return 0.125 * apart + 0.5 * (_sum_of_logs(both) - log_std[i] - log_std[i + 1 :])
+
+    return _of_pairs(mean, to_others).clamp(min=0)
+
+
+def _sum_of_logs(value: Float[Tensor, "*rows dim"]) -> Float[Tensor, "*rows"]:
+    """Over the dimensions, of numbers about 1: those of four of their products, as logarithms take long."""
+    for _ in range(2):
+        half = value.shape[-1] // 2
+        rest = value[..., 2 * half :]
+        value = value[..., :half] * value[..., half : 2 * half]
+        value = torch.cat((value, rest), dim=-1) if rest.shape[-1] else value
+    return value.log().sum(dim=-1)
+
+
+def _of_pairs(
+    mean: Float[Tensor, "member rows dim"], to_others: Callable[[int], Tensor]
+) -> Float[Tensor, "member member rows"]:
+    """A distance between members, 0 from each to itself, from what is asked once for every pair: of i to i + 1, …"""
+    distance = mean.new_zeros(len(mean), *mean.shape[:2])
+    for i in range(len(mean) - 1):
+        distance[i, i + 1 :] = distance[i + 1 :, i] = to_others(i)
+    return distance
 
 
 def _kullback_leibler(
     mean: Float[Tensor, "member rows dim"], log_var: Float[Tensor, "member rows dim"]
 ) -> Float[Tensor, "member member rows"]:
     """KL(i ‖ j) = ½ Σ [(σ_i² + Δ²)/σ_j² − 1 + ln σ_j² − ln σ_i²], as products over the dimensions."""
-    centred = mean - mean.mean(dim=0)  # only differences matter; small numbers keep their digits
-    mean = centred.transpose(0, 1)
-    log_var = log_var.transpose(0, 1)
-    precision = (-log_var).exp()
+    var, square = log_var.exp(), mean.square()
+    precision = 1 / var
     with torch.autocast(mean.device.type, enabled=False):
-        product = torch.bmm(log_var.exp() + mean.square(), precision.transpose(1, 2))
-        product = torch.baddbmm(product, mean, (mean * precision).transpose(1, 2), alpha=-2)
-    by_second = (mean.square() * precision + log_var - 1).sum(dim=-1)
-    distance = 0.5 * (product + by_second[:, None, :] - log_var.sum(dim=-1)[:, :, None])
-    diagonal = torch.eye(distance.shape[1], dtype=torch.bool, device=distance.device)
-    return distance.clamp(min=0).masked_fill(diagonal, 0).permute(1, 2, 0)
+        product = _over_dims(var + square, precision) - 2 * _over_dims(mean, mean * precision)
+    log_det = log_var.sum(dim=-1)
+    by_second = (square * precision).sum(dim=-1) + log_det - mean.shape[-1]
+    distance = 0.5 * (product + by_second - log_det[:, None])
+    diagonal = torch.eye(len(mean), dtype=torch.bool, device=mean.device)[..., None]
+    return distance.clamp(min=0).masked_fill(diagonal, 0)
+
+
+def _over_dims(
+    first: Float[Tensor, "member rows dim"], second: Float[Tensor, "member rows dim"]
+) -> Float[Tensor, "member member rows"]:
+    """Products of each member's numbers with each other's, summed over the dimensions."""
+    return torch.bmm(first.transpose(0, 1), second.permute(1, 2, 0)).permute(1, 2, 0)
 
 
 def _nearest_neighbour_gain(
@@ -133,15 +162,25 @@ def _nearest_neighbour_gain(
     if num_members <= NEIGHBOUR:
         raise ValueError(f"members must be at least {NEIGHBOUR + 1} for nearest_neighbour, got {num_members}")
     noise = torch.randn((num_members, 1, num_dims), generator=generator, device=generator.device).to(mean)
-    sample = (mean + noise * (0.5 * log_var).exp()).transpose(0, 1)
-    difference = torch.cdist(sample, sample, compute_mode="donot_use_mm_for_euclid_dist")
-    distance = (
-        difference.sort(dim=-1).values[..., NEIGHBOUR].clamp(min=MIN_DISTANCE)
-    )  # 0 is the sample itself
+    sample = torch.addcmul(mean, noise, (0.5 * log_var).exp())
+    apart = _of_pairs(sample, lambda i: torch.linalg.vector_norm(sample[i] - sample[i + 1 :], dim=-1))
+    distance = _second_least(apart).clamp(min=MIN_DISTANCE)
     log_volume = 0.5 * num_dims * math.log(math.pi) - math.lgamma(0.5 * num_dims + 1)
     digamma = torch.digamma(torch.tensor(float(NEIGHBOUR))).item()
-    of_mixture = math.log(num_members - 1) - digamma + log_volume + num_dims * distance.log().mean(dim=-1)
+    of_mixture = math.log(num_members - 1) - digamma + log_volume + num_dims * distance.log().mean(dim=0)
     return of_mixture - gaussian_entropy(log_var.clamp(min=MIN_LOG_VAR)).mean(dim=0)
+
+
+def _second_least(
+    distance: Float[Tensor, "member member rows"],
+) -> Float[Tensor, "member rows"]:
+    """Of every member to the others: the distance of its second neighbour."""
+    least = torch.full_like(distance[0], torch.inf)
+    second = least
+    for i, far in enumerate(distance.unbind(0)):
+        far = far.index_fill(0, torch.tensor(i, device=far.device), torch.inf)  # not to itself
+        least, second = torch.minimum(least, far), torch.minimum(second, torch.maximum(least, far))
+    return second
 
 
 def _at_least_float32(value: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ Members = Int[Tensor, " m"] | None
 """Members of an ensemble; None: all."""
 ROWS_AT_ONCE = 16_384
 """Rows (networks × candidates × members) that a model predicts at once, where nothing else is said."""
+PAIRS_AT_ONCE = 8192
+"""Pairs of a user and a server, of all networks, that are described at once, where nothing else is said."""
 
 
 class Prediction(NamedTuple):

@@ -48,11 +48,6 @@ class RefinementSettings:
     """What the planner's start must save against the usual one, in parts of the free energy, to be gone on with; 0 or
     more."""
 
-    @property
-    def active(self) -> bool:
-        """Whether anything is done."""
-        return self.share_steps > 0 or self.target_sweeps > 0
-
     def __post_init__(self) -> None:
         for name, least in (("share_steps", 0), ("target_sweeps", 0), ("joint_changes", 1)):
             if getattr(self, name) < least:

@@ -136,9 +136,10 @@ class PlannerSettings:
     (published)."""
 
     max_rows: int = 8192
-    """Rows (networks x candidates x members) the model sees at once: bounds the memory of a plan and changes no result
-    beyond rounding; at least the members used, all where plans are refined. Some thousands suit the caches of a CPU, a
-    GPU likes more."""
+    """Rows (networks x candidates x members) the model sees at once, with `sums` pairs of a user and a server that it
+    describes at once: bounds the memory of a plan and changes no result beyond rounding; at least the members used, all
+    where plans are refined. Some thousands suit the caches of a CPU, a GPU likes more. With `sums` some 100 bytes for
+    each pair of one network are held besides."""
 
     def __post_init__(self) -> None:
         for name in ("plan_horizon", "n_candidates", "top_candidates", "optimisation_iters", "max_rows"):
@@ -169,9 +170,9 @@ class PlannerSettings:
             )
         MEASURES.find(self.strategy, "strategy")
         self._refuse_what_has_no_effect()
-        if self.refinement.active and self.plan_horizon != 1:
+        if self.refines and self.plan_horizon != 1:
             raise ValueError(f"plan_horizon must be 1 where plans are refined, got {self.plan_horizon}")
-        if self.refinement.active and self.needs_uniform:
+        if self.refines and self.needs_uniform:
             raise ValueError(
                 f"strategy must not be {self.strategy} where plans are refined: it has no slope, got {self.strategy}"
             )
@@ -206,7 +207,7 @@ class PlannerSettings:
             raise ValueError(
                 f"planning_members must be at most the members of the model ({num_members}), got {used}"
             )
-        if self.refinement.active and self.max_rows < num_members:
+        if self.refines and self.max_rows < num_members:
             raise ValueError(
                 f"max_rows must be at least the members of the model ({num_members}) where plans are refined, "
                 f"got {self.max_rows}"
@@ -214,6 +215,11 @@ class PlannerSettings:
         if self.max_rows < used:
             raise ValueError(f"max_rows must be at least the members used ({used}), got {self.max_rows}")
         return used
+
+    @property
+    def refines(self) -> bool:
+        """Whether anything happens after the cross-entropy method."""
+        return self.share_steps > 0 or self.target_sweeps > 0
 
     @property
     def refinement(self) -> RefinementSettings:
@@ -232,7 +238,7 @@ class PlannerSettings:
         """Whether plans follow from what a model knows of sharing, if it does."""
         explores = self.use_exploration and self.expl_scale > 0
         possible = self.form == "outcome" and self.plan_horizon == 1 and self.use_reward and not explores
-        return self.search == "sums" and possible and self.refinement.active
+        return self.search == "sums" and possible and self.refines
 
     @property
     def exploration(self) -> Exploration:

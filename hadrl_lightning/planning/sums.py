@@ -7,8 +7,9 @@ Where a model says that a user's latency is a sum over resources which the users
 what a decision costs follows from sums over the users of each server. With the best weights, weight_ur ∝ √demand_usr
 (Cauchy-Schwarz), the latencies of a server add up to Σ_r (Σ_u √demand_usr)² + Σ_u base_us: targets are chosen by that,
 and a user's move changes the sums of two servers alone, so all moves of all users are weighed at once. Shares are then
-chosen for the weights that the model has learnt: with A = Σ demand / weight and W = Σ weight of the others at its
-server, a user's own choice costs Σ_r A_r · weight_r + W_r · demand_r / weight_r.
+chosen for the weights that the model has learnt, by Newton's method: with A = Σ demand / weight and W = Σ weight of a
+server's users, the latencies add up to Σ_r A_r W_r, which changes with the logarithm of a user's own weight by
+A_r · weight_r − W_r · demand_r / weight_r.
 
 Demands and weights are the model's; nothing here knows a constant of the network.
 """
@@ -16,26 +17,29 @@ Demands and weights are the model's; nothing here knows a constant of the networ
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop
 
-from hadrl_lightning.planning.model import Members, Prediction
+from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Members, Prediction
 from hadrl_lightning.planning.starts import first_in_turn
 from hadrl_lightning.simulator import Seen
 
 MIN_GAIN = 1e-4
 """A move must save this share of what a network costs: no user moves for nothing."""
-MAX_PASSES = 1000
+MOST_PASSES = 1000
 MOST_PAIRS = 65_536
 """Pairs of a user and a server up to which the search has two starts."""
 ACCEPTABLE = 1.5
 """A user goes to its usual server where it costs no more than this times the least."""
-GRID_SIZE = 12
-GRID_WIDTHS = (None, None, None, 0.1, 0.03)
-"""Half widths of the grids on which shares are sought, one after the other, in the square root of (share + 1) / 2: what
-a small share does changes fastest. None: the whole range."""
-MIDDLE = 0.5**0.5
-"""The point of a share of 0."""
+PASSES_AT_ONCE = 4
+"""Moves are made so many times before it is asked whether any is left; a device need not be waited for more often."""
+SHARE_STEPS = 8
+MAX_SHARE_STEP = 0.25
+"""Newton's steps of the shares, and how far each goes at most. More of them follow what was learnt into flat valleys,
+where it is not to be relied on."""
+DAMPING = 1e-4
+"""Part of the curvature that is added to it, where two actions do about the same."""
 
 
 @runtime_checkable
@@ -44,10 +48,10 @@ class AtTargets(Protocol):
 
     demand: Float[Tensor, "m networks resource user"]
 
-    def weights(
-        self, share: Float[Tensor, "networks user point 2"]
-    ) -> Float[Tensor, "m networks resource user point"]:
-        """Each user's weight on every resource at some points of its two share actions."""
+    def slopes(
+        self, share: Float[Tensor, "networks user 2"]
+    ) -> tuple[Float[Tensor, "m networks resource user"], Float[Tensor, "m networks resource 2 user"]]:
+        """Each user's weight on every resource, and the slopes of its logarithm along its two share actions."""
 
     def predict(self, share: Float[Tensor, "networks user 2"]) -> Prediction:
         """What is expected of the slot, rows are networks."""
@@ -66,9 +70,12 @@ class SharingModel(Protocol):
         """Whether it is."""
 
     def pair_demands(
-        self, view: Seen, members: Members
+        self, view: Seen, members: Members, pairs_at_once: int = PAIRS_AT_ONCE
     ) -> Float[Tensor, "m networks resource_and_base user server"]:
-        """Demand of every user at every server on each resource, and last what it waits for alone."""
+        """Demand of every user at every server on each resource, and last what it waits for alone.
+
+        No more than `pairs_at_once` are described at once, of one user of every network at least.
+        """
 
     def at_targets(self, view: Seen, target: Int[Tensor, "networks user"], members: Members) -> AtTargets:
         """The users at one target each."""
@@ -86,21 +93,32 @@ class Found(NamedTuple):
 
 
 @torch.no_grad()
-def plan_by_sums(model: SharingModel, view: Seen, members: Members, start_margin: float = 0.0) -> Found:
+def plan_by_sums(
+    model: SharingModel,
+    view: Seen,
+    members: Members,
+    start_margin: float = 0.0,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+) -> Found:
     """Targets and shares of every network, which do not depend on the networks beside it.
+
+    Held are some numbers for every pair of a user and a server, its demands by the members that choose targets.
 
     Args:
         model: one that knows sharing.
         view: what is seen of each network at present.
         members: those by whom targets are chosen; None: all. Shares are chosen by all.
         start_margin: see `best_targets`.
+        pairs_at_once: pairs of a user and a server that the model describes at once.
     """
-    pairs = model.pair_demands(view, members)
+    pairs = model.pair_demands(view, members, pairs_at_once)
     demand, base = pairs[:, :, :-1], pairs[:, :, -1].mean(dim=0)
     root = (demand.transpose(0, 1).flatten(1, 2) / len(pairs)).sqrt()
+    num_servers = pairs.shape[-1]
+    del pairs, demand
     target = best_targets(root, base, start_margin)
     users = model.at_targets(view, target, None)
-    share = best_shares(users, target, num_servers=pairs.shape[-1])
+    share = best_shares(users, target, num_servers)
     return Found(target, share, users.predict(share))
 
 
@@ -115,12 +133,15 @@ def best_targets(
     from inserting one user after the other is taken where it costs less by `start_margin`, in parts of the cost.
     """
     alone = root.square().sum(dim=1) + base
+    inserted = _inserted(root, alone)
     if alone[0].numel() > MOST_PAIRS:
-        return _moved(root, base, alone, _inserted(root, alone))
+        return _moved(root, base, alone, inserted)
     usual = first_in_turn(alone <= ACCEPTABLE * alone.amin(dim=2, keepdim=True))
-    usual, inserted = (_moved(root, base, alone, start) for start in (usual, _inserted(root, alone)))
-    cost = [_At.of(root, base, target).cost for target in (usual, inserted)]
-    return torch.where((cost[1] < (1 - start_margin) * cost[0])[:, None], inserted, usual)
+    root, base, alone = (value.repeat(2, *[1] * (value.ndim - 1)) for value in (root, base, alone))
+    found = _moved(root, base, alone, torch.cat((usual, inserted)))
+    usual, inserted = found.chunk(2)
+    of_usual, of_inserted = _At.of(root, base, found).cost.chunk(2)
+    return torch.where((of_inserted < (1 - start_margin) * of_usual)[:, None], inserted, usual)
 
 
 class _At(NamedTuple):
@@ -154,22 +175,44 @@ class _At(NamedTuple):
 
 def _moved(root: Tensor, base: Tensor, alone: Tensor, target: Tensor) -> Int[Tensor, "networks user"]:
     """The targets after the best moves of single users, until none saves enough."""
-    by_server = root.permute(0, 3, 2, 1).contiguous()
-    user, server = (torch.arange(length, device=root.device) for length in root.shape[2:])
-    for _ in range(MAX_PASSES):
+
+    def moves(target: Tensor) -> tuple[Tensor, Tensor]:
+        """Where each user would go at best, and whether it does."""
         at = _At.of(root, base, target)
-        added = alone + 2 * (by_server @ at.load.transpose(1, 2).unsqueeze(3)).squeeze(3).transpose(1, 2)
-        least, there = added.scatter(2, target[..., None], torch.inf).min(dim=2)
+        added = alone.clone()
+        for own, load in zip(root.unbind(1), at.load.unbind(1)):
+            added.addcmul_(own, load[:, None], value=2)
+        least, there = added.scatter_(2, target[..., None], torch.inf).min(dim=2)
         gain = (at.own * (2 * at.here - at.own)).sum(dim=1) + at.base - least
-        gain = torch.where(gain > MIN_GAIN * at.shared[:, None], gain, -torch.inf)
-        if not bool((gain > 0).any()):
-            break
-        # A move counts where no better one touches its servers: what it saves is then what was reckoned.
-        touches = (target[..., None] == server) | (there[..., None] == server)
-        first = torch.where(touches, gain[..., None], -torch.inf).argmax(dim=1)
-        chosen = (first.gather(1, target) == user) & (first.gather(1, there) == user)
-        target = torch.where((gain > 0) & chosen, there, target)
-    return target
+        gains = gain > MIN_GAIN * at.shared[:, None]
+        return there, gains & _first_of_servers(torch.where(gains, gain, -torch.inf), target, there, base)
+
+    def passes(target: Tensor, _: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        for _ in range(PASSES_AT_ONCE):
+            there, goes = moves(target)
+            target = torch.where(goes, there, target)
+        return target, goes.any() & (count < MOST_PASSES), count + PASSES_AT_ONCE
+
+    going = torch.ones((), dtype=torch.bool, device=target.device)
+    state = (target, going, torch.zeros_like(going, dtype=torch.int64))
+    if torch.compiler.is_compiling():
+        return while_loop(lambda _, going, count: going.clone(), passes, state)[0]
+    while state[1]:
+        state = passes(*state)
+    return state[0]
+
+
+def _first_of_servers(
+    gain: Tensor, target: Tensor, there: Tensor, base: Tensor
+) -> Bool[Tensor, "networks user"]:
+    """Moves that no better one touches a server of: what such a move saves is then what was reckoned."""
+    order = gain.argsort(dim=1, descending=True, stable=True)
+    turn = torch.arange(gain.shape[1], 0, -1, device=gain.device).expand(order.shape)
+    rank = torch.zeros_like(order).scatter_(1, order, turn)
+    best = torch.zeros_like(base[:, 0], dtype=rank.dtype)
+    for server in (target, there):
+        best = best.scatter_reduce(1, server, rank, "amax")
+    return (best.gather(1, target) == rank) & (best.gather(1, there) == rank)
 
 
 def _inserted(
@@ -177,47 +220,62 @@ def _inserted(
 ) -> Int[Tensor, "networks user"]:
     """Users in falling order of what they cost alone, each where it adds least."""
     order = alone.amin(2).argsort(dim=1, descending=True, stable=True)
-    network = torch.arange(len(root), device=root.device)
-    load = torch.zeros_like(root[:, :, 0])
-    target = torch.zeros_like(order)
-    for user in order.unbind(dim=1):
-        own = root[network, :, user]
-        server = (2 * (own * load).sum(1) + alone[network, user]).argmin(dim=1)
-        target[network, user] = server
-        load[network, :, server] += own[network, :, server]
-    return target
+    network = torch.arange(len(root), device=root.device)[:, None]
+    roots = (
+        2**0.5 * root.transpose(1, 2)[network, order]
+    )  # products of two of them are what both together add
+    load = torch.zeros_like(roots[:, 0])
+    servers = []
+    for own, by_itself in zip(roots.unbind(1), alone[network, order].unbind(1)):
+        server = (own * load).sum(1).add_(by_itself).argmin(dim=1, keepdim=True)
+        place = server[:, None].expand(-1, own.shape[1], -1)
+        load.scatter_add_(2, place, own.gather(2, place))
+        servers.append(server)
+    return torch.zeros_like(order).scatter_(1, order, torch.cat(servers, dim=1))
 
 
 def best_shares(
     users: AtTargets, target: Int[Tensor, "networks user"], num_servers: int
 ) -> Float[Tensor, "networks user 2"]:
-    """Shares of least latency by what each user would choose, all at once, on finer and finer grids."""
-    demand = users.demand
-    place = target[None, :, None].expand(demand.shape)
-    point = torch.full((*target.shape, 2), MIDDLE, dtype=demand.dtype, device=demand.device)
-    weight = users.weights(_share(point)[:, :, None])[..., 0]
-    steps = torch.linspace(0, 1, GRID_SIZE, dtype=demand.dtype, device=demand.device)
+    """Shares of least latency by Newton's steps of all users at once.
 
-    def of_others(value: Tensor) -> Tensor:
-        pooled = value.new_zeros(*value.shape[:-1], num_servers).scatter_add(-1, place, value)
-        return pooled.gather(-1, place) - value
+    The curvature is that of each user's own pair of actions, with the own part of its server's sums counted in: users
+    of about equal weights, who all move at once, then don't overshoot.
+    """
+    demand = users.demand.transpose(1, 2).contiguous()
+    place = target.expand(demand.shape)
+    share = torch.zeros((*target.shape, 2), dtype=demand.dtype, device=demand.device)
 
-    for width in GRID_WIDTHS:
-        for action in (0, 1):
-            tried = point[:, :, None].repeat(1, 1, GRID_SIZE, 1)
-            if width is None:
-                tried[..., action] = steps
-            else:
-                tried[..., action] = (tried[..., action] + width * (2 * steps - 1)).clamp(0, 1)
-            weights = users.weights(_share(tried))
-            others, demands = of_others(weight), of_others(demand / weight)
-            cost = (demands[..., None] * weights + (others * demand)[..., None] / weights).sum(2).mean(0)
-            best = cost.argmin(dim=-1)
-            point = tried.gather(2, best[:, :, None, None].expand(-1, -1, 1, 2)).squeeze(2)
-            weight = weights.gather(-1, best[None, :, None, :, None].expand(*demand.shape, 1)).squeeze(-1)
-    return _share(point)
+    def of_server(value: Tensor) -> Tensor:
+        pooled = value.new_zeros(*value.shape[:-1], num_servers).scatter_add_(-1, place, value)
+        return pooled.gather(-1, place)
+
+    for _ in range(SHARE_STEPS):
+        weight, slope = (value.transpose(1, 2).contiguous() for value in users.slopes(share))
+        part = demand / weight
+        up, down = of_server(part).mul_(weight), part.mul_(of_server(weight))
+        curved = (up + down)[..., None, :] * slope
+        own = (curved * slope).sum((0, 1))
+        both = (curved.select(3, 0) * slope.select(3, 1)).sum((0, 1))
+        gradient = (up.sub_(down)[..., None, :] * slope).sum((0, 1))
+        step = _newton_step(share.transpose(1, 2), gradient, own, both)
+        share = (share + step.transpose(1, 2)).clamp_(-1, 1)
+    return share
 
 
-def _share(point: Tensor) -> Tensor:
-    """The share actions in [-1, 1] of points in [0, 1]."""
-    return 2 * point.square() - 1
+def _newton_step(
+    share: Float[Tensor, "networks 2 user"],
+    gradient: Float[Tensor, "networks 2 user"],
+    own: Float[Tensor, "networks 2 user"],
+    both: Float[Tensor, "networks user"],
+) -> Float[Tensor, "networks 2 user"]:
+    """The step to where the gradient vanishes, by the curvature along each action and across both.
+
+    An action that its bound holds back has no say in the other's.
+    """
+    own = own + DAMPING * own.sum(dim=1, keepdim=True)
+    held = (share * gradient.sign() <= -1).any(dim=1)
+    both = both.masked_fill(held, 0.0)[:, None]
+    area = (own.prod(dim=1, keepdim=True) - both.square()).clamp_(min=torch.finfo(own.dtype).tiny)
+    step = (both * gradient.flip(1) - own.flip(1) * gradient) / area
+    return step.clamp_(-MAX_SHARE_STEP, MAX_SHARE_STEP)

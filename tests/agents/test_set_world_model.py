@@ -18,7 +18,7 @@ from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.distributed import MemberWise, Share
 from hadrl_lightning.nn.deep_sets import DeepSets
-from hadrl_lightning.nn.set_encoder import SharedResources
+from hadrl_lightning.nn.set_encoder import LOG_WEIGHT_BOUND, SharedResources
 from hadrl_lightning.nn.tokens import TokenFields
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.free_energy import expected_free_energy
@@ -618,3 +618,43 @@ def test_planner_settings_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         planner_of(**change)
+
+
+# What the planner by sums asks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairs_at_once", [1, 7, 10_000])
+def test_demands_of_all_pairs_are_those_of_their_descriptions(pairs_at_once: int) -> None:
+    draw = torch.Generator().manual_seed(2)
+    encoder = SharedResources(3, token_size=6, generator=draw)
+    user, server = torch.randn(2, 4, 2, generator=draw), torch.randn(2, 5, 3, generator=draw)
+    holds = torch.randint(2, (2, 4, 5), generator=draw) - 0.5
+    sizes = (2, 4, 5)
+    parts = (user[:, :, None].expand(*sizes, 2), server[:, None].expand(*sizes, 3), holds[..., None])
+    members = torch.tensor([2, 0])
+    with torch.no_grad():
+        described = encoder.describe(torch.cat(parts, dim=-1).flatten(0, 2)[None], members)
+        found = encoder.pair_demands(user, server, holds, members, pairs_at_once)
+    expected = encoder.demands(described).unflatten(1, sizes).permute(0, 1, 4, 2, 3)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_slopes_of_log_weights_are_those_of_autograd() -> None:
+    draw = torch.Generator().manual_seed(3)
+    encoder = SharedResources(2, token_size=6, generator=draw)
+    described = encoder.describe(torch.randn(1, 7, 6, generator=draw)).detach()
+    share = (2 * torch.rand(7, 2, generator=draw) - 1).requires_grad_(True)
+    with torch.no_grad():
+        weight, slope = encoder.weight_slopes(described, share)
+    own = torch.autograd.functional.jacobian(
+        lambda share: _log_weights(encoder, described, share).sum(dim=-1), share.detach()
+    )
+    torch.testing.assert_close(weight.log(), _log_weights(encoder, described, share.detach()))
+    torch.testing.assert_close(slope, own.movedim(-1, 2))
+
+
+def _log_weights(encoder: SharedResources, described: Tensor, share: Tensor) -> Tensor:
+    """[m, resource, tokens], as `combine` reckons them."""
+    first = described[..., -encoder.weight_size :]
+    raw = encoder.weight(torch.nn.functional.silu(first + encoder.weight_action(share.expand(2, -1, -1))))
+    return (LOG_WEIGHT_BOUND * torch.tanh(raw / LOG_WEIGHT_BOUND)).transpose(1, 2)

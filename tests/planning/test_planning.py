@@ -3,13 +3,16 @@
 import dataclasses
 import itertools
 import math
-from typing import Any
+import subprocess
+import sys
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
 from hadrl_lightning import HADRL
+from hadrl_lightning.agents.set_world_model import SetWorldModel
 from hadrl_lightning.planning import (
     CategoricalProposal,
     CEMPlanner,
@@ -23,7 +26,7 @@ from hadrl_lightning.planning import (
 from hadrl_lightning.planning.proposal import bin_centre, bin_index
 from hadrl_lightning.planning.refine import sweep_targets
 from hadrl_lightning.planning.starts import usual_targets
-from hadrl_lightning.planning.sums import best_shares, best_targets
+from hadrl_lightning.planning.sums import best_shares, best_targets, plan_by_sums
 from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading
 from tests.agents.test_set_world_model import FORM, WORST, Toy, prediction_of
 from tests.helpers import published_planner
@@ -438,9 +441,10 @@ class Roots:
     def __init__(self, demand: Tensor) -> None:
         self.demand = demand
 
-    def weights(self, share: Tensor) -> Tensor:
-        weights = (2 * share).exp().movedim(-1, 1)
-        return weights.expand(len(self.demand), *weights.shape)
+    def slopes(self, share: Tensor) -> tuple[Tensor, Tensor]:
+        weight = (2 * share).exp().transpose(1, 2)[None]
+        slope = 2 * torch.eye(2)[:, :, None].expand(1, len(share), 2, 2, share.shape[1])
+        return weight, slope
 
     def predict(self, share: Tensor) -> Prediction:
         raise NotImplementedError
@@ -450,14 +454,71 @@ def test_shares_are_in_proportion_to_the_square_roots_of_demands() -> None:
     demand = torch.tensor([[1.0, 2.0, 3.0, 1.0, 4.0], [2.0, 1.0, 1.0, 5.0, 1.0]])[None, None]
     target = torch.tensor([[0, 0, 0, 1, 1]])
     users = Roots(demand)
-    weight = users.weights(best_shares(users, target, 2)[:, :, None])[0, 0, :, :, 0]
+    weight = users.slopes(best_shares(users, target, 2))[0][0, 0]
     for members in ([0, 1, 2], [3, 4]):
         for resource in range(2):
             share = weight[resource, members] / weight[resource, members].sum()
             root = demand[0, 0, resource, members].sqrt()
-            torch.testing.assert_close(
-                share, root / root.sum(), rtol=0.08, atol=0
-            )  # a step of the last grid is 0.04
+            torch.testing.assert_close(share, root / root.sum(), rtol=1e-3, atol=0)
+
+
+class Even(Roots):
+    """Users whose weights do not hang on their shares at all."""
+
+    def slopes(self, share: Tensor) -> tuple[Tensor, Tensor]:
+        weight, slope = super().slopes(share)
+        return torch.ones_like(weight), torch.zeros_like(slope)
+
+
+def test_shares_that_change_nothing_stay() -> None:
+    assert not best_shares(Even(torch.ones(1, 1, 2, 3)), torch.zeros(1, 3, dtype=torch.int64), 2).any()
+
+
+def test_many_more_steps_of_the_shares_save_less_than_a_hundredth(
+    agent: HADRL, views: OffloadingView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def latency() -> Tensor:
+        return plan_by_sums(model, views, None).prediction.mean.exp().mean(dim=0).sum(dim=1)
+
+    model = cast(SetWorldModel, agent.world_model)
+    found = latency()
+    monkeypatch.setattr("hadrl_lightning.planning.sums.SHARE_STEPS", 100)
+    assert (found / latency()).max() < 1.01
+
+
+def test_a_plan_by_sums_does_not_depend_on_how_many_pairs_are_described_at_once(
+    agent: HADRL, views: OffloadingView
+) -> None:
+    model = cast(SetWorldModel, agent.world_model)
+    whole, parts = (plan_by_sums(model, views, None, pairs_at_once=number) for number in (10_000, 17))
+    assert torch.equal(whole.target, parts.target)
+    torch.testing.assert_close(whole.share, parts.share, rtol=0, atol=1e-3)
+
+
+TRACED = """
+import torch
+from hadrl_lightning import HADRL, EdgeNetwork
+from hadrl_lightning.planning import CEMPlanner
+
+agent = HADRL.from_checkpoint("es2.ckpt")
+network = EdgeNetwork(agent.scenario.resized(3, 5, 4), num_envs=2, generator=torch.Generator().manual_seed(3))
+network.begin_frame(torch.ones_like(network.cache))
+planner = CEMPlanner(15, agent.planner.settings, num_users=5, num_targets=3)
+form = planner.settings.make_form()
+
+@torch.no_grad()
+def by_sums(view):
+    return planner._plan_by_sums(agent.world_model, view, form).action
+
+view = network.offloading_view()
+torch.testing.assert_close(torch.compile(by_sums, fullgraph=True, backend="eager")(view), by_sums(view))
+"""
+
+
+@pytest.mark.slow
+def test_a_whole_plan_is_one_graph_in_which_no_device_is_waited_for() -> None:
+    """In a process of its own: what is checked as it runs can't be traced."""
+    subprocess.run([sys.executable, "-c", TRACED], check=True)
 
 
 # About the same view leads to about the same decision ------------------------------------------------------------
