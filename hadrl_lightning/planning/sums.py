@@ -187,7 +187,7 @@ def _moved(root: Tensor, base: Tensor, alone: Tensor, target: Tensor) -> Int[Ten
         gains = gain > MIN_GAIN * at.shared[:, None]
         return there, gains & _first_of_servers(torch.where(gains, gain, -torch.inf), target, there, base)
 
-    def passes(target: Tensor, _: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def passes(target: Tensor, going: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         for _ in range(PASSES_AT_ONCE):
             there, goes = moves(target)
             target = torch.where(goes, there, target)
