@@ -56,13 +56,11 @@ def packed(
     order = priority.argsort(dim=-1, descending=True, stable=True)
     size = storage_bits.unsqueeze(-2).expand(order.shape).gather(-1, order)
     allowed = torch.ones_like(order, dtype=torch.bool) if wanted is None else wanted.gather(-1, order)
-    room = usable_bits.expand(order.shape[:-1]).clone()
-    taken = torch.zeros_like(allowed)
-    for rank in range(order.shape[-1]):
-        fits = allowed[..., rank] & (size[..., rank] <= room)
-        room -= torch.where(fits, size[..., rank], 0)
-        taken[..., rank] = fits
-    return torch.zeros_like(taken).scatter(-1, order, taken)
+    room, taken = usable_bits.expand(order.shape[:-1]), []
+    for one, may in zip(size.unbind(-1), allowed.unbind(-1), strict=True):
+        taken.append(may & (one <= room))
+        room = room - one * taken[-1]
+    return torch.empty_like(allowed).scatter_(-1, order, torch.stack(taken, dim=-1))
 
 
 def sum_per_server(

@@ -51,15 +51,18 @@ def _loss_db(table: Constants, squared_m2: Float[Tensor, "batch user"]) -> Float
 def rayleigh(
     shape: tuple[int, ...], generator: torch.Generator, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Rayleigh(1) draws on `device`, made on the CPU in double precision whatever `dtype` they are rounded to."""
+    """Rayleigh(1) draws on `device`, made on the CPU from draws in double precision whatever `dtype` they have."""
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
-    return rayleigh_quantile(uniform).to(device, dtype)
+    return rayleigh_quantile(uniform, dtype).to(device)
 
 
-def rayleigh_quantile(uniform: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def rayleigh_quantile(
+    uniform: Float[Tensor, "*shape"], dtype: torch.dtype = torch.float64
+) -> Float[Tensor, "*shape"]:
     """sqrt(-2 ln(1 - u)) for u in [0, 1) in double precision: finite and above 0 for all that `torch.rand` can draw.
 
     `torch.rand` draws multiples of 2^-53, from 0 to 1 - 2^-53. 0 counts as the step after it, so that no link is dead:
-    one such user would outweigh the latency of all others.
+    one such user would outweigh the latency of all others. The logarithm is taken in double precision, the root in the
+    format that is asked for.
     """
-    return uniform.clamp(min=2**-53).neg_().log1p_().mul_(-2).sqrt_()
+    return uniform.clamp(min=2**-53).neg_().log1p_().to(dtype).mul_(-2).sqrt_()
