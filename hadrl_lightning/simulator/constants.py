@@ -89,9 +89,7 @@ class Constants(NamedTuple):
 
 def of_each(values: Tensor, index: Tensor) -> Tensor:
     """The value of each user's service or server, [B, U]; the same for all networks, [N], or of each, [B, N]."""
-    if values.ndim == 1:
-        return values.index_select(0, index.reshape(-1)).view(index.shape)
-    return values.gather(1, index)
+    return values.expand(*index.shape[:-1], -1).gather(-1, index)
 
 
 def points_of_each(points: Tensor, index: Tensor) -> Tensor:
