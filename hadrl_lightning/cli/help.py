@@ -41,6 +41,7 @@ SETTINGS = {
     "trainer.max_epochs": ("N", "epochs; each collects caching decisions, then learns"),
     "trainer.devices": ("N", "devices; more than one: see trainer.strategy"),
     "trainer.precision": ("NAME", "32-true, or bf16-mixed"),
+    "trainer.threads": ("N", "threads on the CPU; one is best for fewer than hundreds of users"),
     "trainer.default_root_dir": ("DIR", "below it lies checkpoints/; not given: the working folder"),
 }
 """Placeholder and meaning of the settings that openings show."""
@@ -62,7 +63,8 @@ OPENINGS = {
             "weights",
             *SCENARIO,
             *("data.physics", "data.seed", "data.num_envs"),
-            *("trainer.max_epochs", "trainer.devices", "trainer.precision", "trainer.default_root_dir"),
+            *("trainer.max_epochs", "trainer.devices", "trainer.precision", "trainer.threads"),
+            "trainer.default_root_dir",
         ),
     ),
     "validate": Opening(

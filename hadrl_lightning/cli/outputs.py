@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 
@@ -12,16 +13,34 @@ from hadrl_lightning.cli.checkpointing import row_to_come
 from hadrl_lightning.cli.judging import place, write_row
 from hadrl_lightning.cli.loggers import MetricsLogger, Rows
 from hadrl_lightning.cli.runs import RunFolder
-from hadrl_lightning.errors import HadrlWarning, OutputError
+from hadrl_lightning.errors import HadrlError, HadrlWarning, OutputError
 
 __all__ = ["ResultTable", "RunTrainer", "SaveRun", "result_name"]
 
 
 class RunTrainer(Trainer):
-    """A Trainer whose `log_dir` is the folder of the run, not that of its first logger."""
+    """A Trainer whose `log_dir` is the folder of the run, not that of its first logger.
+
+    Args:
+        arguments: of `Trainer`.
+        threads: of PyTorch on the CPU. More than one share out the work on large tensors, for networks of hundreds of
+            users; on small ones they wait for each other, above all where other programs compute beside. null: as many
+            as PyTorch takes by itself, or OMP_NUM_THREADS says.
+        settings: of `Trainer`.
+
+    Raises:
+        HadrlError: threads below 1.
+    """
 
     folder: RunFolder | None = None
     """Where the command at hand writes; None where it writes nothing, or as Lightning does."""
+
+    def __init__(self, *arguments: Any, threads: int | None = 1, **settings: Any) -> None:
+        if threads is not None:
+            if threads < 1:
+                raise HadrlError(f"trainer.threads must be at least 1, or null, got {threads}")
+            torch.set_num_threads(threads)
+        super().__init__(*arguments, **settings)
 
     @property
     def log_dir(self) -> str | None:
