@@ -12,6 +12,7 @@ from hadrl_lightning.callbacks.planning import CEMPlanning
 from hadrl_lightning.callbacks.predictions import write_decisions
 from hadrl_lightning.callbacks.references import References
 from hadrl_lightning.callbacks.results import Weights, result_table
+from hadrl_lightning.callbacks.second_process import PlayedBatch, SecondProcess
 from hadrl_lightning.console import show
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlWarning
@@ -36,11 +37,19 @@ class EpisodeEvaluation(Callback):
         references: whether test shows the reference policies.
         output_dir: folder of what predict writes, over what is there; where not given, that of the trainer's logs, on
             the command line a folder beside the agent for each agent and its settings.
+        second_process: whether a second process plays every other batch of `parallel_episodes` of a test, on a CPU with
+            a core to spare; the results are the same. Only for programs that guard their start with
+            `if __name__ == "__main__"`, as the command line does, where it is the default.
     """
 
-    def __init__(self, references: bool = True, output_dir: str | None = None) -> None:
+    def __init__(
+        self, references: bool = True, output_dir: str | None = None, second_process: bool = False
+    ) -> None:
         self.references = references
         self.output_dir = output_dir
+        self.second_process = second_process
+        self._second: SecondProcess | None = None
+        self._played: PlayedBatch | None = None
         self.validations: list[Validation] = []
         """Those of the training so far."""
         self._agent = Scoreboard(NAME)
@@ -65,8 +74,11 @@ class EpisodeEvaluation(Callback):
         self.validations = [Validation(**one) for one in state_dict["validations"]]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note what is asked for."""
+        """Note what is asked for, and have a second process get ready for a test."""
         self._stage = stage
+        tested = stage in ("fit", "test") and self.second_process and SecondProcess.serves(trainer, pl_module)
+        if tested and self._second is None and len(_data(trainer).test_dataloader()) > 1:
+            self._second = SecondProcess()
 
     # Hooks ---------------------------------------------------------------------------------------------------------
 
@@ -99,6 +111,16 @@ class EpisodeEvaluation(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say so where the agent has learnt nothing."""
         _warn_of_untrained(trainer, pl_module)
+        if self._second is not None and isinstance(pl_module, HADRL):
+            self._second.begin(pl_module, _data(trainer).test_dataloader(), self.references)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        """Take what the second process has played of the batch."""
+        self._played = self._second.batch(batch_idx) if self._second is not None else None
+        if isinstance(pl_module, HADRL):
+            pl_module.played_elsewhere = self._played.agent if self._played is not None else None
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the episodes of the test before."""
@@ -113,7 +135,9 @@ class EpisodeEvaluation(Callback):
     ) -> None:
         """Score the episodes of a batch, and let the references play the same ones."""
         self._agent.add(outputs)
-        if self._others is not None:
+        if self._others is not None and self._played is not None:
+            self._others.add(self._played.others)
+        elif self._others is not None:
             self._others.play(_data(trainer).test_dataloader(), batch_idx, outputs)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,7 +146,17 @@ class EpisodeEvaluation(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the table."""
+        self._end_second_process()
         self._show(trainer, "test")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave no process behind."""
+        self._end_second_process()
+
+    def _end_second_process(self) -> None:
+        if self._second is not None:
+            self._second.close()
+        self._second = self._played = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin new files; say so where the agent has learnt nothing."""

@@ -1,6 +1,6 @@
 """Policies that test plays beside the agent, on the same requests, positions and fading."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 
 import torch
@@ -42,7 +42,6 @@ class References:
 
     def __init__(self, scenario: Scenario, physics: Physics) -> None:
         self.scenario = scenario
-        self.random = random_policies(scenario, physics)
         names = (OWN, LEAST, SIMPLE, RANDOM)
         self.boards = [Scoreboard(name) for name in names if name != LEAST or not scenario.ranges]
         self.playing = ""
@@ -67,16 +66,29 @@ class References:
 
     def play(self, stream: EpisodeStream, index: int, agent: Episode) -> None:
         """Batch `index` of the stream, which the agent has played."""
+        self.add(self.episodes(stream, index, agent))
+
+    def episodes(self, stream: EpisodeStream, index: int, agent: Episode) -> dict[str, Episode]:
+        """What the policies make of batch `index`, by their names; not yet scored."""
         plays: dict[str, Callable[[], Episode]] = {
             OWN: lambda: own_best_known(stream, index, agent),
             LEAST: lambda: run_episode(stream.networks(index), *self._least),
             SIMPLE: lambda: run_episode(stream.networks(index), replayed(agent), home_equal),
-            RANDOM: lambda: run_episode(stream.networks(index), *self.random),
+            RANDOM: lambda: run_episode(
+                stream.networks(index), *random_policies(self.scenario, stream.physics, index)
+            ),
         }
+        played = {}
         for board in self.boards:
             self.playing = board.name
-            board.add(plays[board.name]())
+            played[board.name] = plays[board.name]()
         self.playing = ""
+        return played
+
+    def add(self, episodes: Mapping[str, Episode]) -> None:
+        """Score what they made of a batch."""
+        for board in self.boards:
+            board.add(episodes[board.name])
 
     @cached_property
     def _least(self) -> Policies:
@@ -84,9 +96,9 @@ class References:
         return least_known_policies(self.scenario)
 
 
-def random_policies(scenario: Scenario, physics: Physics) -> Policies:
-    """Uniform actions at both levels."""
-    generator = make_generator(0, Use.RANDOM_REFERENCE)
+def random_policies(scenario: Scenario, physics: Physics, batch: int = 0) -> Policies:
+    """Uniform actions at both levels, which each batch of episodes draws anew."""
+    generator = make_generator(0, Use.RANDOM_REFERENCE, batch)
 
     def uniform(network: EdgeNetwork, size: int) -> Tensor:
         return (2 * torch.rand(network.num_envs, size, generator=generator) - 1).to(network.device)

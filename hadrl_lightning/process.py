@@ -2,11 +2,22 @@
 
 import gc
 import logging
+import multiprocessing
+import os
+import signal
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from threading import Thread
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+
+from hadrl_lightning.characters import use_plain_characters
+from hadrl_lightning.messages import warnings_in_one_line
 
 
 def quieten() -> None:
@@ -57,3 +68,33 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.collect()  # the count starts anew
+
+
+def start_worker(answer: Callable[[Any], Any]) -> tuple[BaseProcess, Connection]:
+    """A process that answers what is sent through the pipe, until that is closed or this process is gone.
+
+    Args:
+        answer: a function of a module; what it is given and gives must pickle.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, answer), daemon=True)
+    process.start()
+    theirs.close()  # so that the death of the worker is the end of the pipe
+    return process, ours
+
+
+def _serve(pipe: Connection, answer: Callable[[Any], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal it goes to all; the parent decides what ends
+    Thread(target=_end_with_parent, daemon=True).start()
+    use_plain_characters()
+    with warnings_in_one_line(), suppress(EOFError):
+        while True:
+            pipe.send(answer(pipe.recv()))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

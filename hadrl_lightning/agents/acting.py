@@ -255,6 +255,10 @@ class Acting(nn.Module):
         """Play one episode of the networks without exploration."""
         return run_episode(network, *self.policies())
 
+    def keep_quiet(self) -> None:
+        """Warn no more of where the agent was not trained."""
+        self._told = True
+
     def tell_outside(self, ranges: Ranges) -> None:
         """Warn, once, where numbers that the agent is to act on lie outside what its training saw."""
         outside = "" if self._told else self.seen.outside(ranges)

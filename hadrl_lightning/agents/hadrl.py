@@ -60,6 +60,8 @@ class HADRL(Learning, StoredAgent):
         seed: of the initial weights, of their resets, and of plans outside training.
     """
 
+    played_elsewhere: Episode | None = None
+    """What another process has played of the batch that is tested now, as this agent would."""
     parts = {
         "scenario": Scenario,
         "world_model": WorldModelSettings,
@@ -155,8 +157,8 @@ class HADRL(Learning, StoredAgent):
         return self.play(batch)
 
     def test_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:  # type: ignore[override]
-        """Play the episode of the networks."""
-        return self.play(batch)
+        """Play the episode of the networks, unless it was played elsewhere."""
+        return self.play(batch) if self.played_elsewhere is None else self.played_elsewhere
 
     def predict_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:
         """Play the episode of the networks."""

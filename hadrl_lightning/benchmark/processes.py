@@ -1,18 +1,15 @@
 """Compute cells in processes of this machine."""
 
-import multiprocessing
-import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from threading import Thread
 
 from hadrl_lightning.benchmark.cells import Cell
 from hadrl_lightning.benchmark.outcomes import MAX_RETRIES, Attempt, Attempts, Compute, attempt_in_worker
-from hadrl_lightning.characters import use_plain_characters
-from hadrl_lightning.messages import warnings_in_one_line
+from hadrl_lightning.process import start_worker
 
 
 def in_processes(cells: Sequence[Cell], workers: int, compute: Compute) -> Attempts:
@@ -27,7 +24,9 @@ def in_processes(cells: Sequence[Cell], workers: int, compute: Compute) -> Attem
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                process, pipe = idle.pop() if idle else _start(compute)
+                process, pipe = (
+                    idle.pop() if idle else start_worker(partial(attempt_in_worker, compute=compute))
+                )
                 running[pipe] = (process, waiting.pop(0))
                 with suppress(OSError):  # a worker that is dead already is noticed below
                     pipe.send(running[pipe][1])
@@ -51,28 +50,3 @@ def in_processes(cells: Sequence[Cell], workers: int, compute: Compute) -> Attem
         for process, _ in [*running.values(), *idle]:
             process.terminate()
             process.join()
-
-
-def _start(compute: Compute) -> tuple[BaseProcess, Connection]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, compute), daemon=True)
-    process.start()
-    theirs.close()  # so that the death of the worker is the end of the pipe
-    return process, ours
-
-
-def _serve(pipe: Connection, compute: Compute) -> None:
-    """Compute the cells that come, until the pipe is closed or the parent is gone."""
-    Thread(target=_end_with_parent, daemon=True).start()
-    use_plain_characters()
-    with warnings_in_one_line(), suppress(EOFError, KeyboardInterrupt):
-        while True:
-            pipe.send(attempt_in_worker(pipe.recv(), compute))
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)

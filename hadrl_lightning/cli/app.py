@@ -57,7 +57,7 @@ class HadrlCLI(LightningCLI):
         datamodule_class: Its data. `scenario` and `physics`, where both have them, are settings of the data alone and
             handed to the model.
         callbacks: Callbacks that every run has, by the key of their settings.
-        trainer_defaults: Defaults of the Trainer's settings.
+        defaults: Settings of Trainer and callbacks that differ from the defaults of their classes, by their keys.
         args: The command line; that of the process if None.
     """
 
@@ -66,7 +66,7 @@ class HadrlCLI(LightningCLI):
         model_class: type[LightningModule],
         datamodule_class: type[LightningDataModule],
         callbacks: dict[str, type[Callback]] | None = None,
-        trainer_defaults: dict[str, Any] | None = None,
+        defaults: dict[str, dict[str, Any]] | None = None,
         args: Sequence[str] | None = None,
     ) -> None:
         """Parse and run."""
@@ -74,6 +74,7 @@ class HadrlCLI(LightningCLI):
         quieten()
         self.command_line = list(sys.argv[1:] if args is None else args)
         self.callback_classes = callbacks or {}
+        self.defaults = dict(defaults or {})
         self.classes: dict[str, type] = {
             "data": datamodule_class,
             "model": model_class,
@@ -98,7 +99,7 @@ class HadrlCLI(LightningCLI):
             save_config_callback=SaveRun,
             save_config_kwargs={"overwrite": True},
             trainer_class=RunTrainer,
-            trainer_defaults=trainer_defaults,
+            trainer_defaults=self.defaults.pop("trainer", {}),
             seed_everything_default=0,
             parser_class=HadrlParser,
             auto_configure_optimizers=False,
@@ -146,6 +147,8 @@ class HadrlCLI(LightningCLI):
         """Settings of the callbacks that every run has."""
         for key, callback_class in self.callback_classes.items():
             parser.add_lightning_class_args(callback_class, key)
+            own = self.defaults.get(key, {})
+            parser.set_defaults({f"{key}.{name}": value for name, value in own.items()})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; a checkpoint's own settings are the base, unless files are named that are not those of its run."""
@@ -387,8 +390,7 @@ def run(args: Sequence[str] | None = None) -> None:
     from hadrl_lightning.data import TransitionDataModule
 
     callbacks: dict[str, type[Callback]] = {"checkpointing": Checkpointing, **default_callbacks()}
-    trainer_defaults = load_config(BASE)["trainer"]
-    HadrlCLI(HADRL, TransitionDataModule, callbacks, trainer_defaults, args)
+    HadrlCLI(HADRL, TransitionDataModule, callbacks, load_config(BASE), args)
 
 
 def _without_checkpoint(config: Namespace) -> Namespace:

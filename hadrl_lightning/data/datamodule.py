@@ -69,7 +69,7 @@ class TransitionDataModule(LightningDataModule):
         validation_episodes: int = 10,
         test_episodes: int = 100,
         predict_episodes: int = 1,
-        parallel_episodes: int = 100,
+        parallel_episodes: int = 50,
         validation_seed: int = 1001,
         test_seed: int = 2002,
     ) -> None:

@@ -50,7 +50,7 @@ class Use(IntEnum):
     NEIGHBOUR_SAMPLES = 12
     """Samples of the nearest-neighbour estimator; index: step of the horizon."""
     RANDOM_REFERENCE = 13
-    """Decisions of the random policy in the table of `test`."""
+    """Decisions of the random policy in the table of `test`; index: batch."""
     BASELINE_CACHING = 14
     """Caching decisions of a baseline that draws."""
     BASELINE_OFFLOADING = 15
