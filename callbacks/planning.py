@@ -22,11 +22,12 @@ COLLECTING = PlannerSettings(
     n_candidates=32,
     informed_candidates=32,
     use_exploration=True,
-    expl_scale=1.0,
+    strategy="posterior",
+    planning_members=1,
     share_steps=0,
     target_sweeps=0,
 )
-"""A cheap plan while collecting, with a weight on what it would teach."""
+"""A cheap plan while collecting, by one member that is drawn for each slot: what members disagree on is tried."""
 
 
 @typed
@@ -54,8 +55,7 @@ class CEMPlanning(Callback):
             latency of a user in s, mean over users and slots) or `hits_and_latency` (hits less `latency_weight` times
             that latency).
         latency_weight: hits that a second of latency is worth, for `hits_and_latency`.
-        planner: planner while collecting, cheaper than the model's own and curious of what a decision would teach;
-            null: the model's own.
+        planner: planner while collecting, cheaper than the model's own and curious; null: the model's own.
 
     Exploration draws by the data module's seed; ranks differ.
 

@@ -86,7 +86,9 @@ def _planner(**values: Any) -> Settings:
 LEARNERS: dict[str, Learner] = {
     "hadrl": Learner(label="HADRL", kind="hadrl"),
     "hadrl-no-epistemic": Learner(
-        label="HADRL, no epistemic term", kind="hadrl", settings=_planner(use_exploration=False)
+        label="HADRL, no epistemic term",
+        kind="hadrl",
+        settings={"planning": {"planner": {"use_exploration": False, "planning_members": None}}},
     ),
     "hadrl-no-law": Learner(
         label="HADRL, no sharing law",
@@ -111,9 +113,9 @@ LEARNERS: dict[str, Learner] = {
     "hadrl-horizon-5": Learner(
         label="HADRL, CEM alone, horizon 5",
         kind="hadrl",
-        settings=_planner(
-            share_steps=0, target_sweeps=0, plan_horizon=5
-        ),  # plans of one slot alone are refined
+        settings=_planner(  # plans of one slot alone are refined, or made by sums
+            share_steps=0, target_sweeps=0, plan_horizon=5, strategy="information", planning_members=2
+        ),
     ),
     "hadrl-no-hysteresis": Learner(
         label="HADRL, no hysteresis", kind="hadrl", settings={"model": {"set_ddpg": {"hysteresis": 0.0}}}

@@ -121,7 +121,8 @@ class CEMPlanner:
         form = self.settings.make_form(None if best_reward is None else float(best_reward))
         first, end, _ = (networks or slice(None)).indices(len(view))
         if self.settings.by_sums and isinstance(model, SharingModel) and model.knows_sharing:
-            return self._plan_by_sums(model, view[first:end], form)
+            members = self._members_of_sums(model, generator, view.device)
+            return self._plan_by_sums(model, view[first:end], form, members)
         before, after = first, len(view) - end
         proposal = self._start(view, warm_start).group(slice(first, end))
         if self.settings.informed_candidates and isinstance(proposal, CategoricalProposal):
@@ -171,14 +172,24 @@ class CEMPlanner:
         drawn = torch.randperm(model.num_members, generator=generator, device=generator.device)
         return drawn[:number].to(device)
 
-    def _plan_by_sums(self, model: SharingModel, view: Seen, form: FreeEnergyForm) -> Plan:
-        """The plan from what the model has learnt of sharing; nothing is drawn."""
+    def _members_of_sums(
+        self, model: PlanningModel, generator: torch.Generator, device: torch.device
+    ) -> Members:
+        """Those that choose targets: always the same, or drawn where plans explore so."""
+        if self.settings.follows_draws:
+            return self._draw_members(model, generator, device)
         number = self.settings.members_used(model.num_members)
-        members = None if number == model.num_members else torch.arange(number, device=view.device)
+        return None if number == model.num_members else torch.arange(number, device=device)
+
+    def _plan_by_sums(self, model: SharingModel, view: Seen, form: FreeEnergyForm, members: Members) -> Plan:
+        """The plan from what the model has learnt of sharing."""
+        shares_by = members if self.settings.follows_draws else None
         size = max(1, self.settings.max_rows // (self.num_users * self.num_targets))
         actions, terms = [], []
         for part in view.split(size):
-            found = plan_by_sums(model, part, members, self.settings.start_margin, self.settings.max_rows)
+            found = plan_by_sums(
+                model, part, members, shares_by, self.settings.start_margin, self.settings.max_rows
+            )
             target = bin_centre(found.target, self.num_targets).to(found.share)
             actions.append(torch.cat((target, *found.share.unbind(dim=-1)), dim=-1))
             terms.append(expected_free_energy([found.prediction], form, NO_DRAWS))

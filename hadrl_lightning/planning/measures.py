@@ -105,6 +105,7 @@ def random(prediction: Prediction, moment: Moment) -> Float[Tensor, " rows"]:
     return moment.uniform
 
 
+@MEASURES.register("posterior")
 @MEASURES.register("none")
 def none(prediction: Prediction, moment: Moment) -> Float[Tensor, " rows"]:
     """0."""

@@ -58,7 +58,8 @@ class PlannerSettings:
 
     strategy: str = "information"
     """Exploration measure: `information`, `variance`, `disagreement`, `random` (not where plans are refined), `none`,
-    or one of your own as `my_module.my_measure`."""
+    or one of your own as `my_module.my_measure`. `posterior` measures nothing: each plan follows `planning_members`
+    that are drawn anew, as if they were right, and so tries what members disagree on (Thompson sampling)."""
 
     information_estimator: Estimator = "bounded"
     """Strategy `information` only. Estimate of the information gain: `bounded` (within 0 and ln members) or
@@ -236,9 +237,14 @@ class PlannerSettings:
     @property
     def by_sums(self) -> bool:
         """Whether plans follow from what a model knows of sharing, if it does."""
-        explores = self.use_exploration and self.expl_scale > 0
-        possible = self.form == "outcome" and self.plan_horizon == 1 and self.use_reward and not explores
-        return self.search == "sums" and possible and self.refines
+        weighs = self.use_exploration and self.expl_scale > 0 and not self.follows_draws
+        possible = self.form == "outcome" and self.plan_horizon == 1 and self.use_reward and not weighs
+        return self.search == "sums" and possible and (self.refines or self.follows_draws)
+
+    @property
+    def follows_draws(self) -> bool:
+        """Whether plans explore by following members that are drawn."""
+        return self.use_exploration and self.strategy == "posterior"
 
     @property
     def exploration(self) -> Exploration:

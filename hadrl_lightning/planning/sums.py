@@ -89,7 +89,7 @@ class Found(NamedTuple):
     share: Float[Tensor, "networks user 2"]
     """Its two share actions, in [-1, 1]."""
     prediction: Prediction
-    """What all members expect of it, rows are networks."""
+    """What is expected of it, rows are networks."""
 
 
 @torch.no_grad()
@@ -97,6 +97,7 @@ def plan_by_sums(
     model: SharingModel,
     view: Seen,
     members: Members,
+    shares_by: Members = None,
     start_margin: float = 0.0,
     pairs_at_once: int = PAIRS_AT_ONCE,
 ) -> Found:
@@ -107,7 +108,8 @@ def plan_by_sums(
     Args:
         model: one that knows sharing.
         view: what is seen of each network at present.
-        members: those by whom targets are chosen; None: all. Shares are chosen by all.
+        members: those by whom targets are chosen; None: all.
+        shares_by: those by whom shares are chosen, and who predict; None: all.
         start_margin: see `best_targets`.
         pairs_at_once: pairs of a user and a server that the model describes at once.
     """
@@ -117,7 +119,7 @@ def plan_by_sums(
     num_servers = pairs.shape[-1]
     del pairs, demand
     target = best_targets(root, base, start_margin)
-    users = model.at_targets(view, target, None)
+    users = model.at_targets(view, target, shares_by)
     share = best_shares(users, target, num_servers)
     return Found(target, share, users.predict(share))
 

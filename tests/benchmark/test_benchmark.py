@@ -161,7 +161,8 @@ def test_variants_differ_from_hadrl_in_what_their_names_say() -> None:
         for name in LEARNERS
         if name.startswith("hadrl")
     }
-    assert not model["hadrl-no-epistemic"]["planner"]["use_exploration"]
+    collecting = cells_of(plan, "hadrl-no-epistemic")[0].settings["config"]["planning"]["planner"]
+    assert not collecting["use_exploration"]
     assert model["hadrl-no-law"]["set_world_model"]["encoder"] == "deep_sets"
     assert model["hadrl-one-member"]["set_world_model"]["ensemble_size"] == 1
     assert model["hadrl-horizon-5"]["planner"]["plan_horizon"] == 5

@@ -4,6 +4,7 @@ Each class has a table: for every setting, what to change it to and what else ha
 setting without an entry fails.
 """
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from hadrl_lightning.agents import (
 from hadrl_lightning.agents.derived_reward import derived_reward
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
+from hadrl_lightning.distributed import MemberWise, Share
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import (
     CEMPlanner,
@@ -220,6 +222,29 @@ def test_the_search_is_by_sums_where_a_model_knows_sharing_and_nothing_is_explor
             plans[settings.search, settings.use_exploration, model is MODEL] = torch.equal(one, other)
     drawn_from = {key for key, same_plans in plans.items() if not same_plans}
     assert plans.keys() - drawn_from == {("sums", False, True)}
+
+
+def test_a_plan_that_explores_by_the_posterior_follows_members_that_are_drawn() -> None:
+    sums = {**TINY, **REFINED, "form": "outcome", "search": "sums"}
+    drawn = PlannerSettings(
+        **{**sums, "use_exploration": True, "strategy": "posterior", "planning_members": 1}
+    )
+
+    def actions(settings: PlannerSettings, model: SetWorldModel) -> list[torch.Tensor]:
+        planner = CEMPlanner(SCENARIO.offloading_action_size, settings, num_users=USERS, num_targets=SERVERS)
+        return [planner.plan(model, DATA.view, generator(seed)).action for seed in range(8)]
+
+    found = actions(drawn, MODEL)
+    members = []
+    for member in range(MODEL.num_members):
+        one = copy.deepcopy(MODEL)
+        for part in one.modules():
+            if isinstance(part, MemberWise):
+                part.hold(Share(member, 1, MODEL.num_members))
+        members.append(actions(replace(drawn, use_exploration=False), one)[0])
+    follows = [[torch.allclose(action, own, atol=1e-5) for own in members] for action in found]
+    assert all(any(row) for row in follows)
+    assert len({tuple(row) for row in follows}) > 1
 
 
 @pytest.mark.parametrize("form", FORMS)
