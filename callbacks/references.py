@@ -1,6 +1,6 @@
 """Policies that test plays beside the agent, on the same requests, positions and fading."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 
 import torch
@@ -65,11 +65,16 @@ class References:
         return notes
 
     def play(self, stream: EpisodeStream, index: int, agent: Episode) -> None:
-        """Batch `index` of the stream, which the agent has played."""
-        self.add(self.episodes(stream, index, agent))
+        """Play batch `index` of the stream, which the agent has played, and score it."""
+        for name, episode in self._episodes(stream, index, agent):
+            self.add({name: episode})
+        self.playing = ""
 
     def episodes(self, stream: EpisodeStream, index: int, agent: Episode) -> dict[str, Episode]:
         """What the policies make of batch `index`, by their names; not yet scored."""
+        return dict(self._episodes(stream, index, agent))
+
+    def _episodes(self, stream: EpisodeStream, index: int, agent: Episode) -> Iterator[tuple[str, Episode]]:
         plays: dict[str, Callable[[], Episode]] = {
             OWN: lambda: own_best_known(stream, index, agent),
             LEAST: lambda: run_episode(stream.networks(index), *self._least),
@@ -78,17 +83,15 @@ class References:
                 stream.networks(index), *random_policies(self.scenario, stream.physics, index)
             ),
         }
-        played = {}
         for board in self.boards:
             self.playing = board.name
-            played[board.name] = plays[board.name]()
-        self.playing = ""
-        return played
+            yield board.name, plays[board.name]()
 
     def add(self, episodes: Mapping[str, Episode]) -> None:
-        """Score what they made of a batch."""
+        """Score what some of them made of a batch, by their names."""
         for board in self.boards:
-            board.add(episodes[board.name])
+            if board.name in episodes:
+                board.add(episodes[board.name])
 
     @cached_property
     def _least(self) -> Policies:

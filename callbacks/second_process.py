@@ -32,7 +32,7 @@ class _Job(NamedTuple):
 
     agent: Path
     stream: EpisodeStream
-    index: int
+    batch: int
     references: bool
 
 
@@ -65,12 +65,12 @@ class SecondProcess:
         """
         agent = Path(self._folder.name) / "agent.pt"
         torch.save((type(module), module.settings, module.state_dict()), agent)
-        self._jobs = [_Job(agent, stream, index, references) for index in range(1, len(stream), 2)]
+        self._jobs = [_Job(agent, stream, batch, references) for batch in range(1, len(stream), 2)]
         self._ask()
 
     def batch(self, index: int) -> PlayedBatch | None:
         """The batch when it is played; None where this process has to."""
-        if not self._jobs or self._jobs[0].index != index:
+        if not self._jobs or self._jobs[0].batch != index:
             return None
         try:
             answer = self._pipe.recv()
@@ -108,11 +108,11 @@ def _played(job: _Job) -> dict[str, bytes] | None:
         agent.load_state_dict(state)
         agent.eval().keep_quiet()
         with torch.no_grad():
-            episode = agent.play(job.stream.networks(job.index))
+            episode = agent.play(job.stream.networks(job.batch))
         episodes = {"": episode}
         if job.references:
             others = References(job.stream.scenario, job.stream.physics)
-            episodes |= others.episodes(job.stream, job.index, episode)
+            episodes |= others.episodes(job.stream, job.batch, episode)
         return {name: _bytes(one) for name, one in episodes.items()}
     except Exception:  # the first process meets it again, and says what it is
         return None

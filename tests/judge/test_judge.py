@@ -2,6 +2,7 @@
 
 import csv
 import math
+import multiprocessing
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from hadrl_lightning.agents import HADRL
 from hadrl_lightning.baselines import CACHING_POLICIES, best_known_policy, least_latency
 from hadrl_lightning.callbacks.references import LEAST, OWN, References
 from hadrl_lightning.callbacks.results import Weights, result_table
+from hadrl_lightning.callbacks.second_process import SecondProcess
 from hadrl_lightning.cli import main
 from hadrl_lightning.console import show
 from hadrl_lightning.data import EpisodeStream
@@ -32,9 +35,9 @@ from hadrl_lightning.judge import (
 )
 from hadrl_lightning.judge.intervals import t_quantile
 from hadrl_lightning.judge.tables import cell
-from hadrl_lightning.play import run_episode
+from hadrl_lightning.play import Episode, run_episode
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import Use
+from hadrl_lightning.simulator import EdgeNetwork, Use
 
 pytestmark = pytest.mark.unchecked
 
@@ -209,6 +212,34 @@ def test_a_least_latency_that_a_search_found_says_so() -> None:
     assert not least_latency(many).exact
     (note,) = References(many, "strict").notes
     assert "the best that a search found" in note
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_second_process_plays_every_other_batch_to_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    played: list[int] = []
+    play = HADRL.play
+
+    def counted(self: HADRL, network: EdgeNetwork) -> Episode:
+        played.append(network.num_envs)
+        return play(self, network)
+
+    monkeypatch.setattr(HADRL, "play", counted)
+    if dies:
+        monkeypatch.setattr(SecondProcess, "_ask", lambda self: self._process.kill())
+    results = {}
+    for second in ("true", "false"):
+        played.clear()
+        episodes = ["--data.test_episodes", "5", "--data.parallel_episodes", "2"]
+        main(["test", "--ckpt_path", "es2.ckpt", *episodes, "--evaluation.second_process", second])
+        results[second] = next(tmp_path.rglob("test*.csv")).read_bytes(), list(played)
+        assert not multiprocessing.active_children()
+    assert results["true"][0] == results["false"][0]
+    assert results["false"][1] == [2, 2, 1]
+    assert results["true"][1] == ([2, 2, 1] if dies else [2, 1])
 
 
 def test_without_scipy_a_line_says_which_column_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
