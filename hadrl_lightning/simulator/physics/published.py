@@ -149,7 +149,7 @@ def _share(
     scenario: Scenario, action: Float[Tensor, "batch user"], server: Int[Tensor, "batch user"]
 ) -> Float[Tensor, "batch user"]:
     wanted = action.clamp(min=0)
-    total = sum_per_server(wanted, server, scenario.num_servers).gather(1, server)
-    share = torch.where(total > 0, wanted / total, 0.0)
-    share = torch.round(share, decimals=3)
-    return torch.where(share == 0, scenario.free_share, share)
+    total = sum_per_server(wanted, server, scenario.num_servers)
+    total = total + (1 - total.sign())  # any, where nobody wants anything
+    share = torch.round(wanted / total.gather(1, server), decimals=3)
+    return share + (1 - share.sign()) * scenario.free_share
