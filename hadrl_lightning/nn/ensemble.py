@@ -24,7 +24,7 @@ REWARD_LOG_VAR_RANGE = (-10.0, 10.0)
 def bounded(value: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:
     """Maps any number into (low, high) by a sigmoid, in at least float32."""
     value = value.to(torch.promote_types(value.dtype, torch.float32))
-    return low + (high - low) * torch.sigmoid(value)
+    return ((high - low) * torch.sigmoid(value)).add_(low)
 
 
 def gaussian_nll(
@@ -194,7 +194,7 @@ class RewardModel(nn.Module):
         """Mean and log-variance of the reward of each row."""
         first, *hidden, _ = (cast(nn.Linear, layer) for layer in self.layers)
         of_observation, of_action = first.weight.split([observation.shape[-1], action.shape[-1]], dim=1)
-        value = linear(observation, of_observation, first.bias) + linear(action, of_action)
+        value = linear(observation, of_observation, first.bias).add_(linear(action, of_action))
         value = relu(value, inplace=True)
         for layer in hidden:
             value = relu(layer(value), inplace=True)

@@ -1,9 +1,11 @@
 """Planning by the cross-entropy method, for all networks in one call."""
 
 from collections.abc import Iterator
+from math import ceil
 from typing import NamedTuple, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.planning.free_energy import FreeEnergy, FreeEnergyForm, expected_free_energy
@@ -306,7 +308,17 @@ class CEMPlanner:
 
     def _improve(self, round_: "_Round", view: Seen, proposal: AnyProposal) -> Plan:
         """One iteration for a group of networks."""
-        candidates, uniform = self._draw(proposal, round_)
+        return self._refit(round_, view, proposal, *self._draw(proposal, round_))
+
+    def _refit(
+        self,
+        round_: "_Round",
+        view: Seen,
+        proposal: AnyProposal,
+        candidates: Float[Tensor, "networks candidates horizon action"],
+        uniform: Float[Tensor, "networks candidates horizon"] | None,
+    ) -> Plan:
+        """What follows from the candidates that were drawn; no device is waited for."""
         free_energy = self._score(round_, view, candidates, uniform)
         finite = free_energy.total.isfinite()
         best = free_energy.total.sort(dim=1, stable=True).indices[:, : self.settings.top_candidates]
@@ -344,7 +356,8 @@ class CEMPlanner:
     def _score(self, round_: "_Round", view: Seen, candidates: Tensor, uniform: Tensor | None) -> FreeEnergy:
         """Terms `[networks, candidates]`, split along the candidates where one network has too many."""
         num_networks, num_candidates = candidates.shape[:2]
-        size = max(1, self.settings.max_rows // (round_.num_members * num_networks))
+        most = max(1, self.settings.max_rows // (round_.num_members * num_networks))
+        size = ceil(num_candidates / ceil(num_candidates / most))  # of about the same size all
         parts = []
         for first in range(0, num_candidates, size):
             part = candidates[:, first : first + size]

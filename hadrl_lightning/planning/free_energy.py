@@ -187,6 +187,6 @@ def _require_shapes(prediction: Prediction) -> None:
 
 def _finite(prediction: Prediction) -> Tensor:
     """Rows whose whole prediction is finite: sums keep NaN and infinity."""
-    change = prediction.mean.float().sum(dim=(0, 2)) + prediction.log_var.float().sum(dim=(0, 2))
-    reward = prediction.reward_mean.float().sum(dim=0) + prediction.reward_log_var.float().sum(dim=0)
-    return (change + reward).isfinite()
+    each = prediction.mean.float().sum(dim=2) + prediction.log_var.float().sum(dim=2)
+    each = each + prediction.reward_mean.float() + prediction.reward_log_var.float()
+    return each.sum(dim=0).isfinite()

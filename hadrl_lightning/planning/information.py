@@ -162,7 +162,7 @@ def _nearest_neighbour_gain(
     if num_members <= NEIGHBOUR:
         raise ValueError(f"members must be at least {NEIGHBOUR + 1} for nearest_neighbour, got {num_members}")
     noise = torch.randn((num_members, 1, num_dims), generator=generator, device=generator.device).to(mean)
-    sample = torch.addcmul(mean, noise, (0.5 * log_var).exp())
+    sample = (0.5 * log_var).exp() * noise + mean
     apart = _of_pairs(sample, lambda i: torch.linalg.vector_norm(sample[i] - sample[i + 1 :], dim=-1))
     distance = _second_least(apart).clamp(min=MIN_DISTANCE)
     log_volume = 0.5 * num_dims * math.log(math.pi) - math.lgamma(0.5 * num_dims + 1)

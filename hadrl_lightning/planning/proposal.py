@@ -49,7 +49,13 @@ class GaussianProposal(NamedTuple):
         noise = torch.randn(
             (num_networks, num_candidates, *size), generator=generator, device=generator.device
         )
-        candidates = self.centre[:, None] + self.std[:, None] * noise.to(self.centre)
+        return self.candidates(noise.to(self.centre))
+
+    def candidates(
+        self, noise: Float[Tensor, "networks candidates horizon action"]
+    ) -> Float[Tensor, "networks candidates horizon action"]:
+        """Candidate sequences of each network that standard normal draws stand for."""
+        candidates = self.centre[:, None] + self.std[:, None] * noise
         return candidates.clamp_(-1, 1) if self.clip else candidates
 
     def refit(

@@ -5,6 +5,7 @@ import itertools
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -512,13 +513,33 @@ def by_sums(view):
 
 view = network.offloading_view()
 torch.testing.assert_close(torch.compile(by_sums, fullgraph=True, backend="eager")(view), by_sums(view))
+
+from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
+from hadrl_lightning.planning.cem import _Round
+from tests.helpers import published_planner
+
+sizes = {"plan_horizon": 3, "n_candidates": 20, "top_candidates": 5, "optimisation_iters": 2, "max_rows": 60}
+model = WorldModel(6, 4, WorldModelSettings(ensemble_size=3, hidden_size=8))
+planner = CEMPlanner(4, published_planner(**sizes))
+round_ = _Round(model, planner.settings.make_form(), None, 3, 0, None, None)
+
+@torch.no_grad()
+def published(view, draws):
+    proposal = planner._start(view, None)
+    for noise in draws:
+        plan = planner._refit(round_, view, proposal, proposal.candidates(noise), None)
+        proposal = plan.proposal
+    return plan.action
+
+given = torch.randn(2, 6), torch.randn(2, 2, 20, 3, 4)
+torch.testing.assert_close(torch.compile(published, fullgraph=True, backend="eager")(*given), published(*given))
 """
 
 
 @pytest.mark.slow
 def test_a_whole_plan_is_one_graph_in_which_no_device_is_waited_for() -> None:
-    """In a process of its own: what is checked as it runs can't be traced."""
-    subprocess.run([sys.executable, "-c", TRACED], check=True)
+    """In a process of its own: what is checked as it runs can't be traced. Of the published plan from its draws on."""
+    subprocess.run([sys.executable, "-c", TRACED], check=True, cwd=Path(__file__).parents[2])
 
 
 # About the same view leads to about the same decision ------------------------------------------------------------
