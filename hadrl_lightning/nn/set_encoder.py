@@ -203,14 +203,12 @@ class SharedResources(nn.Module):
         matrix, bias = self.weight.select(members)
         log_weight = torch.baddbmm(bias.transpose(1, 2), matrix.transpose(1, 2), value.transpose(1, 2))
         weight = _bounded(log_weight, LOG_WEIGHT_BOUND).exp()
-        total = demand[..., parts - 1]
-        squares = total.square() * variance[..., parts - 1]
-        for r in range(parts - 1):
-            pool = pool_per_server if r < self.num_resources else pool_over_all
-            own = weight[:, r].view(num_members, *target.shape[1:])
-            part = demand[..., r] * (pool(own, target, num_servers) / own).view(num_members, num_tokens)
-            total = total + part
-            squares = squares + part.square() * variance[..., r]
+        pooled = _pooled(weight.unflatten(2, target.shape[1:]), target, num_servers, self.num_resources)
+        ratio = pooled.flatten(2) / weight
+        demand, variance = demand.transpose(1, 2), variance.transpose(1, 2)
+        part = torch.cat((demand[:, :-1] * ratio, demand[:, -1:]), dim=1)
+        total = part.sum(dim=1)
+        squares = (part.square() * variance).sum(dim=1)
         shape = (num_members, *target.shape[1:])
         return total.log().view(shape), (squares.log() - 2 * total.log()).view(shape)
 
@@ -219,20 +217,19 @@ def _bounded(value: Tensor, bound: float) -> Tensor:
     return bound * torch.tanh(value / bound)
 
 
-def pool_per_server(
-    value: Float[Tensor, "m rows user"], target: Int[Tensor, "m_or_1 rows user"], num_servers: int
-) -> Float[Tensor, "m rows user"]:
-    """For each user the sum of the values of all users of its server, its own included."""
-    target = target.expand_as(value)
-    pooled = value.new_zeros(*value.shape[:-1], num_servers).scatter_add(-1, target, value)
-    return pooled.gather(-1, target)
-
-
-def pool_over_all(
-    value: Float[Tensor, "m rows user"], target: Int[Tensor, "m_or_1 rows user"], num_servers: int
-) -> Float[Tensor, "m rows user"]:
-    """For each user the mean of the values of all users."""
-    return value.mean(dim=-1, keepdim=True).expand_as(value)
+def _pooled(
+    weight: Float[Tensor, "m resource rows user"],
+    target: Int[Tensor, "m_or_1 rows user"],
+    num_servers: int,
+    num_per_server: int,
+) -> Float[Tensor, "m resource rows user"]:
+    """What each user shares: the sum over the users of its server, of the other resources the mean over all users."""
+    own, common = weight.split([num_per_server, weight.shape[1] - num_per_server], dim=1)
+    place = target.unsqueeze(1).expand(own.shape)
+    pooled = own.new_zeros(*own.shape[:-1], num_servers).scatter_add(-1, place, own).gather(-1, place)
+    if not common.shape[1]:
+        return pooled
+    return torch.cat((pooled, common.mean(dim=-1, keepdim=True).expand_as(common)), dim=1)
 
 
 class SetChange(nn.Module):
