@@ -23,7 +23,6 @@ COLLECTING = PlannerSettings(
     informed_candidates=32,
     use_exploration=True,
     strategy="posterior",
-    planning_members=1,
     share_steps=0,
     target_sweeps=0,
 )

@@ -88,7 +88,7 @@ LEARNERS: dict[str, Learner] = {
     "hadrl-no-epistemic": Learner(
         label="HADRL, no epistemic term",
         kind="hadrl",
-        settings={"planning": {"planner": {"use_exploration": False, "planning_members": None}}},
+        settings={"planning": {"planner": {"use_exploration": False, "share_steps": 1}}},
     ),
     "hadrl-no-law": Learner(
         label="HADRL, no sharing law",
@@ -114,7 +114,7 @@ LEARNERS: dict[str, Learner] = {
         label="HADRL, CEM alone, horizon 5",
         kind="hadrl",
         settings=_planner(  # plans of one slot alone are refined, or made by sums
-            share_steps=0, target_sweeps=0, plan_horizon=5, strategy="information", planning_members=2
+            share_steps=0, target_sweeps=0, plan_horizon=5, strategy="information"
         ),
     ),
     "hadrl-no-hysteresis": Learner(

@@ -195,7 +195,7 @@ class SharedResources(nn.Module):
             num_servers: S.
             members: the m members to evaluate; None: all.
         """
-        num_members, num_tokens, _ = description.shape
+        num_members = len(description)
         parts = self.num_resources + self.num_common + 1
         demand, variance, first = description.split([parts, parts, self.weight_size], dim=-1)
         weight_action, bias = self.weight_action.select(members)

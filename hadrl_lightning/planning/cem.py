@@ -177,9 +177,11 @@ class CEMPlanner:
     def _members_of_sums(
         self, model: PlanningModel, generator: torch.Generator, device: torch.device
     ) -> Members:
-        """Those that choose targets: always the same, or drawn where plans explore so."""
+        """Those that choose targets: always the same, or one that is drawn where plans explore so."""
         if self.settings.follows_draws:
-            return self._draw_members(model, generator, device)
+            return torch.randint(model.num_members, (1,), generator=generator, device=generator.device).to(
+                device
+            )
         number = self.settings.members_used(model.num_members)
         return None if number == model.num_members else torch.arange(number, device=device)
 

@@ -58,8 +58,8 @@ class PlannerSettings:
 
     strategy: str = "information"
     """Exploration measure: `information`, `variance`, `disagreement`, `random` (not where plans are refined), `none`,
-    or one of your own as `my_module.my_measure`. `posterior` measures nothing: each plan follows `planning_members`
-    that are drawn anew, as if they were right, and so tries what members disagree on (Thompson sampling)."""
+    or one of your own as `my_module.my_measure`. `posterior` measures nothing: each plan from sums follows one member,
+    drawn anew, as if it were right, and so tries what members disagree on (Thompson sampling)."""
 
     information_estimator: Estimator = "bounded"
     """Strategy `information` only. Estimate of the information gain: `bounded` (within 0 and ln members) or
@@ -243,7 +243,7 @@ class PlannerSettings:
 
     @property
     def follows_draws(self) -> bool:
-        """Whether plans explore by following members that are drawn."""
+        """Whether plans explore by following one member that is drawn."""
         return self.use_exploration and self.strategy == "posterior"
 
     @property

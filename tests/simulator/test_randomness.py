@@ -157,7 +157,7 @@ def test_every_use_says_what_it_is_for(root: Path) -> None:
 
 
 def test_training_with_the_seed_of_the_test_meets_other_requests_than_the_test() -> None:
-    data = TransitionDataModule(num_envs=100, seed=2002, validation_seed=2002, validation_episodes=100)
+    data = TransitionDataModule(num_envs=50, seed=2002, validation_seed=2002, validation_episodes=50)
     assert data.test_seed == 2002
     data.setup("fit")
     assert data.network is not None

@@ -241,7 +241,7 @@ def test_a_plan_that_explores_by_the_posterior_follows_members_that_are_drawn() 
         for part in one.modules():
             if isinstance(part, MemberWise):
                 part.hold(Share(member, 1, MODEL.num_members))
-        members.append(actions(replace(drawn, use_exploration=False), one)[0])
+        members.append(actions(replace(drawn, use_exploration=False, planning_members=1), one)[0])
     follows = [[torch.allclose(action, own, atol=1e-5) for own in members] for action in found]
     assert all(any(row) for row in follows)
     assert len({tuple(row) for row in follows}) > 1
