@@ -60,7 +60,7 @@ class TransitionDataModule(LightningDataModule):
         seed: int = 0,
         offloading_memory: int = 500_000,
         caching_memory: int = 500_000,
-        passes_per_epoch: int = 10,
+        passes_per_epoch: int = 7,
         batch_size: int = 16,
         samples_per_pass: int | None = 400,
         bootstrap: bool = True,
