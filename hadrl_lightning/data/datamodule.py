@@ -1,5 +1,6 @@
 """`TransitionDataModule`: owns the simulator and the replay buffers, streams the batches."""
 
+from math import inf
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from hadrl_lightning.data.streams import EpisodeStream, TrainingStream
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.distributed import ActingAsOne, members_held, of_each_rank
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.scenario import GIB, Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, SharedNetworks, Use, check_seed, make_generator, rules
 from hadrl_lightning.simulator.network import require_memory
 from hadrl_lightning.typed import typed
@@ -33,6 +34,8 @@ class TransitionDataModule(LightningDataModule):
             act as one. It may be that of the validation or the test: training draws other numbers from it.
         offloading_memory: transitions of the fast level remembered, first in first out.
         caching_memory: transitions of the slow level remembered, first in first out (published `memory`).
+        memory_bytes: what either of the two memories takes at most; where transitions are large, fewer of them fit,
+            as of hundreds of users, these are remembered.
         passes_per_epoch: passes over the fast level's transitions an epoch (published `n_train_epoch_large`).
         batch_size: transitions a world model update and member (published `batch_size_small`).
         samples_per_pass: transitions a pass at most, drawn at random; null: all of them (published).
@@ -60,6 +63,7 @@ class TransitionDataModule(LightningDataModule):
         seed: int = 0,
         offloading_memory: int = 500_000,
         caching_memory: int = 500_000,
+        memory_bytes: float = 4.0 * GIB,
         passes_per_epoch: int = 7,
         batch_size: int = 16,
         samples_per_pass: int | None = 400,
@@ -91,12 +95,18 @@ class TransitionDataModule(LightningDataModule):
         seeds = {"seed": seed, "validation_seed": validation_seed, "test_seed": test_seed}
         for name, number in seeds.items():
             check_seed(name, number)
+        if not 1 <= memory_bytes < inf:
+            raise ValueError(f"memory_bytes must be at least 1 and finite, got {memory_bytes}")
         for least, group in ((1, at_least_one), (0, at_least_zero)):
             for name, value in group.items():
                 if value is not None and value < least:
                     raise ValueError(f"{name} must be at least {least}, got {value}")
         numbers = {**at_least_one, **at_least_zero, **seeds}
-        self.settings: dict[str, int | None] = {**numbers, "bootstrap": bootstrap}
+        self.settings: dict[str, int | float | None] = {
+            **numbers,
+            "memory_bytes": memory_bytes,
+            "bootstrap": bootstrap,
+        }
         """The arguments by name, but for the scenario and its physics."""
         scenario.require_users()
         rules(physics).check_scenario(scenario)
@@ -122,8 +132,12 @@ class TransitionDataModule(LightningDataModule):
         """Caching decisions collected so far by all networks of this rank; of all ranks where they act as one."""
         self.network: EdgeNetwork | None = None
         """The networks that collect; made by `setup("fit")`."""
-        self.offloading_buffer = ReplayBuffer(offloading_memory, OffloadingTransitions.none(scenario))
-        self.caching_buffer = ReplayBuffer(caching_memory, CachingTransitions.none(scenario))
+        self.offloading_buffer = ReplayBuffer.within(
+            memory_bytes, offloading_memory, OffloadingTransitions.none(scenario)
+        )
+        self.caching_buffer = ReplayBuffer.within(
+            memory_bytes, caching_memory, CachingTransitions.none(scenario)
+        )
         self._stream: TrainingStream | None = None
         self._restored: dict[str, Any] | None = None
 

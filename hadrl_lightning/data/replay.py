@@ -41,6 +41,12 @@ class ReplayBuffer(Generic[AnyRows]):
         self._storage: dict[str, Tensor] = {}
         self.clear()
 
+    @classmethod
+    def within(cls, num_bytes: float, capacity: int, like: AnyRows) -> "ReplayBuffer[AnyRows]":
+        """One of `capacity` rows, or of as many as take no more than so many bytes; one at least."""
+        row_bytes = sum(value[:0].element_size() * value.shape[1:].numel() for _, value in like.tensors())
+        return cls(max(1, min(capacity, int(num_bytes // max(1, row_bytes)))), like)
+
     def __len__(self) -> int:
         return self._size
 

@@ -175,7 +175,15 @@ def test_published_names_all_that_the_published_algorithm_has_otherwise(
     of_planning = {**settings["planning"], "latency_weight": None}  # of another reward
     assert of_planning == {**load_config("published.yaml")["planning"], "latency_weight": None}
     unnamed = settings["data"].keys() - load_config("published.yaml")["data"].keys()
-    rest = {"scenario", "seed", "validation_seed", "test_seed", "predict_episodes", "parallel_episodes"}
+    rest = {
+        "scenario",
+        "seed",
+        "validation_seed",
+        "test_seed",
+        "predict_episodes",
+        "parallel_episodes",
+        "memory_bytes",
+    }
     assert unnamed == rest
 
 

@@ -7,12 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.data.bootstrap import bootstrap_weights
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.replay import ReplayBuffer
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import Rows
+from hadrl_lightning.simulator import EdgeNetwork, Rows
 
 
 @dataclass(eq=False)
@@ -85,6 +86,27 @@ def test_memory_doubles_up_to_the_capacity() -> None:
     small.add(rows(0, 3))
     small.add(rows(3, 1))
     assert small.nbytes == 5 * 3 * 4
+
+
+def test_rows_that_are_large_are_kept_in_smaller_numbers() -> None:
+    row = 3 * 4  # bytes: three numbers in single precision
+    assert [ReplayBuffer.within(float(n * row), 5, LIKE).capacity for n in (0.5, 2.5, 4, 1e9)] == [1, 2, 4, 5]
+    city = Scenario(
+        num_servers=125, num_users=816, num_services=87, popularity="zipf", offload_thresholds=None
+    )
+    buffer = TransitionDataModule(city, memory_bytes=2.0**30).offloading_buffer
+    row = sum(value[:1].element_size() * value[0].numel() for value in city_tensors(city))
+    assert buffer.capacity == 2**30 // row < 500_000
+    assert TransitionDataModule(Scenario()).offloading_buffer.capacity == 500_000
+
+
+def city_tensors(scenario: Scenario) -> list[torch.Tensor]:
+    """A row of what is stored of a slot, field by field."""
+    network = EdgeNetwork(scenario)
+    view = network.offloading_view()
+    numbers = torch.zeros(1, scenario.offloading_action_size), torch.zeros(1)
+    latency = torch.zeros(1, scenario.num_users)
+    return [value for _, value in OffloadingTransitions(view, *numbers, view, latency).tensors()]
 
 
 def test_an_addition_larger_than_the_buffer_keeps_its_newest_rows() -> None:
