@@ -9,7 +9,7 @@ from typing import Any
 
 from hadrl_lightning.agent_files import RECORD, find_agent, read_agent
 from hadrl_lightning.agents.seen import NUMBERS, range_shown
-from hadrl_lightning.cli.line_parser import LineParser
+from hadrl_lightning.cli.mistakes import LineParser
 from hadrl_lightning.config_files import shipped_configs
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.scenario.ranges import RANGED

@@ -1,5 +1,6 @@
-"""Tells a mistake of the user from a bug of ours when an object is built from settings."""
+"""Mistakes of the user, told in one line, and told from bugs of ours where an object is built from settings."""
 
+import argparse
 import dataclasses
 import inspect
 import re
@@ -7,11 +8,22 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from hadrl_lightning.errors import HadrlError
+
+
+class LineParser(argparse.ArgumentParser):
+    """Raises a HadrlError of one line where its base class, argparse's parser, prints the usage and exits."""
+
+    _subcommands_action = None
+    """It has no commands below it; jsonargparse asks when it writes the script of a shell's completion."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `message`."""
+        raise HadrlError(message)
 
 
 @contextmanager

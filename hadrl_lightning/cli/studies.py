@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hadrl_lightning.cli.line_parser import LineParser
+from hadrl_lightning.cli.mistakes import LineParser
 from hadrl_lightning.errors import HadrlError, HadrlWarning
 from hadrl_lightning.extras import require
 from hadrl_lightning.files import replacing

@@ -8,7 +8,6 @@ from hadrl_lightning.benchmark import default_policies
 from hadrl_lightning.cli import main
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.plots import draw
-from hadrl_lightning.plots.axes import axis
 from hadrl_lightning.plots.benchmark import (
     ONE_TRAINING,
     OVER_BOTH,
@@ -20,7 +19,7 @@ from hadrl_lightning.plots.benchmark import (
 )
 from hadrl_lightning.plots.looks import colour, family, look
 from hadrl_lightning.plots.style import style
-from hadrl_lightning.plots.tables import read_rows
+from hadrl_lightning.plots.tables import axis, read_rows
 
 pytestmark = pytest.mark.unchecked
 
