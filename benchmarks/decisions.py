@@ -1,29 +1,40 @@
 """How good and how fast decisions of a slot are: by sums and by samples, for shipped agents and for a city.
 
     OMP_NUM_THREADS=1 python benchmarks/decisions.py [--networks 10] [--cities 20x300x10 125x816x10 200x3000x100]
+    OMP_NUM_THREADS=1 python benchmarks/decisions.py --growth docs/performance.svg
 
 Agents play an episode each way under the caches of most hits, on the same requests, positions and fading: latency over
 that of the best known decisions, and the CPU time of a decision for one network (median and largest) and per network of
 several. Cities are drawn, with random full caches and the weights of es5.ckpt: CPU time of a decision, memory of the
 process, and with `--compare`, which takes seconds, latency over that of the best known decisions.
+
+`--growth` draws the CPU time of a decision against users x servers, and fits its exponent: by all sizes, and by those
+of the last decade alone, where what does not depend on the sizes hardly counts.
 """
 
 import argparse
+import math
 import resource
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from statistics import linear_regression, median
 
 import torch
 
 from hadrl_lightning import HADRL, EdgeNetwork
 from hadrl_lightning.baselines import CACHING_POLICIES, best_known_allocation, best_known_policy
+from hadrl_lightning.files import writing
 from hadrl_lightning.play import OffloadingPolicy, episode_scores, run_episode
+from hadrl_lightning.plots.style import COLOURS, COLUMN_IN, style
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import Allocation, Use, fill_caches, make_generator, serve
 
 PLACES = [(name, cache) for name in ("es2", "es3", "es4", "es5") for cache in (20, 40, 80, 200)]
+GROWTH = [(2, 30), (4, 60), (8, 120), (16, 240), (32, 480), (64, 960), (96, 1440), (128, 1920), (200, 3000)]
+"""Servers and users."""
 
 
 def main() -> None:
@@ -34,9 +45,13 @@ def main() -> None:
         "--cities", nargs="*", default=["20x300x10", "125x816x10", "125x816x87", "200x3000x100"]
     )
     parser.add_argument("--compare", action="store_true", help="cities beside the best known decisions")
+    parser.add_argument("--growth", type=Path, metavar="FILE", help="draw the growth with the sizes, and end")
     words = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if words.growth:
+        growth(words.growth)
+        return
     print("place | samples: ÷ best known, ms of one, a network of several | sums")
     for name, cache in PLACES:
         agent = HADRL.from_checkpoint(f"{name}.ckpt")
@@ -93,18 +108,10 @@ def latency(
 
 def city(servers: int, users: int, services: int, compare: bool) -> str:
     """What a decision for so many takes, in words."""
-    agent = HADRL.from_checkpoint("es5.ckpt")
-    scenario = agent.scenario.resized(servers, users, services)
-    network = EdgeNetwork(scenario, generator=make_generator(5, Use.TEST_NETWORKS))
-    draws = torch.Generator().manual_seed(1)
-    network.begin_frame(fill_caches(scenario, torch.rand(1, servers, services, generator=draws)))
-    view, seconds = network.offloading_view(), []
-    for _ in range(5):
-        begun = time.process_time()
-        allocation = agent.decide(view, seed=0)
-        seconds.append(time.process_time() - begun)
+    network, seconds, allocation = decided(servers, users, services, times=5)
+    scenario = network.scenario
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    text = f"{servers} servers, {users} users, {services} services | {sorted(seconds)[2]:.3f} s, at most {peak:.2f} GiB"
+    text = f"{servers} servers, {users} users, {services} services | {median(seconds):.3f} s, at most {peak:.2f} GiB"
     if not compare:
         return text
     slot = (scenario, network.cache, network.requests, network.positions)
@@ -115,6 +122,68 @@ def city(servers: int, users: int, services: int, compare: bool) -> str:
         for decision in (allocation, best_known_allocation(*slot))
     )
     return f"{text}, {own / best:.4f} × the best known"
+
+
+def decided(
+    servers: int, users: int, services: int, times: int
+) -> tuple[EdgeNetwork, list[float], Allocation]:
+    """A network of so many with random full caches, CPU seconds of each of several decisions, and the last one."""
+    agent = HADRL.from_checkpoint("es5.ckpt")
+    scenario = agent.scenario.resized(servers, users, services)
+    network = EdgeNetwork(scenario, generator=make_generator(5, Use.TEST_NETWORKS))
+    draws = torch.Generator().manual_seed(1)
+    network.begin_frame(fill_caches(scenario, torch.rand(1, servers, services, generator=draws)))
+    view, seconds = network.offloading_view(), []
+    for _ in range(times):
+        begun = time.process_time()
+        allocation = agent.decide(view, seed=0)
+        seconds.append(time.process_time() - begun)
+    return network, seconds, allocation
+
+
+def growth(file: Path) -> None:
+    """Time decisions of networks from a few users to a city, print and draw them with the exponents fitted."""
+    with style() as plt, writing(file):
+        plt.rcParams["svg.hashsalt"] = "growth"
+        figure, axes = plt.subplots(figsize=(COLUMN_IN, 2.6))
+        for services, colour in zip((10, 100), COLOURS):
+            pairs = [servers * users for servers, users in GROWTH]
+            spent = [timed_decisions(*sizes, services) for sizes in GROWTH]
+            taken = [median(seconds) for seconds in spent]
+            whole, _ = exponent(pairs, taken)
+            last = [index for index, count in enumerate(pairs) if count >= pairs[-1] / 10]
+            slope, level = exponent([pairs[index] for index in last], [taken[index] for index in last])
+            print(
+                f"{services} services: exponent {whole:.2f} over all, {slope:.2f} over the last decade",
+                flush=True,
+            )
+            ends = [
+                [middle - min(seconds), max(seconds) - middle]
+                for middle, seconds in zip(taken, spent, strict=True)
+            ]
+            axes.errorbar(pairs, taken, list(zip(*ends)), fmt="o", color=colour, elinewidth=0.6)
+            line = [pairs[last[0]], pairs[-1]]
+            fitted = [math.exp(level) * count**slope for count in line]
+            axes.plot(line, fitted, color=colour, label=f"{services} services: exponent {slope:.2f}")
+        axes.set(xscale="log", yscale="log", xlabel="users × servers", ylabel="CPU time of a decision (s)")
+        axes.legend()
+        figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else {})
+        plt.close(figure)
+
+
+def timed_decisions(servers: int, users: int, services: int) -> list[float]:
+    """CPU seconds of a decision, several times after a first one that does not count."""
+    _, (_, *spent), _ = decided(servers, users, services, times=16)
+    print(
+        f"{servers} x {users}, {services} services: {median(spent):.4f} s ({min(spent):.4f} to {max(spent):.4f})",
+        flush=True,
+    )
+    return spent
+
+
+def exponent(counts: list[int], seconds: list[float]) -> tuple[float, float]:
+    """Slope and level of the line of least squares through the logarithms."""
+    return linear_regression(list(map(math.log, counts)), list(map(math.log, seconds)))
 
 
 if __name__ == "__main__":
