@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns of whole commands (default: 3)")
     parser.add_argument("--configs", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--epochs", type=int, default=10, help="of the city's training (default: 10)")
+    parser.add_argument("--peers", nargs="+", choices=("ppo", "sac", "td3"), default=["ppo", "sac"])
     parser.add_argument("--agent", type=Path, help="of city or caches, in place of training one")
     words = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -310,7 +311,7 @@ class Racing(Judge):
             raise TimeIsUp
 
 
-def peers(_: argparse.Namespace) -> None:
+def peers(words: argparse.Namespace) -> None:
     """PPO and SAC, to the latency of a short training of ours."""
     with tempfile.TemporaryDirectory() as folder:
         spent = fitted(folder, *CONFIGS["quick.yaml"], "--evaluation.second_process", "false")
@@ -324,7 +325,7 @@ def peers(_: argparse.Namespace) -> None:
         f"hadrl fit, quick.yaml: {goal:.2f} s after {spent.cpu_s:.1f} CPU s, tests included, and {slots} slots"
     )
     common = asdict(LearnerSettings(num_envs=4))
-    for name in ("ppo", "sac"):
+    for name in words.peers:
         settings = {**{key: common[key] for key in ("num_envs", "reward")}, **LEARNERS[name].learner}
         racing = Racing(stream, goal * 1.001, PATIENCE * spent.cpu_s, 1000)
         with suppress(TimeIsUp):
