@@ -103,7 +103,10 @@ class Collection:
         self._slow = caching_agent(
             self._caching_action, lambda _, view, action: module.decide_caching(view, action).cache
         )
-        self._fast = offloading_agent(self._offloading_action)
+        self._fast = offloading_agent(
+            self._offloading_action,
+            lambda network, _, action: module.decide_offloading(network.scenario, action),
+        )
         self._plan: Plan | None = None
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
 

@@ -175,7 +175,13 @@ class Acting(nn.Module):
         plan = self.plan(view, planner, make_generator(seed, Use.PLAY), warm_start, alike=True)
         action = plan.action.float()
         check_plan(action, plan.free_energy.total)
-        return decode_offloading(scenario, action, self.physics), plan
+        return self.decide_offloading(scenario, action), plan
+
+    def decide_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
+        """What an action of the planner stands for in networks of a scenario."""
+        if self.world_model.targets_in_bins:
+            action = rules(self.physics).in_its_bins(scenario, action)
+        return decode_offloading(scenario, action, self.physics)
 
     def _of_sizes(self, view: OffloadingView) -> tuple[Scenario, CEMPlanner]:
         """The scenario and the planner with as many servers, users and services as are seen."""

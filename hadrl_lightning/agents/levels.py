@@ -133,6 +133,9 @@ class SlotModel(Level):
 
     predicts_latencies: ClassVar[bool] = False
     """Whether `Prediction.mean` and `log_var` are of the users' log latencies, ln s, as the form `outcome` needs."""
+    targets_in_bins: ClassVar[bool] = False
+    """Whether targets of actions are read as equal bins of [−1, 1], one a server, whatever the physics makes of them:
+    it is given the action that stands for the same servers (`Rules.in_its_bins`)."""
     best_reward: Float[Tensor, ""]
     """The largest reward seen."""
 

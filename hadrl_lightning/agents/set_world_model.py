@@ -175,6 +175,7 @@ class SetWorldModel(TransitionModel):
     settings_group = "set_world_model"
     transfers = True
     predicts_latencies = True
+    targets_in_bins = True
     settings: SetWorldModelSettings
 
     def __init__(

@@ -72,13 +72,13 @@ def caching_agent(
     return Decider(lambda network: network.caching_view(), act, read)
 
 
-def offloading_agent(act: Callable[[OffloadingView], Tensor]) -> Decider[OffloadingView, Tensor, Allocation]:
-    """An agent of the fast level, from its view to an action [B, 3 U], which is read as the physics has it."""
-    return Decider(
-        lambda network: network.offloading_view(),
-        act,
-        lambda network, seen, action: read_allocation(network, action),
-    )
+def offloading_agent(
+    act: Callable[[OffloadingView], Tensor],
+    read: Callable[[EdgeNetwork, OffloadingView, Tensor], Allocation] | None = None,
+) -> Decider[OffloadingView, Tensor, Allocation]:
+    """An agent of the fast level, from its view to an action [B, 3 U]; by default read as the physics has it."""
+    read = read or (lambda network, seen, action: read_allocation(network, action))
+    return Decider(lambda network: network.offloading_view(), act, read)
 
 
 def read_caches(

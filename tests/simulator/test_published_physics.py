@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from hadrl_lightning.agents import HADRL
-from hadrl_lightning.data import TransitionDataModule
+from hadrl_lightning.data import OffloadingTransitions, TransitionDataModule
 from hadrl_lightning.play import caching_reward, offloading_reward, run_episode
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import EdgeNetwork, decode_caching, decode_offloading, serve
+from hadrl_lightning.simulator import EdgeNetwork, decode_caching, decode_offloading, rules, serve
 from hadrl_lightning.simulator.processes import fading as fading_module
 from tests.helpers.twin import GIB_BITS, PUBLISHED, PublishedTwin, StrictTwin
 
@@ -291,3 +291,27 @@ def test_asking_for_nothing_is_what_the_published_arithmetic_rewards() -> None:
     assert float(episode.bandwidth_load.max()) == pytest.approx(
         0.2 * 30
     )  # six times the capacity of one server
+
+
+def test_targets_of_structured_planners_are_put_as_the_thresholds_read_them() -> None:
+    scenario = Scenario(num_servers=3, num_users=5, offload_thresholds=(-0.9, 0.8))
+    target = torch.tensor([[-1.0, -0.4, -0.3, 0.3, 1.0]])
+    action = torch.cat((target, torch.full((1, 10), 0.5)), dim=1)
+    assert decode_offloading(scenario, action, "published").server.tolist() == [[0, 1, 1, 1, 2]]
+    put = rules("published").in_its_bins(scenario, action)
+    assert decode_offloading(scenario, put, "published").server.tolist() == [[0, 0, 1, 1, 2]]
+    assert torch.equal(put[:, 5:], action[:, 5:])
+    assert rules("strict").in_its_bins(scenario, action) is action
+
+
+def test_a_structured_agent_stores_targets_under_the_servers_that_served() -> None:
+    scenario = Scenario(num_servers=3, num_users=5, offload_thresholds=(-0.9, 0.8), decisions_per_episode=1)
+    agent = HADRL(scenario, physics="published")
+    network = EdgeNetwork(scenario, "published", 4)
+    action = 2 * torch.rand(4, 15, generator=torch.Generator().manual_seed(0)) - 1
+    lessons = agent.world_model.prepared(
+        OffloadingTransitions(
+            network.offloading_view(), action, torch.ones(4), network.offloading_view(), torch.ones(4, 5)
+        )
+    )
+    assert torch.equal(lessons.target, agent.decide_offloading(scenario, action).server)

@@ -72,6 +72,17 @@ class Rules(ABC):
             previous: the cache until now.
         """
 
+    def in_its_bins(
+        self, scenario: Scenario, action: Float[Tensor, "batch action"]
+    ) -> Float[Tensor, "batch action"]:
+        """An offloading action whose targets lie in equal bins of [-1, 1], put so that these rules read the same.
+
+        Args:
+            scenario: gives S, and what actions are read by.
+            action: within [-1, 1], [B, 3 U].
+        """
+        return action
+
     @abstractmethod
     def usable_bits(self, scenario: Scenario, view: CachingView) -> Float[Tensor, "*rows server"]:
         """What may be filled of every server's cache by what a view shows, in double precision.

@@ -36,6 +36,19 @@ class Published(Rules):
         """The published association, which in ES4 is not the user's cell."""
         return table.published_homes
 
+    def in_its_bins(
+        self, scenario: Scenario, action: Float[Tensor, "batch action"]
+    ) -> Float[Tensor, "batch action"]:
+        """Each target in the middle between its thresholds."""
+        if scenario.offload_thresholds is None:
+            return action
+        edges = torch.tensor(
+            (-1.0, *scenario.offload_thresholds, 1.0), device=action.device, dtype=action.dtype
+        )
+        target, *shares = action.chunk(3, dim=-1)
+        server = ((target + 1) * (scenario.num_servers / 2)).long().clamp(0, scenario.num_servers - 1)
+        return torch.cat((((edges[:-1] + edges[1:]) / 2)[server], *shares), dim=-1)
+
     def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
         """Thresholds of the scenario; shares clip(a, 0, 1) over their sum on the server, rounded to 3 decimals.
 
