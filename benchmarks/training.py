@@ -7,8 +7,9 @@ whole    `hadrl fit` as a process of its own, with one and with two threads, alo
 city     `hadrl fit` for 816 users, 125 servers and 87 services: CPU time of an epoch, memory, and the agent's latency
          over that of the best known decisions under its own caches, with what the certified bound leaves open.
 caches   A caching decision for 200 servers and 100 services, by an agent of es3.yaml and tight.yaml: CPU time, and the
-         expected share of hits over the bound of the linear relaxation. Sizes are drawn so that all caches together
-         hold half of all services.
+         expected share of hits over the bound of the linear relaxation; beside it caches filled by density, popularity
+         per storage, and the latency of a slot under the best known decisions, over theirs. Sizes are drawn so that
+         all caches together hold half of all services.
 peers    Stable-Baselines3's PPO and SAC on `hadrl/EdgeNetwork-v0`, to the latency of `hadrl fit` with quick.yaml on the
          same episodes, or until they have taken three times its CPU time.
 profile  CPU time of the parts of decisions and of a training epoch, and of their matrix products alone.
@@ -44,7 +45,7 @@ from hadrl_lightning.agents.actor_critic import ActorCritic
 from hadrl_lightning.agents.learning import Learning
 from hadrl_lightning.agents.set_world_model import SetWorldModel
 from hadrl_lightning.baselines import best_known_and_bound, coverage
-from hadrl_lightning.baselines.covering import covered_share, filled_by_density
+from hadrl_lightning.baselines.covering import filled_by_density
 from hadrl_lightning.baselines.learners import LearnerSettings
 from hadrl_lightning.benchmark.judge import Judge, play
 from hadrl_lightning.benchmark.policies import LEARNERS
@@ -245,11 +246,15 @@ def caches(words: argparse.Namespace) -> None:
             begun = time.process_time()
             cache = agent.place(view)
             spent.append(time.process_time() - begun)
-        hits, bound = float(coverage(scenario, cache)), relaxed_hits(scenario)
-        dense = covered_share(scenario, filled_by_density(scenario))
+        dense, bound = filled_by_density(scenario)[None], relaxed_hits(scenario)
+        hits, of_dense = (float(coverage(scenario, choice)) / bound for choice in (cache, dense))
+        own, other = (
+            float(best_known_and_bound(scenario, choice, network.requests, network.positions).latency_s)
+            for choice in (cache, dense)
+        )
         print(
-            f"caches of {name}: CPU s {told(spent, '.3f')}, hits {hits:.4f}, bound {bound:.4f}, "
-            f"ratio {hits / bound:.3f}; filled by density {dense / bound:.3f}",
+            f"caches of {name}: CPU s {told(spent, '.3f')}, hits ÷ bound {hits:.3f}; "
+            f"filled by density: {of_dense:.3f}, latency over theirs {own / other:.4f}",
             flush=True,
         )
 
