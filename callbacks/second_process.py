@@ -3,7 +3,6 @@
 import io
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -45,7 +44,7 @@ class SecondProcess:
 
     def __init__(self) -> None:
         self._process, self._pipe = start_worker(_played)
-        self._folder = TemporaryDirectory(prefix="hadrl-", ignore_cleanup_errors=True)
+        self._folder: TemporaryDirectory[str] | None = None
         self._jobs: list[_Job] = []
 
     @staticmethod
@@ -63,8 +62,12 @@ class SecondProcess:
             stream: the batches.
             references: whether the reference policies play too.
         """
-        agent = Path(self._folder.name) / "agent.pt"
-        torch.save((type(module), module.settings, module.state_dict()), agent)
+        try:
+            self._folder = TemporaryDirectory(prefix="hadrl-", ignore_cleanup_errors=True)
+            agent = Path(self._folder.name) / "agent.pt"
+            torch.save((type(module), module.settings, module.state_dict()), agent)
+        except Exception:  # no room on the disk, a class that does not pickle
+            return
         self._jobs = [_Job(agent, stream, batch, references) for batch in range(1, len(stream), 2)]
         self._ask()
 
@@ -90,13 +93,16 @@ class SecondProcess:
         self._process.terminate()
         self._process.join()
         self._pipe.close()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     def _ask(self) -> None:
         """One batch at a time: neither process then waits for the other to read."""
-        if self._jobs:
-            with suppress(OSError):  # a process that has died is noticed when it should answer
+        try:
+            if self._jobs:
                 self._pipe.send(self._jobs[0])
+        except Exception:  # it has died, or what is to be played does not pickle
+            self._jobs = []
 
 
 def _played(job: _Job) -> dict[str, bytes] | None:

@@ -6,8 +6,9 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from threading import Thread
@@ -79,13 +80,31 @@ def start_worker(answer: Callable[[Any], Any]) -> tuple[BaseProcess, Connection]
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, answer), daemon=True)
-    process.start()
+    with _interrupts_held():
+        process.start()
     theirs.close()  # so that the death of the worker is the end of the pipe
     return process, ours
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Within, SIGINT has to wait: in a process that is started for good, also while it imports what it needs.
+
+    A terminal sends it to all, and the parent decides what ends.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # when it is started it lets SIGINT through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(pipe: Connection, answer: Callable[[Any], Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal it goes to all; the parent decides what ends
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it could not be held
     Thread(target=_end_with_parent, daemon=True).start()
     use_plain_characters()
     with warnings_in_one_line(), suppress(EOFError):

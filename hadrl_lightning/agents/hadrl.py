@@ -61,7 +61,7 @@ class HADRL(Learning, StoredAgent):
     """
 
     played_elsewhere: Episode | None = None
-    """What another process has played of the batch that is tested now, as this agent would."""
+    """What another process has played of the batch that is tested next, as this agent would."""
     parts = {
         "scenario": Scenario,
         "world_model": WorldModelSettings,
@@ -158,7 +158,8 @@ class HADRL(Learning, StoredAgent):
 
     def test_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:  # type: ignore[override]
         """Play the episode of the networks, unless it was played elsewhere."""
-        return self.play(batch) if self.played_elsewhere is None else self.played_elsewhere
+        played, self.played_elsewhere = self.played_elsewhere, None
+        return self.play(batch) if played is None else played
 
     def predict_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:
         """Play the episode of the networks."""

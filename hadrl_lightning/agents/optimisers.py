@@ -25,10 +25,9 @@ class ResumedAdam(Adam):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes moments and steps, and no settings."""
-        settings = [{name: group[name] for name in group if name != "params"} for group in self.param_groups]
-        super().load_state_dict(state_dict)
-        for group, own in zip(self.param_groups, settings, strict=True):
-            group.update(own)
+        own = [{name: group[name] for name in group if name != "params"} for group in self.param_groups]
+        groups = [{**saved, **mine} for saved, mine in zip(state_dict["param_groups"], own, strict=True)]
+        super().load_state_dict({**state_dict, "param_groups": groups})  # which puts steps where a fused one needs them
 
 
 class DecayingAdam(ResumedAdam):

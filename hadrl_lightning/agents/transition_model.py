@@ -101,12 +101,14 @@ def over_members(
     """Mean over numbers and rows, each row times its weight if it has one; sum over members.
 
     Raises:
-        ValueError: weights of another shape than the rows.
+        ValueError: weights of another shape.
     """
     by_row = losses.flatten(2).mean(dim=2)
     if weight is not None:
         if weight.shape[-1] != by_row.shape[1] or len(weight) not in (1, len(by_row)):
-            rows = [len(weight), by_row.shape[1]]
-            raise ValueError(f"weight must have shape {rows} as the reward, got {list(weight.shape)}")
+            rows = by_row.shape[1]
+            raise ValueError(
+                f"weight must have shape [{len(by_row)}, {rows}] or [1, {rows}], got {list(weight.shape)}"
+            )
         by_row = by_row * weight
     return by_row.mean(dim=1).sum()

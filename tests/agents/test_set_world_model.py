@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents.derived_reward import derived_reward
-from hadrl_lightning.agents.optimisers import DecayingAdam
+from hadrl_lightning.agents.optimisers import DecayingAdam, ResumedAdam
 from hadrl_lightning.agents.set_world_model import CHANGE_ROWS, SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.transitions import OffloadingTransitions
@@ -320,6 +320,20 @@ def test_the_learning_rate_rises_falls_and_starts_anew_with_the_state() -> None:
     optimiser.state.clear()
     optimiser.step()
     assert optimiser.param_groups[0]["lr"] == pytest.approx(0.2)
+
+
+def test_steps_of_a_state_from_before_adam_was_fused_are_put_where_a_fused_step_needs_them() -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+    before, after = torch.optim.Adam([parameter], lr=0.1), ResumedAdam([parameter], lr=0.2)
+    parameter.grad = torch.ones(1)
+    before.step()
+    saved = before.state_dict()
+    saved["state"][0]["step"] = saved["state"][0]["step"].double()  # float32, where the parameter is
+    after.load_state_dict(saved)
+    assert after.state[parameter]["step"].dtype == torch.float32
+    assert after.param_groups[0]["lr"] == 0.2
+    assert saved["param_groups"][0]["lr"] == 0.1
+    after.step()
 
 
 @pytest.mark.parametrize(

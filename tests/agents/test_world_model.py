@@ -232,8 +232,11 @@ def test_a_weight_counts_for_the_ensemble_as_so_many_copies_and_for_the_reward_n
     gradient = model.dynamics.head.weight.grad
     assert gradient is not None
     assert [bool(one.any()) for one in gradient] == [member == 1 for member in range(MEMBERS)]
-    with pytest.raises(ValueError, match=r"weight must have shape \[1, 4\] as the reward, got \[1, 3\]"):
+    expected = rf"weight must have shape \[{MEMBERS}, 4\] or \[1, 4\], got "
+    with pytest.raises(ValueError, match=expected + r"\[1, 3\]"):
         model.loss(replace(batch, weight=weight[:3]))
+    with pytest.raises(ValueError, match=expected + r"\[2, 4\]"):
+        model.loss(replace(by_member, weight=only[:2]))
 
 
 def test_batches_of_wrong_shape_are_refused(as_installed: None) -> None:

@@ -3,7 +3,10 @@
 import csv
 import math
 import multiprocessing
+import os
+import signal
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import torch
 
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.baselines import CACHING_POLICIES, best_known_policy, least_latency
+from hadrl_lightning.callbacks import second_process
 from hadrl_lightning.callbacks.references import LEAST, OWN, References
 from hadrl_lightning.callbacks.results import Weights, result_table
 from hadrl_lightning.callbacks.second_process import SecondProcess
@@ -230,6 +234,14 @@ def test_a_second_process_plays_every_other_batch_to_the_same_numbers(
     monkeypatch.setattr(HADRL, "play", counted)
     if dies:
         monkeypatch.setattr(SecondProcess, "_ask", lambda self: self._process.kill())
+    else:  # Ctrl+C of a terminal goes to both processes, and it is the first one that decides what ends
+        start = SecondProcess.__init__
+
+        def interrupted(self: SecondProcess) -> None:
+            start(self)
+            os.kill(self._process.pid or 0, signal.SIGINT)
+
+        monkeypatch.setattr(SecondProcess, "__init__", interrupted)
     results = {}
     for second in ("true", "false"):
         played.clear()
@@ -240,6 +252,30 @@ def test_a_second_process_plays_every_other_batch_to_the_same_numbers(
     assert results["true"][0] == results["false"][0]
     assert results["false"][1] == [2, 2, 1]
     assert results["true"][1] == ([2, 2, 1] if dies else [2, 1])
+
+
+@pytest.mark.parametrize("cause", ["stream", "disk"])
+def test_what_a_second_process_cannot_be_given_is_played_by_the_first(
+    monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    pipe, _ = multiprocessing.Pipe()
+    monkeypatch.setattr(second_process, "start_worker", lambda answer: (None, pipe))
+    stream = EpisodeStream(SMALL, "strict", 4, 2, 5, Use.TEST_NETWORKS)
+    if cause == "stream":
+        monkeypatch.setattr(stream, "networks", lambda batch: None)  # which does not pickle
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    second = SecondProcess()
+    second.begin(HADRL(SMALL), stream, references=False)
+    assert second.batch(1) is None
+
+
+def test_an_agent_takes_what_was_played_elsewhere_once() -> None:
+    agent, network = HADRL(SMALL), EdgeNetwork(SMALL)
+    played = agent.play(EdgeNetwork(SMALL))
+    agent.played_elsewhere = played
+    assert agent.test_step(network, 0) is played
+    assert agent.test_step(network, 1) is not played
 
 
 def test_without_scipy_a_line_says_which_column_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
