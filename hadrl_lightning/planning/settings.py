@@ -36,10 +36,10 @@ class PlannerSettings:
     search: Search = "sums"
     """How the plan of a slot is found. `sums`: from what the model has learnt of sharing, without drawing candidates,
     where that is possible: with a model that knows sharing (`SetWorldModel` with the encoder `shared_resources`), for
-    the form `outcome` with `use_reward`, a horizon of 1, and plans that are refined and don't explore, or explore by the
-    strategy `posterior`; elsewhere, and with `samples` everywhere, by the cross-entropy method and the refinement of
-    what it found. What is set for these does not matter with `sums`, but for `planning_members` (those that choose the
-    targets), `start_margin`, `latency_scale_s`, `reward_scale` and `max_rows`."""
+    the form `outcome` with `use_reward`, a horizon of 1, and plans that are refined and explore nothing, or explore by
+    the strategy `posterior`; elsewhere, and with `samples` everywhere, by the cross-entropy method and the refinement
+    of what it found. What is set for these does not matter with `sums`, but for `planning_members` (those that choose
+    the targets), `start_margin`, `latency_scale_s`, `reward_scale` and `max_rows`."""
 
     plan_horizon: int = 1
     """Slots planned ahead; at least 1. Requests of the next slot don't depend on this one (published: 20)."""
