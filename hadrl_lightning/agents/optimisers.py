@@ -27,7 +27,8 @@ class ResumedAdam(Adam):
         """Takes moments and steps, and no settings."""
         own = [{name: group[name] for name in group if name != "params"} for group in self.param_groups]
         groups = [{**saved, **mine} for saved, mine in zip(state_dict["param_groups"], own, strict=True)]
-        super().load_state_dict({**state_dict, "param_groups": groups})  # which puts steps where a fused one needs them
+        # by which it also puts steps where a fused step needs them
+        super().load_state_dict({**state_dict, "param_groups": groups})
 
 
 class DecayingAdam(ResumedAdam):
