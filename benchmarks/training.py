@@ -72,7 +72,6 @@ CITY = {
     "data.scenario.popularity": "zipf",
     "data.num_envs": "4",
     "data.validation_episodes": "1",
-    "trainer.check_val_every_n_epoch": "5",
     **FEW_TESTS,
 }
 """Settings over es5.yaml."""
@@ -188,8 +187,9 @@ def city(words: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = words.agent
         if file is None:
-            settings = {**CITY, "trainer.max_epochs": f"{words.epochs}"}
-            spent = fitted(folder, "--config", "es5.yaml", *flags(settings))
+            epochs, validated = f"{words.epochs}", f"{min(5, words.epochs)}"
+            times = {"trainer.max_epochs": epochs, "trainer.check_val_every_n_epoch": validated}
+            spent = fitted(folder, "--config", "es5.yaml", *flags({**CITY, **times}))
             print(
                 f"city, {words.epochs} epochs: {spent.cpu_s / words.epochs:.0f} CPU s an epoch, with all else in it, "
                 f"{spent.wall_s / words.epochs:.0f} s on the wall, {spent.peak_gib:.2f} GiB"
