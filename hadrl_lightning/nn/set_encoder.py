@@ -117,8 +117,8 @@ class SharedResources(nn.Module):
         user: Float[Tensor, "rows user of_user"],
         server: Float[Tensor, "rows server of_server"],
         holds: Float[Tensor, "rows user server"],
-        members: Members = None,
-        pairs_at_once: int = 8192,
+        members: Members,
+        pairs_at_once: int,
     ) -> Float[Tensor, "m rows resource_and_base user server"]:
         """Demand of every user at every server on each resource, and last what is waited for alone.
 
