@@ -23,10 +23,12 @@ COLLECTING = PlannerSettings(
     informed_candidates=32,
     use_exploration=True,
     strategy="posterior",
+    expl_scale=1.0,
     share_steps=0,
     target_sweeps=0,
 )
-"""A cheap plan while collecting, by one member that is drawn for each slot: what members disagree on is tried."""
+"""A cheap plan while collecting, by one member that is drawn for each slot: what members disagree on is tried. Where
+plans are not from sums, the information gain counts instead."""
 
 
 @typed

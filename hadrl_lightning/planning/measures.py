@@ -76,6 +76,7 @@ def needs_uniform(measure: Measure) -> Measure:
     return measure
 
 
+@MEASURES.register("posterior")
 @MEASURES.register("information")
 def information(prediction: Prediction, moment: Moment) -> Float[Tensor, " rows"]:
     """Information gain about the member that is right, nats, by the estimator that is set."""
@@ -105,7 +106,6 @@ def random(prediction: Prediction, moment: Moment) -> Float[Tensor, " rows"]:
     return moment.uniform
 
 
-@MEASURES.register("posterior")
 @MEASURES.register("none")
 def none(prediction: Prediction, moment: Moment) -> Float[Tensor, " rows"]:
     """0."""

@@ -59,9 +59,9 @@ class PlannerSettings:
 
     strategy: str = "information"
     """Exploration measure: `information`, `variance`, `disagreement`, `random` (not where plans are refined), `none`,
-    or one of your own as `my_module.my_measure`. `posterior` measures nothing: each plan from sums follows one member,
+    or one of your own as `my_module.my_measure`. with `posterior` each plan from sums follows one member,
     drawn anew, as if it were right, and so tries what members disagree on (Thompson sampling), whatever `expl_scale`;
-    a plan that is not from sums explores nothing with it."""
+    a plan that is not from sums is measured by `information`."""
 
     information_estimator: Estimator = "bounded"
     """Strategy `information` only. Estimate of the information gain: `bounded` (within 0 and ln members) or

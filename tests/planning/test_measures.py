@@ -121,7 +121,7 @@ def test_a_measure_that_an_installed_package_declares_goes_by_its_short_name(
     [
         (
             "luck",
-            r"strategy must be one of information, variance, disagreement, random, none, posterior, or a measure ",
+            r"strategy must be one of information, posterior, variance, disagreement, random, none, or a measure ",
         ),
         (
             "own_measures.alone",

@@ -360,7 +360,7 @@ def test_settings_out_of_range_are_named(changes: dict[str, Any], message: str) 
     ("name", "allowed"),
     [
         ("form", "tschantz, gould, outcome"),
-        ("strategy", "information, variance, disagreement, random, none, posterior"),
+        ("strategy", "information, posterior, variance, disagreement, random, none"),
         ("information_estimator", "bounded, nearest_neighbour"),
         ("proposal", "gaussian, categorical"),
         ("preferred_reward", "above_best, published"),
