@@ -46,8 +46,6 @@ class References:
         self.boards = [Scoreboard(name) for name in names if name != LEAST or not scenario.ranges]
         self.playing = ""
         """Name of the policy that plays now."""
-        self._own: Episode | None = None
-        """What the best known decisions made of the batch under the agent's caches."""
 
     @property
     def notes(self) -> list[str]:
@@ -79,17 +77,17 @@ class References:
     def _episodes(self, stream: EpisodeStream, index: int, agent: Episode) -> Iterator[tuple[str, Episode]]:
         plays: dict[str, Callable[[], Episode]] = {
             OWN: lambda: own_best_known(stream, index, agent),
-            LEAST: lambda: self._least_known(stream, index, agent),
+            LEAST: lambda: self._least_known(stream, index, agent, played[OWN]),
             SIMPLE: lambda: run_episode(stream.networks(index), replayed(agent), home_equal),
             RANDOM: lambda: run_episode(
                 stream.networks(index), *random_policies(self.scenario, stream.physics, index)
             ),
         }
+        played: dict[str, Episode] = {}
         for board in self.boards:
             self.playing = board.name
-            episode = plays[board.name]()
-            self._own = episode if board.name == OWN else self._own
-            yield board.name, episode
+            played[board.name] = plays[board.name]()
+            yield board.name, played[board.name]
 
     def add(self, episodes: Mapping[str, Episode]) -> None:
         """Score what some of them made of a batch, by their names."""
@@ -97,11 +95,11 @@ class References:
             if board.name in episodes:
                 board.add(episodes[board.name])
 
-    def _least_known(self, stream: EpisodeStream, index: int, agent: Episode) -> Episode:
-        """Where the agent's caches are those of least latency all along, this has been played already."""
+    def _least_known(self, stream: EpisodeStream, index: int, agent: Episode, own: Episode) -> Episode:
+        """Where the agent's caches are those of least latency all along, this is what was played under its own."""
         caching, offloading = self._least
-        if self._own is not None and bool((agent.cache == caching(stream.networks(index))).all()):
-            return self._own
+        if bool((agent.cache == caching(stream.networks(index))).all()):
+            return own
         return run_episode(stream.networks(index), caching, offloading)
 
     @cached_property

@@ -22,7 +22,7 @@ from hadrl_lightning.nn.tokens import Numbers, TokenFields
 from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Prediction
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import OffloadingView, Seen, View, offloading_view_of, rules
+from hadrl_lightning.simulator import OffloadingView, Seen, View, bin_index, offloading_view_of, rules
 from hadrl_lightning.typed import typed
 
 Encoder = Literal["shared_resources", "deep_sets"]
@@ -267,7 +267,7 @@ class SetWorldModel(TransitionModel):
 
     def prepared(self, transitions: OffloadingTransitions) -> "SlotLessons":
         """What of transitions does not depend on the weights, made once for all batches that are drawn of them."""
-        self._check_shapes(transitions)
+        self.check_rows(transitions)
         self.keep_scale()
         with torch.no_grad():
             return self._lessons(transitions)
@@ -318,10 +318,6 @@ class SetWorldModel(TransitionModel):
         return over_members(user, batch.weight) + over_members(server, batch.weight)
 
     def check_rows(self, transitions: OffloadingTransitions) -> None:
-        """Refuse transitions of other shapes."""
-        self._check_shapes(transitions)
-
-    def _check_shapes(self, transitions: OffloadingTransitions) -> None:
         """Rows have to be `[members, b]`, or `[b]` for a batch that all members share."""
         lead, num_users = list(transitions.reward.shape), transitions.latency.shape[-1]
         members = [] if len(lead) == 1 else [self.num_members]
@@ -503,5 +499,5 @@ class UsersAtTargets:
 def _read_action(action: Float[Tensor, "*rows action"], num_servers: int) -> tuple[Tensor, Tensor]:
     """Target server [.., U] and the two share actions [.., U, 2]."""
     target, *shares = action.clamp(-1, 1).chunk(3, dim=-1)
-    server = ((target + 1) * (num_servers / 2)).nan_to_num(0).long().clamp(0, num_servers - 1)
+    server = bin_index(target.nan_to_num(-1), num_servers)
     return server, torch.stack(shares, dim=-1)

@@ -12,7 +12,6 @@ from torch import Tensor
 from hadrl_lightning.baselines.lower_bound import Relaxation, relaxed_assignment
 from hadrl_lightning.baselines.problem import (
     OffloadingProblem,
-    expected_fading,
     offloading_problem,
     square_root_shares,
     summed_latency,
@@ -69,8 +68,6 @@ def best_known_allocation(
     """
     if not requests.numel():
         return equal_shares(scenario, requests, positions.dtype)
-    if fading is None:
-        fading = expected_fading(scenario, positions, physics, table)
     problem = offloading_problem(scenario, cache, requests, positions, fading, physics, table)
     return square_root_shares(problem, best_targets(problem), positions.dtype)
 
@@ -100,8 +97,6 @@ def best_known_and_bound(
     table: Constants | None = None,
 ) -> Bracket:
     """`best_known_allocation` and `lower_bound` of the same slots at once, with arguments as of the former."""
-    if fading is None:
-        fading = expected_fading(scenario, positions, physics, table)
     problem = offloading_problem(scenario, cache, requests, positions, fading, physics, table)
     if not requests.numel():
         none = problem.cloud_latency.sum((1, 2))

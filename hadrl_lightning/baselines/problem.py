@@ -47,21 +47,23 @@ def offloading_problem(
     cache: Bool[Tensor, "batch server service"],
     requests: Int[Tensor, "batch user"],
     positions: Float[Tensor, "batch user 2"],
-    fading: Float[Tensor, "batch user"],
+    fading: Float[Tensor, "batch user"] | None,
     physics: Physics = "strict",
     table: Constants | None = None,
 ) -> OffloadingProblem:
-    """The problem of B slots whose fading is known (or is the `expected_fading`).
+    """The problem of B slots.
 
     Args:
         scenario: the constants.
         cache: bool [B, S, K].
         requests: service asked by each user, long [B, U].
         positions: (x, y) of the users in metres, [B, U, 2].
-        fading: factor on the linear channel gain, [B, U].
+        fading: factor on the linear channel gain, [B, U]; None: the `expected_fading`.
         physics: decides only which server is a user's home.
         table: the constants of each network in double precision, where they are not the scenario's.
     """
+    if fading is None:
+        fading = expected_fading(scenario, positions, physics, table)
     table = table or constants(scenario, positions.device, torch.float64)
     bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
     efficiency = spectral_efficiency(scenario, positions.double(), fading.double(), physics, table)

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from hadrl_lightning.simulator import bin_index
+
 SMOOTHING = 0.02
 """Share of the uniform distribution that a refit categorical keeps, so that no target becomes impossible."""
 
@@ -169,8 +171,3 @@ def average(
 def bin_centre(index: Int64[Tensor, "*shape"], num_bins: int) -> Float[Tensor, "*shape"]:
     """Centre of one of `num_bins` equal bins of [−1, 1]."""
     return (2 * index.to(torch.get_default_dtype()) + 1) / num_bins - 1
-
-
-def bin_index(value: Float[Tensor, "*shape"], num_bins: int) -> Int64[Tensor, "*shape"]:
-    """Which of `num_bins` equal bins of [−1, 1] a value is in; the inverse of `bin_centre`."""
-    return ((value + 1) * (num_bins / 2)).floor().long().clamp(0, num_bins - 1)

@@ -24,11 +24,11 @@ from hadrl_lightning.planning import (
     RefinementSettings,
     refine,
 )
-from hadrl_lightning.planning.proposal import bin_centre, bin_index
+from hadrl_lightning.planning.proposal import bin_centre
 from hadrl_lightning.planning.refine import sweep_targets
 from hadrl_lightning.planning.starts import usual_targets
 from hadrl_lightning.planning.sums import best_shares, best_targets, plan_by_sums
-from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading
+from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, bin_index, decode_offloading
 from tests.agents.test_set_world_model import FORM, WORST, Toy, prediction_of
 from tests.helpers import published_planner
 

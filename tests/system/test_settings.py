@@ -43,13 +43,13 @@ from hadrl_lightning.planning import (
     refine,
 )
 from hadrl_lightning.planning.outcome import OutcomeForm
-from hadrl_lightning.planning.proposal import bin_index
 from hadrl_lightning.play import offloading_reward
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import (
     CachingView,
     EdgeNetwork,
     OffloadingView,
+    bin_index,
     decode_offloading,
     fill_caches,
     vector_size,

@@ -9,7 +9,7 @@ from torch import Tensor
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
-from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
+from hadrl_lightning.simulator.decisions import Allocation, bin_index, sum_per_server
 from hadrl_lightning.simulator.physics.protocol import MARGIN, Limits, Rules, widened
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState, falling_scale
@@ -46,8 +46,8 @@ class Published(Rules):
             (-1.0, *scenario.offload_thresholds, 1.0), device=action.device, dtype=action.dtype
         )
         target, *shares = action.chunk(3, dim=-1)
-        server = ((target + 1) * (scenario.num_servers / 2)).long().clamp(0, scenario.num_servers - 1)
-        return torch.cat((((edges[:-1] + edges[1:]) / 2)[server], *shares), dim=-1)
+        middle = (edges[:-1] + edges[1:]) / 2
+        return torch.cat((middle[bin_index(target, scenario.num_servers)], *shares), dim=-1)
 
     def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
         """Thresholds of the scenario; shares clip(a, 0, 1) over their sum on the server, rounded to 3 decimals.

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
-from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, packed, sum_per_server
+from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, bin_index, packed, sum_per_server
 from hadrl_lightning.simulator.physics.protocol import Limits, Rules, flags, widened
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState
@@ -32,8 +32,7 @@ class Strict(Rules):
         They are weights w = floor + (1 - floor)(a + 1)/2 over their sum on the server; the floor is `share_floor`.
         """
         target, bandwidth, compute = action.chunk(3, dim=1)  # of no users too
-        bins = scenario.num_servers
-        server = (target + 1).mul_(bins / 2).long().clamp_(max=bins - 1)
+        server = bin_index(target, scenario.num_servers)
         return Allocation(server, _share(scenario, bandwidth, server), _share(scenario, compute, server))
 
     def decode_caching(
