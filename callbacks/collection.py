@@ -166,6 +166,9 @@ class Collection:
         scores = frame_scores(frame)
         reward = caching_objective(exploration.caching_reward, scores, exploration.latency_weight)
         self._add(caching_reward=reward, switching=frame.switching)
+        expected = self.module.caching_agent.expected_latency(frame.seen_next, frame.cache)
+        if expected is not None:
+            self._add(frame_error=(expected / scores.task_latency - 1).abs())
         self.frames += 1
         if self.epoch < exploration.caching_warmup_epochs:
             return

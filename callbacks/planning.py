@@ -18,6 +18,7 @@ from hadrl_lightning.play import LATENCY_WEIGHT, CachingObjective
 from hadrl_lightning.simulator import Use, make_generator, restore_generator
 from hadrl_lightning.typed import typed
 
+CACHING_REWARD: CachingObjective = "hits_and_latency"
 COLLECTING = PlannerSettings(
     n_candidates=32,
     informed_candidates=32,
@@ -51,10 +52,10 @@ class CEMPlanning(Callback):
         offloading_noise: standard deviation of the noise on offloading actions at first.
         offloading_noise_decay: factor on it after every slot.
         offloading_noise_min: what it does not fall below.
-        caching_reward: what the caching agent is rewarded with: `published` (hits and switching cost, which a `SetDDPG`
-            learns only with `sees_switching`), `hits` (share of requests served from a cache), `latency` (minus the
-            latency of a user in s, mean over users and slots) or `hits_and_latency` (hits less `latency_weight` times
-            that latency).
+        caching_reward: what a caching agent that learns from frames is rewarded with: `published` (hits and switching
+            cost, which a `SetDDPG` learns only with `sees_switching`), `hits` (share of requests served from a cache),
+            `latency` (minus the latency of a user in s, mean over users and slots) or `hits_and_latency` (hits less
+            `latency_weight` times that latency).
         latency_weight: hits that a second of latency is worth, for `hits_and_latency`.
         planner: planner while collecting, cheaper than the model's own and curious; null: the model's own.
 
@@ -75,7 +76,7 @@ class CEMPlanning(Callback):
         offloading_noise: float = 1.0,
         offloading_noise_decay: float = 0.9,
         offloading_noise_min: float = 0.0,
-        caching_reward: CachingObjective = "hits_and_latency",
+        caching_reward: CachingObjective = CACHING_REWARD,
         latency_weight: float = LATENCY_WEIGHT,
         planner: PlannerSettings | None = COLLECTING,
     ) -> None:
@@ -92,7 +93,7 @@ class CEMPlanning(Callback):
         )
         if not 0 <= latency_weight < float("inf"):
             raise ValueError(f"latency_weight must be at least 0 and finite, got {latency_weight}")
-        if caching_reward != "hits_and_latency" and latency_weight != LATENCY_WEIGHT:
+        if caching_reward != CACHING_REWARD and latency_weight != LATENCY_WEIGHT:
             raise ValueError(
                 f"latency_weight must be {LATENCY_WEIGHT} unless caching_reward is hits_and_latency, "
                 f"got {latency_weight}"
@@ -124,8 +125,14 @@ class CEMPlanning(Callback):
         return cls()
 
     def check_model(self, module: HADRL) -> None:
-        """Raises a HadrlError where the module's world model can't serve the planner of collecting."""
+        """Raises a HadrlError where the module's levels can't serve what is set here."""
         module.make_planner(self.planner_settings, "planning.planner")
+        agent, reward = module.caching_agent, self.exploration.caching_reward
+        if not agent.learns_from_frames and reward != CACHING_REWARD:
+            raise HadrlError(
+                f"planning.caching_reward must be {CACHING_REWARD} with a {type(agent).__name__}, which learns from no "
+                f"reward and expects latencies, got {reward}"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from the checkpoint that was loaded."""

@@ -80,6 +80,7 @@ class Acting(nn.Module):
         """
         self.world_model = world_model
         self.caching_agent = caching_agent
+        caching_agent.look_through(world_model)
         self.planner = self.make_planner(planner)
         self.plan_by = plan_alone
         self.seen = SeenRanges()

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from hadrl_lightning.agents.ddpg import DDPGSettings
 from hadrl_lightning.agents.learning import Learning
 from hadrl_lightning.agents.levels import CACHING_AGENTS, SLOT_MODELS, Level
+from hadrl_lightning.agents.lookahead import LookaheadSettings
 from hadrl_lightning.agents.seen import ranges_of_scenario
 from hadrl_lightning.agents.set_ddpg import SetDDPGSettings
 from hadrl_lightning.agents.set_world_model import SetWorldModelSettings
@@ -48,11 +49,13 @@ class HADRL(Learning, StoredAgent):
         scenario: constants of the network.
         physics: how actions are read: `strict`, `published`, or one of your own.
         fast_level: the model that plans: `set`, `flat`, a name of an installed package, or `module.Class`.
-        slow_level: the agent that caches: `set`, `flat`, a name of an installed package, or `module.Class`.
+        slow_level: the agent that caches: `lookahead`, `set`, `flat`, a name of an installed package, or
+            `module.Class`.
         world_model: settings of the fast level `flat`; of no effect with another.
         set_world_model: settings of the fast level `set`; of no effect with another.
         ddpg: settings of the slow level `flat`; of no effect with another.
         set_ddpg: settings of the slow level `set`; of no effect with another.
+        lookahead: settings of the slow level `lookahead`; of no effect with another.
         slow_settings: settings of a slow level of your own; null: its defaults.
         fast_settings: settings of a fast level of your own; null: its defaults.
         planner: the fast level's planner.
@@ -68,6 +71,7 @@ class HADRL(Learning, StoredAgent):
         "set_world_model": SetWorldModelSettings,
         "ddpg": DDPGSettings,
         "set_ddpg": SetDDPGSettings,
+        "lookahead": LookaheadSettings,
         "planner": PlannerSettings,
     }
 
@@ -76,11 +80,12 @@ class HADRL(Learning, StoredAgent):
         scenario: Scenario = Scenario(),  # noqa: B008 (frozen)
         physics: Physics = "strict",
         fast_level: str = "set",
-        slow_level: str = "set",
+        slow_level: str = "lookahead",
         world_model: WorldModelSettings = WorldModelSettings(),  # noqa: B008 (frozen)
         set_world_model: SetWorldModelSettings = SetWorldModelSettings(),  # noqa: B008 (frozen)
         ddpg: DDPGSettings = DDPGSettings(),  # noqa: B008 (frozen)
         set_ddpg: SetDDPGSettings = SetDDPGSettings(),  # noqa: B008 (frozen)
+        lookahead: LookaheadSettings = LookaheadSettings(),  # noqa: B008 (frozen)
         slow_settings: dict[str, Any] | None = None,
         fast_settings: dict[str, Any] | None = None,
         planner: PlannerSettings = PlannerSettings(),  # noqa: B008 (frozen)
@@ -104,6 +109,7 @@ class HADRL(Learning, StoredAgent):
                 "set_world_model": set_world_model,
                 "ddpg": ddpg,
                 "set_ddpg": set_ddpg,
+                "lookahead": lookahead,
                 "slow_settings": slow_settings,
                 "fast_settings": fast_settings,
                 "planner": planner,

@@ -49,8 +49,9 @@ class Learning(Acting, LightningModule):
             yield from batch.offloading or ()
 
     def observe(self, transitions: OffloadingTransitions) -> None:
-        """Take new transitions into the world model's normalisers and into the ranges seen; every rank has to call."""
+        """Take new transitions into the statistics of both levels and into the ranges seen; every rank has to call."""
         self.world_model.observe(transitions)
+        self.caching_agent.observe(transitions)
         assert isinstance(transitions.view, OffloadingView)
         self.seen.include(ranges_of_view(transitions.view, self.physics))
 

@@ -10,7 +10,7 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hadrl_lightning.agents.refusals import check_finite, check_item
@@ -68,12 +68,17 @@ class Level(nn.Module, ABC):
 class CachingAgent(SharesRows, Level):
     """The slow level: decides what every server holds in the coming frame, and learns from the frames that were played.
 
+    What it decides by is its own, or what the fast level's model predicts (`look_through`).
+
     An action is one number in [−1, 1] for every pair of a server and a service, server-major, `[B, S K]`. `strict`
     physics takes the services with numbers above 0 in falling order while they fit; `published` takes all above 0.
 
     Where ranks share the batches of a training, `data_share` says which rows of a batch are this rank's; losses are
     parts that add up over ranks (`of_all_rows`). An agent that takes no notice of it trains on one rank.
     """
+
+    learns_from_frames: ClassVar[bool] = True
+    """Whether it learns from what frames earned (`update`), in the reward that the setting `caching_reward` names."""
 
     @abstractmethod
     def act(
@@ -118,6 +123,36 @@ class CachingAgent(SharesRows, Level):
     @abstractmethod
     def configure_optimizers(self) -> Any:
         """A list of the optimizers that `update` uses."""
+
+    def look_through(self, model: "SlotModel") -> None:
+        """Takes note of the fast level's model, by what it will predict when a decision is due.
+
+        It is called once, before anything is decided, and whoever takes note keeps the model out of its own parameters.
+
+        Raises:
+            HadrlError: the model can't tell what is asked of it.
+        """
+
+    def expected_latency(
+        self, view: CachingView, cache: Bool[Tensor, "batch server service"]
+    ) -> Float[Tensor, " batch"] | None:
+        """Mean latency of a task in s that it expects of a frame with what was asked for in the last one.
+
+        Args:
+            view: of the networks, whose recent requests count.
+            cache: what every server holds.
+
+        Returns:
+            None: it expects nothing.
+        """
+        return None
+
+    def observe(self, transitions: OffloadingTransitions) -> None:
+        """Takes new slots, each once, into statistics of its own; every rank has to call.
+
+        Args:
+            transitions: rows `[n]`, as the fast level gets them.
+        """
 
 
 class SlotModel(Level):

@@ -285,7 +285,7 @@ class SetDDPG(ActorCritic):
         batch = replace(batch, reward=without_outliers(batch.reward))
         self.rewards.update(batch.reward.unsqueeze(-1))
         for model in (self.actor, self.critic):
-            model.watch(self.read(batch.view).demand)
+            model.watch_shares(self.read(batch.view).demand)
         losses = super().update(batch, optimizers, backward)
         self.num_updates += 1
         return losses

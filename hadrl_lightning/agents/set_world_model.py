@@ -13,6 +13,7 @@ from hadrl_lightning.agents.levels import SLOT_MODELS
 from hadrl_lightning.agents.optimisers import DecayingAdam
 from hadrl_lightning.agents.transition_model import TransitionModel, over_members
 from hadrl_lightning.data.transitions import Lessons, OffloadingTransitions
+from hadrl_lightning.distributed import summed
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.ensemble import gaussian_nll
@@ -22,7 +23,16 @@ from hadrl_lightning.nn.tokens import Numbers, TokenFields
 from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Prediction
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import OffloadingView, Seen, View, bin_index, offloading_view_of, rules
+from hadrl_lightning.simulator import (
+    CachingView,
+    Field,
+    OffloadingView,
+    Seen,
+    View,
+    bin_index,
+    offloading_view_of,
+    rules,
+)
 from hadrl_lightning.typed import typed
 
 Encoder = Literal["shared_resources", "deep_sets"]
@@ -428,6 +438,41 @@ class SetWorldModel(TransitionModel):
         holds = self.fields.holds(seen) - 0.5
         return self.resources.pair_demands(user, self._normal_server(seen), holds, members, pairs_at_once)
 
+    def service_demands(
+        self, view: CachingView
+    ) -> Float[Tensor, "member batch held resource_and_base service server"]:
+        """See `planning.frames.FrameModel`. What a caching view does not show of users and servers is as usual.
+
+        A part of a latency is a log-normal: its mean is its median times exp(σ² / 2).
+        """
+        assert isinstance(self.resources, SharedResources)
+        services = torch.arange(view.storage_bits.shape[-1], device=view.device).expand_as(view.storage_bits)
+        shown = {
+            "requests": services,
+            "input_bits": view.input_bits,
+            "cycles": view.cycles,
+            "bandwidth_hz": view.bandwidth_hz,
+            "compute_hz": view.compute_hz,
+        }
+        user = _shown(self.fields.user, shown, self.user_normaliser)
+        server = _shown(self.fields.server, shown, self.server_normaliser)
+        shape = (len(view), 2, user.shape[1], server.shape[1])
+        token = torch.cat(
+            (
+                user[:, None, :, None].expand(*shape, -1),
+                server[:, None, None].expand(*shape, -1),
+                torch.tensor([-0.5, 0.5], device=user.device)[:, None, None, None].expand(*shape, 1),
+            ),
+            dim=-1,
+        )
+        demand = self.resources.expected_demands(token.flatten(0, 3)[None]) * self._latency_offset(user).exp()
+        found = demand.view(-1, *shape, demand.shape[-1]).movedim(-1, 3)
+        if self.held.is_whole:
+            return found
+        every = found.new_zeros(self.held.total, *found.shape[1:])
+        every[self.held.items] = found
+        return summed(every)
+
     def at_targets(
         self, view: Seen, target: Int[Tensor, "networks user"], members: Int[Tensor, " m"] | None = None
     ) -> "UsersAtTargets":
@@ -494,6 +539,20 @@ class UsersAtTargets:
         """What is expected of the slot, rows are networks."""
         known = (self._described, share, self._target, self._num_servers, self._members)
         return self._model.predicted(*known)
+
+
+def _shown(
+    fields: tuple[Field, ...], shown: dict[str, Tensor], normaliser: RunningNormaliser
+) -> Float[Tensor, "batch entry number"]:
+    """Normalised numbers of users or servers of which some fields are shown; the others are as usual, 0."""
+    known = {name: value for name, value in shown.items() if name in {field.name for field in fields}}
+    like = next(value for value in known.values() if value.is_floating_point())
+    columns = [
+        field.scaled(known[field.name], like.dtype) if field.name in known else torch.zeros_like(like)
+        for field in fields
+    ]
+    usual = torch.tensor([field.name not in known for field in fields], device=like.device)
+    return normaliser.normalise(compressed(torch.stack(columns, dim=-1))).masked_fill(usual, 0.0)
 
 
 def _read_action(action: Float[Tensor, "*rows action"], num_servers: int) -> tuple[Tensor, Tensor]:

@@ -10,15 +10,13 @@ services.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import tau
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hadrl_lightning.distributed.collectives import summed
-from hadrl_lightning.distributed.members import MergedOverRanks
 from hadrl_lightning.nn.actor_critic import multilayer_perceptron
+from hadrl_lightning.nn.demand import UsualDemand
 from hadrl_lightning.simulator import CachingView
 from hadrl_lightning.simulator.rows import Rows
 
@@ -74,60 +72,26 @@ class CacheInputs(Rows):
         return self.cache.shape[-1]
 
 
-class _CacheModel(MergedOverRanks):
-    """What actor and critic share: the usual demand.
-
-    The usual demand of each service is the mean of all the demand seen in training. It stands in at the start of an
-    episode, when nothing has been asked yet. Nothing is known of another number of services: all are equally usual
-    there, and after weights of another number are loaded, until a training has seen them.
+class _CacheModel(UsualDemand):
+    """What actor and critic share: the usual demand stands in at the start of an episode, when nothing has been asked.
 
     Args:
         num_services: K of the networks that it is to be trained on.
     """
 
-    usual_demand: Float[Tensor, " service"]
-    num_seen: Float[Tensor, ""]
-
-    def __init__(self, num_services: int) -> None:
-        super().__init__()
-        self.register_buffer("usual_demand", torch.full((num_services,), 1 / num_services))
-        self.register_buffer("num_seen", torch.zeros(()))
-        self.register_load_state_dict_pre_hook(_without_usual_demand_of_other_services)
-
-    @torch.no_grad()
-    def watch(self, demand: Float[Tensor, "batch service"]) -> None:
+    def watch_shares(self, demand: Float[Tensor, "batch service"]) -> None:
         """Takes the demand of the rows into the usual demand; rows at the start of an episode have none.
 
         Ranks of `torch.distributed` share what they see, so that they stay equal: every rank has to call.
         """
         demand = demand[demand.sum(dim=-1) != 0].to(self.usual_demand.dtype)
-        seen = torch.cat((self.num_seen.new_tensor([len(demand)]), (demand - self.usual_demand).sum(dim=0)))
-        if not self.same_on_all_ranks:
-            seen = summed(seen)
-        self.num_seen += seen[0]
-        self.usual_demand += seen[1:] / self.num_seen.clamp(min=1)
-
-    def usual(self, inputs: CacheInputs) -> Float[Tensor, " service"]:
-        """The usual demand of the services of these rows."""
-        known, number = self.usual_demand, inputs.num_services
-        known = known if len(known) == number else known.new_full((number,), 1 / number)
-        return known.to(inputs.dtype)
+        self.add(demand.sum(dim=0), len(demand))
 
     def demand(self, inputs: CacheInputs) -> Float[Tensor, "*rows service"]:
         """The demand, the usual one standing in for none; ½ where all services are equal."""
         none = inputs.demand.sum(dim=-1, keepdim=True) == 0
-        return torch.where(none, self.usual(inputs), inputs.demand) * (inputs.num_services / 2)
-
-
-def _without_usual_demand_of_other_services(
-    model: _CacheModel, state_dict: dict[str, Any], prefix: str, *_: Any
-) -> None:
-    """Before `load_state_dict`: what is known of other services says nothing of these."""
-    demand = state_dict.get(f"{prefix}usual_demand")
-    if demand is not None and demand.shape != model.usual_demand.shape:
-        number = len(model.usual_demand)
-        state_dict[f"{prefix}usual_demand"] = torch.full_like(model.usual_demand, 1 / number)
-        state_dict[f"{prefix}num_seen"] = torch.zeros_like(model.num_seen)
+        usual = self.usual(inputs.num_services, inputs.demand)
+        return torch.where(none, usual, inputs.demand) * (inputs.num_services / 2)
 
 
 class SetCritic(_CacheModel):
@@ -179,7 +143,7 @@ class SetCritic(_CacheModel):
     ) -> Float[Tensor, "*rows service"]:
         features = [
             self.demand(inputs).expand_as(copies),
-            (self.usual(inputs) * (inputs.num_services / 2)).expand_as(copies),
+            (self.usual(inputs.num_services, inputs.demand) * (inputs.num_services / 2)).expand_as(copies),
             inputs.size.expand_as(copies),
             copies.clamp(max=1),
             copies / COPIES_SCALE,
@@ -212,7 +176,7 @@ class SetActor(_CacheModel):
             inputs.hits * half * servers,
             inputs.size.unsqueeze(-2),
             inputs.fill,
-            self.usual(inputs) * half,
+            self.usual(inputs.num_services, inputs.demand) * half,
             code[:, :1],
             code[:, 1:],
         )

@@ -112,6 +112,14 @@ class SharedResources(nn.Module):
         """Demand on every resource, and last what is waited for alone."""
         return description[..., : self.num_resources + self.num_common + 1]
 
+    def expected_demands(
+        self, token: Float[Tensor, "m_or_1 tokens number"]
+    ) -> Float[Tensor, "m tokens resource_and_base"]:
+        """Mean demand of each token, by all members, where `demands` are medians: each part is a log-normal."""
+        parts = self.num_resources + self.num_common + 1
+        demand, variance, _ = self.describe(token).split([parts, parts, self.weight_size], dim=-1)
+        return demand * (variance / 2).exp()
+
     def pair_demands(
         self,
         user: Float[Tensor, "rows user of_user"],

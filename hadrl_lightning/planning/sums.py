@@ -127,16 +127,17 @@ def plan_by_sums(
 def best_targets(
     root: Float[Tensor, "networks resource user server"],
     base: Float[Tensor, "networks user server"],
-    start_margin: float = 0.0,
+    start_margin: float | None = 0.0,
 ) -> Int[Tensor, "networks user"]:
     """Targets of least Σ_s Σ_r (Σ_u root_usr)² + Σ_u base_us that moves of single users find from two starts.
 
     The usual start depends on each user alone, so about the same targets follow for about the same view; what follows
-    from inserting one user after the other is taken where it costs less by `start_margin`, in parts of the cost.
+    from inserting one user after the other is taken where it costs less by `start_margin`, in parts of the cost. None:
+    this one start, in half the time.
     """
     alone = root.square().sum(dim=1) + base
     inserted = _inserted(root, alone)
-    if alone[0].numel() > MOST_PAIRS:
+    if start_margin is None or alone[0].numel() > MOST_PAIRS:
         return _moved(root, base, alone, inserted)
     usual = first_in_turn(alone <= ACCEPTABLE * alone.amin(dim=2, keepdim=True))
     root, base, alone = (value.repeat(2, *[1] * (value.ndim - 1)) for value in (root, base, alone))
@@ -144,6 +145,15 @@ def best_targets(
     usual, inserted = found.chunk(2)
     of_usual, of_inserted = _At.of(root, base, found).cost.chunk(2)
     return torch.where((of_inserted < (1 - start_margin) * of_usual)[:, None], inserted, usual)
+
+
+def targets_cost(
+    root: Float[Tensor, "networks resource user server"],
+    base: Float[Tensor, "networks user server"],
+    target: Int[Tensor, "networks user"],
+) -> Float[Tensor, " networks"]:
+    """What targets cost with the best weights, Σ_s Σ_r (Σ_u root_usr)² + Σ_u base_us."""
+    return _At.of(root, base, target).cost
 
 
 class _At(NamedTuple):

@@ -235,6 +235,11 @@ class Scenario:
         return tuple(size * BITS_PER_BYTE for size in sizes)
 
     @cached_property
+    def fetch_s(self) -> tuple[float, ...]:
+        """Seconds that it takes to bring each service to a server, [K]."""
+        return tuple(bits / (self.backhaul_bytes_per_s * BITS_PER_BYTE) for bits in self.storage_bits)
+
+    @cached_property
     def cycles(self) -> tuple[float, ...]:
         """CPU cycles of a task of each service, [K]."""
         formula = (

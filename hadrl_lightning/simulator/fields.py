@@ -52,7 +52,9 @@ class Field:
     high: float = math.inf
     """Largest value, where the physics says nothing of it."""
     in_vector: bool = True
-    """Whether it is part of vectors; a field that is not is a constant of the scenario, by its name."""
+    """Whether it is part of vectors."""
+    constant: str = ""
+    """Of a field that is not: the scenario's constant that it is; empty for what vectors say nothing of, then 0."""
 
     def shape(self, scenario: Scenario) -> tuple[int, ...]:
         """Of one row."""

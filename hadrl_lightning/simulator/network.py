@@ -159,6 +159,7 @@ class EdgeNetwork:
         self._check_cache(cache)
         switching = switching_cost(self.scenario, self.state.cache, cache, self._constants)
         self.state.cache = cache.clone()
+        self.state.counts_before = self.state.request_counts
         self.state.taken_bits.zero_()
         self.state.taken_cycles.zero_()
         self.decision += 1

@@ -21,6 +21,8 @@ class NetworkState:
     """Services cached, bool [B, S, K]."""
     request_counts: Float[Tensor, "batch service"]
     """Requests served in this episode, [B, K]."""
+    counts_before: Float[Tensor, "batch service"]
+    """Those of them that were served before the present frame, [B, K]."""
     request_gain: Float[Tensor, "batch service"]
     """The published running request gain, [B, K]."""
     hit_counts: Float[Tensor, "batch server service"]
@@ -64,6 +66,7 @@ def empty_state(scenario: Scenario, batch: int, device: torch.device, dtype: tor
     return NetworkState(
         cache=torch.zeros(batch, servers, services, dtype=torch.bool, device=device),
         request_counts=zeros(batch, services),
+        counts_before=zeros(batch, services),
         request_gain=zeros(batch, services),
         hit_counts=zeros(batch, servers, services),
         taken_bits=zeros(batch, servers),

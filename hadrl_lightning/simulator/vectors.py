@@ -1,7 +1,7 @@
 """Views as vectors and back, for flat agents and for Gymnasium: the one place that knows the layout.
 
-The fields of a view stand one behind the other in their order, each row-major and in its scale, but for those that are
-constants of the network (`Field.in_vector`): the published layout has none.
+The fields of a view stand one behind the other in their order, each row-major and in its scale, but for those that the
+published layout has not (`Field.in_vector`).
 """
 
 from typing import TypeVar
@@ -52,6 +52,9 @@ def from_vector(view: type[AnyView], vector: Float[Tensor, "*rows number"], scen
     }
     for field in fields_of(view):
         if not field.in_vector:
-            constant = torch.tensor(getattr(scenario, field.name), dtype=torch.float64).to(vector)
+            known = (
+                getattr(scenario, field.constant) if field.constant else torch.zeros(field.shape(scenario))
+            )
+            constant = torch.as_tensor(known, dtype=torch.float64).to(vector)
             values[field.name] = constant.expand(*vector.shape[:-1], *constant.shape)
     return view(**values)

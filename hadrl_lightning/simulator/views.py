@@ -31,10 +31,62 @@ class CachingView(View):
     """What the coming decision may fill. `published`: what the present contents leave of the cache."""
     storage_bits: Float[Tensor, "*rows service"] = field(
         metadata=number(
-            SERVICE, text="storage of service {}", unit="bit", scale=1e9, low=1.0, in_vector=False
+            SERVICE,
+            text="storage of service {}",
+            unit="bit",
+            scale=1e9,
+            low=1.0,
+            in_vector=False,
+            constant="storage_bits",
         )
     )
     """What each service fills of a cache that holds it."""
+    fetch_s: Float[Tensor, "*rows service"] = field(
+        metadata=number(SERVICE, text="fetching of service {}", unit="s", in_vector=False, constant="fetch_s")
+    )
+    """How long it takes to bring each service to a server."""
+    input_bits: Float[Tensor, "*rows service"] = field(
+        metadata=number(
+            SERVICE, text="input of service {}", unit="bit", scale=1e6, in_vector=False, constant="input_bits"
+        )
+    )
+    """Input of a task of each service."""
+    cycles: Float[Tensor, "*rows service"] = field(
+        metadata=number(
+            SERVICE, text="cycles of service {}", unit="cycles", scale=1e9, in_vector=False, constant="cycles"
+        )
+    )
+    """CPU cycles of a task of each service."""
+    bandwidth_hz: Float[Tensor, "*rows server"] = field(
+        metadata=number(
+            SERVER,
+            text="bandwidth of server {}",
+            unit="Hz",
+            scale=1e5,
+            in_vector=False,
+            constant="bandwidth_per_server_hz",
+        )
+    )
+    """Of each server, before anything of it is allotted."""
+    compute_hz: Float[Tensor, "*rows server"] = field(
+        metadata=number(
+            SERVER,
+            text="compute of server {}",
+            unit="Hz",
+            scale=1e9,
+            in_vector=False,
+            constant="compute_per_server_hz",
+        )
+    )
+    """Of each server, before anything of it is allotted."""
+    requests: Float[Tensor, "*rows service"] = field(
+        metadata=number(SERVICE, text="requests of service {}", in_vector=False)
+    )
+    """How often each service was asked for in the episode so far."""
+    recent_requests: Float[Tensor, "*rows service"] = field(
+        metadata=number(SERVICE, text="recent requests of service {}", in_vector=False)
+    )
+    """The same since the caching decision before this one."""
 
 
 @dataclass(eq=False)

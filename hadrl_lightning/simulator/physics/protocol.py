@@ -160,6 +160,23 @@ class Rules(ABC):
         """Least and largest values of the offloading view."""
 
 
+def seen_of_services(table: Constants, state: NetworkState) -> dict[str, Tensor]:
+    """What any physics shows the slow level: what services and servers are like, and what was asked for."""
+    constants = {
+        "storage_bits": table.storage_bits,
+        "fetch_s": table.storage_bits / table.backhaul_bit_per_s,
+        "input_bits": table.input_bits,
+        "cycles": table.cycles,
+        "bandwidth_hz": table.bandwidth_hz,
+        "compute_hz": table.compute_hz,
+    }
+    batch, counts = len(state.cache), state.request_counts
+    return {name: value.expand(batch, -1) for name, value in constants.items()} | {
+        "requests": counts,
+        "recent_requests": counts - state.counts_before,
+    }
+
+
 def chosen(
     which: Bool[Tensor, "batch user"], one: Float[Tensor, "batch user"], other: Float[Tensor, "batch user"]
 ) -> Float[Tensor, "batch user"]:

@@ -10,7 +10,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
 from hadrl_lightning.simulator.decisions import Allocation, bin_index, sum_per_server
-from hadrl_lightning.simulator.physics.protocol import MARGIN, Limits, Rules, widened
+from hadrl_lightning.simulator.physics.protocol import MARGIN, Limits, Rules, seen_of_services, widened
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState, falling_scale
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
@@ -97,7 +97,7 @@ class Published(Rules):
             demand=state.request_gain,
             hits=falling_scale(state.hit_counts.flatten(1)).view_as(state.hit_counts),
             free_cache_bits=table.cache_bits - table.bits_of(state.cache),
-            storage_bits=table.storage_bits.expand(len(state.cache), -1),
+            **seen_of_services(table, state),
         )
 
     def offloading_view(self, table: Constants, state: NetworkState, slot: Slot) -> OffloadingView:

@@ -7,7 +7,7 @@ from torch import Tensor
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
 from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, bin_index, packed, sum_per_server
-from hadrl_lightning.simulator.physics.protocol import Limits, Rules, flags, widened
+from hadrl_lightning.simulator.physics.protocol import Limits, Rules, flags, seen_of_services, widened
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
@@ -74,7 +74,7 @@ class Strict(Rules):
             demand=_part(state.request_counts),
             hits=_part(state.hit_counts.flatten(1)).view_as(state.hit_counts),
             free_cache_bits=table.usable_cache_bits.expand(batch, -1),
-            storage_bits=table.storage_bits.expand(batch, -1),
+            **seen_of_services(table, state),
         )
 
     def offloading_view(self, table: Constants, state: NetworkState, slot: Slot) -> OffloadingView:

@@ -1,0 +1,95 @@
+"""What services are usually asked for, and what they are asked for now."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hadrl_lightning.distributed.collectives import summed
+from hadrl_lightning.distributed.members import MergedOverRanks
+from hadrl_lightning.simulator import CachingView
+
+DOUBT = 3.0
+"""How many standard deviations above its mean under chance alone χ² has to be for a deviation to count."""
+LEAST_DEMAND = 1e-6
+"""Of a service that was never asked for."""
+
+
+class UsualDemand(MergedOverRanks):
+    """The mean of all the demand seen in training, of each service, and how sure that is.
+
+    Nothing is known of another number of services: all are equally usual there, and after weights of another number are
+    loaded, until a training has seen them.
+
+    Args:
+        num_services: K of the networks that it is to be trained on.
+    """
+
+    usual_demand: Float[Tensor, " service"]
+    num_seen: Float[Tensor, ""]
+
+    def __init__(self, num_services: int) -> None:
+        super().__init__()
+        self.register_buffer("usual_demand", torch.full((num_services,), 1 / num_services))
+        self.register_buffer("num_seen", torch.zeros(()))
+        self.register_load_state_dict_pre_hook(_without_demand_of_other_services)
+
+    @torch.no_grad()
+    def add(self, demand: Float[Tensor, " service"], count: int) -> None:
+        """Takes the sum of some demands into the mean; ranks share what they see, so every rank has to call."""
+        number = self.num_seen.new_tensor([count])
+        seen = torch.cat((number, demand.to(self.usual_demand) - number * self.usual_demand))
+        if not self.same_on_all_ranks:
+            seen = summed(seen)
+        self.num_seen += seen[0]
+        self.usual_demand += seen[1:] / self.num_seen.clamp(min=1)
+
+    def watch(self, requests: Int[Tensor, "*rows user"]) -> None:
+        """Takes requests into the mean, each once."""
+        counts = torch.bincount(requests.flatten(), minlength=len(self.usual_demand))
+        self.add(counts, requests.numel())
+
+    def usual(self, num_services: int, like: Tensor) -> Float[Tensor, " service"]:
+        """The usual demand of so many services."""
+        known = self.usual_demand
+        known = known if len(known) == num_services else known.new_full((num_services,), 1 / num_services)
+        return known.to(like)
+
+    def now(self, view: CachingView) -> Float[Tensor, "batch service"]:
+        """What part of requests is expected to be for each service: the usual one, unless those of late differ.
+
+        The shares of the episode are drawn towards the usual ones, then those of the last frame towards these: by how
+        much chance explains of the difference (`drawn_towards`).
+        """
+        usual = self.usual(view.requests.shape[-1], view.requests).expand_as(view.requests)
+        return drawn_towards(view.recent_requests, drawn_towards(view.requests, usual))
+
+
+def drawn_towards(
+    counts: Float[Tensor, "batch service"], expected: Float[Tensor, "batch service"]
+) -> Float[Tensor, "batch service"]:
+    """Shares by counts, drawn towards what was expected of them, after James and Stein.
+
+    With n requests, χ² = Σ (count − n·expected)² / (n·expected) has the mean K − 1 and the deviation √(2 (K − 1)) where
+    the difference is chance alone. The part max(0, 1 − c / χ²) of the difference counts, c three deviations above that
+    mean: nothing of what chance brings, nearly all of a change that is plain.
+    """
+    total = counts.sum(dim=1, keepdim=True)
+    difference = counts / total.clamp(min=1) - expected
+    wide = (total * difference.square() / expected.clamp(min=LEAST_DEMAND)).sum(dim=1, keepdim=True)
+    freedom = counts.shape[1] - 1
+    chance = freedom + DOUBT * (2 * freedom) ** 0.5
+    part = (1 - chance / wide.clamp(min=1e-9)).clamp(min=0)
+    return expected + torch.where(total > 0, part, 0.0) * difference
+
+
+def _without_demand_of_other_services(
+    model: UsualDemand, state_dict: dict[str, Any], prefix: str, *_: Any
+) -> None:
+    """Before `load_state_dict`: what is known of other services says nothing of these."""
+    demand = state_dict.get(f"{prefix}usual_demand")
+    if demand is not None and demand.shape != model.usual_demand.shape:
+        number = len(model.usual_demand)
+        state_dict[f"{prefix}usual_demand"] = torch.full_like(model.usual_demand, 1 / number)
+        state_dict[f"{prefix}num_seen"] = torch.zeros_like(model.num_seen)
