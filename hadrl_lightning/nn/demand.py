@@ -69,18 +69,19 @@ class UsualDemand(MergedOverRanks):
 def drawn_towards(
     counts: Float[Tensor, "batch service"], expected: Float[Tensor, "batch service"]
 ) -> Float[Tensor, "batch service"]:
-    """Shares by counts, drawn towards what was expected of them, after James and Stein.
+    """Shares by counts, drawn towards what was expected of them, as far as chance explains the difference.
 
     With n requests, χ² = Σ (count − n·expected)² / (n·expected) has the mean K − 1 and the deviation √(2 (K − 1)) where
-    the difference is chance alone. The part max(0, 1 − c / χ²) of the difference counts, c three deviations above that
-    mean: nothing of what chance brings, nearly all of a change that is plain.
+    the difference is chance alone. Of the difference the part max(0, 1 − (c / χ²)²) counts, c three deviations above
+    that mean: nothing of what chance brings, nearly all of a change that is plain, in between about what the estimate
+    of James and Stein leaves.
     """
     total = counts.sum(dim=1, keepdim=True)
     difference = counts / total.clamp(min=1) - expected
     wide = (total * difference.square() / expected.clamp(min=LEAST_DEMAND)).sum(dim=1, keepdim=True)
     freedom = counts.shape[1] - 1
     chance = freedom + DOUBT * (2 * freedom) ** 0.5
-    part = (1 - chance / wide.clamp(min=1e-9)).clamp(min=0)
+    part = (1 - (chance / wide.clamp(min=1e-9)).square()).clamp(min=0)
     return expected + torch.where(total > 0, part, 0.0) * difference
 
 
