@@ -74,6 +74,7 @@ class SharedResources(nn.Module):
             ]
         )
         self.demand = EnsembleLinear(num_members, hidden_size, 2 * parts, generator)
+        self.missing = EnsembleLinear(num_members, hidden_size, 2 * parts, generator)
         self.weight_token = EnsembleLinear(num_members, token_size, weight_size, generator)
         self.weight_action = EnsembleLinear(num_members, 2, weight_size, generator)
         self.weight = EnsembleLinear(num_members, weight_size, parts - 1, generator)
@@ -81,16 +82,17 @@ class SharedResources(nn.Module):
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew."""
-        layers = (*self.token, self.demand, self.weight_token, self.weight_action, self.weight)
+        layers = (*self.token, self.demand, self.missing, self.weight_token, self.weight_action, self.weight)
         for layer in layers:
             layer.reset_parameters(generator)
         self._start_small()
 
     @torch.no_grad()
     def _start_small(self) -> None:
-        demand, variance = self.demand.bias.chunk(2, dim=-1)
-        demand.fill_(INITIAL_LOG_DEMAND)
-        variance.fill_(INITIAL_LOG_VAR)
+        for head in (self.demand, self.missing):
+            demand, variance = head.bias.chunk(2, dim=-1)
+            demand.fill_(INITIAL_LOG_DEMAND)
+            variance.fill_(INITIAL_LOG_VAR)
 
     def describe(
         self, token: Float[Tensor, "m_or_1 tokens number"], members: Members = None
@@ -101,7 +103,9 @@ class SharedResources(nn.Module):
         value = token
         for layer in self.token:
             value = silu(layer(value, members))
-        demand, variance = self.demand(value, members).chunk(2, dim=-1)
+        held = token[..., -1:] > 0
+        found = torch.where(held, self.demand(value, members), self.missing(value, members))
+        demand, variance = found.chunk(2, dim=-1)
         demand = _bounded(demand, LOG_DEMAND_BOUND)
         parts = (demand.exp(), bounded(variance, *LOG_VAR_RANGE).exp(), self.weight_token(token, members))
         return torch.cat(parts, dim=-1)
@@ -145,7 +149,10 @@ class SharedResources(nn.Module):
         of_user, of_server, of_holding = weight.split([user.shape[-1], server.shape[-1], 1], dim=1)
         rows, num_users, num_servers = holds.shape
         parts = self.num_resources + self.num_common + 1
-        head, head_bias = (value[..., :parts].transpose(1, 2) for value in self.demand.select(members))
+        heads = [
+            [value[..., :parts].transpose(1, 2) for value in head.select(members)]
+            for head in (self.demand, self.missing)
+        ]
         by_user = torch.baddbmm(bias, user.flatten(0, 1).expand(len(weight), -1, -1), of_user)
         by_user = by_user.view(len(weight), rows, num_users, 1, -1)
         by_server = server.flatten(0, 1).expand(len(weight), -1, -1) @ of_server
@@ -158,7 +165,8 @@ class SharedResources(nn.Module):
             value = by_user[:, :, some] + by_server
             value = silu(value.addcmul_(holds[:, some, :, None], of_holding), inplace=True)
             value = silu(second(value.flatten(1, 3), members), inplace=True)
-            demand = torch.baddbmm(head_bias, head, value.transpose(1, 2))
+            held, missing = (torch.baddbmm(bias, head, value.transpose(1, 2)) for head, bias in heads)
+            demand = torch.where((holds[:, some] > 0).flatten(), held, missing)
             demand = _bounded(demand, LOG_DEMAND_BOUND).exp_()
             shape = (len(weight), parts, rows, -1, num_servers)
             found[:, :, :, some] = demand.view(shape).transpose(1, 2)
