@@ -118,7 +118,7 @@ def test_with_equal_weights_a_latency_is_one_demand_plus_another_times_the_users
     for parameter in resources.parameters():
         torch.nn.init.zeros_(parameter)
     bias = torch.tensor([math.log(3), math.log(2), 0.0, 0.0])  # shared demand 3, own demand 2, two variances
-    resources.demand.bias.data[0, 0] = bias
+    resources.demand.bias.data[0, 0] = resources.missing.bias.data[0, 0] = bias
     description = resources.describe(torch.zeros(1, 3, 7))
     target = torch.tensor([[[0, 0, 1]]])
     mean, log_var = resources.combine(description, torch.zeros(1, 3, 2), target, num_servers=2)
