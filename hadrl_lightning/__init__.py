@@ -31,6 +31,7 @@ _HOMES = {
     "information_gain": "planning",
     "DDPG": "agents",
     "HADRL": "agents",
+    "LookaheadCaching": "agents",
     "SetDDPG": "agents",
     "SetWorldModel": "agents",
     "WorldModel": "agents",

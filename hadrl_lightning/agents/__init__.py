@@ -5,6 +5,7 @@ from hadrl_lightning.agents.ddpg import DDPG, DDPGSettings
 from hadrl_lightning.agents.derived_reward import derived_reward
 from hadrl_lightning.agents.hadrl import HADRL
 from hadrl_lightning.agents.levels import CACHING_AGENTS, SLOT_MODELS, CachingAgent, SlotModel
+from hadrl_lightning.agents.lookahead import LookaheadCaching, LookaheadSettings
 from hadrl_lightning.agents.refusals import check_trainer
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings
 from hadrl_lightning.agents.set_world_model import SetWorldModel, SetWorldModelSettings
@@ -19,6 +20,8 @@ __all__ = [
     "CachingAgent",
     "CachingDecision",
     "DDPGSettings",
+    "LookaheadCaching",
+    "LookaheadSettings",
     "SetDDPG",
     "SetDDPGSettings",
     "SetWorldModel",

@@ -261,7 +261,8 @@ class LookaheadCaching(CachingAgent):
             own = torch.arange(len(first), device=first.device)
             demand = demand[member[first], own].unsqueeze(0)
         frames = Frames(demand, asking[first], self.scenario.num_users)
-        return self._best(view[first], frames, member is None, generator)[kind]
+        last_look = member is None and self.settings.num_finalists > 1
+        return self._best(view[first], frames, last_look, generator)[kind]
 
     def _best(
         self, view: CachingView, frames: Frames, last_look: bool, generator: torch.Generator

@@ -93,7 +93,7 @@ LEARNERS: dict[str, Learner] = {
     "hadrl-no-law": Learner(
         label="HADRL, no sharing law",
         kind="hadrl",
-        settings={"model": {"set_world_model": {"encoder": "deep_sets"}}},
+        settings={"model": {"set_world_model": {"encoder": "deep_sets"}, "slow_level": "set"}},
     ),
     "hadrl-one-member": Learner(
         label="HADRL, one member",
@@ -117,13 +117,28 @@ LEARNERS: dict[str, Learner] = {
             share_steps=0, target_sweeps=0, plan_horizon=5, strategy="information"
         ),
     ),
-    "hadrl-no-hysteresis": Learner(
-        label="HADRL, no hysteresis", kind="hadrl", settings={"model": {"set_ddpg": {"hysteresis": 0.0}}}
+    "hadrl-crowd-caching": Learner(
+        label="HADRL, caches without the look at drawn slots",
+        kind="hadrl",
+        settings={"model": {"lookahead": {"num_finalists": 0}}},
+    ),
+    "hadrl-critic-caching": Learner(
+        label="HADRL, caches by a critic (DDPG)", kind="hadrl", settings={"model": {"slow_level": "set"}}
+    ),
+    "hadrl-critic-no-actor": Learner(
+        label="HADRL, caches by a critic without an actor",
+        kind="hadrl",
+        settings={"model": {"slow_level": "set", "set_ddpg": {"use_actor": False}}},
     ),
     "hadrl-actor-caching": Learner(
         label="HADRL, caches by the actor alone",
         kind="hadrl",
-        settings={"model": {"set_ddpg": {"num_proposals": 1, "num_starts": 1, "explore_rounds": 1}}},
+        settings={
+            "model": {
+                "slow_level": "set",
+                "set_ddpg": {"num_proposals": 1, "num_starts": 1, "explore_rounds": 1},
+            }
+        },
     ),
     "hadrl-no-planning": Learner(label="HADRL, no planning (reactive)", kind="no-planning"),
     "hadrl-published": Learner(
