@@ -85,13 +85,16 @@ class LookaheadCaching(CachingAgent):
     """Holds what the fast level's model expects the least latency of, under demand as it is now.
 
     It has no weights. What a frame costs under a cache is told by the model that plans the slots, if it knows sharing
-    (`planning.frames`): with users as shares of a crowd while caches are searched, then with users by name in drawn
-    slots to choose among the best. So what the fast level learns of latencies, the slow level knows at once, of
-    caches too that were never tried.
+    (`planning.frames`): with users as shares of a crowd while caches are searched (`Descent`), then with users by name
+    in drawn slots to choose among the best. So what the fast level learns of latencies, the slow level knows at once,
+    of caches too that were never tried.
 
     Demand is the usual one of all training, unless what was asked for in the episode differs by more than chance, and
-    that in turn unless the last frame does (`demand_now`). Fetching counts as much as the setting `switching_weight`
-    says: what is held now costs nothing more.
+    that in turn unless the last frame does (`UsualDemand.now`). Fetching counts as much as the setting
+    `switching_weight` says: what is held now costs nothing more. What is held stays unless more is expected to be saved.
+
+    Learning is rehearsing (`update`): one cache is remembered as the best under the usual demand, and compared with
+    others nearly as good on slots that are drawn anew each time. A decision begins from it too.
 
     While experience is collected, each decision follows one member of the model's ensemble, drawn at random, as the
     fast level's plans do: where members disagree, more is tried, and nothing where they agree (posterior sampling).
@@ -261,11 +264,10 @@ class LookaheadCaching(CachingAgent):
             own = torch.arange(len(first), device=first.device)
             demand = demand[member[first], own].unsqueeze(0)
         frames = Frames(demand, asking[first], self.scenario.num_users)
-        last_look = member is None and self.settings.num_finalists > 1
-        return self._best(view[first], frames, last_look, generator)[kind]
+        return self._best(view[first], frames, member is not None, generator)[kind]
 
     def _best(
-        self, view: CachingView, frames: Frames, last_look: bool, generator: torch.Generator
+        self, view: CachingView, frames: Frames, exploring: bool, generator: torch.Generator
     ) -> Bool[Tensor, "batch server service"]:
         """The caches of least expected cost of each row."""
         descent = Descent(frames, self._room(view))
@@ -278,7 +280,7 @@ class LookaheadCaching(CachingAgent):
         further = MOST_START_CELLS // view.cache[0].numel()
         if further:
             starts.append(held)
-        count = min(self.settings.num_starts, further) if last_look else 0
+        count = 0 if exploring else min(self.settings.num_starts, further)
         if count:
             wish = normal((1, count, *view.cache.shape[1:]), generator, view.demand)
             starts += descent.room.filled(row, wish.expand(len(view), -1, -1, -1)).unbind(dim=1)
@@ -289,6 +291,7 @@ class LookaheadCaching(CachingAgent):
         ends = ends[row[:, None], which]
         ready = torch.where(known[:, None, None], ready, ends[:, 0])
         compared = torch.cat((held.unsqueeze(1), ready.unsqueeze(1), ends), dim=1)
+        last_look = not exploring and self.settings.num_finalists > 1
         uniform = self._uniform(compared.shape[1], view, generator) if last_look else None
         if uniform is None:
             best, saved, doubt = ends[:, 0], descent.cost(row, held) - cost[:, 0], MIN_GAIN * cost[:, 0].abs()
