@@ -90,8 +90,8 @@ class LookaheadCaching(CachingAgent):
     of caches too that were never tried.
 
     Demand is the usual one of all training, unless what was asked for in the episode differs by more than chance, and
-    that in turn unless the last frame does (`UsualDemand.now`). Fetching counts as much as the setting
-    `switching_weight` says: what is held now costs nothing more. What is held stays unless more is expected to be saved.
+    that in turn unless the last frame does (`UsualDemand.now`). What is held stays unless more is expected to be saved
+    than fetching costs, by the setting `switching_weight`.
 
     Learning is rehearsing (`update`): one cache is remembered as the best under the usual demand, and compared with
     others nearly as good on slots that are drawn anew each time. A decision begins from it too.
@@ -230,6 +230,26 @@ class LookaheadCaching(CachingAgent):
         asked = view.recent_requests / view.recent_requests.sum(dim=1, keepdim=True).clamp(min=1)
         frames = Frames(demand, asked * num_users, num_users)
         return frames.best_parts(torch.arange(len(view), device=view.device), cache).cost / num_users
+
+    @torch.no_grad()
+    def expected(
+        self, view: CachingView, caches: Bool[Tensor, "cache server service"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, " cache"], Float[Tensor, " cache"]]:
+        """Latency summed over users in s, mean over slots, that is expected under each of some caches of one network.
+
+        Args:
+            view: of that network, `[1]`; what is expected to be asked for counts.
+            caches: what every server holds.
+            generator: of `num_slots` drawn slots, on the CPU.
+
+        Returns:
+            With users as shares of a crowd, and with users in the drawn slots.
+        """
+        users = self.scenario.num_users
+        frames = Frames(self._model.service_demands(view), self.demand.now(view) * users, users)
+        row = torch.zeros(len(caches), dtype=torch.int64, device=caches.device)
+        uniform = torch.rand(self.settings.num_slots, users, generator=generator).to(view.demand)
+        return frames.best_parts(row, caches).cost, frames.on_slots(row, caches, uniform).mean(dim=1)
 
     def _decide(
         self, view: CachingView, member: Tensor | None, generator: torch.Generator
