@@ -32,6 +32,7 @@ from hadrl_lightning.simulator import Use, fill_caches, make_generator
 
 NUM_CACHES = 48
 """Of each kind."""
+NUM_SLOTS = 500
 SEED = 7
 
 
@@ -91,7 +92,7 @@ def frames(agent: HADRL, count: int, file: Path | None) -> None:
     for kind, wish in wishes.items():
         caches = torch.unique(fill_caches(scenario, wish), dim=0)
         measured = [played(scenario, cache, fast, count).latency.sum(dim=2).mean() for cache in caches]
-        crowd, slots = slow.expected(view, caches, draws)
+        crowd, slots = slow.expected(view, caches, NUM_SLOTS, draws)
         points[kind] = torch.stack((torch.stack(measured), crowd, slots))
     every = torch.cat(list(points.values()), dim=1)
     for name, expected in zip(("crowd", "drawn slots"), every[1:]):

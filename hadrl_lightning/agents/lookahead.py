@@ -233,14 +233,19 @@ class LookaheadCaching(CachingAgent):
 
     @torch.no_grad()
     def expected(
-        self, view: CachingView, caches: Bool[Tensor, "cache server service"], generator: torch.Generator
+        self,
+        view: CachingView,
+        caches: Bool[Tensor, "cache server service"],
+        num_slots: int,
+        generator: torch.Generator,
     ) -> tuple[Float[Tensor, " cache"], Float[Tensor, " cache"]]:
         """Latency summed over users in s, mean over slots, that is expected under each of some caches of one network.
 
         Args:
             view: of that network, `[1]`; what is expected to be asked for counts.
             caches: what every server holds.
-            generator: of `num_slots` drawn slots, on the CPU.
+            num_slots: slots to draw.
+            generator: draws them, on the CPU.
 
         Returns:
             With users as shares of a crowd, and with users in the drawn slots.
@@ -248,7 +253,7 @@ class LookaheadCaching(CachingAgent):
         users = self.scenario.num_users
         frames = Frames(self._model.service_demands(view), self.demand.now(view) * users, users)
         row = torch.zeros(len(caches), dtype=torch.int64, device=caches.device)
-        uniform = torch.rand(self.settings.num_slots, users, generator=generator).to(view.demand)
+        uniform = torch.rand(num_slots, users, generator=generator).to(view.demand)
         return frames.best_parts(row, caches).cost, frames.on_slots(row, caches, uniform).mean(dim=1)
 
     def _decide(
