@@ -20,8 +20,8 @@ SPREAD = (0.7549, 0.5698)
 ABOUT_THE_SAME = 0.05
 SERVERS_A_COPY = 16
 """A filling from nothing brings one copy of a service at a time; in larger networks one for so many servers."""
-EFFORT = 2**21
-"""Caches × services × servers that a search tries: all but the largest networks end before, where nothing helps."""
+EFFORT = 2**20
+"""Caches × services × servers that are tried from a start: all but the largest networks end where nothing helps."""
 
 
 class Room(NamedTuple):
@@ -122,7 +122,7 @@ class Descent(NamedTuple):
         cache = cache.clone()
         cost, part = self._cost(row, cache, None)
         moving = torch.arange(len(row), device=row.device)
-        for _ in range(1 + EFFORT // (2 * TRIED * cache.numel())):
+        for _ in range(1 + EFFORT // (2 * TRIED * max(1, cache[:1].numel()))):
             tried = self._changes(row[moving], cache[moving], part[moving])
             count = tried.shape[1]
             found = self._cost(

@@ -266,9 +266,6 @@ class LookaheadCaching(CachingAgent):
             member: which member of the model each row follows; None: all of them.
             generator: of what is drawn, alike for all rows.
         """
-        room = self._room(view)
-        if bool(room.holds_all.all()):
-            return torch.ones_like(view.cache)
         asking = self.demand.now(view) * self.scenario.num_users
         shown = (
             view.cache,
@@ -289,13 +286,20 @@ class LookaheadCaching(CachingAgent):
             own = torch.arange(len(first), device=first.device)
             demand = demand[member[first], own].unsqueeze(0)
         frames = Frames(demand, asking[first], self.scenario.num_users)
-        return self._best(view[first], frames, member is not None, generator)[kind]
+        descent = Descent(frames, self._room(view[first]))
+        full = descent.room.holds_all
+        found = torch.ones_like(view.cache[first])
+        if not bool(full.all()):
+            found = self._best(view[first], descent, member is not None, generator)
+        row = full.nonzero().squeeze(1)
+        if len(row):  # a service is missing only where the cloud outdoes servers that hold it
+            found[row], _ = descent.settled(row, torch.ones_like(found[row]))
+        return found[kind]
 
     def _best(
-        self, view: CachingView, frames: Frames, exploring: bool, generator: torch.Generator
+        self, view: CachingView, descent: Descent, exploring: bool, generator: torch.Generator
     ) -> Bool[Tensor, "batch server service"]:
         """The caches of least expected cost of each row."""
-        descent = Descent(frames, self._room(view))
         row = torch.arange(len(view), device=view.device)
         held = descent.filled_up(row, view.cache)
         ready, known = self._known(view)

@@ -160,7 +160,8 @@ class Frames:
     ) -> Float[Tensor, "n server service"]:
         """About what each pair of a server and a service is worth, s a slot, at the best parts of some caches.
 
-        Of what is held: what would be lost without it. Of what is not: what it would save. Others stay where they are.
+        Of what is held: what would be lost without it; below 0 where the cloud outdoes a busy server that holds it. Of
+        what is not: what it would save. Users of other services stay where they are.
         """
         held, asking = cache.transpose(1, 2), self.asking[row].unsqueeze(-1)
         load = self._load(self._at(self.root, row, cache), asking * part)
@@ -175,7 +176,7 @@ class Frames:
         moved = (saves / curve.clamp(min=TINY)).clamp(max=1)
         saved = asking * moved * (saves - moved * curve / 2)
 
-        lost = asking * part * ((_least_elsewhere(price, missing) - price).clamp(min=0) + part * curve / 2)
+        lost = asking * part * (_least_elsewhere(price, missing) - price + part * curve / 2)
         return torch.where(held, lost, saved).transpose(1, 2)
 
     def on_slots(
