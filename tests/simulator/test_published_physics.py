@@ -10,7 +10,7 @@ from hadrl_lightning.data import OffloadingTransitions, TransitionDataModule
 from hadrl_lightning.play import caching_reward, offloading_reward, run_episode
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork, decode_caching, decode_offloading, rules, serve
-from hadrl_lightning.simulator.processes import fading as fading_module
+from hadrl_lightning.simulator.processes import usual
 from tests.helpers.twin import GIB_BITS, PUBLISHED, PublishedTwin, StrictTwin
 
 NAMES = sorted(PUBLISHED)
@@ -43,13 +43,13 @@ class SideBySide:
         self.twins = [twin(name, cache_gib) for _ in range(NUM_ENVS)]
         self.choice = torch.Generator().manual_seed(seed + 1)
         self.tolerance = 1e-5 if dtype == torch.float64 else 1e-4
-        draw = fading_module.rayleigh
+        draw = usual.rayleigh
 
         def recorded(*arguments):
             self.fading = draw(*arguments)
             return self.fading
 
-        monkeypatch.setattr(fading_module, "rayleigh", recorded)
+        monkeypatch.setattr(usual, "rayleigh", recorded)
 
     def agree(self, rows, expected, floor=1e-9):
         expected = torch.tensor(expected, dtype=torch.float64)

@@ -21,8 +21,8 @@ from hadrl_lightning.simulator import (
     switching_cost,
 )
 from hadrl_lightning.simulator.constants import constants
-from hadrl_lightning.simulator.processes import fading as fading_module
-from hadrl_lightning.simulator.processes.requests import requested
+from hadrl_lightning.simulator.processes import usual
+from hadrl_lightning.simulator.processes.usual import requested
 from hadrl_lightning.simulator.service import served_slot
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState
@@ -238,7 +238,7 @@ def test_a_rayleigh_draw_of_any_size_leaves_latency_finite(position, cached, fad
 
 
 def test_a_network_survives_draws_of_exactly_zero(monkeypatch):
-    monkeypatch.setattr(fading_module, "rayleigh", lambda shape, *_: torch.zeros(shape))
+    monkeypatch.setattr(usual, "rayleigh", lambda shape, *_: torch.zeros(shape))
     network = EdgeNetwork(Scenario(), num_envs=2)
     network.begin_frame(torch.ones_like(network.cache))
     service = network.step(decode_offloading(network.scenario, torch.zeros(2, 90)))
@@ -265,9 +265,7 @@ def test_equal_shares_of_very_many_users_are_not_taken_for_more_than_there_is():
 
 
 def test_fading_is_rayleigh_with_sigma_one():
-    draws = fading_module.rayleigh(
-        (200, 1000), torch.Generator().manual_seed(0), torch.device("cpu"), torch.float64
-    )
+    draws = usual.rayleigh((200, 1000), torch.Generator().manual_seed(0), torch.device("cpu"), torch.float64)
     assert draws.mean().item() == pytest.approx(math.sqrt(math.pi / 2), rel=0.01)
     assert (draws**2).mean().item() == pytest.approx(2, rel=0.02)
 
@@ -541,14 +539,14 @@ def play(policy, physics, seed=11):
     generator = torch.Generator().manual_seed(seed)
     network = EdgeNetwork(Scenario(), physics, num_envs=3, generator=generator)
     fading = []
-    draw = fading_module.rayleigh
+    draw = usual.rayleigh
 
     def recorded(*arguments):
         fading.append(draw(*arguments))
         return fading[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fading_module, "rayleigh", recorded)
+        patch.setattr(usual, "rayleigh", recorded)
         episode = run_episode(
             network,
             lambda n: fill_caches(n.scenario, torch.ones(3, 2, 10) * policy),

@@ -1,12 +1,10 @@
-"""What changes by itself: a process is a file here, or anywhere, and a line in `PROCESSES`."""
+"""What changes by itself: a process is a class here, or anywhere, and a line in `PROCESSES`."""
 
 from typing import Any
 
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator.processes.fading import RayleighFading
-from hadrl_lightning.simulator.processes.positions import CellPositions, FixedPositions
 from hadrl_lightning.simulator.processes.process import (
     Memory,
     Process,
@@ -14,7 +12,12 @@ from hadrl_lightning.simulator.processes.process import (
     check_brought,
     check_shown,
 )
-from hadrl_lightning.simulator.processes.requests import StationaryRequests
+from hadrl_lightning.simulator.processes.usual import (
+    CellPositions,
+    FixedPositions,
+    RayleighFading,
+    StationaryRequests,
+)
 from hadrl_lightning.typed import read_settings
 
 __all__ = [
