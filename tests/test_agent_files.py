@@ -306,18 +306,36 @@ def test_what_was_seen_is_shown_in_units() -> None:
     assert repr(seen) == "SeenRanges(\n  num_users: 3 to 30\n  compute_hz: 60 GHz\n)"
 
 
-def test_what_an_agent_has_learnt_can_be_trained_on_from_in_another_scenario(tmp_path: Path) -> None:
-    first = HADRL.from_checkpoint("es2.ckpt")
-    agent = HADRL(replace(TINY, num_services=4, popularity="zipf", num_servers=3))
-    agent.load_weights("es2.ckpt")
+@pytest.mark.parametrize("slow_level", ["lookahead", "set"])
+def test_what_an_agent_has_learnt_can_be_trained_on_from_in_another_scenario(
+    tmp_path: Path, slow_level: str
+) -> None:
+    shipped = HADRL.from_checkpoint("es2.ckpt")
+    first = HADRL(shipped.scenario, slow_level=slow_level)
+    learnt = {
+        name: value for name, value in shipped.state_dict().items() if not name.startswith("caching_agent.")
+    }
+    first.load_state_dict({**first.state_dict(), **learnt})
+    counter = "num_explored" if slow_level == "lookahead" else "num_updates"
+    getattr(first.caching_agent, counter).add_(7)
+    first.save_weights(tmp_path / "first.ckpt")
+    agent = HADRL(replace(TINY, num_services=4, popularity="zipf", num_servers=3), slow_level=slow_level)
+    agent.load_weights(tmp_path / "first.ckpt")
     own, theirs = agent.state_dict(), first.state_dict()
     for name in ("world_model.resources.demand.weight", "world_model.server_normaliser.running_mean"):
         assert torch.equal(own[name], theirs[name])
     assert own["world_model.best_reward"] == -inf
-    assert own["caching_agent.num_updates"] == 0
-    assert own["caching_agent.critic.usual_demand"].tolist() == [0.25] * 4
+    assert own[f"caching_agent.{counter}"] == 0
+    demand = "demand" if slow_level == "lookahead" else "critic"
+    assert own[f"caching_agent.{demand}.usual_demand"].tolist() == [0.25] * 4
     trained_for_a_slot(agent)
     assert agent.seen.ranges()["num_users"] == (3.0, 30.0)
+
+
+def test_weights_of_other_levels_and_files_that_are_not_there_are_refused() -> None:
+    shipped = HADRL.from_checkpoint("es2.ckpt")
+    agent = HADRL(TINY, slow_level=shipped.settings["slow_level"])
+    agent.load_weights("es2.ckpt")
     flat = HADRL(TINY, slow_level="flat")
     with pytest.raises(HadrlError, match=r"weights must fit the models of these settings, got .*es2\.ckpt: "):
         flat.load_weights("es2.ckpt")
@@ -430,14 +448,14 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_another_training_was_paid_is_forgotten_when_beginning_with_its_weights(tmp_path: Path) -> None:
-    trained = HADRL(Scenario())
+    trained = HADRL(Scenario(), slow_level="set")
     trained.caching_agent.rewards.update(torch.full((8, 1), 5.0))
     trained.caching_agent.num_updates += 3
     trained.save_weights(tmp_path / "trained.ckpt")
-    begun = HADRL(Scenario(), seed=1)
+    begun = HADRL(Scenario(), slow_level="set", seed=1)
     begun.load_weights(tmp_path / "trained.ckpt")
     assert begun.caching_agent.num_updates == 0
-    fresh = HADRL(Scenario()).caching_agent.rewards.state_dict()
+    fresh = HADRL(Scenario(), slow_level="set").caching_agent.rewards.state_dict()
     assert all(
         torch.equal(value, fresh[name]) for name, value in begun.caching_agent.rewards.state_dict().items()
     )

@@ -22,7 +22,7 @@ else:  # a type checker at run time meets the annotations of methods apart from 
 
 OF_DATA = ("scenario", "physics", "seed")
 """Settings of the data in a file of settings that the agent takes over."""
-OF_TRAINING = ("best_reward", "num_updates", "rewards")
+OF_TRAINING = ("best_reward", "num_updates", "num_explored", "rewards")
 """Parts of the names of buffers that belong to a training and not to what it taught: of what was earned above all."""
 
 

@@ -16,7 +16,7 @@ from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError, HadrlWarning, NonFiniteError
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.scenario import GIB, Physics
-from hadrl_lightning.simulator import CachingView, OffloadingView, View, decode_offloading
+from hadrl_lightning.simulator import CachingView, OffloadingView, View, decode_offloading, fields_of
 from tests.helpers import published_planner
 
 FAST = PlannerSettings(
@@ -272,9 +272,9 @@ def test_what_is_no_view_is_refused_by_the_name_of_the_field(
 
 def test_what_is_no_view_of_the_level_and_no_seed_is_refused_in_a_line(as_installed: None) -> None:
     no_server = {name: [] for name in lists_of(VIEW)} | {"cache": torch.ones(0, 10)}
-    nothing = CachingView.of(
-        cache=[[]] * 2, demand=[], hits=[[]] * 2, free_cache_bits=[1, 1], storage_bits=[]
-    )
+    of_services = {one.name: [] for one in fields_of(CachingView) if one.axes == ("service",)}
+    of_servers = {one.name: [1, 1] for one in fields_of(CachingView) if one.axes == ("server",)}
+    nothing = CachingView.of(**of_services, **of_servers, cache=[[]] * 2, hits=[[]] * 2)
     for act, view, told in (
         (AGENT.decide, CACHING_VIEW, r"^view must be of OffloadingView\.of\(…\), got CachingView$"),
         (AGENT.decide, lists_of(VIEW), "got dict$"),
@@ -329,6 +329,7 @@ def test_a_flat_agent_decides_for_the_sizes_of_its_scenario_alone() -> None:
     agent = HADRL(
         SCENARIO,
         fast_level="flat",
+        slow_level="flat",
         world_model=WorldModelSettings(ensemble_size=2, hidden_size=4),
         planner=published_planner(plan_horizon=1, n_candidates=4, top_candidates=2, optimisation_iters=1),
     )

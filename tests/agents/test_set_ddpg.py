@@ -47,9 +47,8 @@ def views(scenario: Scenario, num_rows: int, seed: int = 1) -> CachingView:
     demand = demand * torch.tensor(scenario.popularity_vector)
     demand = demand / demand.sum(dim=1, keepdim=True)
     hits = torch.rand(num_rows, scenario.caching_action_size, generator=draws).softmax(dim=1)
-    room = torch.tensor(scenario.usable_cache_bits).expand(num_rows, -1)
-    storage = torch.tensor(scenario.storage_bits).expand(num_rows, -1)
-    return CachingView(cache, demand, hits.view(shape), room, storage)
+    begun = EdgeNetwork(scenario, num_envs=num_rows, generator=draws).caching_view()
+    return replace(begun, cache=cache, demand=demand, hits=hits.view(shape))
 
 
 def seen(rows: CachingView) -> CacheInputs:
@@ -127,7 +126,14 @@ def permuted(rows: CachingView, servers: list[int], services: list[int]) -> Cach
     """Views of SMALL with servers and services in another order."""
     cache, hits = (field[:, servers][:, :, services] for field in (rows.cache, rows.hits))
     free, storage = rows.free_cache_bits[:, servers], rows.storage_bits[:, services]
-    return CachingView(cache, rows.demand[:, services], hits, free, storage)
+    return replace(
+        rows,
+        cache=cache,
+        demand=rows.demand[:, services],
+        hits=hits,
+        free_cache_bits=free,
+        storage_bits=storage,
+    )
 
 
 def test_the_critic_does_not_change_when_servers_and_services_change_places() -> None:
@@ -157,9 +163,9 @@ def test_usual_demand_is_the_mean_of_what_was_seen_and_stands_in_at_the_start() 
     rows.demand[0] = torch.tensor([0.5, 0.5, 0, 0])
     rows.demand[1] = torch.tensor([0, 0.5, 0, 0.5])
     rows.demand[2] = 0  # an episode begins: no demand
-    critic.watch(rows.demand)
+    critic.watch_shares(rows.demand)
     assert critic.usual_demand.tolist() == pytest.approx([0.25, 0.5, 0, 0.25])
-    critic.watch(rows.demand[:1])  # (0.25 · 2 + 0.5) / 3, (0.5 · 2 + 0.5) / 3, 0, 0.25 · 2 / 3
+    critic.watch_shares(rows.demand[:1])  # (0.25 · 2 + 0.5) / 3, (0.5 · 2 + 0.5) / 3, 0, 0.25 · 2 / 3
     assert critic.usual_demand.tolist() == pytest.approx([1 / 3, 1 / 2, 0, 1 / 6])
     filled = rows[2:].clone()
     filled.demand[0] = critic.usual_demand
@@ -402,7 +408,7 @@ def test_the_same_seed_learns_the_same() -> None:
 
 def test_the_same_weights_decide_for_other_numbers_and_sizes_of_servers_and_services() -> None:
     ddpg = agent(Scenario())
-    ddpg.critic.watch(views(Scenario(), 4).demand)
+    ddpg.critic.watch_shares(views(Scenario(), 4).demand)
     for other in (Scenario(num_servers=5), SMALL, dataclasses.replace(SMALL, num_servers=3)):
         action = ddpg.act(views(other, 3))
         assert action.shape == (3, other.caching_action_size)

@@ -32,10 +32,10 @@ class World(NamedTuple):
 class Process:
     """One thing that changes by itself, for B networks at once.
 
-    A subclass is a frozen dataclass whose fields are its settings, checked in `__post_init__`,
-    with a line in `PROCESSES`; it overrides what it needs. Draws are made on the CPU by the generator that is given,
-    never depend on what was decided, and are made for all networks before ranks take their share. Two policies with
-    the same seed so meet the same world.
+    A subclass is a frozen dataclass whose fields are its settings, checked in `__post_init__`, with a line in
+    `PROCESSES`; it overrides what it needs. Draws are made on the CPU by the generator that is given, never depend on
+    what was decided, and are made for all networks before ranks take their share. Two policies with the same seed so
+    meet the same world.
     """
 
     brings: ClassVar[tuple[str, ...]] = ()
