@@ -1,0 +1,404 @@
+"""What frames cost by what a model knows of sharing, and the search for the caches of least cost, by plain sums."""
+
+from itertools import product
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from hadrl_lightning.agents import cache_descent
+from hadrl_lightning.agents.cache_descent import MIN_GAIN, Descent, Room
+from hadrl_lightning.planning import frames as frames_module
+from hadrl_lightning.planning.frames import Frames, Parts
+from hadrl_lightning.planning.sums import best_targets
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import EdgeNetwork
+
+USERS = 6
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Problem(NamedTuple):
+    """Some networks, and about half of everything held in each."""
+
+    frames: Frames
+    demand: Tensor
+    """[member, network, held, resource_and_base, service, server]"""
+    asking: Tensor
+    row: Tensor
+    cache: Tensor
+
+    @classmethod
+    def random(cls, networks: int = 6, services: int = 4, servers: int = 3, seed: int = 0) -> "Problem":
+        draws = generator(seed)
+        size = torch.rand(2, networks, 1, 2, services, 1, generator=draws) + 0.2
+        speed = torch.rand(1, networks, 1, 2, 1, servers, generator=draws) + 0.3
+        own = torch.rand(1, networks, 1, 2, services, servers, generator=draws) / 5 + 0.9
+        demand = torch.zeros(2, networks, 2, 3, services, servers)
+        demand[:, :, :, :2] = own * size / speed
+        demand[:, :, 0, 1] = 0.0  # what is missing is computed elsewhere, and waits for the cloud
+        demand[:, :, 0, 2] = 20 + demand[:, :, 1, 1]
+        asking = torch.rand(networks, services, generator=draws) + 0.1
+        asking = USERS * asking / asking.sum(dim=1, keepdim=True)
+        cache = torch.rand(networks, servers, services, generator=draws) < 0.5
+        return cls(Frames(demand, asking, USERS), demand, asking, torch.arange(networks), cache)
+
+    @classmethod
+    def of(cls, scenario: Scenario, networks: int = 4) -> "Problem":
+        """Networks of a scenario by its physics, 5 bit/s/Hz everywhere; random caches of 40 % of the services."""
+        bits, cycles = torch.tensor(scenario.input_bits), torch.tensor(scenario.cycles)
+        computing = cycles[:, None] / torch.tensor(scenario.compute_per_server_hz)
+        demand = torch.zeros(1, networks, 2, 3, scenario.num_services, scenario.num_servers)
+        demand[:, :, :, 0] = bits[:, None] / (5 * torch.tensor(scenario.bandwidth_per_server_hz))
+        demand[:, :, 1, 1] = computing
+        demand[:, :, 0, 2] = EdgeNetwork(scenario).table.cloud_seconds(bits, cycles)[:, None]
+        asking = scenario.num_users * torch.tensor(scenario.popularity_vector, dtype=torch.float32)
+        asking = asking.expand(networks, -1).contiguous()
+        shape = (networks, scenario.num_servers, scenario.num_services)
+        cache = torch.rand(shape, generator=generator()) < 0.4
+        frames = Frames(demand, asking, scenario.num_users)
+        return cls(frames, demand, asking, torch.arange(networks), cache)
+
+    def at(self, network: int, cache: Tensor) -> tuple[Tensor, Tensor]:
+        """Roots `[resource, service, server]` and what is waited for alone besides `[service, server]`, of a cache."""
+        mean = self.demand.double().mean(dim=0)[network]
+        value = torch.where(cache.T, mean[1], mean[0])
+        return value[:-1].sqrt(), value[-1]
+
+    def cost(self, network: int, cache: Tensor, part: Tensor) -> Tensor:
+        """Σ_k n_k Σ_s x_ks alone_ks + (1 − 1/U) Σ_s Σ_r (Σ_k n_k x_ks root_ksr)²."""
+        root, base = self.at(network, cache)
+        users = self.asking[network].double()[:, None] * part.double()
+        load = (users * root).sum(dim=1)
+        return (users * (root.square().sum(dim=0) + base)).sum() + (
+            1 - 1 / self.frames.num_users
+        ) * load.square().sum()
+
+    def least(self, network: int, cache: Tensor) -> float:
+        """The least cost, by a long descent along projected gradients, to 10⁻⁵ of it as the duality gap says."""
+        root, base = self.at(network, cache)
+        roots = self.asking[network].double()[:, None] * root
+        alone = self.asking[network].double()[:, None] * (root.square().sum(dim=0) + base)
+        pairs = 2 * (1 - 1 / self.frames.num_users)
+
+        def slope(part: Tensor) -> Tensor:
+            return alone + pairs * (roots * (roots * part).sum(dim=1, keepdim=True)).sum(dim=0)
+
+        part = torch.full(cache.T.shape, 1 / cache.shape[0], dtype=torch.float64)
+        before, speed, step = part, 1.0, 1 / (pairs * roots.square().sum(dim=(0, 1)).max())
+        for _ in range(1500):
+            faster = (1 + (1 + 4 * speed**2) ** 0.5) / 2
+            ahead = part + (speed - 1) / faster * (part - before)
+            before, part, speed = part, on_simplex(ahead - step * slope(ahead)), faster
+        cost = self.cost(network, cache, part)
+        gap = ((slope(part) * part).sum(dim=1) - slope(part).amin(dim=1)).sum()
+        assert gap < 1e-5 * cost
+        return cost.item()
+
+
+@pytest.fixture
+def in_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the very best parts, so that costs of different caches can be compared closely."""
+    for name in ("STEPS", "MORE_STEPS"):
+        monkeypatch.setattr(frames_module, name, 100)
+
+
+def on_simplex(value: Tensor) -> Tensor:
+    """The nearest rows of parts that sum to 1."""
+    order = value.sort(dim=1, descending=True).values
+    over = (order.cumsum(dim=1) - 1) / torch.arange(1, value.shape[1] + 1)
+    last = (order > over).sum(dim=1, keepdim=True) - 1
+    return (value - over.gather(1, last)).clamp(min=0)
+
+
+def changed(cache: Tensor, server: int, service: int) -> Tensor:
+    """The cache with one pair held if it was not, and the other way around."""
+    cache = cache.clone()
+    cache[..., server, service] ^= True
+    return cache
+
+
+# --- the best parts ------------------------------------------------------------------------------------------------
+
+
+def check_parts(problem: Problem, within: float) -> None:
+    """At first, and after a change with the parts from before."""
+    first = problem.frames.best_parts(problem.row, problem.cache)
+    other = changed(problem.cache, 1, 2)
+    second = problem.frames.best_parts(problem.row, other, first.part)
+    for found, caches in ((first, problem.cache), (second, other)):
+        assert found.part.min() >= 0
+        torch.testing.assert_close(found.part.sum(dim=2), torch.ones(found.part.shape[:2]))
+        for row, cache in enumerate(caches):
+            formula = problem.cost(row, cache, found.part[row])
+            assert found.cost[row].item() == pytest.approx(formula.item(), rel=1e-5)
+            least = problem.least(row, cache)
+            assert least * (1 - 1e-5) <= formula <= least * (1 + within)
+
+
+@pytest.mark.parametrize("name", ["es2.yaml", "es3.yaml", "es5.yaml"])
+def test_parts_of_the_shipped_scenarios_are_the_best_ones_and_cost_what_the_formula_says(name: str) -> None:
+    check_parts(Problem.of(Scenario.from_config(name), 2), within=5e-4)
+
+
+def test_parts_of_servers_of_all_kinds_are_nearly_the_best_ones_and_become_so_in_more_steps(
+    request: pytest.FixtureRequest,
+) -> None:
+    check_parts(Problem.random(networks=3), within=0.025)
+    request.getfixturevalue("in_many_steps")
+    check_parts(Problem.random(networks=3), within=5e-4)
+
+
+def test_the_cost_is_the_mean_of_slots_whose_users_go_where_the_parts_say() -> None:
+    problem = Problem.random(networks=2)
+    found = problem.frames.best_parts(problem.row, problem.cache)
+    draws = generator(5)
+    for row, cache in enumerate(problem.cache):
+        root, base = problem.at(row, cache)
+        slots = 40_000
+        service = torch.multinomial(problem.asking[row], slots * USERS, replacement=True, generator=draws)
+        server = torch.multinomial(found.part[row][service], 1, generator=draws).squeeze(1)
+        there = torch.nn.functional.one_hot(server, 3).view(slots, USERS, 3)
+        load = (root[:, service, server].view(2, slots, USERS, 1) * there).sum(dim=2)
+        cost = load.square().sum(dim=(0, 2)) + base[service, server].view(slots, USERS).sum(dim=1)
+        error = cost.std() / slots**0.5
+        assert error < 0.005 * cost.mean()
+        assert abs(cost.mean() - found.cost[row]) < 3 * error
+
+
+def test_users_of_equal_servers_are_split_evenly_and_go_nowhere_else_than_to_the_one_that_serves_them() -> (
+    None
+):
+    equal = Frames(torch.full((1, 1, 2, 3, 1, 4), 0.5), torch.tensor([[8.0]]), 8)
+    part = equal.best_parts(torch.tensor([0]), torch.ones(1, 4, 1, dtype=torch.bool)).part
+    torch.testing.assert_close(part, torch.full((1, 1, 4), 0.25), atol=1e-2, rtol=0)
+    demand = torch.full((1, 1, 2, 3, 2, 3), 1e4)
+    demand[0, 0, 1] = 0.1
+    held = torch.zeros(1, 3, 2, dtype=torch.bool)
+    held[0, 0, 0] = held[0, 2, 1] = True
+    parts = Frames(demand, torch.tensor([[4.0, 4.0]]), 8).best_parts(torch.tensor([0]), held)
+    assert parts.part.tolist() == [[[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]
+    # a user alone waits for 0.3 s; 4 · 3 others at either server add 0.1 s on each of two resources, by chance 7 of 8
+    assert parts.cost.item() == pytest.approx(8 * 0.3 + 7 / 8 * 2 * 2 * 16 * 0.1)
+    alone = Problem.random(servers=1)
+    assert (alone.frames.best_parts(alone.row, alone.cache).part == 1).all()
+
+
+def test_parts_of_a_cache_depend_on_no_other_and_on_no_size_of_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = Problem.random()
+    row = torch.tensor([5, 0, 5, 2])
+    together = problem.frames.best_parts(problem.row, problem.cache)
+    monkeypatch.setattr(frames_module, "MOST_CELLS", 1)
+    for start in (None, together.part[row].flip(2)):
+        apart = problem.frames.best_parts(row, problem.cache[row], start)
+        monkeypatch.undo()
+        again = problem.frames.best_parts(row, problem.cache[row], start)
+        torch.testing.assert_close(tuple(apart), tuple(again))
+        monkeypatch.setattr(frames_module, "MOST_CELLS", 1)
+    torch.testing.assert_close(problem.frames.best_parts(row, problem.cache[row]).cost, together.cost[row])
+
+
+# --- what a change is worth ----------------------------------------------------------------------------------------
+
+
+def ranks(value: Tensor) -> Tensor:
+    return value.argsort().argsort().double()
+
+
+def test_what_pairs_are_worth_is_about_what_their_change_costs(in_many_steps: None) -> None:
+    problem = Problem.random(networks=8)
+    found = problem.frames.best_parts(problem.row, problem.cache)
+    worth = problem.frames.worth(problem.row, problem.cache, found.part)
+    truth = torch.zeros_like(worth)
+    for server, service in product(range(3), range(4)):
+        cost = problem.frames.best_parts(problem.row, changed(problem.cache, server, service)).cost
+        truth[:, server, service] = (cost - found.cost).abs()
+        held = problem.cache[:, server, service]
+        assert ((cost - found.cost)[held] > -1e-3).all()  # what is held was of use, what is brought is
+        assert ((cost - found.cost)[~held] < 1e-3).all()
+    assert (worth >= 0).all()
+    assert (truth[worth == 0] < 0.01 * found.cost.mean()).all()
+    pairs = [torch.stack((ranks(worth[row].flatten()), ranks(truth[row].flatten()))) for row in range(8)]
+    alike = torch.stack([pair.corrcoef()[0, 1] for pair in pairs])
+    assert alike.min() > 0.8
+    assert alike.mean() > 0.9
+
+
+# --- drawn slots ---------------------------------------------------------------------------------------------------
+
+
+def test_drawn_slots_cost_what_a_plain_loop_says_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem.random()
+    row = torch.tensor([3, 0, 3])
+    cache = torch.stack((problem.cache[3], problem.cache[0], ~problem.cache[3]))
+    uniform = torch.rand(5, USERS, generator=generator(2))
+    together = problem.frames.on_slots(row, cache, uniform)
+    assert together.shape == (3, 5)
+    for index, (network, held) in enumerate(zip(row.tolist(), cache)):
+        root, base = problem.at(network, held)
+        ends = (problem.asking[network].double() / USERS).cumsum(dim=0).tolist()
+        for slot, draws in enumerate(uniform.tolist()):
+            asked = [next(k for k, end in enumerate([*ends[:-1], 1.0]) if draw <= end) for draw in draws]
+            of_users, waits = root[:, asked].float(), base[asked].float()
+            target = best_targets(of_users[None], waits[None], None)[0].tolist()
+            cost = sum(waits[user, server].item() for user, server in enumerate(target))
+            for server in range(3):
+                there = [user for user in range(USERS) if target[user] == server]
+                cost += of_users[:, there, server].sum(dim=1).square().sum().item()
+            assert together[index, slot].item() == pytest.approx(cost, rel=1e-5)
+    monkeypatch.setattr(frames_module, "MOST_CELLS", 1)
+    torch.testing.assert_close(problem.frames.on_slots(row, cache, uniform), together)
+    torch.testing.assert_close(problem.frames.on_slots(row[1:2], cache[1:2], uniform), together[1:2])
+
+
+# --- the search ----------------------------------------------------------------------------------------------------
+
+
+def room_of(problem: Problem, seed: int = 1, rent: float = 0.0) -> Room:
+    """Storage of 1 to 3 in caches of 4; `rent` for what is not held."""
+    networks, servers, services = problem.cache.shape
+    storage = torch.randint(1, 4, (networks, services), generator=generator(seed)).double()
+    usable = torch.full((networks, servers), 4.0, dtype=torch.float64)
+    return Room(storage, usable, torch.zeros_like(problem.cache, dtype=torch.float32) + rent)
+
+
+def fits(room: Room, row: Tensor, cache: Tensor) -> bool:
+    used = (cache.double() * room.storage_bits[row].unsqueeze(1)).sum(dim=2)
+    return bool((used <= room.usable_bits[row]).all())
+
+
+def is_full(room: Room, row: Tensor, cache: Tensor) -> bool:
+    used = (cache.double() * room.storage_bits[row].unsqueeze(1)).sum(dim=2, keepdim=True)
+    left = room.usable_bits[row].unsqueeze(2) - used
+    return not bool((~cache & (room.storage_bits[row].unsqueeze(1) <= left)).any())
+
+
+def all_maximal(room: Room, network: int) -> Tensor:
+    """All caches of a network in which nothing more fits."""
+    sizes, usable = room.storage_bits[network].tolist(), room.usable_bits[network, 0].item()
+    contents = []
+    for held in product((False, True), repeat=len(sizes)):
+        left = usable - sum(size for size, has in zip(sizes, held) if has)
+        if left >= 0 and not any(size <= left for size, has in zip(sizes, held) if not has):
+            contents.append(held)
+    return torch.tensor(list(product(contents, repeat=room.usable_bits.shape[1])))
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_search_finds_the_best_of_all_caches_of_small_networks(
+    seed: int, request: pytest.FixtureRequest
+) -> None:
+    problem = Problem.random(networks=10, services=5, servers=3, seed=seed)
+    room = room_of(problem)
+    descent = Descent(problem.frames, room)
+    greedy = descent.greedy()
+    assert fits(room, problem.row, greedy)
+    assert is_full(room, problem.row, greedy)
+    starts = room.filled(problem.row, torch.randn(10, 6, 3, 5, generator=generator(4)))
+    starts = torch.cat((greedy.unsqueeze(1), starts), dim=1).flatten(0, 1)
+    row = problem.row.repeat_interleave(7)
+    ends, cost = descent.settled(row, starts)
+    assert fits(room, row, ends)
+    before = descent.cost(row, starts)
+    assert (cost <= before).all()
+    assert (cost < 0.98 * before).any()
+    request.getfixturevalue("in_many_steps")
+    torch.testing.assert_close(cost, descent.cost(row, ends), rtol=0.01, atol=0)
+    reached = descent.cost(row, ends).view(10, 7).amin(dim=1)
+    caches = [all_maximal(room, network) for network in range(10)]
+    costs = [descent.cost(torch.full((len(some),), network), some) for network, some in enumerate(caches)]
+    least = torch.stack([some.min() for some in costs])
+    assert (reached >= least * (1 - 1e-4)).all()
+    assert (reached <= least * (1 + 1e-4)).sum() >= 9
+    greedy_cost = descent.cost(problem.row, greedy)
+    middle = torch.stack([some.median() for some in costs])
+    assert (greedy_cost < middle).all()
+
+
+def test_a_search_ends_where_none_of_its_changes_helps(in_many_steps: None) -> None:
+    problem = Problem.random(networks=4, services=5, servers=3, seed=3)
+    room = room_of(problem)
+    descent = Descent(problem.frames, room)
+    ends, cost = descent.settled(problem.row, descent.greedy())
+    part = problem.frames.best_parts(problem.row, ends).part
+    tried = descent._changes(problem.row, ends, part)
+    assert fits(room, problem.row.repeat_interleave(tried.shape[1]), tried.flatten(0, 1))
+    after = descent.cost(problem.row.repeat_interleave(tried.shape[1]), tried.flatten(0, 1))
+    assert (after.view(4, -1) >= cost[:, None] * (1 - MIN_GAIN - 5e-5)).all()
+    for row, cache in enumerate(
+        ends
+    ):  # and hardly any exchange of one service for another at any server does
+        here = torch.tensor([row])
+        for server, gone, brought in product(range(3), range(5), range(5)):
+            if cache[server, gone] and not cache[server, brought]:
+                other = changed(changed(cache, server, gone), server, brought)[None]
+                if fits(room, here, other):
+                    assert descent.cost(here, descent.filled_up(here, other)) >= cost[row] * 0.985
+
+
+def test_what_costs_more_to_hold_than_it_saves_is_not_fetched(in_many_steps: None) -> None:
+    problem = Problem.random(networks=4)
+    dear = room_of(problem, rent=1e4)
+    assert not Descent(problem.frames, dear).greedy().any()
+    held = dear.filled(problem.row, problem.cache.float(), problem.cache)
+    kept = dear._replace(rent=dear.rent.masked_fill(held, 0.0))
+    descent = Descent(problem.frames, kept)
+    assert not kept.holds_all.any()
+    for start in (held, kept.filled(problem.row, torch.rand(4, 3, 4, generator=generator(3)))):
+        ends, cost = descent.settled(problem.row, start)
+        assert not (ends & ~held).any()
+        assert (cost < 1e4).all()
+    torch.testing.assert_close(descent.settled(problem.row, held)[0], held)
+    torch.testing.assert_close(descent.filled_up(problem.row, held), held)
+    # at the very rent at which fetching a single service pays, and just above
+    free = room_of(problem)
+    ends, cost = Descent(problem.frames, free).settled(
+        problem.row, free.filled(problem.row, problem.cache.float())
+    )
+    server, service = ends[0].nonzero()[0].tolist()
+    without = changed(ends, server, service)
+    saves = (Descent(problem.frames, free).cost(problem.row, without) - cost)[0].item()
+    assert saves > 0.01 * cost[0]
+    for factor, fetched in ((0.9, True), (1.1, False)):
+        rent = torch.full_like(free.rent, 1e4).masked_fill(without, 0.0)
+        rent[0, server, service] = factor * saves
+        ended, _ = Descent(problem.frames, free._replace(rent=rent)).settled(problem.row, without)
+        assert ended[0, server, service] == fetched
+
+
+def test_everything_is_held_where_everything_fits_at_no_cost() -> None:
+    problem = Problem.random(networks=2)
+    room = room_of(problem)
+    wide = room._replace(usable_bits=room.usable_bits * 10)
+    assert wide.holds_all.tolist() == [True, True]
+    one = wide._replace(usable_bits=torch.stack((wide.usable_bits[0], room.usable_bits[1])))
+    assert one.holds_all.tolist() == [True, False]
+    assert Descent(problem.frames, one).greedy()[0].all()
+    costly = one._replace(rent=one.rent + torch.tensor([1.0, 0.0])[:, None, None])
+    assert costly.holds_all.tolist() == [False, False]
+
+
+def test_large_networks_weigh_the_changes_that_promise_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem.random(networks=3, services=6, servers=4)
+    room = room_of(problem)
+    descent = Descent(problem.frames, room)
+    start = descent.greedy()
+    _, all_weighed = descent.settled(problem.row, start)
+    monkeypatch.setattr(cache_descent, "MOST_CHANGES", 8)
+    ends, some_weighed = descent.settled(problem.row, start)
+    assert fits(room, problem.row, ends)
+    assert (some_weighed <= descent.cost(problem.row, start)).all()
+    torch.testing.assert_close(some_weighed, all_weighed, rtol=0.03, atol=0)
+
+
+def test_no_networks_and_no_users_are_no_trouble() -> None:
+    nobody = Frames(torch.rand(1, 1, 2, 3, 4, 3), torch.zeros(1, 4), 0)
+    found = nobody.best_parts(torch.tensor([0]), torch.ones(1, 3, 4, dtype=torch.bool))
+    assert isinstance(found, Parts)
+    assert found.cost.tolist() == [0.0]
