@@ -48,7 +48,7 @@ class UsualDemand(MergedOverRanks):
     def watch(self, requests: Int[Tensor, "*rows user"]) -> None:
         """Takes requests into the mean, each once."""
         counts = torch.bincount(requests.flatten(), minlength=len(self.usual_demand))
-        self.add(counts, requests.numel())
+        self.add(counts.to(self.usual_demand), requests.numel())
 
     def usual(self, num_services: int, like: Tensor) -> Float[Tensor, " service"]:
         """The usual demand of so many services."""

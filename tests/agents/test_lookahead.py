@@ -1,0 +1,486 @@
+"""The caching agent that looks ahead: by a model that tells the true physics, and by a learnt one."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hadrl_lightning.agents import HADRL, SetWorldModel, SetWorldModelSettings, lookahead
+from hadrl_lightning.agents.cache_descent import Descent, Room
+from hadrl_lightning.agents.lookahead import LookaheadCaching, LookaheadSettings
+from hadrl_lightning.baselines.caches import least_latency
+from hadrl_lightning.callbacks import CEMPlanning
+from hadrl_lightning.data import CachingTransitions, OffloadingTransitions
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.nn.demand import UsualDemand, drawn_towards
+from hadrl_lightning.planning.frames import Frames
+from hadrl_lightning.scenario import MIB, Physics, Scenario
+from hadrl_lightning.simulator import (
+    CachingView,
+    EdgeNetwork,
+    decode_caching,
+    decode_offloading,
+    fill_caches,
+    from_vector,
+    to_vector,
+)
+
+SMALL = Scenario(
+    num_servers=2,
+    num_users=6,
+    num_services=4,
+    popularity=(0.1, 0.4, 0.2, 0.3),
+    storage_bytes=(2 * MIB, 1 * MIB, 1 * MIB, 2 * MIB),
+    input_bytes=(1 * MIB, 2 * MIB, 1 * MIB, 2 * MIB),
+    cache_bytes=2 * MIB,
+    usable_cache_fraction=1.0,
+)
+WIDE = replace(SMALL, cache_bytes=6 * MIB)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Physical(SetWorldModel):
+    """Tells what tasks cost by the true physics, at a spectral efficiency that is the same everywhere.
+
+    Args:
+        scenario: gives the cloud.
+        inverse_efficiency: mean of 1 / efficiency, Hz s / bit.
+        members: by what factor each member believes a miss to cost more.
+    """
+
+    def __init__(
+        self, scenario: Scenario, inverse_efficiency: float = 0.2, members: tuple[float, ...] = (1.0, 1.0)
+    ) -> None:
+        super().__init__(SetWorldModelSettings(ensemble_size=len(members), hidden_size=4, weight_size=4))
+        self.table = EdgeNetwork(scenario).table
+        self.inverse_efficiency, self.members = inverse_efficiency, members
+
+    def service_demands(self, view: CachingView) -> Tensor:
+        shape = (len(self.members), len(view), 2, 3, view.storage_bits.shape[1], view.bandwidth_hz.shape[1])
+        demand = torch.zeros(shape)
+        demand[:, :, :, 0] = (view.input_bits[:, :, None] / view.bandwidth_hz[:, None])[
+            :, None
+        ] * self.inverse_efficiency
+        demand[:, :, 1, 1] = view.cycles[:, :, None] / view.compute_hz[:, None]
+        cloud = self.table.cloud_seconds(view.input_bits, view.cycles)[:, :, None]
+        demand[:, :, 0, 2] = torch.tensor(self.members)[:, None, None, None] * cloud
+        return demand
+
+
+def agent(
+    scenario: Scenario = SMALL, model: Any = None, physics: Physics = "strict", **changes: Any
+) -> LookaheadCaching:
+    made = LookaheadCaching(scenario, LookaheadSettings(**changes), physics=physics)
+    made.look_through(model or Physical(scenario))
+    return made
+
+
+def views(scenario: Scenario, num_rows: int, seed: int = 1, physics: Physics = "strict") -> CachingView:
+    """After a frame or two of networks with random caches, in which different services were asked for."""
+    draws = generator(seed)
+    network = EdgeNetwork(scenario, physics, num_envs=num_rows, generator=draws)
+    shape = (num_rows, scenario.num_servers, scenario.num_services)
+    for _ in range(2):
+        network.begin_frame(fill_caches(scenario, torch.rand(shape, generator=draws)))
+        while not network.frame_over:
+            idle = torch.zeros(num_rows, scenario.offloading_action_size)
+            network.step(decode_offloading(scenario, idle, physics))
+    return network.caching_view()
+
+
+def cache_of(view: CachingView, action: Tensor) -> Tensor:
+    assert set(action.unique().tolist()) <= {-1.0, 1.0}
+    return action.view_as(view.cache) > 0
+
+
+def fits(scenario: Scenario, cache: Tensor) -> bool:
+    used = cache.double() @ torch.tensor(scenario.storage_bits, dtype=torch.float64)
+    return bool((used <= torch.tensor(scenario.usable_cache_bits) * (1 + 1e-9)).all())
+
+
+def batch_of(view: CachingView) -> CachingTransitions:
+    return CachingTransitions(
+        view, view.cache.float().flatten(1) * 2 - 1, torch.zeros(len(view)), view, view.cache
+    )
+
+
+# --- demand --------------------------------------------------------------------------------------------------------
+
+
+def test_chance_alone_leaves_what_was_expected_and_a_reversal_is_followed() -> None:
+    expected = torch.tensor([0.05, 0.1, 0.15, 0.3, 0.4])
+    drawn = torch.multinomial(expected.expand(1000, -1), 150, replacement=True, generator=generator())
+    counts = torch.nn.functional.one_hot(drawn, 5).sum(dim=1).float()
+    found = drawn_towards(counts, expected.expand(1000, -1))
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(1000))
+    assert (found == expected).all(dim=1).float().mean() > 0.97
+    reversed_counts = 150 * expected.flip(0)[None]
+    # χ² = 150 Σ (reversed − expected)² / expected, of which 4 + 3 √8 are put down to chance
+    chi = 150 * sum((b - a) ** 2 / a for a, b in zip(expected.tolist(), expected.flip(0).tolist()))
+    part = 1 - (4 + 3 * 8**0.5) / chi
+    assert part > 0.9
+    followed = drawn_towards(reversed_counts, expected[None])
+    torch.testing.assert_close(followed[0], expected + part * (expected.flip(0) - expected))
+    assert torch.equal(drawn_towards(torch.zeros(2, 5), expected.expand(2, -1)), expected.expand(2, -1))
+
+
+def test_usual_demand_is_the_mean_of_all_requests_and_follows_what_differs_now() -> None:
+    demand = UsualDemand(4)
+    assert demand.usual(4, torch.zeros(1)).tolist() == [0.25] * 4
+    demand.watch(torch.tensor([[0, 1, 1, 3], [1, 1, 1, 1]]))
+    assert demand.usual(4, torch.zeros(1)).tolist() == [1 / 8, 6 / 8, 0, 1 / 8]
+    demand.watch(torch.tensor([2, 2]))
+    assert demand.num_seen == 10
+    torch.testing.assert_close(demand.usual_demand, torch.tensor([0.1, 0.6, 0.2, 0.1]))
+    assert demand.usual(3, torch.zeros(1)).tolist() == pytest.approx([1 / 3] * 3)
+    view = views(SMALL, 3)
+    usual = view.requests.new_tensor([0.1, 0.6, 0.2, 0.1])
+    counts = 100 * torch.stack((usual, usual, usual.flip(0)))
+    recent = torch.stack((10 * usual, 1000 * usual.flip(0), torch.zeros(4)))
+    now = demand.now(replace(view, requests=counts, recent_requests=recent))
+    torch.testing.assert_close(now[0], usual)
+    torch.testing.assert_close(now[1], usual.flip(0), atol=0.01, rtol=0)  # the last frame is plain
+    torch.testing.assert_close(now[2], drawn_towards(counts[2:], usual[None])[0])  # the episode is
+    assert now[2, 2] > 0.5
+
+
+def test_what_is_known_of_other_services_or_caches_is_not_taken_over() -> None:
+    first = agent()
+    first.demand.watch(torch.tensor([1, 1, 2, 3]))
+    first.update(batch_of(views(SMALL, 2)), [], Tensor.backward)
+    first.num_explored.add_(7)
+    same, other = agent(), LookaheadCaching(SMALL.resized(3, 6, 5))
+    same.load_state_dict(first.state_dict())
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in first.state_dict().items())
+    assert bool(same.remembered.any())
+    view = views(SMALL, 3)
+    assert torch.equal(same.act(view), first.act(view))
+    other.load_state_dict(first.state_dict())
+    assert other.demand.usual_demand.tolist() == pytest.approx([0.2] * 5)
+    assert (other.demand.num_seen, other.num_rehearsed, other.num_explored) == (0, 0, 7)
+    assert not other.remembered.any()
+
+
+# --- what is seen --------------------------------------------------------------------------------------------------
+
+
+def test_views_count_what_was_asked_for_in_the_episode_and_in_the_last_frame() -> None:
+    scenario = replace(SMALL, slots_per_decision=2)
+    network = EdgeNetwork(scenario, num_envs=3, generator=generator())
+    begun = network.caching_view()
+    assert not begun.requests.any()
+    assert not begun.recent_requests.any()
+    assert torch.equal(begun.input_bits[0], torch.tensor(scenario.input_bits))
+    assert torch.equal(begun.cycles[0], torch.tensor(scenario.cycles))
+    assert torch.equal(begun.bandwidth_hz[0], torch.tensor(scenario.bandwidth_per_server_hz))
+    assert torch.equal(begun.compute_hz[0], torch.tensor(scenario.compute_per_server_hz))
+    total = torch.zeros(3, 4)
+    for frame in range(2):
+        before, held = network.caching_view(), network.cache
+        cache = fill_caches(scenario, torch.rand(3, 2, 4, generator=generator(frame)))
+        switching = network.begin_frame(cache)
+        fetched = ((cache & ~held) * before.fetch_s[:, None]).sum(dim=(1, 2))
+        torch.testing.assert_close(fetched, switching)
+        asked = torch.zeros(3, 4)
+        for _ in range(2):
+            asked += torch.nn.functional.one_hot(network.requests, 4).sum(dim=1)
+            network.step(decode_offloading(scenario, torch.zeros(3, scenario.offloading_action_size)))
+        total += asked
+        view = network.caching_view()
+        assert torch.equal(view.recent_requests, asked)
+        assert torch.equal(view.requests, total)
+    again = from_vector(CachingView, to_vector(view), scenario)
+    for name, value in view.tensors():
+        counted = name in ("requests", "recent_requests")
+        torch.testing.assert_close(getattr(again, name), torch.zeros_like(value) if counted else value)
+
+
+# --- deciding ------------------------------------------------------------------------------------------------------
+
+
+def test_by_the_true_physics_the_caches_of_least_latency_are_found() -> None:
+    scenario = replace(SMALL, popularity=(0.1, 0.4, 0.15, 0.35), num_users=12)
+    caching = agent(scenario)
+    caching.demand.usual_demand.copy_(torch.tensor(scenario.popularity_vector))
+    view = EdgeNetwork(scenario, num_envs=1, generator=generator()).caching_view()
+    found = cache_of(view, caching.act(view))[0]
+    best = least_latency(scenario)
+    assert best.exact
+    assert sorted(map(tuple, found.tolist())) == sorted(map(tuple, best.cache.tolist()))  # servers are alike
+
+
+def test_what_a_frame_is_expected_to_cost_is_told_by_what_was_asked_for() -> None:
+    caching = agent(replace(SMALL, num_users=1))
+    view = views(SMALL, 2)
+    view.recent_requests[:] = torch.tensor([0.0, 5.0, 0.0, 15.0])
+    cache = torch.zeros(2, 2, 4, dtype=torch.bool)
+    cache[1, 0, 1] = cache[1, 1, 3] = True
+    demand = Physical(SMALL).service_demands(view)[0]
+    alone = demand.sum(dim=2)  # network, held, service, server: one user shares nothing
+    missing, holding = alone[0, 0, :, 0], alone[1, 1, :, 0]
+    expected = [0.25 * of[1] + 0.75 * of[3] for of in (missing, holding)]
+    torch.testing.assert_close(caching.expected_latency(view, cache), torch.stack(expected))
+
+
+def mixed(count: int = 6) -> CachingView:
+    """Networks of different room, requests, contents and capacities."""
+    view = views(SMALL, count)
+    room = torch.linspace(1, 6, count)[:, None] * MIB * 8
+    asked = torch.rand(count, 4, generator=generator(3)).mul(200).round()
+    speed = view.compute_hz * torch.linspace(0.5, 2, count)[:, None]
+    return replace(
+        view, free_cache_bits=room.expand(-1, 2), requests=asked, recent_requests=asked, compute_hz=speed
+    )
+
+
+def test_a_decision_depends_on_no_other_row_and_the_same_seed_decides_the_same() -> None:
+    caching, view = agent(), mixed()
+    for rehearsed in (False, True):
+        together = cache_of(view, caching.act(view))
+        assert torch.equal(together, cache_of(view, caching.act(view)))
+        assert torch.equal(together[0], cache_of(view[0], caching.act(view[0])))
+        for rows in ([3], [5, 0, 2, 2], [4, 1]):
+            assert torch.equal(cache_of(view[rows], caching.act(view[rows])), together[rows])
+        used = (together * view.storage_bits[:, None]).sum(dim=2)
+        assert (used <= view.free_cache_bits).all()
+        assert together[-1].all()  # all fits
+        assert not torch.equal(together[1], together[4])
+        if not rehearsed:
+            caching.update(batch_of(view[3:4]), [], Tensor.backward)
+            assert caching._known(view)[1].tolist() == [False, False, False, True, True, True]
+
+
+def test_the_same_agent_decides_for_other_numbers_of_servers_services_and_users() -> None:
+    caching = agent()
+    caching.update(batch_of(views(SMALL, 1)), [], Tensor.backward)
+    for servers, users, services in ((1, 6, 4), (3, 6, 7), (2, 1, 1), (2, 0, 4), (2, 40, 12)):
+        scenario = Scenario().resized(servers, users, services)
+        scenario = replace(scenario, cache_bytes=scenario.storage_bits[-1] / 8, usable_cache_fraction=1.0)
+        caching.scenario = scenario
+        view = EdgeNetwork(scenario, num_envs=2, generator=generator()).caching_view()
+        cache = cache_of(view, caching.act(view))
+        assert cache.shape == (2, servers, services)
+        assert fits(scenario, cache)
+        assert cache.any(dim=2).all()
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_what_is_decided_and_explored_fits_and_decodes_to_itself(physics: Physics) -> None:
+    caching = agent(physics=physics, random_decisions=1)
+    network = EdgeNetwork(SMALL, physics, num_envs=8, generator=generator(2))
+    for turn in range(4):
+        view = network.caching_view()
+        for action in (caching.act(view), caching.explore(view, float(turn > 1), generator(turn))):
+            cache = cache_of(view, action)
+            assert fits(SMALL, cache)
+            assert torch.equal(decode_caching(SMALL, action, view.cache, physics), cache)
+        network.begin_frame(cache)
+        while not network.frame_over:
+            network.step(decode_offloading(SMALL, torch.zeros(8, SMALL.offloading_action_size), physics))
+    assert caching.num_explored == 4
+
+
+def test_everything_is_held_where_everything_fits() -> None:
+    view = views(WIDE, 3)
+    assert cache_of(view, agent(WIDE).act(view)).all()
+    tight = replace(view, free_cache_bits=view.free_cache_bits / 3)
+    assert not cache_of(tight, agent(WIDE).act(tight)).all(dim=2).any()
+
+
+@pytest.mark.parametrize("scenario", [SMALL, WIDE])
+def test_the_first_decisions_see_every_server_with_and_without_every_service(scenario: Scenario) -> None:
+    caching = agent(scenario, random_decisions=3)
+    view = EdgeNetwork(scenario, num_envs=16, generator=generator()).caching_view()
+    draws = generator(4)
+    seen = torch.stack([cache_of(view, caching.explore(view, 0.0, draws)) for _ in range(3)]).flatten(0, 1)
+    assert fits(scenario, seen)
+    assert seen.any(dim=0).all()
+    assert not seen.all(dim=0).any()
+    assert len(seen.unique(dim=0)) > 5
+    decided = cache_of(view, caching.explore(view, 0.0, draws))
+    assert len(decided.unique(dim=0)) == 1  # members agree
+    disturbed = cache_of(view, caching.explore(view, 2.0, draws))
+    assert (len(disturbed.unique(dim=0)) > 1) or scenario is WIDE
+
+
+def test_members_that_disagree_are_followed_in_turn() -> None:
+    """One takes a miss for free where servers are dear: it holds what it likes; the other covers what it can."""
+    view = EdgeNetwork(SMALL, num_envs=32, generator=generator()).caching_view()
+    caching = agent(model=Physical(SMALL, members=(0.0, 1.0)), random_decisions=0)
+    caching.demand.usual_demand.copy_(torch.tensor(SMALL.popularity_vector))
+    explored = cache_of(view, caching.explore(view, 0.0, generator(5)))
+    assert len(explored.unique(dim=0)) == 2
+    alike = agent(model=Physical(SMALL), random_decisions=0)
+    alike.demand.usual_demand.copy_(torch.tensor(SMALL.popularity_vector))
+    true = cache_of(view, alike.explore(view, 0.0, generator(5)))
+    assert len(true.unique(dim=0)) == 1
+    assert (explored == true[0]).flatten(1).all(dim=1).any()
+
+
+def switching_case() -> tuple[LookaheadCaching, CachingView, float, float]:
+    """One server with room for one of two services: it holds what 1 of 4 users asks for.
+
+    Returns:
+        The agent and the view, what the other service saves in a frame, and how long it takes to fetch it, s.
+    """
+    scenario = Scenario(
+        num_servers=1,
+        num_users=4,
+        num_services=2,
+        popularity=(0.25, 0.75),
+        storage_bytes=(MIB, MIB),
+        input_bytes=(MIB, MIB),
+        cache_bytes=MIB,
+        usable_cache_fraction=1.0,
+        slots_per_decision=5,
+    )
+    caching = agent(scenario, num_finalists=0)
+    caching.demand.usual_demand.copy_(torch.tensor([0.25, 0.75]))
+    view = EdgeNetwork(scenario, num_envs=1, generator=generator()).caching_view()
+    view.cache[0, 0, 0] = True
+    demand = Physical(scenario).service_demands(view)
+    frames = Frames(demand, torch.tensor([[1.0, 3.0]]), 4)
+    caches = torch.tensor([[[True, False]], [[False, True]]])
+    cost = frames.best_parts(torch.tensor([0, 0]), caches).cost
+    return caching, view, 5 * (cost[0] - cost[1]).item(), view.fetch_s[0, 1].item()
+
+
+@pytest.mark.parametrize(("factor", "changes"), [(0.0, True), (0.98, True), (1.02, False), (1000.0, False)])
+@pytest.mark.parametrize("finalists", [0, 5])
+def test_caches_change_exactly_where_a_frame_saves_more_than_fetching_costs(
+    factor: float, changes: bool, finalists: int
+) -> None:
+    caching, view, saves, fetch_s = switching_case()
+    assert saves > 1
+    if finalists and 0 < factor < 10:
+        factor = 0.5 if changes else 2.0  # by drawn slots, which tell it less exactly
+    caching.settings = LookaheadSettings(num_finalists=finalists, switching_weight=factor * saves / fetch_s)
+    assert cache_of(view, caching.act(view))[0, 0].tolist() == [not changes, changes]
+    nothing_held = replace(view, cache=torch.zeros_like(view.cache))
+    first = cache_of(nothing_held, caching.act(nothing_held))[0, 0].tolist()
+    assert first == ([False, True] if factor < 10 else [False, False])
+
+
+def test_what_is_held_stays_where_another_cache_saves_next_to_nothing() -> None:
+    """Two servers that are alike: their contents could change places."""
+    caching = agent()
+    caching.demand.usual_demand.copy_(torch.tensor(SMALL.popularity_vector))
+    view = EdgeNetwork(SMALL, num_envs=2, generator=generator()).caching_view()
+    best = cache_of(view, caching.act(view))[0]
+    held = replace(view, cache=torch.stack((best, best.flip(0))))
+    assert torch.equal(cache_of(held, caching.act(held)), held.cache)
+
+
+# --- rehearsing ----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_remembered_becomes_better_by_rehearsal_and_the_same_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scenario = Scenario(num_servers=3, num_users=9, cache_bytes=60e9, usable_cache_fraction=1.0)
+    view = EdgeNetwork(scenario, num_envs=1, generator=generator()).caching_view()
+    uniform = torch.rand(400, 9, generator=generator(7))
+
+    def rehearsed(times: int) -> LookaheadCaching:
+        made = agent(scenario)
+        made.demand.usual_demand.copy_(torch.tensor(scenario.popularity_vector))
+        made.remembered.copy_(fill_caches(scenario, torch.rand(3, 10, generator=generator(1))[None])[0])
+        made.num_rehearsed.add_(1)
+        for _ in range(times):
+            made.update(batch_of(view), [], Tensor.backward)
+        return made
+
+    asking = 9 * torch.tensor(scenario.popularity_vector, dtype=torch.float32)[None]
+    room = Room(view.storage_bits.double(), view.free_cache_bits.double(), torch.zeros(1, 3, 10))
+    descent = Descent(Frames(Physical(scenario).service_demands(view), asking, 9), room)
+    agents = [rehearsed(times) for times in (0, 1, 6)]
+    caches = torch.stack([one.remembered for one in agents])[None]
+    assert fits(scenario, caches[0])
+    begun, once, often = descent.on_slots(torch.tensor([0]), caches, uniform)[0].mean(dim=1).tolist()
+    assert once < 0.99 * begun
+    assert often <= once * 1.002
+    assert agents[2].num_rehearsed == 7
+    assert torch.equal(rehearsed(6).remembered, agents[2].remembered)
+    decided = cache_of(view, agents[2].act(view))[None]
+    assert descent.on_slots(torch.tensor([0]), decided, uniform).mean() <= often * 1.005
+
+
+def test_new_slots_are_watched_by_the_default_agent() -> None:
+    module = HADRL(SMALL)
+    assert isinstance(module.caching_agent, LookaheadCaching)
+    assert not module.caching_agent.learns_from_frames
+    assert not list(module.caching_agent.parameters())
+    assert module.caching_agent.configure_optimizers() == []
+    assert not any("_seen_through" in name for name in module.caching_agent.state_dict())
+    network = EdgeNetwork(SMALL, num_envs=2, generator=generator())
+    network.begin_frame(torch.zeros_like(network.cache))
+    view = network.offloading_view()
+    view.requests[:] = torch.tensor([[0, 0, 1, 3, 0, 0], [1, 1, 1, 1, 3, 3]])
+    module.observe(OffloadingTransitions(view, torch.zeros(2, 18), torch.zeros(2), view, torch.ones(2, 6)))
+    usual = module.caching_agent.demand.usual_demand.tolist()
+    assert usual == pytest.approx([4 / 12, 5 / 12, 0.0, 3 / 12])
+
+
+# --- refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fast_level": "flat"},
+        {"set_world_model": SetWorldModelSettings(encoder="deep_sets")},
+        {"set_world_model": SetWorldModelSettings(num_common_resources=1)},
+    ],
+)
+def test_a_fast_level_that_knows_no_sharing_is_refused_in_a_line(changes: dict[str, Any]) -> None:
+    with pytest.raises(
+        HadrlError, match=r"^slow_level must be set or flat with .*got lookahead with a "
+    ) as told:
+        HADRL(SMALL, **changes)
+    assert "\n" not in str(told.value)
+    if "fast_level" not in changes:  # its planner would have to be another one
+        HADRL(SMALL, slow_level="set", **changes)
+
+
+def test_a_reward_is_refused_where_nothing_is_learnt_from_it() -> None:
+    module = HADRL(SMALL)
+    CEMPlanning().check_model(module)
+    for reward in ("hits", "published", "latency"):
+        with pytest.raises(
+            HadrlError,
+            match=rf"^planning.caching_reward must be hits_and_latency with a LookaheadCaching, .*, got {reward}$",
+        ):
+            CEMPlanning(caching_reward=reward).check_model(module)  # type: ignore[arg-type]
+    CEMPlanning(caching_reward="hits").check_model(HADRL(SMALL, slow_level="set"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_starts", -1),
+        ("num_finalists", -1),
+        ("num_slots", 0),
+        ("switching_weight", -0.1),
+        ("switching_weight", float("inf")),
+        ("switching_weight", float("nan")),
+        ("random_decisions", -1),
+        ("seed", -1),
+    ],
+)
+def test_a_setting_out_of_range_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must .*got {value}"):
+        LookaheadSettings(**{name: value})
+
+
+def test_a_decision_needs_a_view_and_a_model(as_installed: None) -> None:
+    view = views(SMALL, 1)
+    with pytest.raises(RuntimeError, match="look_through must be called before a decision"):
+        LookaheadCaching(SMALL).act(view)
+    with pytest.raises(ValueError, match="decides on a CachingView, got a Tensor"):
+        agent().act(to_vector(view))
+    assert LookaheadSettings().num_slots >= lookahead.LEAST_SLOTS
