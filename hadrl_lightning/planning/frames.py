@@ -26,7 +26,7 @@ from hadrl_lightning.simulator import CachingView
 
 STEPS, MORE_STEPS = 8, 4
 """Steps to the best parts, and after a change of a cache: mostly to within 0.05 % of the least cost where servers are
-alike and the cloud is far, as in the shipped scenarios, and a few per cent where servers differ, or the cloud is near."""
+alike and the cloud is far, as in the shipped scenarios, and a few per cent where they differ, or the cloud is near."""
 LEAST_PART = 1e-6
 """What less than this part of a service's users do counts for nothing."""
 TINY = 1e-30

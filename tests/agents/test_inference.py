@@ -181,7 +181,7 @@ def first_weight(agent: HADRL, part: str) -> Tensor:
     ids=str,
 )
 def test_an_agent_with_a_broken_weight_refuses_to_act(part: str, value: float) -> None:
-    agent = small_agent()
+    agent = small_agent() if part.startswith("world") else HADRL(SCENARIO, slow_level="set", planner=FAST)
     name = next(name for name, _ in agent.named_parameters() if name.startswith(part))
     with torch.no_grad():
         first_weight(agent, name).view(-1)[-1] = value
@@ -192,6 +192,11 @@ def test_an_agent_with_a_broken_weight_refuses_to_act(part: str, value: float) -
 
 def test_a_broken_statistic_is_refused_too() -> None:
     agent = small_agent()
+    usual = agent.caching_agent.demand.usual_demand
+    usual[3], kept = torch.nan, float(usual[3])
+    with pytest.raises(NonFiniteError, match=r"weight caching_agent\.demand\.usual_demand must be finite"):
+        agent.play(EdgeNetwork(SCENARIO, num_envs=1, generator=generator()))
+    usual[3] = kept
     agent.world_model.user_normaliser.running_mean[1] = torch.nan
     with pytest.raises(
         NonFiniteError, match=r"weight world_model\.user_normaliser\.running_mean must be finite"

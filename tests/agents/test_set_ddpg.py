@@ -6,7 +6,6 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
-from hadrl_lightning.agents import HADRL
 from hadrl_lightning.agents.cache_search import propose_caches, settle
 from hadrl_lightning.agents.set_ddpg import SetDDPG, SetDDPGSettings, without_outliers
 from hadrl_lightning.baselines import optimal_coverage
@@ -217,8 +216,12 @@ def test_decisions_depend_on_the_generator_and_the_row_alone() -> None:
 class Coverage(torch.nn.Module):
     """The critic that is right where covered requests alone count."""
 
+    def __init__(self, scenario: Scenario = SMALL) -> None:
+        super().__init__()
+        self.scenario = scenario
+
     def forward(self, view: CacheInputs, cache: torch.Tensor) -> torch.Tensor:
-        return coverage(SMALL, cache)
+        return coverage(self.scenario, cache)
 
 
 def test_a_critic_that_is_right_makes_the_decision_right() -> None:
@@ -262,14 +265,12 @@ def test_changes_of_pairs_end_where_no_change_helps() -> None:
 
 
 def test_other_draws_end_at_a_cache_of_the_same_worth() -> None:
-    agent = HADRL.from_checkpoint("es3.ckpt").for_scenario(TIGHT)
-    network = EdgeNetwork(TIGHT, num_envs=2, generator=generator(3))
-    view = network.caching_view()
-    actions = torch.stack([agent.caching_agent.act(view, generator(seed)) for seed in range(4)])
+    ddpg, critic = agent(TIGHT), Coverage(TIGHT)
+    inputs = seen(EdgeNetwork(TIGHT, num_envs=2, generator=generator(3)).caching_view())
+    actions = torch.stack([ddpg.decide(inputs, ddpg.actor, critic, generator(seed)) for seed in range(4)])
     caches = (actions > 0).view(4, 2, 3, 10).transpose(0, 1)
-    values = agent.caching_agent.target_critic(
-        seen(view).map(lambda one: torch.stack([one] * 4, dim=1)), caches
-    )
+    assert len(caches[0].unique(dim=0)) > 1
+    values = critic(inputs, caches)
     assert ((values.amax(dim=1) - values.amin(dim=1)) < 0.01).all()
 
 

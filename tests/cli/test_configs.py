@@ -100,7 +100,7 @@ def test_an_agent_of_a_scenario_is_the_agent_of_its_file(name: str) -> None:
     assert agent.settings == HADRL.from_config(name).settings
     assert agent.hparams == agent.settings_dict()
     shipped = HADRL.from_checkpoint(name.replace("yaml", "ckpt"))
-    assert (shipped.settings["fast_level"], shipped.settings["slow_level"]) == ("set", "set")
+    assert (shipped.settings["fast_level"], shipped.settings["slow_level"]) == ("set", "lookahead")
     assert shipped.settings["planner"] == agent.settings["planner"]
 
 

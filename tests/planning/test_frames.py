@@ -222,7 +222,6 @@ def test_what_pairs_are_worth_is_about_what_their_change_costs(in_many_steps: No
         held = problem.cache[:, server, service]
         assert ((cost - found.cost)[held] > -1e-3).all()  # what is held was of use, what is brought is
         assert ((cost - found.cost)[~held] < 1e-3).all()
-    assert (worth >= 0).all()
     assert (truth[worth == 0] < 0.01 * found.cost.mean()).all()
     pairs = [torch.stack((ranks(worth[row].flatten()), ranks(truth[row].flatten()))) for row in range(8)]
     alike = torch.stack([pair.corrcoef()[0, 1] for pair in pairs])

@@ -22,6 +22,8 @@ from hadrl_lightning.agents import (
     DDPG,
     HADRL,
     DDPGSettings,
+    LookaheadCaching,
+    LookaheadSettings,
     SetDDPG,
     SetDDPGSettings,
     SetWorldModel,
@@ -143,6 +145,7 @@ def set_world_model(**changes: Any) -> SetWorldModel:
 
 
 MODEL = set_world_model()
+MODEL.resources.reset_parameters(generator(1))
 
 
 def planned(settings: PlannerSettings) -> Any:
@@ -192,7 +195,7 @@ PLANNER: dict[str, Case] = {
     "target_sweeps": ({}, 1),
     "joint_changes": (ONE_CHANGE, 4),
     "move_margin": (ONE_CHANGE, 1e9),
-    "start_margin": (ONE_CHANGE, 1e9),
+    "start_margin": ({**ONE_CHANGE, "start_margin": 0.0}, 1e9),
     "initial_std": ({}, 0.5),
     "min_std": ({}, 2.0),
     "clip_actions": ({}, False),
@@ -479,6 +482,16 @@ SET_DDPG_CHANGES: dict[str, Any] = {
 }
 
 
+LOOKAHEAD_CHANGES: dict[str, Any] = {
+    "num_starts": 0,
+    "num_finalists": 0,
+    "num_slots": 2,
+    "switching_weight": 1e6,
+    "random_decisions": 0,
+    "seed": 3,
+}
+
+
 def caching_transitions() -> CachingTransitions:
     draw = generator(2)
     network = EdgeNetwork(SCENARIO, num_envs=8, generator=draw)
@@ -494,7 +507,7 @@ def caching_transitions() -> CachingTransitions:
 CACHING = caching_transitions()
 
 
-def cached(agent: DDPG) -> Any:
+def cached(agent: Any) -> Any:
     """Decisions, and the weights after two updates."""
     optimizers = agent.configure_optimizers()
     if isinstance(agent, SetDDPG):
@@ -505,7 +518,7 @@ def cached(agent: DDPG) -> Any:
     ]
     for _ in range(2):
         agent.update(CACHING, optimizers, backward=torch.Tensor.backward)
-    return decisions, list(agent.parameters())
+    return decisions, list(agent.state_dict().values())
 
 
 def ddpg(**changes: Any) -> DDPG:
@@ -518,9 +531,30 @@ def set_ddpg(**changes: Any) -> SetDDPG:
     return SetDDPG(SCENARIO, SetDDPGSettings(**{**small, **changes}), generator=generator())
 
 
+class Rugged(SetWorldModel):
+    """Tells demands that were drawn at random: a search ends at many caches."""
+
+    def service_demands(self, view: CachingView) -> torch.Tensor:
+        """See `FrameModel`."""
+        servers, services = view.cache.shape[1:]
+        demand = torch.rand(2, 1, 2, 3, services, servers, generator=generator(2)) ** 3
+        demand[:, :, 0, 2] += 2.0
+        return demand.expand(-1, len(view), -1, -1, -1, -1)
+
+
+def looking(**changes: Any) -> LookaheadCaching:
+    agent = LookaheadCaching(SCENARIO, LookaheadSettings(**{"random_decisions": 1, **changes}))
+    agent.look_through(Rugged(SetWorldModelSettings(ensemble_size=2, hidden_size=4, weight_size=4)))
+    return agent
+
+
 @pytest.mark.parametrize(
     ("settings", "changes", "make"),
-    [(DDPGSettings, DDPG_CHANGES, ddpg), (SetDDPGSettings, SET_DDPG_CHANGES, set_ddpg)],
+    [
+        (DDPGSettings, DDPG_CHANGES, ddpg),
+        (SetDDPGSettings, SET_DDPG_CHANGES, set_ddpg),
+        (LookaheadSettings, LOOKAHEAD_CHANGES, looking),
+    ],
 )
 def test_every_setting_of_a_caching_agent_changes_what_it_decides_or_learns(
     settings: type, changes: dict[str, Any], make: Callable[..., Any]
@@ -649,6 +683,7 @@ class OwnModel(SetWorldModel):
     Settings = OwnModelSettings
 
 
+LOOKING: dict[str, Any] = {"slow_level": "lookahead"}
 OWN: dict[str, Any] = {"slow_level": f"{__name__}.OwnAgent", "fast_level": f"{__name__}.OwnModel"}
 AGENT: dict[str, Case] = {
     "scenario": ({}, replace(SCENARIO, num_users=5)),
@@ -659,6 +694,7 @@ AGENT: dict[str, Case] = {
     "set_world_model": ({}, SetWorldModelSettings(ensemble_size=2, hidden_size=5)),
     "ddpg": (FLAT, DDPGSettings(hidden_sizes=(5,))),
     "set_ddpg": ({}, SetDDPGSettings(hidden_sizes=(5,), hysteresis=0.0)),
+    "lookahead": (LOOKING, LookaheadSettings(switching_weight=1e6)),
     "slow_settings": (OWN, {"hidden_sizes": [5], "hysteresis": 0.0}),
     "fast_settings": (OWN, {"hidden_size": 5}),
     "planner": ({}, PlannerSettings(**{**TINY, "n_candidates": 5})),
@@ -677,9 +713,8 @@ def played(module: HADRL) -> Any:
 
 def test_every_setting_of_the_agent_changes_what_it_is_or_does() -> None:
     assert set(AGENT) == set(inspect.signature(HADRL).parameters)
-    before = {
-        others: played(agent(**dict(settings))) for others, settings in ((0, {}), (len(FLAT), FLAT), (2, OWN))
-    }
+    kinds = ((0, {}), (len(FLAT), FLAT), (len(LOOKING), LOOKING), (len(OWN), OWN))
+    before = {others: played(agent(**dict(settings))) for others, settings in kinds}
     assert same(before[0], played(agent()))
     for name, (others, value) in AGENT.items():
         assert not same(before[len(others)], played(agent(**{**others, name: value}))), name
