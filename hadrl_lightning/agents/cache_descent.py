@@ -147,7 +147,7 @@ class Descent(NamedTuple):
         self,
         row: Int[Tensor, " n"],
         cache: Bool[Tensor, "n server service"],
-        part: Float[Tensor, "n service server"],
+        part: Float[Tensor, "n *each service server"],
     ) -> Bool[Tensor, "n tried server service"]:
         """Where the changes lead that save most by what pairs are about worth, one by one and together."""
         own = torch.arange(len(row), device=row.device)[:, None]
@@ -163,7 +163,7 @@ class Descent(NamedTuple):
         self,
         row: Int[Tensor, " n"],
         cache: Bool[Tensor, "n server service"],
-        part: Float[Tensor, "n service server"],
+        part: Float[Tensor, "n *each service server"],
     ) -> "_Changes":
         """The changes of each cache that might do some good.
 
@@ -179,7 +179,7 @@ class Descent(NamedTuple):
         some = _worth_weighing(density, cache)
         server, service = some // services, some % services
         before = cache[own, server]
-        forced = torch.where(cache[own, server, service], -9.0, 9.0).unsqueeze(2)
+        forced = torch.where(cache[own, server, service], -9.0, 9.0).to(density).unsqueeze(2)
         priority = torch.where(cache, 2 + density, density)[own, server]
         priority = priority.scatter(2, service.unsqueeze(2), forced)
         wanted = (priority > 0) | (rent[own, server] <= 0)

@@ -14,11 +14,8 @@ from hadrl_lightning.simulator import fill_caches
 
 MAX_SERVICES_LISTED = 16
 """`maximal_contents` goes through 2^K subsets."""
-MAX_CONTENTS = 200
-"""Maximal contents of a server up to which all are neighbours; beyond, one service in place of others."""
-MAX_CELLS = 150_000
-"""Neighbours times services times servers at once; of more, so many are drawn."""
-LEAST_NEIGHBOURS = 16
+AT_ONCE = 32
+"""Starts of a search that go downhill together."""
 FINALISTS = 400
 """Choices that `Met` keeps."""
 
@@ -52,8 +49,6 @@ class Choices:
     def __init__(self, scenario: Scenario, generator: torch.Generator) -> None:
         self.scenario, self.generator = scenario, generator
         self._density = density(scenario)
-        cells = scenario.num_servers * scenario.num_services
-        self._most = max(MAX_CELLS // cells, LEAST_NEIGHBOURS)
         capacities = (
             scenario.usable_cache_bits,
             scenario.bandwidth_per_server_hz,
@@ -75,11 +70,6 @@ class Choices:
             return float(math.comb(sizes[0] + len(sizes) - 1, len(sizes)))
         return float(math.prod(sizes))
 
-    @property
-    def patience(self) -> int:
-        """Sets of neighbours without a better one after which a descent is over: one, if they are all there are."""
-        return 1 if self._contents else 3
-
     def all(self) -> Bool[Tensor, "choice server service"]:
         """All choices of maximal contents."""
         listed: Iterable[tuple[int, ...]]
@@ -92,73 +82,29 @@ class Choices:
         index = torch.tensor(list(listed))
         return torch.stack([sets[index[:, server]] for server, sets in enumerate(self._contents)], dim=1)
 
-    def starts(self, met: "Met") -> Iterator[Bool[Tensor, "server service"]]:
-        """Caches of great coverage, random ones, then, without end, others on two servers of the best that was met."""
-        covering = filled_by_density(self.scenario)
-        yield covering
-        yield fill_caches(self.scenario, self._density.expand(1, *covering.shape))[0]
-        yield from (self._filled(torch.zeros_like(covering)) for _ in range(4))
+    def starts(self, met: "Met") -> Iterator[Bool[Tensor, "start server service"]]:
+        """Caches of great coverage and random ones, then, without end, others on two servers of the best met."""
+        cells = self.scenario.num_servers, self.scenario.num_services
+        dense = fill_caches(self.scenario, self._density.expand(1, *cells))
+        drawn = self._filled(torch.zeros(AT_ONCE, *cells, dtype=torch.bool))
+        yield torch.cat([filled_by_density(self.scenario).unsqueeze(0), dense, drawn])
         while True:
-            kept = met.choices[0].clone()
-            kept[torch.randperm(len(kept), generator=self.generator)[:2]] = False
+            kept = met.choices[:AT_ONCE].clone()
+            emptied = torch.rand(kept.shape[:2], generator=self.generator).argsort(dim=1)[:, :2]
+            kept[torch.arange(len(kept)).unsqueeze(1), emptied] = False
             yield self._filled(kept)
 
-    def _filled(self, cache: Tensor) -> Tensor:
+    def _filled(self, cache: Bool[Tensor, "start server service"]) -> Bool[Tensor, "start server service"]:
         """The caches, and in the room they leave services in random order."""
         drawn = torch.rand(cache.shape, generator=self.generator, dtype=torch.float64)
-        return fill_caches(self.scenario, (drawn + cache.double()).unsqueeze(0))[0]
-
-    def neighbours(self, cache: Bool[Tensor, "server service"]) -> Bool[Tensor, "choice server service"]:
-        """Other contents of one server, two servers' services exchanged, a service less."""
-        changes = [self._refilled(cache), self._exchanged(cache), self.dropped(cache)]
-        return self._some(torch.cat(changes))
-
-    def _refilled(self, cache: Tensor) -> Tensor:
-        """Other contents of one server: all maximal ones, or those with one service in place of another or of more."""
-        if self._contents and max(len(sets) for sets in self._contents) <= MAX_CONTENTS:
-            refilled = [cache.repeat(len(sets), 1, 1) for sets in self._contents]
-            for index, sets in enumerate(self._contents):
-                refilled[index][:, index] = sets
-            return torch.cat(refilled)
-        server, absent = (~cache).nonzero().unbind(dim=1)
-        leaves = torch.cat([cache, torch.ones_like(cache[:, :1])], dim=1)[
-            server
-        ]  # the last: none in particular
-        pair, out = leaves.nonzero().unbind(dim=1)
-        drawn = self._some(torch.arange(len(pair)))
-        pair, out = pair[drawn], out[drawn]
-        priority = (self._density + 2.0 * cache).repeat(len(pair), 1, 1)
-        rows, named = torch.arange(len(pair)), out < cache.shape[1]
-        priority[rows, server[pair], absent[pair]] = 4.0
-        priority[rows[named], server[pair][named], out[named]] = -1.0
-        return fill_caches(self.scenario, priority)
-
-    def _exchanged(self, cache: Tensor) -> Tensor:
-        """One service of each of two servers in the other's place."""
-        server, service = cache.nonzero().unbind(dim=1)
-        one, other = torch.combinations(torch.arange(len(server))).unbind(dim=1)
-        apart = ~cache[server[one], service[other]] & ~cache[server[other], service[one]]
-        drawn = self._some(apart.nonzero().flatten())
-        one, other = one[drawn], other[drawn]
-        rows = torch.arange(len(drawn))
-        priority = (self._density + 2.0 * cache).repeat(len(drawn), 1, 1)
-        for held, gone in ((one, other), (other, one)):
-            priority[rows, server[held], service[held]] = -1.0
-            priority[rows, server[held], service[gone]] = 4.0
-        return fill_caches(self.scenario, priority)
+        return fill_caches(self.scenario, drawn + cache.double())
 
     def dropped(self, cache: Bool[Tensor, "server service"]) -> Bool[Tensor, "choice server service"]:
         """One service less on one server."""
-        held = self._some(cache.nonzero())
-        neighbours = cache.repeat(len(held), 1, 1)
-        neighbours[torch.arange(len(held)), held[:, 0], held[:, 1]] = False
-        return neighbours
-
-    def _some(self, rows: Tensor) -> Tensor:
-        """Of too many rows a random part."""
-        if len(rows) <= self._most:
-            return rows
-        return rows[torch.randperm(len(rows), generator=self.generator)[: self._most]]
+        held = cache.nonzero()
+        less = cache.repeat(len(held), 1, 1)
+        less[torch.arange(len(held)), held[:, 0], held[:, 1]] = False
+        return less
 
 
 class Met:

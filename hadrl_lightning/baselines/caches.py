@@ -8,24 +8,25 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from hadrl_lightning.baselines.cache_choices import FINALISTS, Choices, Met
-from hadrl_lightning.baselines.cache_slots import DrawnSlots, MeanSlot
+from hadrl_lightning.baselines.cache_choices import Choices, Met
+from hadrl_lightning.baselines.cache_slots import DrawnSlots
 from hadrl_lightning.baselines.covering import with_copies
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Use, make_generator
 
 MAX_COMPARED = 10_000
 """Choices of caches up to which all are compared on drawn slots."""
-MAX_RANKED = 100_000
-"""Choices up to which all are ranked by the mean slot."""
-MAX_STARTS = 24
-EFFORT = 20_000_000
-"""Choices times services times servers that the local search may evaluate, and slots times users times servers of the
-drawn slots times 16: some seconds of one core."""
-LEAST_FINALISTS = 16
-"""In scenarios so large that the effort does not suffice for all that were kept."""
-NEAREST, MAX_STEPS = 50, 20
-"""Neighbours compared on drawn slots, and steps from the best of the finalists."""
+STAGES = (4, 32, 128, 512)
+"""Drawn slots that the local search goes by, one number after the other, with fewer caches each time."""
+STARTS = 96
+FROM_AFAR = 8
+"""A descent from a start counts as so many, for all its steps."""
+DESCENDING = 360_000
+"""Caches times slots times services times servers that go downhill at a stage: some seconds of one core in all."""
+RANKED = 8
+"""Of a stage's ends so many times those that go on are compared by the slots of the next stage."""
+EFFORT = 1_250_000
+"""Drawn slots times users times servers."""
 SEED = 0
 """Seed of the search in `least_latency`."""
 
@@ -63,7 +64,6 @@ def best_caches(
     generator: torch.Generator,
     num_slots: int = 1024,
     max_compared: int = MAX_COMPARED,
-    max_ranked: int = MAX_RANKED,
 ) -> BestCaches:
     """Caches under which the latency expected of the best offloading decisions is least.
 
@@ -74,75 +74,61 @@ def best_caches(
     Where servers have at most `max_compared` choices of maximal contents (nothing more fits; servers of equal
     capacities can change places), all are compared. A cache that holds less can only be better where the cloud outdoes
     a busy server: the best one is also compared with itself less any one service, and if that helps, the choice is not
-    called exact. Of more choices, the best by the mean slot (`MeanSlot`) are compared: out of all of them, if there are
-    at most `max_ranked`; else out of those that a local search meets. It starts from caches of great coverage, then
-    from random ones and from changes of the best, and goes to the best neighbour until none is better: other contents
-    of one server, two servers' services exchanged, a service less. From the best on drawn slots it goes on in the same
-    way, by drawn slots. What still fits is added, unless it does harm. The effort depends on the scenario's size alone,
-    not on the machine.
+    called exact. More choices are searched. From caches of great coverage, random ones and changes of the best,
+    descents (`Descent`) go by what each change is about worth on a few of the drawn slots (`CountedSlots`); from the
+    best of their ends descents on more slots go on, and so forth (`STAGES`). Of the last ends the best on drawn slots
+    is taken. What still fits is added, unless it does harm. The effort depends on the scenario's size alone, not on the
+    machine.
 
     Args:
         scenario: the constants.
         generator: draws requests, positions and starts, on the CPU.
         num_slots: slots to compare on at most; large scenarios get fewer.
         max_compared: number of choices up to which all are compared.
-        max_ranked: number of choices up to which all are ranked.
     """
     scenario.require_one_network()
-    slots = DrawnSlots(scenario, num_slots, generator, EFFORT // 16)
+    slots = DrawnSlots(scenario, num_slots, generator, EFFORT)
     choices = Choices(scenario, generator)
     starts, exact = 0, choices.number <= max_compared
+    found: list[Tensor] = []
     if exact:
-        found = slots.best(choices.all())
-        best = slots.best(torch.cat([found.unsqueeze(0), choices.dropped(found)]))
-        exact = not slots.better(best, found)
-        best = found if exact else best
-    else:
-        if choices.number <= max_ranked:
-            met = choices.all()
-            finalists = met[slots.mean_slot.latency(met).argsort()[:FINALISTS]]
-        else:
-            finalists, starts = _met_by_local_search(choices, slots.mean_slot)
-        best = slots.best(finalists[: max(EFFORT // (64 * slots.cells), LEAST_FINALISTS)])
+        best = slots.best(choices.all())
+        less = slots.best(torch.cat([best.unsqueeze(0), choices.dropped(best)]))
+        exact = not slots.better(less, best)
+        found = [less.unsqueeze(0)]
     if not exact:
-        best = _filled_up(scenario, slots, _improved_on_slots(choices, slots, best))
+        ends, starts = _met_by_local_search(choices, slots)
+        best = _filled_up(scenario, slots, slots.best(torch.cat([*found, ends])))
     latency = slots.decided(best)
     error = float(latency.std()) / math.sqrt(len(latency)) if len(latency) > 1 else math.inf
     return BestCaches(best, float(latency.mean()), error, exact, slots.compared, starts)
 
 
-def _met_by_local_search(choices: Choices, mean_slot: MeanSlot) -> tuple[Tensor, int]:
-    """The best different choices that descents from many starts meet, best first, and the number of starts."""
-    met = Met(choices)
-    for number, start in enumerate(choices.starts(met), 1):
-        _descend(choices, mean_slot, start, met)
-        if number == MAX_STARTS or mean_slot.effort > EFFORT:
+def _met_by_local_search(choices: Choices, slots: DrawnSlots) -> tuple[Tensor, int]:
+    """The different ends of the descents on most slots, best first, and the number of starts."""
+    cells = choices.scenario.num_servers * choices.scenario.num_services
+    first, *stages = sorted({min(count, slots.count) for count in STAGES})
+    met, starts = Met(choices), 0
+    search, most = slots.descent(first), max(min(DESCENDING // (FROM_AFAR * first * cells), STARTS), 1)
+    for start in choices.starts(met):
+        met.add(*search.settled(*_rows(start[: most - starts])))
+        starts += len(start[: most - starts])
+        if starts == most:
             break
-    return met.choices, number
-
-
-def _descend(choices: Choices, mean_slot: MeanSlot, cache: Tensor, met: Met) -> None:
-    """Go to the best neighbour by the mean slot until none is better, and take note of what is met."""
-    least, failures = math.inf, 0
-    while failures < choices.patience and mean_slot.effort < 2 * EFFORT:
-        neighbours = torch.cat([cache.unsqueeze(0), choices.neighbours(cache)])
-        latency = mean_slot.latency(neighbours)
-        met.add(neighbours, latency)
-        index = int(latency.argmin())
-        failures = 0 if float(latency[index]) < least * (1 - 1e-9) else failures + 1
-        cache, least = neighbours[index], min(least, float(latency[index]))
-
-
-def _improved_on_slots(choices: Choices, slots: DrawnSlots, cache: Tensor) -> Tensor:
-    """Go to the best neighbour by drawn slots, of those that the mean slot finds best, until none is better."""
-    for _ in range(MAX_STEPS):
-        neighbours = choices.neighbours(cache)
-        nearest = neighbours[slots.mean_slot.latency(neighbours).argsort()[:NEAREST]]
-        found = slots.best(torch.cat([cache.unsqueeze(0), nearest]))
-        if not slots.better(found, cache):
+    for count in stages:
+        most = DESCENDING // (count * cells)
+        if not most:
             break
-        cache = found
-    return cache
+        search, ranked = slots.descent(count), met.choices[: RANKED * most]
+        begun = ranked[search.cost(*_rows(ranked)).argsort(stable=True)[:most]]
+        met = Met(choices)
+        met.add(*search.settled(*_rows(begun)))
+    return met.choices, starts
+
+
+def _rows(cache: Tensor) -> tuple[Tensor, Tensor]:
+    """Caches of the one network there is, as `Descent` takes them."""
+    return torch.zeros(len(cache), dtype=torch.long), cache
 
 
 def _filled_up(scenario: Scenario, slots: DrawnSlots, cache: Tensor) -> Tensor:

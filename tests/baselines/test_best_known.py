@@ -433,8 +433,7 @@ def test_the_best_caches_are_no_worse_than_those_of_optimal_coverage_and_random_
     assert best.latency_s <= float(slots.relaxed(others, 0, 24).mean(dim=1).min()) * 1.001
 
 
-@pytest.mark.parametrize("max_ranked", [1, 10_000])
-def test_ranking_and_local_search_find_the_caches_that_comparing_all_finds(max_ranked: int) -> None:
+def test_the_local_search_finds_the_caches_that_comparing_all_finds() -> None:
     scenario = Scenario(
         num_servers=3,
         num_users=15,
@@ -445,11 +444,11 @@ def test_ranking_and_local_search_find_the_caches_that_comparing_all_finds(max_r
         cache_bytes=20e9,
     )
     best = best_caches(scenario, generator(), num_slots=256)
-    searched = best_caches(scenario, generator(1), num_slots=256, max_compared=1, max_ranked=max_ranked)
+    searched = best_caches(scenario, generator(1), num_slots=256, max_compared=1)
     assert best.exact
     assert not searched.exact
     assert searched.label == "least latency found (local search)"
-    assert (searched.starts > 1) == (max_ranked == 1)
+    assert searched.starts > 1
     slots = DrawnSlots(scenario, 2000, generator(2), 10**9)
     least, found = slots.relaxed(torch.stack([best.cache, searched.cache]), 0, 2000).mean(dim=1)
     assert abs(float(found / least) - 1) < 0.002
@@ -526,21 +525,89 @@ def test_caches_that_hold_less_are_found_where_the_cloud_outdoes_the_servers() -
     )
 
 
-def test_the_mean_slot_of_one_service_costs_what_its_users_cost() -> None:
-    # one service on one server: nothing is random but the places, and at fixed places nothing at all
+@pytest.mark.parametrize("held", [True, False])
+def test_counted_slots_of_users_at_equal_places_cost_what_drawn_slots_cost(held: bool) -> None:
     scenario = Scenario(
-        num_servers=1,
-        num_users=3,
-        num_services=1,
-        popularity=(1.0,),
-        cache_bytes=40 * GIB,
-        server_positions_m=((0.0, 0.0),),
-        user_positions_m=((30.0, 0.0), (0.0, 40.0), (50.0, 0.0)),
+        num_servers=2,
+        num_users=6,
+        num_services=4,
+        popularity="zipf",
+        cache_bytes=60 * GIB,
+        server_positions_m=((0.0, 0.0), (300.0, 0.0)),
+        user_positions_m=(
+            (50.0, 0.0),
+            (0.0, 50.0),
+            (-50.0, 0.0),
+            (300.0, 50.0),
+            (300.0, -50.0),
+            (350.0, 0.0),
+        ),
     )
-    slots = DrawnSlots(scenario, 2, generator(), 10**9)
-    for held in (True, False):
-        choice = torch.full((1, 1, 1), held)
-        torch.testing.assert_close(slots.mean_slot.latency(choice), slots.relaxed(choice, 0, 2).mean(dim=1))
+    slots = DrawnSlots(scenario, 16, generator(), 10**9)
+    cache = torch.tensor([[True, False, held, False], [False, True, held, False]]).unsqueeze(0)
+    counted = slots.descent(16).cost(torch.zeros(1, dtype=torch.long), cache)
+    torch.testing.assert_close(counted, slots.relaxed(cache, 0, 16).mean(dim=1), rtol=2e-3, atol=0)
+
+
+SIZES = (
+    12,
+    143,
+    31,
+    99,
+    55,
+    22,
+    178,
+    74,
+    126,
+    44,
+    19,
+    88,
+    151,
+    63,
+    27,
+    112,
+    39,
+    195,
+    51,
+    104,
+    15,
+    79,
+    137,
+    48,
+    91,
+)
+LARGER = Scenario(
+    num_servers=7,
+    num_users=50,
+    num_services=25,
+    popularity="zipf",
+    input_step_bytes=256_000,
+    storage_bytes=tuple(size * 1e8 for size in SIZES),
+    compute_hz=20e9,
+    cache_bytes=40 * GIB,
+)
+
+
+def test_a_short_search_in_a_larger_cell_finds_caches_about_as_good_as_the_best_met_so_far(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # a search by the mean slot, which does not tell near ties from each other, ends 1 % higher, at any length
+    monkeypatch.setattr(caches, "DESCENDING", 60_000)
+    found = best_caches(LARGER, generator(), num_slots=256).cache
+    best = torch.zeros_like(found)
+    held = (
+        (12, 16, 19, 23),
+        (10, 17, 21, 23),
+        (2, 11, 16, 20, 21, 24),
+        (0, 3, 22, 24),
+        (6, 13, 24),
+        (4, 8, 18, 20, 24),
+        (5, 7, 9, 14, 15, 20, 23),
+    )
+    for server, services in enumerate(held):
+        best[server, list(services)] = True
+    latency = DrawnSlots(LARGER, 256, generator(999), 10**9).relaxed(torch.stack([found, best]), 0, 256)
+    assert float(latency[0].mean() / latency[1].mean()) < 1.005
 
 
 def test_the_caches_of_least_latency_need_no_scipy(monkeypatch: pytest.MonkeyPatch) -> None:
