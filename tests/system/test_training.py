@@ -93,12 +93,17 @@ def test_a_run_stopped_after_any_epoch_and_resumed_equals_the_uninterrupted_one(
 
 
 @pytest.mark.filterwarnings("ignore:weights. none")
-def test_fit_learns(in_empty_folder: Path) -> None:
-    """What `hadrl fit` has trained beats its own start and random decisions by far, at both levels."""
+@pytest.mark.parametrize("slow_level", ["lookahead", "set"])
+def test_fit_learns(slow_level: str, in_empty_folder: Path) -> None:
+    """What `hadrl fit` has trained beats its own start and random decisions by far, at both levels.
+
+    Untrained the look ahead knows how users share servers and holds what is asked for most: only the latency is to gain.
+    """
     words = ["--config", "es2.yaml", "--config", "quick.yaml", "--data.scenario.num_users=8"]
     words += ["--data.scenario.cache_bytes=60GiB", "--data.validation_episodes=1", "--data.test_episodes=4"]
     words += ["--planning.decisions_per_epoch=6", "--data.caching_updates_per_epoch=30"]
     words += ["--evaluation.references=false", "--data.scenario.decisions_per_episode=5"]
+    words += [f"--model.slow_level={slow_level}"]
     assert main(["fit", *words]) == 0
     assert main(["test", *words]) == 0  # with the weights that it began with
     files = Path("checkpoints/es2-quick/version_0/test-best.csv"), *Path().rglob("untrained/test*.csv")
@@ -107,9 +112,10 @@ def test_fit_learns(in_empty_folder: Path) -> None:
     networks = EpisodeStream(scenario, "strict", 4, 4, 2002, Use.TEST_NETWORKS).networks(0)
     drawn = episode_scores(run_episode(networks, *random_policies(scenario, "strict")))
     latency, hits = (float(fitted[f"test/{name}"]) for name in ("latency", "hit_ratio"))
-    assert latency < 0.3 * float(start["test/latency"])
+    assert latency < (0.9 if slow_level == "lookahead" else 0.3) * float(start["test/latency"])
     assert latency < 0.3 * float(drawn.latency.mean())
-    assert hits > float(start["test/hit_ratio"]) + 0.2
+    if slow_level == "set":
+        assert 1 - hits < 0.5 * (1 - float(start["test/hit_ratio"]))
     assert hits > float(drawn.hit_ratio.mean()) + 0.2
 
 
@@ -140,6 +146,7 @@ def test_metrics_are_logged_against_environment_slots(in_run: Path) -> None:
         "collect/offloading_noise",
         "collect/offloading_reward",
         "collect/caching_reward",
+        "collect/frame_error",
         "val/hit_ratio",
         "val/latency",
         "val/latency_p95",
