@@ -97,7 +97,7 @@ def test_a_run_stopped_after_any_epoch_and_resumed_equals_the_uninterrupted_one(
 def test_fit_learns(slow_level: str, in_empty_folder: Path) -> None:
     """What `hadrl fit` has trained beats its own start and random decisions by far, at both levels.
 
-    Untrained the look ahead knows how users share servers and holds what is asked for most: only the latency is to gain.
+    Untrained the look ahead knows how users share servers, and holds what is asked for most: latency alone is to gain.
     """
     words = ["--config", "es2.yaml", "--config", "quick.yaml", "--data.scenario.num_users=8"]
     words += ["--data.scenario.cache_bytes=60GiB", "--data.validation_episodes=1", "--data.test_episodes=4"]
