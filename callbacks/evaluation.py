@@ -101,7 +101,7 @@ class EpisodeEvaluation(Callback):
         """Log the scores, and remember them if a training asked for them."""
         self._log(trainer, pl_module, "val")
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.validations.append(self._validation(trainer))
+            self.validations.append(self._validation(trainer, pl_module))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the scores where validation is all that was asked for."""
@@ -206,14 +206,17 @@ class EpisodeEvaluation(Callback):
         origin: dict[str, Any] = getattr(module, "origin", {})
         return origin.get("training", {})
 
-    def _validation(self, trainer: Trainer) -> Validation:
+    def _validation(self, trainer: Trainer, module: LightningModule) -> Validation:
         values, data = self._agent.values(), _data(trainer)
         planning = next((one for one in _callbacks(trainer) if isinstance(one, CEMPlanning)), None)
         epoch = trainer.current_epoch + 1
+        warmup = planning.exploration.caching_warmup_epochs if planning is not None else 0
+        if isinstance(module, HADRL) and not module.caching_agent.learns_from_frames:
+            warmup = 0
         return Validation(
             slots=float(data.slots * data.num_collectors),
             epoch=epoch,
-            caching_learnt=planning is None or epoch > planning.exploration.caching_warmup_epochs,
+            caching_learnt=epoch > warmup,
             latency=float(values["latency"]),
             hit_ratio=float(values["hit_ratio"]),
             on_time=float(values["on_time"]),

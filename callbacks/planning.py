@@ -131,7 +131,7 @@ class CEMPlanning(Callback):
         if not agent.learns_from_frames and reward != CACHING_REWARD:
             raise HadrlError(
                 f"planning.caching_reward must be {CACHING_REWARD} with a {type(agent).__name__}, which learns from no "
-                f"reward and expects latencies, got {reward}"
+                f"reward (model.slow_level set does), got {reward}"
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -197,6 +197,8 @@ class Acting(nn.Module):
     def place(self, view: CachingView, seed: int | None = None, decision: int = 0) -> Bool[Tensor, "..."]:
         """Decide on the caches of a frame without exploration: a function of each network's own view and of the seed.
 
+        No view shows the number of users: it is that of the agent's scenario (`for_scenario`).
+
         Args:
             view: as `EdgeNetwork.caching_view` or `CachingView.of` gives it; where the caching agent is structured,
                 with any number of servers and services, of any sizes.
@@ -218,6 +220,8 @@ class Acting(nn.Module):
             check_sizes("caching observation", view, self.scenario)
         self.tell_outside(ranges_of_caching_view(view, rules(self.physics).usable_bits(self.scenario, view)))
         check_weights(self.caching_agent, "caching_agent")
+        if self.caching_agent.looks_through:
+            check_weights(self.world_model, "world_model")
         generator = make_generator(self.seed if seed is None else seed, Use.PLAY, decision)
         return self.decide_caching(view, self.caching_agent.act(view, generator).float()).cache
 

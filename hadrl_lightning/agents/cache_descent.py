@@ -80,15 +80,18 @@ class Descent(NamedTuple):
         row = torch.arange(len(self.room.rent), device=self.room.rent.device)
         cache = torch.zeros_like(self.room.rent, dtype=torch.bool)
         size = self.room.storage_bits.float().unsqueeze(1)
+        filling = torch.ones_like(
+            row, dtype=torch.bool
+        )  # a row that is full stays as it is, whatever others need
         part: Tensor | None = None
         for _ in range(cache[0].numel()):
             part = self.frames.best_parts(row, cache, part).part
             worth = self.frames.worth(row, cache, part) - self.room.rent
             density = torch.where(self.room.fits(row, cache), worth / size, 0.0)
-            added = _best_places(density)
-            if not bool(added.any()):
+            filling = filling & (density > 0).any(dim=2).any(dim=1)
+            if not bool(filling.any()):
                 break
-            cache = cache | added
+            cache = cache | (_best_places(density) & filling[:, None, None])
         return self.filled_up(row, cache)
 
     def filled_up(

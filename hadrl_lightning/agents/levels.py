@@ -77,6 +77,8 @@ class CachingAgent(SharesRows, Level):
     parts that add up over ranks (`of_all_rows`). An agent that takes no notice of it trains on one rank.
     """
 
+    looks_through: ClassVar[bool] = False
+    """Whether it decides by the fast level's model (`look_through`)."""
     learns_from_frames: ClassVar[bool] = True
     """Whether it learns from what frames earned (`update`), in the reward that the setting `caching_reward` names."""
 

@@ -49,14 +49,15 @@ class LookaheadSettings:
     service saves per bit; 0 or more."""
 
     num_finalists: int = 5
-    """The best ends of the search that are compared on drawn slots; 0 or more, 0 and 1 leave this out."""
+    """The best ends of the search that are compared on drawn slots; 0 or more, 0 and 1 leave this out. With many more
+    there are fewer slots, and at last none."""
 
     num_slots: int = 32
     """Slots that they are compared on; at least 1. Large networks, in which chance matters less, get fewer."""
 
     switching_weight: float = 0.0
-    """What a second of fetching counts beside a second of a user's latency; at least 0. Caches change exactly when what
-    is expected to be saved in a frame exceeds it."""
+    """What a second of fetching counts beside a second of latency, summed over users and slots of a frame; at least 0,
+    where fetching costs nothing. Caches change when more is expected to be saved, by more than chance explains."""
 
     random_decisions: int = 5
     """Caching decisions at first, while experience is collected, that are drawn at random: so that every server is seen
@@ -111,6 +112,7 @@ class LookaheadCaching(CachingAgent):
     Settings = LookaheadSettings
     settings_group = "lookahead"
     transfers = True
+    looks_through = True
     learns_from_frames = False
 
     def __init__(
@@ -150,9 +152,8 @@ class LookaheadCaching(CachingAgent):
         """
         if not isinstance(model, FrameModel) or not model.knows_sharing:
             raise HadrlError(
-                f"slow_level must be set or flat with a fast level that knows no law of sharing, which lookahead looks "
-                f"through (set, with encoder shared_resources and num_common_resources 0), got lookahead with a "
-                f"{type(model).__name__}"
+                f"slow_level must be set or flat with a {type(model).__name__} that knows no law of sharing (lookahead "
+                "needs fast_level set with encoder shared_resources and num_common_resources 0), got lookahead"
             )
         self._seen_through = (model,)
 
@@ -266,6 +267,8 @@ class LookaheadCaching(CachingAgent):
             member: which member of the model each row follows; None: all of them.
             generator: of what is drawn, alike for all rows.
         """
+        if not len(view):
+            return view.cache
         asking = self.demand.now(view) * self.scenario.num_users
         shown = (
             view.cache,

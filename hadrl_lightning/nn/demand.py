@@ -1,5 +1,6 @@
 """What services are usually asked for, and what they are asked for now."""
 
+from math import inf
 from typing import Any
 
 import torch
@@ -12,12 +13,10 @@ from hadrl_lightning.simulator import CachingView
 
 DOUBT = 3.0
 """How many standard deviations above its mean under chance alone χ² has to be for a deviation to count."""
-LEAST_DEMAND = 1e-6
-"""Of a service that was never asked for."""
 
 
 class UsualDemand(MergedOverRanks):
-    """The mean of all the demand seen in training, of each service, and how sure that is.
+    """The mean of all the demand seen in training, of each service, and by how much that is known.
 
     Nothing is known of another number of services: all are equally usual there, and after weights of another number are
     loaded, until a training has seen them.
@@ -62,23 +61,32 @@ class UsualDemand(MergedOverRanks):
         The shares of the episode are drawn towards the usual ones, then those of the last frame towards these: by how
         much chance explains of the difference (`drawn_towards`).
         """
-        usual = self.usual(view.requests.shape[-1], view.requests).expand_as(view.requests)
-        return drawn_towards(view.recent_requests, drawn_towards(view.requests, usual))
+        number = view.requests.shape[-1]
+        usual = self.usual(number, view.requests).expand_as(view.requests)
+        known = float(self.num_seen) if number == len(self.usual_demand) and self.num_seen else inf
+        return drawn_towards(view.recent_requests, drawn_towards(view.requests, usual, known))
 
 
 def drawn_towards(
-    counts: Float[Tensor, "batch service"], expected: Float[Tensor, "batch service"]
+    counts: Float[Tensor, "batch service"], expected: Float[Tensor, "batch service"], known_by: float = inf
 ) -> Float[Tensor, "batch service"]:
     """Shares by counts, drawn towards what was expected of them, as far as chance explains the difference.
 
-    With n requests, χ² = Σ (count − n·expected)² / (n·expected) has the mean K − 1 and the deviation √(2 (K − 1)) where
-    the difference is chance alone. Of the difference the part max(0, 1 − (c / χ²)²) counts, c three deviations above
-    that mean: nothing of what chance brings, nearly all of a change that is plain, in between about what the estimate
-    of James and Stein leaves.
+    Let n requests be counted, e of a service be expected, and that be known by N requests. Then
+    χ² = Σ (count − e)² / (e (1 + n / N) + 1) has at most the mean K − 1 and about the deviation √(2 (K − 1)) where the
+    difference is chance alone; the 1 keeps services that are hardly asked for from deciding. Of the difference the part
+    max(0, 1 − (c / χ²)²) counts, c three deviations above that mean: nothing of what chance brings, nearly all of a
+    change that is plain, in between about what the estimate of James and Stein leaves.
+
+    Args:
+        counts: requests of every service.
+        expected: shares that were expected.
+        known_by: requests that these were estimated by.
     """
     total = counts.sum(dim=1, keepdim=True)
     difference = counts / total.clamp(min=1) - expected
-    wide = (total * difference.square() / expected.clamp(min=LEAST_DEMAND)).sum(dim=1, keepdim=True)
+    spread = total * expected * (1 + total / known_by) + 1
+    wide = ((total * difference).square() / spread).sum(dim=1, keepdim=True)
     freedom = counts.shape[1] - 1
     chance = freedom + DOUBT * (2 * freedom) ** 0.5
     part = (1 - (chance / wide.clamp(min=1e-9)).square()).clamp(min=0)

@@ -202,6 +202,8 @@ def test_a_broken_statistic_is_refused_too() -> None:
         NonFiniteError, match=r"weight world_model\.user_normaliser\.running_mean must be finite"
     ):
         agent.decide(VIEW)
+    with pytest.raises(NonFiniteError, match=r"weight world_model\.user_normaliser\.running_mean must be"):
+        agent.place(CACHING_VIEW)  # the caches follow from the world model too
 
 
 def test_a_slot_without_users_gets_an_empty_decision() -> None:

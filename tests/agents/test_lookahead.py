@@ -120,13 +120,38 @@ def test_chance_alone_leaves_what_was_expected_and_a_reversal_is_followed() -> N
     torch.testing.assert_close(found.sum(dim=1), torch.ones(1000))
     assert (found == expected).all(dim=1).float().mean() > 0.97
     reversed_counts = 150 * expected.flip(0)[None]
-    # χ² = 150 Σ (reversed − expected)² / expected, of which 4 + 3 √8 are put down to chance
-    chi = 150 * sum((b - a) ** 2 / a for a, b in zip(expected.tolist(), expected.flip(0).tolist()))
+    # χ² = Σ (150 reversed − 150 expected)² / (150 expected + 1), of which 4 + 3 √8 are put down to chance
+    pairs = list(zip(expected.tolist(), expected.flip(0).tolist()))
+    chi = sum((150 * (b - a)) ** 2 / (150 * a + 1) for a, b in pairs)
     part = 1 - ((4 + 3 * 8**0.5) / chi) ** 2
     assert part > 0.9
     followed = drawn_towards(reversed_counts, expected[None])
     torch.testing.assert_close(followed[0], expected + part * (expected.flip(0) - expected))
     assert torch.equal(drawn_towards(torch.zeros(2, 5), expected.expand(2, -1)), expected.expand(2, -1))
+
+
+def test_a_few_requests_for_what_is_hardly_asked_for_change_nothing() -> None:
+    usual = torch.tensor([[0.5, 0.3, 0.2, 0.0]])
+    rare = torch.tensor([[1530.0, 880.0, 589.0, 1.0]])
+    assert torch.equal(drawn_towards(rare, usual), usual)
+    weights = torch.arange(1, 61) ** -2.0
+    shares = (weights / weights.sum())[None]
+    estimated, counted = (
+        torch.nn.functional.one_hot(
+            torch.multinomial(shares, number, replacement=True, generator=generator(seed)), 60
+        )
+        .sum(dim=1)
+        .float()
+        for number, seed in ((20_000, 1), (3_000, 2))
+    )
+    expected = estimated / 20_000  # the usual demand is an estimate too
+    assert torch.equal(drawn_towards(counted, expected, 20_000.0), expected)
+
+
+def test_a_usual_demand_that_few_requests_tell_of_gives_way_later() -> None:
+    usual, counts = torch.tensor([[0.7, 0.3]]), torch.tensor([[50.0, 50.0]])
+    assert float(drawn_towards(counts, usual)[0, 0]) < 0.6
+    assert float(drawn_towards(counts, usual, 50.0)[0, 0]) > 0.6
 
 
 def test_usual_demand_is_the_mean_of_all_requests_and_follows_what_differs_now() -> None:
@@ -138,6 +163,7 @@ def test_usual_demand_is_the_mean_of_all_requests_and_follows_what_differs_now()
     assert demand.num_seen == 10
     torch.testing.assert_close(demand.usual_demand, torch.tensor([0.1, 0.6, 0.2, 0.1]))
     assert demand.usual(3, torch.zeros(1)).tolist() == pytest.approx([1 / 3] * 3)
+    demand.num_seen.fill_(1e6)
     view = views(SMALL, 3)
     usual = view.requests.new_tensor([0.1, 0.6, 0.2, 0.1])
     counts = 100 * torch.stack((usual, usual, usual.flip(0)))
@@ -145,7 +171,7 @@ def test_usual_demand_is_the_mean_of_all_requests_and_follows_what_differs_now()
     now = demand.now(replace(view, requests=counts, recent_requests=recent))
     torch.testing.assert_close(now[0], usual)
     torch.testing.assert_close(now[1], usual.flip(0), atol=0.01, rtol=0)  # the last frame is plain
-    torch.testing.assert_close(now[2], drawn_towards(counts[2:], usual[None])[0])  # the episode is
+    torch.testing.assert_close(now[2], drawn_towards(counts[2:], usual[None], 1e6)[0])  # the episode is
     assert now[2, 2] > 0.5
 
 
@@ -440,9 +466,7 @@ def test_new_slots_are_watched_by_the_default_agent() -> None:
     ],
 )
 def test_a_fast_level_that_knows_no_sharing_is_refused_in_a_line(changes: dict[str, Any]) -> None:
-    with pytest.raises(
-        HadrlError, match=r"^slow_level must be set or flat with .*got lookahead with a "
-    ) as told:
+    with pytest.raises(HadrlError, match=r"^slow_level must be set or flat with .*got lookahead") as told:
         HADRL(SMALL, **changes)
     assert "\n" not in str(told.value)
     if "fast_level" not in changes:  # its planner would have to be another one
