@@ -80,9 +80,7 @@ class Descent(NamedTuple):
         row = torch.arange(len(self.room.rent), device=self.room.rent.device)
         cache = torch.zeros_like(self.room.rent, dtype=torch.bool)
         size = self.room.storage_bits.float().unsqueeze(1)
-        filling = torch.ones_like(
-            row, dtype=torch.bool
-        )  # a row that is full stays as it is, whatever others need
+        filling = torch.ones_like(row, dtype=torch.bool)  # a full row stays as it is, whatever others need
         part: Tensor | None = None
         for _ in range(cache[0].numel()):
             part = self.frames.best_parts(row, cache, part).part

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Bool, Float
@@ -82,17 +82,21 @@ class Choices:
         index = torch.tensor(list(listed))
         return torch.stack([sets[index[:, server]] for server, sets in enumerate(self._contents)], dim=1)
 
-    def starts(self, met: "Met") -> Iterator[Bool[Tensor, "start server service"]]:
-        """Caches of great coverage and random ones, then, without end, others on two servers of the best met."""
+    def starts(self) -> Bool[Tensor, "start server service"]:
+        """Caches of great coverage, and random ones."""
         cells = self.scenario.num_servers, self.scenario.num_services
         dense = fill_caches(self.scenario, self._density.expand(1, *cells))
         drawn = self._filled(torch.zeros(AT_ONCE, *cells, dtype=torch.bool))
-        yield torch.cat([filled_by_density(self.scenario).unsqueeze(0), dense, drawn])
-        while True:
-            kept = met.choices[:AT_ONCE].clone()
-            emptied = torch.rand(kept.shape[:2], generator=self.generator).argsort(dim=1)[:, :2]
-            kept[torch.arange(len(kept)).unsqueeze(1), emptied] = False
-            yield self._filled(kept)
+        return torch.cat([filled_by_density(self.scenario).unsqueeze(0), dense, drawn])
+
+    def changed(
+        self, choices: Bool[Tensor, "choice server service"]
+    ) -> Bool[Tensor, "choice server service"]:
+        """Others on two servers of each."""
+        kept = choices.clone()
+        emptied = torch.rand(kept.shape[:2], generator=self.generator).argsort(dim=1)[:, :2]
+        kept[torch.arange(len(kept)).unsqueeze(1), emptied] = False
+        return self._filled(kept)
 
     def _filled(self, cache: Bool[Tensor, "start server service"]) -> Bool[Tensor, "start server service"]:
         """The caches, and in the room they leave services in random order."""

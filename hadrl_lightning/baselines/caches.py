@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from hadrl_lightning.baselines.cache_choices import Choices, Met
+from hadrl_lightning.agents.cache_descent import Descent
+from hadrl_lightning.baselines.cache_choices import AT_ONCE, Choices, Met
 from hadrl_lightning.baselines.cache_slots import DrawnSlots
 from hadrl_lightning.baselines.covering import with_copies
 from hadrl_lightning.scenario import Scenario
@@ -19,7 +20,8 @@ MAX_COMPARED = 10_000
 STAGES = (4, 32, 128, 512)
 """Drawn slots that the local search goes by, one number after the other, with fewer caches each time."""
 STARTS = 96
-FROM_AFAR = 8
+"""Of descents at a stage, at most."""
+FROM_AFAR = 4
 """A descent from a start counts as so many, for all its steps."""
 DESCENDING = 360_000
 """Caches times slots times services times servers that go downhill at a stage: some seconds of one core in all."""
@@ -76,9 +78,9 @@ def best_caches(
     a busy server: the best one is also compared with itself less any one service, and if that helps, the choice is not
     called exact. More choices are searched. From caches of great coverage, random ones and changes of the best,
     descents (`Descent`) go by what each change is about worth on a few of the drawn slots (`CountedSlots`); from the
-    best of their ends descents on more slots go on, and so forth (`STAGES`). Of the last ends the best on drawn slots
-    is taken. What still fits is added, unless it does harm. The effort depends on the scenario's size alone, not on the
-    machine.
+    best of their ends, and changes of them, descents on more slots go on, and so forth (`STAGES`). Of the last ends the
+    best on drawn slots is taken. What still fits is added, unless it does harm. The effort depends on the scenario's
+    size alone, not on the machine.
 
     Args:
         scenario: the constants.
@@ -105,25 +107,29 @@ def best_caches(
 
 
 def _met_by_local_search(choices: Choices, slots: DrawnSlots) -> tuple[Tensor, int]:
-    """The different ends of the descents on most slots, best first, and the number of starts."""
+    """The different ends of the descents on most slots, best first, and the number of the first starts."""
     cells = choices.scenario.num_servers * choices.scenario.num_services
     first, *stages = sorted({min(count, slots.count) for count in STAGES})
-    met, starts = Met(choices), 0
-    search, most = slots.descent(first), max(min(DESCENDING // (FROM_AFAR * first * cells), STARTS), 1)
-    for start in choices.starts(met):
-        met.add(*search.settled(*_rows(start[: most - starts])))
-        starts += len(start[: most - starts])
-        if starts == most:
-            break
+    starts = max(min(DESCENDING // (FROM_AFAR * first * cells), STARTS), 1)
+    met = _descended(choices, slots.descent(first), choices.starts(), starts)
     for count in stages:
-        most = DESCENDING // (count * cells)
+        most = min(DESCENDING // (count * cells), STARTS)
         if not most:
             break
         search, ranked = slots.descent(count), met.choices[: RANKED * most]
-        begun = ranked[search.cost(*_rows(ranked)).argsort(stable=True)[:most]]
-        met = Met(choices)
-        met.add(*search.settled(*_rows(begun)))
+        order = search.cost(*_rows(ranked)).argsort(stable=True)
+        met = _descended(choices, search, ranked[order], most)
     return met.choices, starts
+
+
+def _descended(choices: Choices, search: Descent, begun: Tensor, most: int) -> Met:
+    """The ends of so many descents: from the first of these caches, and where they are fewer, from changes of ends."""
+    met = Met(choices)
+    while most > 0:
+        met.add(*search.settled(*_rows(begun[:most])))
+        most -= len(begun[:most])
+        begun = choices.changed(met.choices[:AT_ONCE])
+    return met
 
 
 def _rows(cache: Tensor) -> tuple[Tensor, Tensor]:
