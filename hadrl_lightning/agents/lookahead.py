@@ -6,7 +6,7 @@ from math import inf
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.agents.cache_descent import MIN_GAIN, Descent, Room
@@ -302,40 +302,47 @@ class LookaheadCaching(CachingAgent):
     def _best(
         self, view: CachingView, descent: Descent, exploring: bool, generator: torch.Generator
     ) -> Bool[Tensor, "batch server service"]:
-        """The caches of least expected cost of each row."""
+        """The caches of least expected cost of each row; what is held, filled up, unless others plainly save more."""
         row = torch.arange(len(view), device=view.device)
         held = descent.filled_up(row, view.cache)
         ready, known = self._known(view)
         if not bool(known.all()):
             ready = torch.where(known[:, None, None], ready, descent.greedy())
-        starts = [ready]
-        further = MOST_START_CELLS // view.cache[0].numel()
-        if further:
-            starts.append(held)
-        count = 0 if exploring else min(self.settings.num_starts, further)
-        if count:
-            wish = normal((1, count, *view.cache.shape[1:]), generator, view.demand)
-            starts += descent.room.filled(row, wish.expand(len(view), -1, -1, -1)).unbind(dim=1)
+        starts = [ready, *self._further_starts(held, descent, exploring, generator)]
         ends, cost = descent.settled(row.repeat(len(starts)), torch.cat(starts))
         ends = ends.view(len(starts), *view.cache.shape).transpose(0, 1)
         cost = _first_of_equals(ends, cost.view(len(starts), -1).T)
-        cost, which = cost.topk(min(max(1, self.settings.num_finalists), len(starts)), dim=1, largest=False)
+        count = min(max(1, self.settings.num_finalists), len(starts))
+        cost, which = cost.topk(count, dim=1, largest=False)
         ends = ends[row[:, None], which]
-        ready = torch.where(known[:, None, None], ready, ends[:, 0])
-        compared = torch.cat((held.unsqueeze(1), ready.unsqueeze(1), ends), dim=1)
         last_look = not exploring and self.settings.num_finalists > 1
-        uniform = self._uniform(compared.shape[1], view, generator) if last_look else None
+        uniform = self._uniform(2 + count, view, generator) if last_look else None
         if uniform is None:
-            best, saved, doubt = ends[:, 0], descent.cost(row, held) - cost[:, 0], MIN_GAIN * cost[:, 0].abs()
+            best = ends[:, 0]
+            plain = descent.cost(row, held) - cost[:, 0] > MIN_GAIN * cost[:, 0].abs()
         else:
-            slots = descent.on_slots(row, compared, uniform)
-            saved, doubt = _saved(slots, of=1)
-            index = (saved - LIKELY * doubt).argmax(dim=1)
-            best = compared[row, index]
-            saved, doubt = _saved(slots, of=0)
-            saved, doubt = saved[row, index], SURE * doubt[row, index] + LEAST_SAVED * slots[:, 0].mean(dim=1)
-        stays = (saved <= doubt) & view.cache.any(dim=2).any(dim=1)
-        return torch.where(stays[:, None, None], held, best)
+            ready = torch.where(known[:, None, None], ready, ends[:, 0])
+            compared = torch.cat((held.unsqueeze(1), ready.unsqueeze(1), ends), dim=1)
+            chosen, plain = _chosen(descent.on_slots(row, compared, uniform))
+            best = compared[row, chosen]
+        changes = plain | ~view.cache.any(dim=2).any(dim=1)
+        return torch.where(changes[:, None, None], best, held)
+
+    def _further_starts(
+        self,
+        held: Bool[Tensor, "batch server service"],
+        descent: Descent,
+        exploring: bool,
+        generator: torch.Generator,
+    ) -> list[Bool[Tensor, "batch server service"]]:
+        """What is held, and random caches, the same for all rows; fewer in large networks."""
+        most = MOST_START_CELLS // held[0].numel()
+        count = 0 if exploring else min(self.settings.num_starts, most)
+        if not count:
+            return [held][:most]
+        row = torch.arange(len(held), device=held.device)
+        wish = normal((1, count, *held.shape[1:]), generator, descent.room.rent)
+        return [held, *descent.room.filled(row, wish.expand(len(held), -1, -1, -1)).unbind(dim=1)]
 
     def _known(
         self, view: CachingView
@@ -414,6 +421,20 @@ class LookaheadCaching(CachingAgent):
     def configure_optimizers(self) -> list[Any]:
         """None."""
         return []
+
+
+def _chosen(
+    slots: Float[Tensor, "batch cache slot"],
+) -> tuple[Int[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """Which of some caches is best by what they cost on drawn slots, and whether it is plainly better than the first.
+
+    The first is held, the second at hand: others must save more than that one, beyond what chance explains.
+    """
+    row = torch.arange(len(slots), device=slots.device)
+    saved, doubt = _saved(slots, of=1)
+    chosen = (saved - LIKELY * doubt).argmax(dim=1)
+    saved, doubt = (value[row, chosen] for value in _saved(slots, of=0))
+    return chosen, saved > SURE * doubt + LEAST_SAVED * slots[:, 0].mean(dim=1)
 
 
 def _saved(
