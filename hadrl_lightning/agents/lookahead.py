@@ -226,11 +226,9 @@ class LookaheadCaching(CachingAgent):
         self, view: CachingView, cache: Bool[Tensor, "batch server service"]
     ) -> Float[Tensor, " batch"]:
         """See `CachingAgent`."""
-        num_users = self.scenario.num_users
-        demand = self._model.service_demands(view)
         asked = view.recent_requests / view.recent_requests.sum(dim=1, keepdim=True).clamp(min=1)
-        frames = Frames(demand, asked * num_users, num_users)
-        return frames.best_parts(torch.arange(len(view), device=view.device), cache).cost / num_users
+        row = torch.arange(len(view), device=view.device)
+        return self._frames(view, asked).best_parts(row, cache).cost / max(1, self.scenario.num_users)
 
     @torch.no_grad()
     def expected(
@@ -251,10 +249,9 @@ class LookaheadCaching(CachingAgent):
         Returns:
             With users as shares of a crowd, and with users in the drawn slots.
         """
-        users = self.scenario.num_users
-        frames = Frames(self._model.service_demands(view), self.demand.now(view) * users, users)
+        frames = self._frames(view, self.demand.now(view))
         row = torch.zeros(len(caches), dtype=torch.int64, device=caches.device)
-        uniform = torch.rand(num_slots, users, generator=generator).to(view.demand)
+        uniform = torch.rand(num_slots, self.scenario.num_users, generator=generator).to(view.demand)
         return frames.best_parts(row, caches).cost, frames.on_slots(row, caches, uniform).mean(dim=1)
 
     def _decide(
@@ -269,7 +266,7 @@ class LookaheadCaching(CachingAgent):
         """
         if not len(view):
             return view.cache
-        asking = self.demand.now(view) * self.scenario.num_users
+        demand = self.demand.now(view)
         shown = (
             view.cache,
             view.free_cache_bits,
@@ -278,17 +275,13 @@ class LookaheadCaching(CachingAgent):
             view.input_bits,
             view.cycles,
         )
-        parts = (*shown, view.bandwidth_hz, view.compute_hz, asking)
-        followed = [] if member is None else [member.to(asking)[:, None]]
-        key = torch.cat([part.to(asking).flatten(1) for part in parts] + followed, dim=1)
+        parts = (*shown, view.bandwidth_hz, view.compute_hz, demand)
+        followed = [] if member is None else [member.to(demand)[:, None]]
+        key = torch.cat([part.to(demand).flatten(1) for part in parts] + followed, dim=1)
         _, kind = torch.unique(key, dim=0, return_inverse=True)
         first = torch.full((int(kind.max()) + 1,), len(view), device=kind.device)
         first = first.scatter_reduce(0, kind, torch.arange(len(view), device=kind.device), "amin")
-        demand = self._model.service_demands(view[first])
-        if member is not None:
-            own = torch.arange(len(first), device=first.device)
-            demand = demand[member[first], own].unsqueeze(0)
-        frames = Frames(demand, asking[first], self.scenario.num_users)
+        frames = self._frames(view[first], demand[first], None if member is None else member[first])
         descent = Descent(frames, self._room(view[first]))
         full = descent.room.holds_all
         found = torch.ones_like(view.cache[first])
@@ -343,6 +336,21 @@ class LookaheadCaching(CachingAgent):
         row = torch.arange(len(held), device=held.device)
         wish = normal((1, count, *held.shape[1:]), generator, descent.room.rent)
         return [held, *descent.room.filled(row, wish.expand(len(held), -1, -1, -1)).unbind(dim=1)]
+
+    def _frames(
+        self, view: CachingView, demand: Float[Tensor, "batch service"], member: Tensor | None = None
+    ) -> Frames:
+        """The slots to come of each row.
+
+        Args:
+            view: of the networks.
+            demand: what part of requests is for each service.
+            member: which member of the model each row follows; None: all of them.
+        """
+        tasks, users = self._model.service_demands(view), self.scenario.num_users
+        if member is not None:
+            tasks = tasks[member, torch.arange(len(view), device=view.device)].unsqueeze(0)
+        return Frames(tasks, demand * users, users)
 
     def _known(
         self, view: CachingView
@@ -399,9 +407,7 @@ class LookaheadCaching(CachingAgent):
         if bool(room.holds_all.all()):
             return NothingToLearn()
         usual = self.demand.usual(view.requests.shape[1], view.demand).unsqueeze(0)
-        frames = Frames(
-            self._model.service_demands(view), usual * self.scenario.num_users, self.scenario.num_users
-        )
+        frames = self._frames(view, usual)
         descent = Descent(frames, room._replace(rent=torch.zeros_like(room.rent)))
         best, known = self._known(view)
         if not bool(known):
