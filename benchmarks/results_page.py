@@ -93,11 +93,16 @@ def summary_table(records: Sequence[Record]) -> str:
 
 
 def readme_table(records: Sequence[Record]) -> str:
-    """One row a scenario and capacity: HADRL in full with every seed, of the others the latency."""
+    """One row a scenario and capacity: HADRL in full with every seed, of the others the latency.
+
+    Places where one of those was not measured have none.
+    """
     heads = ["scenario, cache", "hit ratio", "÷ optimum", "Σ latency (s)", "of the seeds"]
     heads += ["÷ least known", "÷ best known, own caches", *README_POLICIES.values()]
     rows = []
     for place, policies in by_place(records).items():
+        if not {OWN, *README_POLICIES} <= set(policies):
+            continue
         ours = intervals(policies[OWN])
         columns = ("hit_ratio", "ratio_to_optimal_hit_ratio", "latency_s")
         cells = [mean_cell(ours[name], HEADINGS[FIGURES[name]][1]) for name in columns]
