@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadrl_lightning.agents.cache_descent import MIN_GAIN, Descent, Room
 from hadrl_lightning.agents.cache_search import as_action, normal
 from hadrl_lightning.agents.levels import CACHING_AGENTS, CachingAgent, SlotModel, Steps
 from hadrl_lightning.agents.views import check_caching_view
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.demand import UsualDemand
+from hadrl_lightning.planning.cache_descent import MIN_GAIN, Descent, Room
 from hadrl_lightning.planning.frames import FrameModel, Frames
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import CachingView, Use, check_seed, make_generator, rules

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hadrl_lightning.agents.cache_descent import Descent, Room
 from hadrl_lightning.baselines.best_known import best_targets
 from hadrl_lightning.baselines.lower_bound import relaxed_assignment
 from hadrl_lightning.baselines.problem import (
@@ -16,6 +15,7 @@ from hadrl_lightning.baselines.problem import (
     offloading_problem,
     summed_latency,
 )
+from hadrl_lightning.planning.cache_descent import Descent, Room
 from hadrl_lightning.planning.frames import Frames, Parts
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork, spectral_efficiency

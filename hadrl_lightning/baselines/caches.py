@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from hadrl_lightning.agents.cache_descent import Descent
 from hadrl_lightning.baselines.cache_choices import AT_ONCE, Choices, Met
 from hadrl_lightning.baselines.cache_slots import DrawnSlots
 from hadrl_lightning.baselines.covering import with_copies
+from hadrl_lightning.planning.cache_descent import Descent
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Use, make_generator
 

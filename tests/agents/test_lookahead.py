@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from hadrl_lightning.agents import HADRL, SetWorldModel, SetWorldModelSettings, lookahead
-from hadrl_lightning.agents.cache_descent import Descent, Room
 from hadrl_lightning.agents.lookahead import LookaheadCaching, LookaheadSettings
 from hadrl_lightning.baselines.caches import least_latency
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.demand import UsualDemand, drawn_towards
+from hadrl_lightning.planning.cache_descent import Descent, Room
 from hadrl_lightning.planning.frames import Frames
 from hadrl_lightning.scenario import MIB, Physics, Scenario
 from hadrl_lightning.simulator import (
