@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hadrl_lightning.agents import cache_descent
+from hadrl_lightning.planning import cache_descent
 from hadrl_lightning.planning import frames as frames_module
 from hadrl_lightning.planning.cache_descent import MIN_GAIN, Descent, Room
 from hadrl_lightning.planning.frames import Frames, Parts
