@@ -358,7 +358,18 @@ WORDS = [
 def test_a_table_tells_the_epoch_of_its_weights_and_warns_of_untrained_caches(
     in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["fit", *WORDS, "--trainer.max_epochs=2", "--planning.caching_warmup_epochs=2"]) == 0
+    assert (
+        main(
+            [
+                "fit",
+                *WORDS,
+                "--trainer.max_epochs=2",
+                "--planning.caching_warmup_epochs=2",
+                "--model.slow_level=set",
+            ]
+        )
+        == 0
+    )
     shown = capsys.readouterr()
     with open("checkpoints/es2-tight-quick/version_0/metrics.csv", newline="") as file:
         latency = [float(row["val/latency"]) for row in csv.DictReader(file) if row["val/latency"]]
