@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hadrl_lightning.distributed import Share
 from hadrl_lightning.nn.cache_encoder import CacheInputs, SetCritic
-from hadrl_lightning.simulator import packed
+from hadrl_lightning.simulator import packed_rows
 
 SCATTERED_RATES = (0.05, 0.1, 0.2, 0.4)
 """Parts of all (server, service) pairs that a proposal disturbs; proposals take turns."""
@@ -194,9 +194,7 @@ def filled(
     wanted: Bool[Tensor, "batch server service"] | None = None,
 ) -> Bool[Tensor, "batch *each server service"]:
     """Services in falling order of priority while they fit into the caches of each row's network."""
-    between = [1] * (priority.ndim - 3)
-    storage, usable = (one.view(len(one), *between, -1) for one in (inputs.storage_bits, inputs.usable_bits))
-    return packed(storage, usable, priority, wanted)
+    return packed_rows(inputs.storage_bits, inputs.usable_bits, priority, wanted)
 
 
 @torch.no_grad()

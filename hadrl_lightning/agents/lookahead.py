@@ -267,17 +267,10 @@ class LookaheadCaching(CachingAgent):
         if not len(view):
             return view.cache
         demand = self.demand.now(view)
-        shown = (
-            view.cache,
-            view.free_cache_bits,
-            view.storage_bits,
-            view.fetch_s,
-            view.input_bits,
-            view.cycles,
-        )
-        parts = (*shown, view.bandwidth_hz, view.compute_hz, demand)
+        servers = (view.cache, view.free_cache_bits, view.bandwidth_hz, view.compute_hz)
+        services = (view.storage_bits, view.fetch_s, view.input_bits, view.cycles, demand)
         followed = [] if member is None else [member.to(demand)[:, None]]
-        key = torch.cat([part.to(demand).flatten(1) for part in parts] + followed, dim=1)
+        key = torch.cat([part.to(demand).flatten(1) for part in (*servers, *services)] + followed, dim=1)
         _, kind = torch.unique(key, dim=0, return_inverse=True)
         first = torch.full((int(kind.max()) + 1,), len(view), device=kind.device)
         first = first.scatter_reduce(0, kind, torch.arange(len(view), device=kind.device), "amin")
@@ -298,7 +291,7 @@ class LookaheadCaching(CachingAgent):
         """The caches of least expected cost of each row; what is held, filled up, unless others plainly save more."""
         row = torch.arange(len(view), device=view.device)
         held = descent.filled_up(row, view.cache)
-        ready, known = self._known(view)
+        ready, known = self._known(view, descent.room)
         if not bool(known.all()):
             ready = torch.where(known[:, None, None], ready, descent.greedy())
         starts = [ready, *self._further_starts(held, descent, exploring, generator)]
@@ -353,13 +346,13 @@ class LookaheadCaching(CachingAgent):
         return Frames(tasks, demand * users, users)
 
     def _known(
-        self, view: CachingView
+        self, view: CachingView, room: Room
     ) -> tuple[Bool[Tensor, "batch server service"], Bool[Tensor, " batch"]]:
         """What is remembered, and for which rows it is of use: it has their sizes and fits."""
         if not self.num_rehearsed or self.remembered.shape != view.cache.shape[1:]:
             return view.cache, torch.zeros(len(view), dtype=torch.bool, device=view.device)
         cache = self.remembered.expand_as(view.cache)
-        return cache, self._room(view).allows(cache)
+        return cache, room.allows(cache)
 
     def _uniform(
         self, num_caches: int, view: CachingView, generator: torch.Generator
@@ -409,7 +402,7 @@ class LookaheadCaching(CachingAgent):
         usual = self.demand.usual(view.requests.shape[1], view.demand).unsqueeze(0)
         frames = self._frames(view, usual)
         descent = Descent(frames, room._replace(rent=torch.zeros_like(room.rent)))
-        best, known = self._known(view)
+        best, known = self._known(view, room)
         if not bool(known):
             best, _ = descent.settled(row, descent.greedy())
         noise = normal((1, NUM_TRIED, *best.shape[1:]), generator, view.demand)

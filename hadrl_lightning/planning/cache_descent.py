@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.planning.frames import TINY, Frames, Parts
-from hadrl_lightning.simulator import packed
+from hadrl_lightning.simulator import packed, packed_rows
 
 MIN_GAIN = 1e-5
 """A change must save this part of the cost."""
@@ -18,6 +18,7 @@ TRIED = 5
 SPREAD = (0.7549, 0.5698)
 """Steps of an even spread of points over [0, 1)², by which services choose among servers that are as good."""
 ABOUT_THE_SAME = 0.05
+"""Part by which the turn of a pair can lift what it saves."""
 SERVERS_A_COPY = 16
 """A filling from nothing brings one copy of a service at a time; in larger networks one for so many servers."""
 EFFORT = 2**20
@@ -59,11 +60,11 @@ class Room(NamedTuple):
         wanted: Bool[Tensor, "n *each server service"] | None = None,
     ) -> Bool[Tensor, "n *each server service"]:
         """Services in falling order of priority while they fit."""
-        between = [1] * (priority.ndim - 3)
-        storage, usable = (
-            one[row].view(len(row), *between, -1) for one in (self.storage_bits, self.usable_bits)
-        )
-        return packed(storage, usable, priority, wanted)
+        return packed_rows(self.storage_bits[row], self.usable_bits[row], priority, wanted)
+
+    def holding(self, row: Int[Tensor, " n"], cache: Bool[Tensor, "n server service"]) -> Float[Tensor, " n"]:
+        """What it costs to hold some caches, s a slot."""
+        return (cache * self.rent[row]).sum(dim=(1, 2))
 
 
 class Descent(NamedTuple):
@@ -114,7 +115,7 @@ class Descent(NamedTuple):
         """What some caches of every row cost in drawn slots (`Frames.on_slots`), with what it costs to hold them."""
         each, flat = row.repeat_interleave(cache.shape[1]), cache.flatten(0, 1)
         slots = self.frames.on_slots(each, flat, uniform)
-        return (slots + (flat * self.room.rent[each]).sum(dim=(1, 2)).unsqueeze(1)).view(*cache.shape[:2], -1)
+        return (slots + self.room.holding(each, flat).unsqueeze(1)).view(*cache.shape[:2], -1)
 
     def settled(
         self, row: Int[Tensor, " n"], cache: Bool[Tensor, "n server service"]
@@ -142,7 +143,7 @@ class Descent(NamedTuple):
 
     def _cost(self, row: Tensor, cache: Tensor, part: Tensor | None) -> Parts:
         found = self.frames.best_parts(row, cache, part)
-        return found._replace(cost=found.cost + (cache * self.room.rent[row]).sum(dim=(1, 2)))
+        return found._replace(cost=found.cost + self.room.holding(row, cache))
 
     def _changes(
         self,

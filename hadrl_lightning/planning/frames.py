@@ -167,7 +167,7 @@ class Frames:
         held, asking = cache.transpose(1, 2), self.asking[row].unsqueeze(-1)
         load = self._load(self._at(self.root, row, cache), asking * part)
         roots, alone = self.root[row], self.alone[row]
-        missing, holding = (self._price(roots[:, held], alone[:, held], load) for held in (0, 1))
+        missing, holding = (self._price(roots[:, one], alone[:, one], load) for one in (0, 1))
         price = torch.where(held, holding, missing)
         square = roots.square().sum(dim=2)
         curve = self.both * asking * square.sum(dim=1)

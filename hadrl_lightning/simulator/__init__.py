@@ -1,7 +1,14 @@
 """The edge network: pure batched physics on explicit state."""
 
 from hadrl_lightning.simulator.actions import decode_caching, decode_caching_seen, decode_offloading
-from hadrl_lightning.simulator.decisions import Allocation, bin_index, equal_shares, fill_caches, packed
+from hadrl_lightning.simulator.decisions import (
+    Allocation,
+    bin_index,
+    equal_shares,
+    fill_caches,
+    packed,
+    packed_rows,
+)
 from hadrl_lightning.simulator.fields import Field, View, fields_of
 from hadrl_lightning.simulator.network import EdgeNetwork
 from hadrl_lightning.simulator.physics import Limits, Published, Rules, Strict, rules
@@ -46,6 +53,7 @@ __all__ = [
     "make_generator",
     "offloading_view_of",
     "packed",
+    "packed_rows",
     "path_loss_db",
     "restore_generator",
     "rules",

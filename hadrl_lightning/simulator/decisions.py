@@ -63,6 +63,18 @@ def packed(
     return torch.empty_like(allowed).scatter_(-1, order, torch.stack(taken, dim=-1))
 
 
+def packed_rows(
+    storage_bits: Float[Tensor, "rows service"],
+    usable_bits: Float[Tensor, "rows server"],
+    priority: Float[Tensor, "rows *each server service"],
+    wanted: Bool[Tensor, "rows *each server service"] | None = None,
+) -> Bool[Tensor, "rows *each server service"]:
+    """As `packed`, of several caches for each row."""
+    between = [1] * (priority.ndim - 3)
+    storage, usable = (one.view(len(one), *between, one.shape[-1]) for one in (storage_bits, usable_bits))
+    return packed(storage, usable, priority, wanted)
+
+
 def sum_per_server(
     value: Float[Tensor, "batch user"], server: Int[Tensor, "batch user"], num_servers: int
 ) -> Float[Tensor, "batch server"]:

@@ -278,7 +278,14 @@ def test_a_decision_depends_on_no_other_row_and_the_same_seed_decides_the_same()
         assert not torch.equal(together[1], together[4])
         if not rehearsed:
             caching.update(batch_of(view[3:4]), [], Tensor.backward)
-            assert caching._known(view)[1].tolist() == [False, False, False, True, True, True]
+            assert caching._known(view, caching._room(view))[1].tolist() == [
+                False,
+                False,
+                False,
+                True,
+                True,
+                True,
+            ]
 
 
 def test_the_same_agent_decides_for_other_numbers_of_servers_services_and_users() -> None:
