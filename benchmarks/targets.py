@@ -20,7 +20,7 @@ from hadrl_lightning.benchmark import Archive, groups, intervals
 from hadrl_lightning.benchmark.policies import LEARNERS
 from hadrl_lightning.benchmark.records import Place
 from hadrl_lightning.benchmark.report import seeds_text
-from hadrl_lightning.plots.looks import family
+from hadrl_lightning.plots.style import family
 from hadrl_lightning.scenario import GIB
 
 

@@ -1,9 +1,8 @@
 """`hadrl benchmark`: policies × scenarios × seeds on the same requests, positions and fading."""
 
 from hadrl_lightning.benchmark.archive import Archive, chosen
-from hadrl_lightning.benchmark.cells import Cell, CellResult
+from hadrl_lightning.benchmark.cells import MAX_RETRIES, Cell, CellResult, Outcome
 from hadrl_lightning.benchmark.compute import compute
-from hadrl_lightning.benchmark.outcomes import MAX_RETRIES, Outcome
 from hadrl_lightning.benchmark.plan import Plan, PlanSettings, make_plan
 from hadrl_lightning.benchmark.policies import LEARNERS, Learner, PairPolicy, default_policies, label_of
 from hadrl_lightning.benchmark.records import Group, Record, groups, intervals, records_of

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hadrl_lightning.benchmark import cells
-from hadrl_lightning.benchmark.cells import Cell, CellResult, result_in, rounded
-from hadrl_lightning.benchmark.outcomes import Outcome
+from hadrl_lightning.benchmark.cells import Cell, CellResult, Outcome, result_in, rounded
 from hadrl_lightning.benchmark.plan import Plan
 from hadrl_lightning.benchmark.policies import rank
 from hadrl_lightning.benchmark.records import Record

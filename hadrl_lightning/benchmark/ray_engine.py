@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hadrl_lightning.benchmark.cells import Cell
-from hadrl_lightning.benchmark.outcomes import MAX_RETRIES, Attempt, Attempts, Compute, attempt_in_worker
+from hadrl_lightning.benchmark.cells import MAX_RETRIES, Attempt, Attempts, Cell, Compute, attempt_in_worker
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.extras import require
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hadrl_lightning.benchmark.cells import CellResult
-from hadrl_lightning.benchmark.outcomes import Outcome
+from hadrl_lightning.benchmark.cells import CellResult, Outcome
 from hadrl_lightning.benchmark.plan import Plan
 from hadrl_lightning.benchmark.policies import label_with
 from hadrl_lightning.judge import (

@@ -6,8 +6,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.plots.looks import YARDSTICK, colour, family, look
-from hadrl_lightning.plots.style import BAND_ALPHA, PAGE_IN, band, save, style
+from hadrl_lightning.plots.style import (
+    BAND_ALPHA,
+    PAGE_IN,
+    YARDSTICK,
+    band,
+    colour,
+    family,
+    look,
+    save,
+    style,
+)
 from hadrl_lightning.plots.tables import Row, axis, distinct, number, read_rows
 
 HEAD = ("policy", "label", "scenario", "sweep_key", "sweep_value")

@@ -17,8 +17,7 @@ from hadrl_lightning.plots.benchmark import (
     _convergence,
     _sweep,
 )
-from hadrl_lightning.plots.looks import colour, family, look
-from hadrl_lightning.plots.style import style
+from hadrl_lightning.plots.style import colour, family, look, style
 from hadrl_lightning.plots.tables import axis, read_rows
 
 pytestmark = pytest.mark.unchecked
