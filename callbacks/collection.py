@@ -91,6 +91,7 @@ class Collection:
         self.module = module
         self.data = data
         self.planner = planner
+        """For the sizes that were met last."""
         self.exploration = exploration
         self.network: EdgeNetwork = data.network
         self.generator = generator
@@ -192,6 +193,7 @@ class Collection:
         drawn = torch.randn(shape, generator=self.generator).to(self.network.device)
         if self.seeding:  # an untrained actor decides about 0
             return (noise * drawn).clamp(-1, 1)
+        self.planner = self.module.sized_planner(view, self.planner)
         plan = self.module.plan(view, self.planner, self.generator, self._plan)
         energy = plan.free_energy
         fields = {"offloading plan": plan.action.float(), "free energy of all candidates": energy.total}

@@ -168,7 +168,8 @@ class Acting(nn.Module):
         check_kind(OffloadingView, offloading_view_of(self.scenario), view)
         view = view.to(self.world_model.best_reward.device, torch.float32)
         check_offloading_view(view, self.physics)
-        scenario, planner = self._of_sizes(view)
+        scenario = self._of_sizes(view)
+        planner = self.sized_planner(view)
         if not scenario.num_users or not len(view):
             return equal_shares(scenario, view.requests, view.dtype), None
         check_weights(self.world_model, "world_model")
@@ -184,15 +185,24 @@ class Acting(nn.Module):
             action = rules(self.physics).in_its_bins(scenario, action)
         return decode_offloading(scenario, action, self.physics)
 
-    def _of_sizes(self, view: OffloadingView) -> tuple[Scenario, CEMPlanner]:
-        """The scenario and the planner with as many servers, users and services as are seen."""
+    def sized_planner(self, view: OffloadingView, planner: CEMPlanner | None = None) -> CEMPlanner:
+        """A planner (None: the agent's own) for as many servers and users as are seen.
+
+        Raises:
+            HadrlError: other numbers than the agent's scenario has where the world model is flat.
+        """
+        planner = planner or self.planner
+        scenario = self._of_sizes(view)
+        same = (planner.num_users, planner.num_targets) == (max(1, scenario.num_users), scenario.num_servers)
+        return planner if same else self._planner_of(scenario, planner.settings)
+
+    def _of_sizes(self, view: OffloadingView) -> Scenario:
+        """The scenario with as many servers, users and services as are seen."""
         sizes = view.sizes()
         scenario = self.scenario.resized(sizes[SERVER], sizes[USER], sizes[SERVICE])
-        if scenario is self.scenario:
-            return scenario, self.planner
-        if not self.world_model.transfers:
+        if scenario is not self.scenario and not self.world_model.transfers:
             check_sizes("offloading observation", view, self.scenario)
-        return scenario, self._planner_of(scenario, self.planner.settings)
+        return scenario
 
     def place(self, view: CachingView, seed: int | None = None, decision: int = 0) -> Bool[Tensor, "..."]:
         """Decide on the caches of a frame without exploration: a function of each network's own view and of the seed.

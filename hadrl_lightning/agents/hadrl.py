@@ -241,7 +241,7 @@ def _made(
 
     Raises:
         ValueError: there is no kind of that name, or it lacks something.
-        HadrlError: see `_settings`.
+        HadrlError: see `_settings`; or the scenario has ranges of counts and the level acts on one size alone.
     """
     kind = registry.find(name, f"{level}_level")
     lacks = sorted(kind.__abstractmethods__) + ["Settings"] * (
@@ -249,5 +249,7 @@ def _made(
     )
     if lacks:
         raise ValueError(f"{level}_level must be a {registry.kind} that has {', '.join(lacks)}, got {name}")
+    if not kind.transfers:
+        scenario.require_fixed_sizes(f"{level}_level {name}, which acts on one size alone")
     settings = _settings(kind, groups, given, f"{level}_settings")
     return kind.made_for(scenario, physics, settings, generator)

@@ -377,7 +377,8 @@ class LookaheadCaching(CachingAgent):
     def observe(self, transitions: OffloadingTransitions) -> None:
         """Takes what was asked for in new slots into the usual demand."""
         view: Any = transitions.view
-        self.demand.watch(view.requests)
+        if not self._differs:
+            self.demand.watch(view.requests)
 
     @torch.no_grad()
     def update(
@@ -385,13 +386,16 @@ class LookaheadCaching(CachingAgent):
     ) -> NothingToLearn:
         """Rehearse: compare what is remembered as best under the usual demand with caches that are nearly as good.
 
-        That is done on drawn slots, and what is plainly better is remembered in its place.
+        That is done on drawn slots, and what is plainly better is remembered in its place. Where networks differ in
+        size or in what is asked for there is nothing to remember.
 
         Args:
             batch: its first view says what the networks are like.
             optimizers: none.
             backward: not used, there is no gradient.
         """
+        if self._differs:
+            return NothingToLearn()
         view: Any = batch.view
         view = view[:1]
         generator = make_generator(self.settings.seed, Use.CACHING_LESSONS, int(self.num_rehearsed))
@@ -416,6 +420,11 @@ class LookaheadCaching(CachingAgent):
         self.remembered = best[0].clone()
         self.num_rehearsed += 1
         return NothingToLearn()
+
+    @property
+    def _differs(self) -> bool:
+        """Whether there is no usual demand: networks have services of their own."""
+        return self.scenario.sizes_vary or "popularity" in self.scenario.ranges
 
     def configure_optimizers(self) -> list[Any]:
         """None."""

@@ -195,6 +195,7 @@ class TwinDDPG(nn.Module):
         self.network = network
         self.settings = settings
         self.seed = seed
+        network.declared.require_fixed_sizes("learners over vectors")
         scenario, initial = network.scenario, make_generator(seed, Use.RIVAL_WEIGHTS)
         slow_sizes = (vector_size(CachingView, scenario), scenario.caching_action_size)
         slow = slow_agent or DDPG(*slow_sizes, settings.ddpg(), generator=initial)

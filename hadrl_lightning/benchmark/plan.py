@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hadrl_lightning.agents import HADRL
 from hadrl_lightning.baselines.learners import LearnerSettings
 from hadrl_lightning.benchmark.cells import Cell
 from hadrl_lightning.benchmark.own import named, own_modules
@@ -33,6 +34,7 @@ from hadrl_lightning.config_files import BASE, load_config, parse_setting, said
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.extras import require
 from hadrl_lightning.judge import LEAST_KNOWN
+from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import check_seed
 from hadrl_lightning.units import read_prefix
 
@@ -207,9 +209,13 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     contents["kind"] = LEARNERS[policy].kind
     slots = plan.slots or num_slots(base)
     learner = LEARNERS[policy]
+    scenario = Scenario.from_dict(data["scenario"])
     if learner.kind == "hadrl":
         config = with_slots(hadrl_settings(policy, base, plan.published_size), slots)
+        if not HADRL.transfers(config["model"]):
+            scenario.require_fixed_sizes(policy)
         return {**contents, "slots": num_slots(config), "config": config}
+    scenario.require_fixed_sizes(policy)
     contents["validation"] = {
         "episodes": data["validation_episodes"],
         "parallel": data["parallel_episodes"],

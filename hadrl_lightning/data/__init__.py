@@ -2,8 +2,9 @@
 
 from hadrl_lightning.data.bootstrap import bootstrap_weights
 from hadrl_lightning.data.datamodule import TransitionDataModule
-from hadrl_lightning.data.passes import MemberBatches, member_batches
+from hadrl_lightning.data.passes import MemberBatches, SizedBatches, member_batches
 from hadrl_lightning.data.replay import ReplayBuffer
+from hadrl_lightning.data.sized_replay import SizedReplay
 from hadrl_lightning.data.streams import EpisodeStream, TrainingBatch, TrainingStream
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions, Transitions
 
@@ -13,6 +14,8 @@ __all__ = [
     "MemberBatches",
     "OffloadingTransitions",
     "ReplayBuffer",
+    "SizedBatches",
+    "SizedReplay",
     "TrainingBatch",
     "TrainingStream",
     "TransitionDataModule",

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from hadrl_lightning.data.replay import ReplayBuffer
+from hadrl_lightning.data.sized_replay import SizedReplay
 from hadrl_lightning.data.streams import EpisodeStream, TrainingStream
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.distributed import ActingAsOne, members_held, of_each_rank
@@ -132,12 +133,13 @@ class TransitionDataModule(LightningDataModule):
         """Caching decisions collected so far by all networks of this rank; of all ranks where they act as one."""
         self.network: EdgeNetwork | None = None
         """The networks that collect; made by `setup("fit")`."""
-        self.offloading_buffer = ReplayBuffer.within(
+        replay = SizedReplay if scenario.sizes_vary else ReplayBuffer.within
+        self.offloading_buffer: Any = replay(
             memory_bytes, offloading_memory, OffloadingTransitions.none(scenario)
         )
-        self.caching_buffer = ReplayBuffer.within(
-            memory_bytes, caching_memory, CachingTransitions.none(scenario)
-        )
+        """What the fast level has met: a `ReplayBuffer`, or of networks of several sizes a `SizedReplay`."""
+        self.caching_buffer: Any = replay(memory_bytes, caching_memory, CachingTransitions.none(scenario))
+        """What the slow level has met."""
         self._stream: TrainingStream | None = None
         self._restored: dict[str, Any] | None = None
 

@@ -46,6 +46,33 @@ class MemberBatches:
         return MemberBatches(self.data.to(device), self.order.to(device), self.batch_size, weight)
 
 
+@dataclass(frozen=True)
+class SizedBatches:
+    """One pass over transitions of networks of several sizes: the batches of each size, in a random order."""
+
+    parts: tuple[MemberBatches, ...]
+    """The pass over the transitions of each size."""
+
+    turns: Int64[Tensor, " batch"]
+    """The part that each batch is the next one of."""
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+    def __iter__(self) -> Iterator[Lessons]:
+        """Yields as `MemberBatches` does; every batch is of one size."""
+        batches = [iter(part) for part in self.parts]
+        yield from (next(batches[turn]) for turn in self.turns.tolist())
+
+    def map(self, change: Callable[[Any], Lessons]) -> "SizedBatches":
+        """The same pass over other rows, one for each of these."""
+        return replace(self, parts=tuple(part.map(change) for part in self.parts))
+
+    def to(self, device: torch.device | str) -> "SizedBatches":
+        """The same pass on another device."""
+        return replace(self, parts=tuple(part.to(device) for part in self.parts))
+
+
 def member_batches(
     data: Lessons,
     num_members: int,

@@ -7,7 +7,12 @@ import torch
 from jaxtyping import Integer
 from torch import Tensor
 
-from hadrl_lightning.simulator.rows import AnyRows
+from hadrl_lightning.simulator.rows import AnyRows, Rows
+
+
+def row_bytes(like: Rows) -> int:
+    """Bytes that a row of this kind takes; 1 at least."""
+    return max(1, sum(value.element_size() * value.shape[1:].numel() for _, value in like.tensors()))
 
 
 class ReplayBuffer(Generic[AnyRows]):
@@ -44,8 +49,7 @@ class ReplayBuffer(Generic[AnyRows]):
     @classmethod
     def within(cls, num_bytes: float, capacity: int, like: AnyRows) -> "ReplayBuffer[AnyRows]":
         """One of `capacity` rows, or of as many as take no more than so many bytes; one at least."""
-        row_bytes = sum(value[:0].element_size() * value.shape[1:].numel() for _, value in like.tensors())
-        return cls(max(1, min(capacity, int(num_bytes // max(1, row_bytes)))), like)
+        return cls(max(1, min(capacity, int(num_bytes // row_bytes(like)))), like)
 
     def __len__(self) -> int:
         return self._size
@@ -68,7 +72,7 @@ class ReplayBuffer(Generic[AnyRows]):
         """Forgets every row and gives its memory back; numbers start at 0 again."""
         self._storage = {name: self._empty(name, 0) for name in self.shapes}
         self._allocated = 0  # rows reserved
-        self._start = 0  # where the oldest row lies; 0 while the memory still grows
+        self._start = 0  # where the oldest row lies
         self._size = 0
         self._added = 0
 
@@ -98,6 +102,14 @@ class ReplayBuffer(Generic[AnyRows]):
         overflow = max(0, self._size + kept - self._allocated)
         self._start = (self._start + overflow) % self._allocated
         self._size = min(self._size + kept, self._allocated)
+
+    def forget(self, num_rows: int) -> None:
+        """Drops the oldest rows; memory that is less than half full is given back."""
+        num_rows = min(num_rows, self._size)
+        self._size -= num_rows
+        self._start = (self._start + num_rows) % max(1, self._allocated)
+        if 2 * self._size < self._allocated:
+            self._move(self._size)
 
     def gather(self, index: Integer[Tensor, "..."]) -> AnyRows:
         """The rows at `index` (0 = oldest), every tensor of shape `[*index.shape, *shape]`, copied.
@@ -166,13 +178,17 @@ class ReplayBuffer(Generic[AnyRows]):
     def _reserve(self, num_rows: int) -> None:
         if num_rows <= self._allocated:
             return
-        assert self._start == 0, "memory grows only before the first row is overwritten"
-        allocated = min(self.capacity, max(num_rows, 2 * self._allocated))
+        self._move(min(self.capacity, max(num_rows, 2 * self._allocated)))
+
+    def _move(self, allocated: int) -> None:
+        """All rows to memory for so many of them, the oldest first."""
+        first = min(self._size, self._allocated - self._start)  # rows up to the end of the old memory
         for name, old in self._storage.items():
-            grown = self._empty(name, allocated)
-            grown[: self._size] = old[: self._size]
-            self._storage[name] = grown
-        self._allocated = allocated
+            moved = self._empty(name, allocated)
+            moved[:first] = old[self._start : self._start + first]
+            moved[first : self._size] = old[: self._size - first]
+            self._storage[name] = moved
+        self._start, self._allocated = 0, allocated
 
     def _empty(self, name: str, *leading: int) -> Tensor:
         return self._columns[name].new_empty(*leading, *self.shapes[name])

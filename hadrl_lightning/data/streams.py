@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from hadrl_lightning.data.bootstrap import bootstrap_weights
-from hadrl_lightning.data.passes import MemberBatches, member_batches
+from hadrl_lightning.data.passes import MemberBatches, SizedBatches, member_batches
 from hadrl_lightning.data.replay import ReplayBuffer
+from hadrl_lightning.data.sized_replay import SizedReplay
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.distributed import of_each_rank
 from hadrl_lightning.scenario import Physics, Scenario
@@ -17,10 +19,10 @@ from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator, restore_
 class TrainingBatch(NamedTuple):
     """What one training step learns from."""
 
-    offloading: MemberBatches | None
+    offloading: MemberBatches | SizedBatches | None
     """A pass over the fast level's transitions for every ensemble member; none while nothing is collected."""
     caching: list[CachingTransitions]
-    """Fields [batch, ...]: one item a gradient update of the slow level."""
+    """Fields [batch, ...]: one item a gradient update of the slow level, each of networks of one size."""
 
 
 class TrainingStream:
@@ -32,12 +34,15 @@ class TrainingStream:
     the fast level in its own way (`bootstrap_weights`); without, all count the same. Ranks that collect for themselves
     may hold different numbers of transitions (some were skipped, or a rank joined later): each takes as many as the
     rank that has the fewest, so that all make the same number of updates.
+
+    Of networks of several sizes (`SizedReplay`) each batch is of one size: the transitions of every size are divided
+    at random into batches, and as many of all these as a pass takes are drawn.
     """
 
     def __init__(
         self,
-        offloading: ReplayBuffer[OffloadingTransitions],
-        caching: ReplayBuffer[CachingTransitions],
+        offloading: ReplayBuffer[OffloadingTransitions] | SizedReplay[OffloadingTransitions],
+        caching: ReplayBuffer[CachingTransitions] | SizedReplay[CachingTransitions],
         generator: torch.Generator,
         *,
         num_members: int,
@@ -73,16 +78,40 @@ class TrainingStream:
             self.position += 1
             yield TrainingBatch(self._offloading_pass(), self._caching_batches(self.position))
 
-    def _offloading_pass(self) -> MemberBatches | None:
+    def _offloading_pass(self) -> MemberBatches | SizedBatches | None:
+        if isinstance(self.offloading, SizedReplay):
+            return self._sized_pass(self.offloading)
         every_rank_has = min(of_each_rank(len(self.offloading)))
         if every_rank_has == 0:
             return None
         samples = min(every_rank_has, self.samples_per_pass or every_rank_has)
         index = torch.randperm(len(self.offloading), generator=self.generator)[:samples]
-        data = self.offloading.gather(index)
+        return self._member_batches(self.offloading.gather(index), self.offloading.numbers(index))
+
+    def _sized_pass(self, replay: SizedReplay[OffloadingTransitions]) -> SizedBatches | None:
+        batches = torch.tensor([-(-len(part) // self.batch_size) for part in replay.parts], dtype=torch.int64)
+        number = min(of_each_rank(int(batches.sum())))
+        if number == 0:
+            return None
+        if self.samples_per_pass is not None:
+            number = min(number, -(-self.samples_per_pass // self.batch_size))
+        drawn = torch.randperm(int(batches.sum()), generator=self.generator)[:number]
+        ends = batches.cumsum(0)
+        of_part = torch.searchsorted(ends, drawn, right=True)
+        place = drawn - (ends - batches)[of_part]
+        parts = []
+        used = of_part.unique().tolist()
+        for one in used:
+            buffer = replay.parts[one]
+            divided = torch.randperm(len(buffer), generator=self.generator).split(self.batch_size)
+            chosen = sorted(place[of_part == one].tolist())
+            found = buffer.gather(torch.cat([divided[batch] for batch in chosen]))
+            parts.append(self._member_batches(found.rows, found.number))
+        return SizedBatches(tuple(parts), torch.searchsorted(torch.tensor(used), of_part))
+
+    def _member_batches(self, data: OffloadingTransitions, numbers: Tensor) -> MemberBatches:
         weight = None
         if self.bootstrap_seed is not None:
-            numbers = self.offloading.numbers(index)
             weight = bootstrap_weights(numbers, self.num_members, self.bootstrap_seed)
         return member_batches(
             data, self.num_members, self.batch_size, self.generator, held=self.held, weight=weight

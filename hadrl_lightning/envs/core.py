@@ -94,6 +94,7 @@ class Core(ABC):
         if reward not in get_args(Reward):
             raise ValueError(f"reward must be published or latency, got {reward!r}")
         network.scenario.require_users()
+        network.declared.require_fixed_sizes("environments, whose spaces are fixed")
         self.network, self.scenario, self.physics = network, network.scenario, network.physics
         self.pays = reward
         self._has_begun = False

@@ -4,8 +4,9 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from hadrl_lightning.errors import HadrlWarning
+from hadrl_lightning.errors import HadrlWarning, shown
 from hadrl_lightning.scenario.limits import (
+    BY_COUNT,
     COUNTS,
     FORMULAS,
     LEAST,
@@ -13,6 +14,7 @@ from hadrl_lightning.scenario.limits import (
     POINTS,
     POSITIVE,
     PUBLISHED_POPULARITY,
+    SIZES,
     beyond_memory,
     network_bytes,
 )
@@ -30,7 +32,30 @@ def check_counts(scenario: "Scenario") -> None:
     """
     for name, largest in COUNTS.items():
         check_integer(name, getattr(scenario, name), LEAST.get(name, 1), largest)
-    _check_memory(scenario)
+    _check_memory(scenario.counts)
+
+
+def check_beside_sizes(scenario: "Scenario") -> None:
+    """Check counts that are ranges, and what is given beside them.
+
+    Raises:
+        ValueError: an end of such a range is no whole number or out of its range, there is not enough memory for the
+            largest network, or something is listed one by one for a count that is a range.
+    """
+    listed = {name: of for name, of in {**LISTS, **BY_COUNT}.items() if of in scenario.ranges}
+    for name in SIZES:
+        for end in ("low", "high") if name in scenario.ranges else ():
+            value = getattr(scenario.ranges[name], end)
+            if value != int(value):
+                raise ValueError(f"{name}.{end} must be a whole number, got {value:g}")
+            check_integer(name, int(value), LEAST.get(name, 1), COUNTS[name])
+    _check_memory(scenario.largest_counts)
+    for name, of in listed.items():
+        value = getattr(scenario, name)
+        if name not in scenario.ranges and (isinstance(value, tuple) or value == "published"):
+            instead = {"popularity": "zipf or a range", "offload_thresholds": "null"}
+            allowed = instead.get(name, "a range" if name in POINTS else "no list")
+            raise ValueError(f"{name} must be {allowed} where {of} is a range, got {shown(value)}")
 
 
 def check_fields(scenario: "Scenario") -> None:
@@ -103,13 +128,13 @@ def check_number(
         raise ValueError(f"{name} must be at most {most:g}, got {value:g}")
 
 
-def _check_memory(scenario: "Scenario") -> None:
-    lacking = beyond_memory(network_bytes(scenario.num_servers, scenario.num_users, scenario.num_services))
+def _check_memory(counts: dict[str, int]) -> None:
+    lacking = beyond_memory(network_bytes(**counts))
     if lacking:
         name, other = "num_servers", "num_services"
-        if scenario.num_services > scenario.num_servers:
+        if counts["num_services"] > counts["num_servers"]:
             name, other = other, name
-        size, beside = (as_floats(getattr(scenario, one)) for one in (name, other))
+        size, beside = (as_floats(counts[one]) for one in (name, other))
         raise ValueError(
             f"{name} must be as many as fit into memory with {other} = {beside:g}, got {size:g}: {lacking}"
         )

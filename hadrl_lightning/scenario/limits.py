@@ -14,6 +14,8 @@ COUNTS = {
     "slots_per_decision": 1_000_000,
 }
 """Whole numbers, and the largest that is allowed; of servers and services, as many as fit into memory."""
+SIZES = ("num_servers", "num_users", "num_services")
+"""Those of them that say how large a network is, and that can be ranges."""
 LEAST = {"num_users": 0}
 """The least that is allowed, where it is not 1: there are slots in which nobody asks for anything."""
 POSITIVE = {
@@ -54,6 +56,13 @@ LISTS = {
 }
 """Fields that can be a list, and what their length is."""
 
+BY_COUNT = {
+    "popularity": "num_services",
+    "offload_thresholds": "num_servers",
+    "server_positions_m": "num_servers",
+    "user_positions_m": "num_users",
+}
+"""What else can hold as many values as there are servers, users or services."""
 POINTS = ("server_positions_m", "user_positions_m")
 """Fields that are lists of (x, y)."""
 

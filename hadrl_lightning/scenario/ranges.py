@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from hadrl_lightning.errors import HadrlWarning, shown
-from hadrl_lightning.scenario.limits import LISTS, POINTS
+from hadrl_lightning.scenario.limits import BY_COUNT, LISTS, POINTS, SIZES
 from hadrl_lightning.typed import as_floats
 from hadrl_lightning.units import read_units
 
 RANGED = {
     **dict.fromkeys(
         (
+            *SIZES,
             "input_step_bytes",
             "storage_step_bytes",
             "deadline_step_s",
@@ -32,12 +33,10 @@ RANGED = {
         "",
     ),
     **LISTS,
-    "popularity": "num_services",
-    "server_positions_m": "num_servers",
-    "user_positions_m": "num_users",
+    **{name: of for name, of in BY_COUNT.items() if name != "offload_thresholds"},
 }
 """Fields that networks can draw from a range, and what each of a network has one number of (positions: two)."""
-CAPACITIES = ("compute_hz", "bandwidth_hz", "cache_bytes", "usable_cache_fraction")
+CAPACITIES = ("num_servers", "compute_hz", "bandwidth_hz", "cache_bytes", "usable_cache_fraction")
 """Those of them that say what a server can do; most others say what is asked of it."""
 
 
@@ -96,6 +95,12 @@ class Range:
             return min(max(self.low * (self.high / self.low) ** part, self.low), self.high)
         return min(max(self.low + (self.high - self.low) * part, self.low), self.high)
 
+    def whole(self, part: float) -> int:
+        """The whole number that is such a part of the way: each as likely, or by `log` every factor."""
+        if self.log:
+            return math.floor(self.number(part) + 0.5)
+        return min(math.floor(self.low + (self.high - self.low + 1) * part), int(self.high))
+
     def numbers(self, parts: Sequence[float]) -> tuple[float, ...]:
         """`number` of each part; of the first one for all where they are alike."""
         return tuple(self.number(parts[0] if self.alike else part) for part in parts)
@@ -142,6 +147,8 @@ def middle(name: str, range_: Range, number: int) -> Any:
     if name in POINTS:
         line = [range_.number((index + 0.5) / number) for index in range(number)]
         return tuple(zip(line, line, strict=True))
+    if name in SIZES:
+        return range_.whole(0.5)
     middle = range_.number(0.5)
     return (middle,) * number if RANGED[name] == "num_services" else middle
 

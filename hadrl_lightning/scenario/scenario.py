@@ -3,14 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hadrl_lightning.config_files import load_config, merged
-from hadrl_lightning.errors import shown
-from hadrl_lightning.scenario.checks import check_counts, check_fields, check_number, warn_of_values
-from hadrl_lightning.scenario.limits import COUNTS, LISTS, POINTS, PUBLISHED_POPULARITY
+from hadrl_lightning.errors import HadrlError, shown
+from hadrl_lightning.scenario.checks import (
+    check_beside_sizes,
+    check_counts,
+    check_fields,
+    check_number,
+    warn_of_values,
+)
+from hadrl_lightning.scenario.limits import COUNTS, LISTS, POINTS, PUBLISHED_POPULARITY, SIZES
 from hadrl_lightning.scenario.ranges import CAPACITIES, RANGED, Range, is_range, middle, ranges_given
 from hadrl_lightning.typed import as_floats, plain
 from hadrl_lightning.units import read_unit
@@ -22,6 +28,7 @@ code, `module.Class` is one of your own."""
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 BITS_PER_BYTE = 8
 
+Count = int
 Number = float
 PerServer = float | tuple[float, ...]
 PerService = tuple[float, ...] | None
@@ -29,8 +36,9 @@ Popularity = Literal["published", "zipf"] | tuple[float, ...]
 Points = tuple[tuple[float, float], ...]
 Positions = Points | None
 if not TYPE_CHECKING:  # what may be given for them too: a range, which `Scenario` keeps in `ranges`
-    Number, PerServer, PerService, Popularity, Positions = (
-        one | dict[str, float | bool | str] for one in (Number, PerServer, PerService, Popularity, Positions)
+    Count, Number, PerServer, PerService, Popularity, Positions = (
+        one | dict[str, float | bool | str]
+        for one in (Count, Number, PerServer, PerService, Popularity, Positions)
     )
 
 
@@ -59,11 +67,11 @@ class Scenario:
             allowed and the value.
     """
 
-    num_servers: int = 2
+    num_servers: Count = 2
     """S, the number of edge servers (at least 1)."""
-    num_users: int = 30
+    num_users: Count = 30
     """U, the number of mobile users (at least 1; 0 for an agent that decides on a slot without any)."""
-    num_services: int = 10
+    num_services: Count = 10
     """K, the number of services (at least 1)."""
 
     input_step_bytes: Number = 700 * KIB
@@ -192,11 +200,15 @@ class Scenario:
         return {**values, **ranges}
 
     def resized(self, num_servers: int, num_users: int, num_services: int) -> "Scenario":
-        """The scenario with other counts; what is listed one by one for a count that changes has its default."""
-        counts = {"num_servers": num_servers, "num_users": num_users, "num_services": num_services}
+        """The scenario with other counts; what is listed one by one for a count that changes has its default.
+
+        Ranges of counts are gone, all others stay.
+        """
+        same = self.counts == dict(zip(SIZES, (num_servers, num_users, num_services), strict=True))
+        return self if same and not self.sizes_vary else _resized(self, num_servers, num_users, num_services)
+
+    def _with_sizes(self, counts: dict[str, int]) -> "Scenario":
         changed = {name for name, count in counts.items() if count != getattr(self, name)}
-        if not changed:
-            return self
         lists = {**LISTS, "offload_thresholds": "num_servers", "popularity": "num_services"}
         reset = [
             name for name, of in lists.items() if of in changed and isinstance(getattr(self, name), tuple)
@@ -205,20 +217,21 @@ class Scenario:
             reset += ["server_positions_m", "user_positions_m"]
         defaults = {name: type(self).__dataclass_fields__[name].default for name in reset}
         other: dict[str, Any] = {**counts, **{name: self.ranges.get(name, defaults[name]) for name in reset}}
-        if other.get("popularity", self.popularity) == "published" and num_services != len(
-            PUBLISHED_POPULARITY
-        ):
+        published = other.get("popularity", self.popularity) == "published"
+        if published and counts["num_services"] != len(PUBLISHED_POPULARITY):
             other["popularity"] = "zipf"
-        return replace(self, **other)
+        ranges = {name: range_ for name, range_ in self.ranges.items() if name not in SIZES}
+        return replace(self, ranges=ranges, **other)
 
     def require_users(self) -> None:
         """Refuse a network of nobody, where there is nothing to learn or to judge.
 
         Raises:
-            ValueError: there are no users.
+            ValueError: there are no users, or a network can be drawn that has none.
         """
-        if self.num_users < 1:
-            raise ValueError(f"num_users must be at least 1, got {self.num_users}")
+        least = self._counts_at(0.0)["num_users"]
+        if least < 1:
+            raise ValueError(f"num_users must be at least 1, got {least}")
 
     # Services ------------------------------------------------------------------------------------------------------
 
@@ -334,10 +347,14 @@ class Scenario:
 
         Args:
             parts: by the name of the field numbers from 0 (`low`) to 1 (`high`): for each server or service one, for
-                positions x and y of each, else a single one.
+                positions x and y of each, else a single one. Where counts are ranges, there is one for each of as
+                many servers or services as these parts make of the counts.
         """
         drawn: dict[str, Any] = {}
         for name, range_ in self.ranges.items():
+            if name in SIZES:
+                drawn[name] = range_.whole(parts[name][0])
+                continue
             numbers = range_.numbers(parts[name])
             if name in POINTS:
                 drawn[name] = tuple(zip(numbers[::2], numbers[1::2], strict=True))
@@ -345,10 +362,34 @@ class Scenario:
                 drawn[name] = numbers if RANGED[name] else numbers[0]
         return replace(self, ranges={}, **drawn)
 
-    def numbers_drawn(self) -> dict[str, int]:
-        """How many numbers a network draws of every range, by the name of the field."""
-        count = {name: getattr(self, RANGED[name]) if RANGED[name] else 1 for name in self.ranges}
+    def numbers_drawn(self, counts: Mapping[str, int] | None = None) -> dict[str, int]:
+        """How many numbers a network draws of every range, by the name of the field.
+
+        Args:
+            counts: of servers, users and services, in place of the scenario's.
+        """
+        sizes = self.counts if counts is None else counts
+        count = {name: sizes[RANGED[name]] if RANGED[name] else 1 for name in self.ranges}
         return {name: number * (2 if name in POINTS else 1) for name, number in count.items()}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Numbers of servers, users and services, by their names; the middle ones where they are ranges."""
+        return {name: getattr(self, name) for name in SIZES}
+
+    @property
+    def largest_counts(self) -> dict[str, int]:
+        """The largest numbers of servers, users and services, by their names."""
+        return self._counts_at(1.0)
+
+    @property
+    def sizes_vary(self) -> bool:
+        """Whether a number of servers, users or services is a range."""
+        return any(name in self.ranges for name in SIZES)
+
+    def _counts_at(self, part: float) -> dict[str, int]:
+        counts = self.counts
+        return counts | {name: self.ranges[name].whole(part) for name in SIZES if name in self.ranges}
 
     def corners(self) -> tuple["Scenario", ...]:
         """The scenarios at the ends of the ranges: all numbers least, all largest, much asked of little, and little of
@@ -361,7 +402,10 @@ class Scenario:
 
     def _corner(self, capacity: float, asked: float) -> "Scenario":
         parts = {}
-        for name, number in self.numbers_drawn().items():
+        counts = self.counts
+        for name in (name for name in SIZES if name in self.ranges):
+            counts[name] = self.ranges[name].whole(capacity if name in CAPACITIES else asked)
+        for name, number in self.numbers_drawn(counts).items():
             part = 0.5 if name == "popularity" else capacity if name in CAPACITIES else asked
             parts[name] = [part] * number
         return self.at(parts)
@@ -374,6 +418,22 @@ class Scenario:
         """
         if self.ranges:
             raise ValueError(f"scenario must be that of one network, got ranges of {', '.join(self.ranges)}")
+
+    def require_fixed_sizes(self, what: str) -> None:
+        """Refuse ranges of counts, for what acts on networks of one size alone.
+
+        Args:
+            what: does so, in words.
+
+        Raises:
+            HadrlError: there are such ranges.
+        """
+        for name in SIZES:
+            if name in self.ranges:
+                low, high = self.ranges[name].low, self.ranges[name].high
+                raise HadrlError(
+                    f"{name} must be one number for {what}, got the range from {low:g} to {high:g}"
+                )
 
     def _numbers(self) -> dict[str, Any]:
         """The fields that hold numbers, or ranges of numbers."""
@@ -390,7 +450,8 @@ class Scenario:
 
     def _check_ranges(self) -> None:
         """Put their middles into the fields; what networks can draw must be allowed."""
-        for name, range_ in self.ranges.items():
+        check_beside_sizes(self)
+        for name, range_ in sorted(self.ranges.items(), key=lambda one: one[0] not in SIZES):  # counts first
             number = getattr(self, RANGED[name]) if RANGED[name] else 1
             object.__setattr__(self, name, middle(name, range_, number))
         if "popularity" in self.ranges:
@@ -406,6 +467,11 @@ class Scenario:
 
     def _nearest_server(self, point: tuple[float, float]) -> int:
         return min(range(self.num_servers), key=lambda server: math.dist(point, self.servers_m[server]))
+
+
+@lru_cache(maxsize=256)
+def _resized(scenario: Scenario, num_servers: int, num_users: int, num_services: int) -> Scenario:
+    return scenario._with_sizes(dict(zip(SIZES, (num_servers, num_users, num_services), strict=True)))
 
 
 # The class checks its own arguments, with messages for users, and takes what YAML gives (whole numbers, lists):

@@ -35,7 +35,8 @@ class EdgeNetwork:
     """`num_envs` independent networks of one scenario.
 
     Where the scenario has ranges, every network has constants of its own, and other ones in every episode
-    (`scenarios`).
+    (`scenarios`). Where numbers of servers, users or services are ranges, all networks have the same in an episode:
+    `scenario` then is that of these sizes, with the ranges of everything else, and `declared` the one that was given.
 
     An episode: `reset`, then for every caching decision `begin_frame(cache)` and for every slot of it
     `step(allocation)`. Requests and positions of a slot are known before its decision, fading is drawn after it. What
@@ -72,7 +73,10 @@ class EdgeNetwork:
         self.rules = rules(physics)
         self.rules.check_scenario(scenario)
         require_memory(scenario, num_envs)
+        self.declared = scenario
+        """The scenario that was given."""
         self.scenario = scenario
+        """That of the sizes which the networks have in this episode."""
         self.physics: Physics = physics
         self.num_envs = num_envs
         self.device = torch.device(device or "cpu")
@@ -136,10 +140,13 @@ class EdgeNetwork:
         """Caching decisions made in this episode."""
         self.slot = 0
         """Slots served in this episode."""
-        if self.scenario.ranges:
+        if self.declared.ranges:
             self._begun += 1
             self._take_constants()
-        self.unfolding.begin(self.table)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.unfolding.begin(self.scenario, self.table)
         batch = len(self.unfolding.slot.requests)
         self.state: NetworkState = empty_state(self.scenario, batch, self.device, self.dtype)
         for name, process in self.unfolding.processes.items():
@@ -230,11 +237,15 @@ class EdgeNetwork:
         Raises:
             ValueError: the state belongs to networks of another size, or with other processes.
         """
+        networks = state_dict["networks"]
+        if self.declared.sizes_vary:  # those of the saved episode come first
+            self._begun = networks["begun"]
+            self._draw_from(networks["seed"])
+            self._begin()
         for name, value in self.state.tensors().items():
             saved = state_dict["state"][name]
             if saved.shape != value.shape:
                 raise ValueError(f"{name} must have shape {list(value.shape)}, got {list(saved.shape)}")
-        networks = state_dict["networks"]
         self._begun = networks["begun"]
         self._draw_from(networks["seed"])
         self.unfolding.world = self.unfolding.world._replace(table=self.table)
@@ -247,13 +258,14 @@ class EdgeNetwork:
 
     def _draw_from(self, seed: int) -> None:
         """Draw the networks of this and the coming episodes from a seed."""
-        self._networks = ScenarioRange(self.scenario, seed)
+        self._networks = ScenarioRange(self.declared, seed)
         self._take_constants()
 
     def _take_constants(self) -> None:
         """The constants of the networks of this episode."""
         self.scenarios: tuple[Scenario, ...] = self._networks.draw(self.num_envs, self._begun)
         """The scenario of every network in this episode, B of them."""
+        self.scenario = self._networks.sized(self._begun)
         if self.scenario.ranges:
             exact = constants_of_each(self.scenarios, self.device, torch.float64)
         else:
@@ -284,8 +296,7 @@ def require_memory(scenario: Scenario, num_envs: int) -> None:
     Raises:
         HadrlError: there are.
     """
-    sizes = (scenario.num_servers, scenario.num_users, scenario.num_services)
-    lacking = beyond_memory(network_bytes(*sizes, num_envs))
+    lacking = beyond_memory(network_bytes(**scenario.largest_counts, num_envs=num_envs))
     if lacking:
         raise HadrlError(
             f"networks in parallel must be as many as fit into memory, got {as_floats(num_envs):g}: {lacking}"

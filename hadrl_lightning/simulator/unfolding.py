@@ -31,11 +31,14 @@ def offloading_view_of(scenario: Scenario) -> type[OffloadingView]:
             if entry in taken or entry in further:
                 raise ValueError(f"processes.{name} must show a field of a new name, got {entry}")
             further[entry] = declared
-    if not further:
-        return OffloadingView
+    return _view_with(tuple(further.items())) if further else OffloadingView
+
+
+@lru_cache(maxsize=64)
+def _view_with(further: tuple[tuple[str, Field], ...]) -> type[OffloadingView]:
+    """The class of views with further fields: the same one for networks of whatever sizes."""
     declared_fields = [
-        (entry, Tensor, field(metadata=number(*one.axes, **_without_axes(one))))
-        for entry, one in further.items()
+        (entry, Tensor, field(metadata=number(*one.axes, **_without_axes(one)))) for entry, one in further
     ]
     made = make_dataclass(OffloadingView.__name__, declared_fields, bases=(OffloadingView,), eq=False)
     made.__doc__ = OffloadingView.__doc__
@@ -82,9 +85,9 @@ class Unfolding:
             name: make_generator(seed, Use.PROCESSES, zlib.crc32(name.encode())) for name in further
         }
 
-    def begin(self, table: Constants) -> None:
-        """Draw what is known of the first slot of an episode of networks with these constants."""
-        self.world = self.world._replace(table=table)
+    def begin(self, scenario: Scenario, table: Constants) -> None:
+        """Draw what is known of the first slot of an episode of networks of a scenario, with these constants."""
+        self.world = self.world._replace(scenario=scenario, table=table)
         self.memory = {}
         self._draw(known=True)
 

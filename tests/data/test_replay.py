@@ -15,6 +15,7 @@ from hadrl_lightning.data import (
     EpisodeStream,
     OffloadingTransitions,
     ReplayBuffer,
+    SizedReplay,
     TrainingStream,
     TransitionDataModule,
 )
@@ -27,6 +28,11 @@ from hadrl_lightning.simulator import EdgeNetwork, Rows, Use
 @dataclass(eq=False)
 class Pair(Rows):
     action: torch.Tensor
+    reward: torch.Tensor
+
+
+@dataclass(eq=False)
+class Reward(Rows):
     reward: torch.Tensor
 
 
@@ -55,6 +61,72 @@ def transitions(count: int) -> OffloadingTransitions:
     number = torch.arange(count, dtype=torch.float32)
     wide = number[:, None].expand(-1, 3)
     return OffloadingTransitions(wide, wide, number, wide, wide)
+
+
+def wide_rows(first: int, count: int, width: int) -> Pair:
+    number = torch.arange(first, first + count, dtype=torch.float32)
+    return Pair(number[:, None].expand(-1, width).clone(), number)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    capacity=st.integers(1, 12),
+    steps=st.lists(
+        st.one_of(st.tuples(st.integers(0, 15), st.integers(1, 3)), st.just("reload")), max_size=8
+    ),
+)
+def test_a_replay_of_several_shapes_is_a_list_that_forgets_its_oldest_rows(
+    capacity: int, steps: list
+) -> None:
+    def empty() -> SizedReplay:
+        return SizedReplay(400.0, capacity, LIKE)
+
+    def size(width: int) -> int:
+        return 4 * (width + 1) + 8  # a number for each row too
+
+    replay, model, first = empty(), [], 0
+    for step in steps:
+        if step == "reload":
+            state, replay = through_a_file(replay.state_dict()), empty()
+            replay.load_state_dict(state)
+        else:
+            count, width = step
+            replay.add(wide_rows(first, count, width))
+            model = [*model, *((number, width) for number in range(first, first + count))][-capacity:]
+            while len(model) > 1 and sum(2 * size(width) for _, width in model) > 400:
+                model = model[1:]
+            first += count
+        parts = [part.contents() for part in replay.parts]
+        for part in parts:
+            width = part.rows.action.shape[1]
+            assert part.number.tolist() == [number for number, its in model if its == width]
+            assert part.rows.reward.tolist() == part.number.tolist()
+        assert len(replay) == sum(map(len, parts)) == len(model)
+        assert len(parts) == len({width for _, width in model})
+        assert replay.num_added == first
+        assert replay.nbytes <= 400 or len(model) == 1
+    if model:
+        one, other = (replay.sample(5, generator(3)) for _ in range(2))
+        assert torch.equal(one.action, other.action)
+        assert set(one.reward.tolist()) <= {n for n, width in model if width == one.action.shape[1]}
+
+
+def test_a_replay_of_several_shapes_gives_the_same_after_a_resume_and_says_what_does_not_fit() -> None:
+    one, other = (SizedReplay(1e6, 40, LIKE) for _ in range(2))
+    for first in range(0, 60, 5):
+        one.add(wide_rows(first, 5, 1 + first % 3))
+    other.load_state_dict(through_a_file(one.state_dict()))
+    for first in range(60, 90, 5):
+        for replay in (one, other):
+            replay.add(wide_rows(first, 5, 1 + first % 4))
+        samples = [replay.sample(7, generator(first)) for replay in (one, other)]
+        assert torch.equal(samples[0].action, samples[1].action)
+    with pytest.raises(ValueError, match=r"^rows must have action, reward, got reward$"):
+        one.add(Reward(torch.zeros(2)))
+    with pytest.raises(ValueError, match=r"^rows must be of several shapes, got those of one$"):
+        one.load_state_dict(ReplayBuffer(3, LIKE).state_dict())
+    with pytest.raises(ValueError, match="must hold at least 1 row to sample from"):
+        SizedReplay(1e6, 4, LIKE).sample(1, generator())
 
 
 @settings(max_examples=60, deadline=None)
@@ -398,6 +470,52 @@ def test_a_pass_has_at_most_the_set_samples_and_no_sample_twice() -> None:
     for order in batch.offloading.order:
         assert sorted(order.tolist()) == list(range(12))
     assert len(batch.offloading.data.reward.unique()) == 12
+
+
+def sized_stream(**changes: Any) -> TrainingStream:
+    """Of 9 transitions with 3 users, 20 with 5 and 4 with 7; the rewards tell all rows apart."""
+    torch.manual_seed(5)
+    batches, like = stream(0, **changes), OffloadingTransitions.none(SCENARIO)
+    batches.offloading = SizedReplay(1e9, 100, like)
+    for count, users in ((9, 3), (20, 5), (4, 7)):
+        part = ReplayBuffer(1, OffloadingTransitions.none(SCENARIO.resized(2, users, 10)))
+        batches.offloading.add(random_rows(part, count))
+    return batches
+
+
+def test_a_pass_over_several_sizes_has_batches_of_one_size_each_and_every_sample_once() -> None:
+    (batch,) = (batch for batch in sized_stream(passes=1, bootstrap_seed=4))
+    assert batch.offloading is not None
+    seen = [part.reward for part in batch.offloading]
+    assert len(seen) == len(batch.offloading) == 2 + 3 + 1
+    for member in range(2):
+        assert len(torch.cat([reward[member] for reward in seen]).unique()) == 33
+    users = [part.latency.shape[-1] for part in batch.offloading]
+    assert users != sorted(users) != users[::-1]  # in a random order
+    again = [part.reward for part in batch.offloading.map(lambda rows: rows).to("cpu")]
+    assert all(map(torch.equal, seen, again))
+
+
+def test_a_pass_over_several_sizes_draws_every_sample_as_often_and_goes_on_after_a_resume() -> None:
+    whole = sized_stream(samples_per_pass=16, passes=120, caching_updates=0, bootstrap_seed=4)
+    counts: dict[float, int] = {}
+    for place, batch in enumerate(whole):
+        if place == 115:
+            saved = whole.state_dict()
+        assert batch.offloading is not None
+        assert len(batch.offloading) == 2
+        for part in batch.offloading:
+            for reward in part.reward[0].tolist():
+                counts[reward] = counts.get(reward, 0) + 1
+        last = [part.weight for part in batch.offloading]
+    assert len(counts) == 33
+    assert min(counts.values()) > 20  # 40 expected: a third of the batches
+    assert max(counts.values()) < 65
+    resumed = sized_stream(samples_per_pass=16, passes=120, caching_updates=0, bootstrap_seed=4)
+    resumed.load_state_dict(saved)
+    for batch in resumed:
+        found = [part.weight for part in batch.offloading or ()]
+    assert all(map(torch.equal, last, found))
 
 
 def weights_by_sample(batches: TrainingStream) -> dict[float, list[float]]:

@@ -1,16 +1,21 @@
 """Networks of a batch that differ: ranges of a scenario, what is drawn from them, and that each network is its own."""
 
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from hadrl_lightning.agents import HADRL
 from hadrl_lightning.agents.seen import ranges_of_scenario
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
+from hadrl_lightning.baselines.learners import LearnerSettings, TwinDDPG
+from hadrl_lightning.benchmark import PlanSettings, make_plan
 from hadrl_lightning.cli.checkpoints import check_settings
 from hadrl_lightning.cli.mistakes import naming_settings
 from hadrl_lightning.data import EpisodeStream, TransitionDataModule
+from hadrl_lightning.envs import ServiceCachingEnv
 from hadrl_lightning.envs.bounds import caching_bounds, offloading_bounds
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import optimal_hit_ratio
@@ -128,7 +133,15 @@ def test_copies_keep_the_ranges_and_a_number_takes_the_place_of_one() -> None:
         ("noise_dbm", {"low": -9, "high": 1, "log": True}, "noise_dbm.low must be above 0 where log is true"),
         ("usable_cache_fraction", {"low": 0.5, "high": 2}, "usable_cache_fraction must be at most 1, got 2"),
         ("cache_bytes", {"low": "3GHz", "high": 1e12}, "cache_bytes must be a number, in one of B"),
-        ("num_users", {"low": 3, "high": 9}, "num_users must be the same for all networks, got the range"),
+        ("num_servers", {"low": 1, "high": 2.5}, "num_servers.high must be a whole number, got 2.5"),
+        ("num_servers", {"low": 0, "high": 2}, "num_servers must be at least 1, got 0"),
+        ("num_servers", {"low": 1, "high": 1e12}, "num_servers must be as many as fit into memory"),
+        (
+            "num_services",
+            {"low": 4, "high": 9},
+            "popularity must be zipf or a range where num_services is a range",
+        ),
+        ("slots_per_decision", {"low": 3, "high": 9}, "slots_per_decision must be the same for all networks"),
         ("share_floor", {"low": 0.1, "high": 0.2}, "share_floor must be the same for all networks"),
         ("popularity", {"low": -1, "high": 1}, "popularity must be at least 0, got -1"),
     ],
@@ -138,6 +151,25 @@ def test_a_range_that_is_not_allowed_gets_a_line(
 ) -> None:
     with pytest.raises(ValueError, match=message.replace("+", r"\+")):
         Scenario(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "count", "message"),
+    [
+        ("compute_hz", [1e9, 2e9], "num_servers", "compute_hz must be no list where num_servers is a range"),
+        ("deadline_s", [1, 2], "num_services", "deadline_s must be no list where num_services is a range"),
+        ("popularity", [1, 2], "num_services", "popularity must be zipf or a range where num_services is a"),
+        ("server_positions_m", [[0, 0]], "num_servers", "server_positions_m must be a range where num_serve"),
+        ("user_positions_m", [[0, 0]], "num_users", "user_positions_m must be a range where num_users is a"),
+        ("offload_thresholds", [0.1], "num_servers", "offload_thresholds must be null where num_servers is"),
+    ],
+)
+def test_what_is_listed_one_by_one_needs_a_fixed_count(
+    field: str, value: object, count: str, message: str
+) -> None:
+    settings = {"popularity": "zipf", count: {"low": 1, "high": 2}, field: value}
+    with pytest.raises(ValueError, match=rf"^{message}.*, got "):
+        Scenario(**settings)  # type: ignore[arg-type]
 
 
 def test_a_wrong_end_of_a_range_is_named_by_the_field_that_is_one(as_installed) -> None:
@@ -173,11 +205,74 @@ def test_constants_of_one_network_are_refused_for_a_range() -> None:
         constants(VARIED, torch.device("cpu"), torch.float32)
 
 
+# Sizes ---------------------------------------------------------------------------------------------------------------
+
+SIZED = replace(
+    PLACED,
+    num_servers={"low": 1, "high": 5},
+    num_users={"low": 2, "high": 9},
+    num_services={"low": 3, "high": 30, "log": True},
+)
+
+
+def test_sizes_lie_in_their_ranges_change_between_episodes_and_are_those_of_all_networks() -> None:
+    assert SIZED.counts == {"num_servers": 3, "num_users": 6, "num_services": 9}  # the middles
+    ranges = {name: SIZED.ranges[name] for name in SIZED.counts}
+    bare = ScenarioRange(Scenario(popularity="zipf", **ranges), seed=4)
+    sizes = [tuple(bare.sized(episode).counts.values()) for episode in range(200)]
+    draw = ScenarioRange(SIZED, seed=4)
+    for name, found in zip(SIZED.counts, zip(*sizes)):
+        low, high = SIZED.ranges[name].low, SIZED.ranges[name].high
+        assert (min(found), max(found)) == (low, high)
+    assert sum(servers == 1 for servers, *_ in sizes) == pytest.approx(40, abs=20)  # each as likely
+    assert sum(services < 9.5 for *_, services in sizes) == pytest.approx(100, abs=25)  # or every factor
+    drawn = draw.draw(4, episode=7)
+    assert {tuple(one.counts.values()) for one in drawn} == {sizes[7]}
+    assert not any(one.ranges for one in drawn)
+    assert len({one.compute_hz for one in drawn}) == 4
+    sized = draw.sized(7)
+    assert sized.ranges.keys() == PLACED.ranges.keys()
+    assert draw.draw(2, 7) == ScenarioRange(sized, seed=4).draw(2, 7)  # sizes have a stream of their own
+
+
+def test_a_scenario_of_several_sizes_is_copied_and_shows_its_ends() -> None:
+    assert Scenario.from_dict(SIZED.to_dict()) == SIZED
+    assert hash(Scenario.from_dict(asdict(SIZED))) == hash(SIZED)
+    assert SIZED.to_dict()["num_users"] == {"low": 2, "high": 9, "log": False, "alike": False}
+    corners = [one.counts for one in SIZED.corners()]
+    assert {one["num_servers"] for one in corners} == {1, 5}
+    assert {(one["num_users"], one["num_services"]) for one in corners} == {(2, 3), (9, 30)}
+    assert ranges_of_scenario(SIZED)["num_services"] == (3, 30)
+    assert SIZED.resized(3, 6, 9).ranges.keys().isdisjoint(SIZED.counts)  # though these are the middles
+    assert replace(SIZED, num_users=4).ranges.keys() == SIZED.ranges.keys() - {"num_users"}
+    assert replace(SIZED, num_users={"low": 0, "high": 9}) != SIZED
+    with pytest.raises(ValueError, match="num_users must be at least 1, got 0"):
+        replace(SIZED, num_users={"low": 0, "high": 9}).require_users()
+
+
+def test_what_acts_on_one_size_alone_refuses_several() -> None:
+    refused = r"^num_servers must be one number for .*, got the range from 1 to 5$"
+    several = {"num_servers": {"low": 1, "high": 5}, "offload_thresholds": None}
+    settings = PlanSettings(overrides={"data": {"scenario": several}}, seeds=(0,))
+    for make in (
+        lambda: HADRL(SIZED, slow_level="flat"),
+        lambda: HADRL(SIZED, fast_level="flat", slow_level="set"),
+        lambda: TwinDDPG(networks(SIZED), LearnerSettings()),
+        lambda: ServiceCachingEnv(SIZED),
+        *(
+            partial(make_plan, replace(settings, policies=(name,)))
+            for name in ("twin-ddpg", "hadrl-published", "hadrl-no-planning")
+        ),
+    ):
+        with pytest.raises(HadrlError, match=refused):
+            make()
+
+
 # Networks ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("physics", ["strict", "published"])
-@pytest.mark.parametrize("scenario", [VARIED, PLACED])
+@pytest.mark.parametrize("scenario", [VARIED, PLACED, SIZED])
 def test_a_batch_of_different_networks_is_each_of_them_alone(scenario: Scenario, physics: Physics) -> None:
     network = networks(scenario, physics)
     slow, fast = random_policies(physics)
@@ -248,6 +343,30 @@ def test_every_episode_has_other_networks_and_a_saved_state_goes_on_with_the_sam
     one.set_seed(5)
     one.reset()
     assert again == other.scenarios == one.scenarios
+
+
+@pytest.mark.parametrize("begun", [0, 3])
+def test_networks_of_the_sizes_of_a_saved_episode_go_on_to_the_bit(begun: int) -> None:
+    one, other = networks(SIZED), networks(SIZED, seed=9)
+    slow, fast = random_policies("strict")
+    for _ in range(begun):
+        one.reset()
+    one.begin_frame(slow(one))
+    one.step(fast(one))
+    other.load_state_dict(one.state_dict())
+    assert other.scenario == one.scenario
+    for _ in range(4):
+        assert other.scenarios == one.scenarios
+        for name, value in one.state_dict()["state"].items():
+            assert torch.equal(value, other.state_dict()["state"][name])
+        assert torch.equal(one.offloading_observation(), other.offloading_observation())
+        if one.frame_over:
+            cache = slow(one)
+            assert torch.equal(one.begin_frame(cache), other.begin_frame(cache))
+        decided = fast(one)
+        assert torch.equal(one.step(decided).latency, other.step(decided).latency)
+        if one.episode_over:
+            one.reset(), other.reset()
 
 
 def test_ranges_change_no_draw_of_requests_and_fading() -> None:

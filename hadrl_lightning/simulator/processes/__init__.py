@@ -89,7 +89,8 @@ def processes_of(scenario: Scenario) -> dict[str, Process]:
 def _made(name: str, scenario: Scenario) -> Process:
     process = read_settings(PROCESSES.find(name, "processes"), scenario.processes[name], f"processes.{name}")
     try:
-        process.check(scenario)
+        for one in (scenario, *(scenario.corners() if scenario.sizes_vary else ())):
+            process.check(one)
     except (OSError, ValueError) as error:
         raise HadrlError(f"processes.{name}: {error}") from error
     return process
