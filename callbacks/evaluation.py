@@ -16,7 +16,7 @@ from hadrl_lightning.callbacks.second_process import PlayedBatch, SecondProcess
 from hadrl_lightning.console import show
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlWarning
-from hadrl_lightning.judge import Scoreboard, Validation
+from hadrl_lightning.judge import Scoreboard, Validation, compared_by
 
 NAME = "HADRL"
 """The agent's, in tables."""
@@ -27,7 +27,8 @@ class EpisodeEvaluation(Callback):
 
     Validation logs `val/hit_ratio`, `val/latency` (summed over users, mean over slots, s), `val/latency_p95`,
     deadlines, energy, switching cost (s, mean over caching decisions), over-subscription and the published rewards of
-    both levels. Test logs the same as `test/...` and shows a table with 95 % confidence intervals over episodes, beside
+    both levels; where the scenario has ranges also `val/log_latency`, the mean over networks of the logarithm of their
+    latency. Test logs the same as `test/...` and shows a table with 95 % confidence intervals over episodes, beside
     reference policies on the same requests, positions and fading: the best known decisions under the agent's own
     caches, and the least latency known (the same decisions under the caches of least expected latency). It says after
     which epoch the weights were saved, and how the best and the last validation differ. Predict writes, and
@@ -190,6 +191,8 @@ class EpisodeEvaluation(Callback):
     def _log(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         for name, value in self._agent.values().items():
             module.log(f"{stage}/{name}", value, batch_size=1, sync_dist=True)
+        if compared_by(_data(trainer).scenario) == "log_latency":
+            module.log(f"{stage}/log_latency", self._agent.log_latency(), batch_size=1, sync_dist=True)
         judged = self._judged(trainer, module)
         if "slots" in judged:
             module.log("step", float(judged["slots"]), batch_size=1, sync_dist=True)
@@ -220,6 +223,7 @@ class EpisodeEvaluation(Callback):
             latency=float(values["latency"]),
             hit_ratio=float(values["hit_ratio"]),
             on_time=float(values["on_time"]),
+            log_latency=self._agent.log_latency() if compared_by(data.scenario) == "log_latency" else None,
         )
 
     def _show(self, trainer: Trainer, what: str) -> None:

@@ -100,8 +100,8 @@ def write_decisions(
     if not first_episode:
         with replacing(folder / EXPLANATION) as file:
             file.write_text(_explanation(network.physics), encoding="utf-8")
-        _write_scenario(folder / SCENARIO, network.scenario, network.physics)
-    if network.scenario.ranges:
+        _write_scenario(folder / SCENARIO, network.declared, network.physics)
+    if network.declared.ranges:
         for number, scenario in enumerate(network.scenarios, first_episode):
             _write_scenario(folder / f"scenario-{number}.yaml", scenario, network.physics)
     return [folder / name for name in (*files, EXPLANATION, SCENARIO)]

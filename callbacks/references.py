@@ -58,7 +58,7 @@ class References:
             )
         elif not least_latency(self.scenario).exact:
             notes.append(f"{LEAST}: its caches are the best that a search found")
-        if optimal_hit_ratio_if_known(*self.scenario.corners()) is None:
+        if optimal_hit_ratio_if_known(self.scenario.corners()[0]) is None:
             notes.append(
                 "hits ÷ optimum is left out: it needs SciPy (pip install 'hadrl-lightning[baselines]')"
             )
@@ -79,9 +79,7 @@ class References:
             OWN: lambda: own_best_known(stream, index, agent),
             LEAST: lambda: self._least_known(stream, index, agent, played[OWN]),
             SIMPLE: lambda: run_episode(stream.networks(index), replayed(agent), home_equal),
-            RANDOM: lambda: run_episode(
-                stream.networks(index), *random_policies(self.scenario, stream.physics, index)
-            ),
+            RANDOM: lambda: run_episode(stream.networks(index), *random_policies(stream.physics, index)),
         }
         played: dict[str, Episode] = {}
         for board in self.boards:
@@ -108,7 +106,7 @@ class References:
         return least_known_policies(self.scenario)
 
 
-def random_policies(scenario: Scenario, physics: Physics, batch: int = 0) -> Policies:
+def random_policies(physics: Physics, batch: int = 0) -> Policies:
     """Uniform actions at both levels, which each batch of episodes draws anew."""
     generator = make_generator(0, Use.RANDOM_REFERENCE, batch)
 
@@ -116,10 +114,11 @@ def random_policies(scenario: Scenario, physics: Physics, batch: int = 0) -> Pol
         return (2 * torch.rand(network.num_envs, size, generator=generator) - 1).to(network.device)
 
     def caching(network: EdgeNetwork) -> Tensor:
-        action = uniform(network, scenario.caching_action_size)
-        return decode_caching(scenario, action, network.cache, physics, network.exact)
+        action = uniform(network, network.scenario.caching_action_size)
+        return decode_caching(network.scenario, action, network.cache, physics, network.exact)
 
     def offloading(network: EdgeNetwork) -> Allocation:
-        return decode_offloading(scenario, uniform(network, scenario.offloading_action_size), physics)
+        action = uniform(network, network.scenario.offloading_action_size)
+        return decode_offloading(network.scenario, action, physics)
 
     return caching, offloading

@@ -23,7 +23,15 @@ from hadrl_lightning.benchmark.sb3 import train_sb3
 from hadrl_lightning.benchmark.trained import trained_player
 from hadrl_lightning.benchmark.training import Trained, build, train
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.judge import BY_EPISODE, Scoreboard, bounds, by_unit, optimal_hit_ratio, own_best_known
+from hadrl_lightning.judge import (
+    BY_EPISODE,
+    Scoreboard,
+    Validation,
+    bounds,
+    by_unit,
+    optimal_hit_ratio,
+    own_best_known,
+)
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator
 
@@ -60,7 +68,7 @@ def compute(cell: Cell) -> CellResult:
         by_unit({**own.episodes(), "own_best_known": least.episodes()["latency"]}, physics),
         by_unit(scores, physics),
         started,
-        curve=[one._asdict() for one in trained.validations],
+        curve=[_known(one) for one in trained.validations],
         slots=trained.slots,
         training_s=training_s,
         evaluation_s=evaluation_s,
@@ -81,6 +89,10 @@ def _finished(
         means["exact_caches"] = float(all(least_latency(one).exact for one in stream.scenarios()))
     rest.setdefault("evaluation_s", time.perf_counter() - started)
     return CellResult(scores={**means, **scores}, episodes=episodes, versions=versions(), **rest)
+
+
+def _known(validation: Validation) -> dict[str, Any]:
+    return {name: value for name, value in validation._asdict().items() if value is not None}
 
 
 def _trained(cell: Cell, scenario: Scenario, physics: Physics) -> Trained:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.judge import KeepBest, Scoreboard, Validation
+from hadrl_lightning.judge import KeepBest, Scoreboard, Validation, compared_by
 from hadrl_lightning.play import Episode, Policies, run_episode
 from hadrl_lightning.simulator import EdgeNetwork
 
@@ -61,5 +61,7 @@ class Judge:
             board.add(episode)
         values = board.values()
         latency, hits, on_time = (float(values[name]) for name in ("latency", "hit_ratio", "on_time"))
-        self.validations.append(Validation(float(slots), latency, hits, on_time))
-        self._keep(latency, snapshot)
+        differ = compared_by(self._stream.scenario) == "log_latency"
+        log_latency = board.log_latency() if differ else None
+        self.validations.append(Validation(float(slots), latency, hits, on_time, log_latency=log_latency))
+        self._keep(self.validations[-1], snapshot)

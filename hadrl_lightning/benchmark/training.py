@@ -122,7 +122,7 @@ class KeepBestWeights(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep them if they are the best so far."""
-        self.keep(self.evaluation.validations[-1].latency, pl_module.state_dict)
+        self.keep(self.evaluation.validations[-1], pl_module.state_dict)
 
 
 class Trained(NamedTuple):

@@ -17,7 +17,8 @@ from hadrl_lightning.cli.checkpoints import BEST, LAST
 from hadrl_lightning.cli.signals import Stopped
 from hadrl_lightning.errors import HadrlWarning, OutputError
 from hadrl_lightning.files import replacing
-from hadrl_lightning.judge.selection import improves
+from hadrl_lightning.judge.selection import compared_by, improves
+from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.typed import typed
 
 Progress = dict[str, Any]
@@ -31,7 +32,8 @@ class Checkpointing(ModelCheckpoint):
     when a signal ends the training.
 
     Args:
-        monitor: The logged metric that decides what is best.
+        monitor: The logged metric that decides what is best; null: val/latency, or val/log_latency where the scenario
+            has ranges, so that each network counts alike.
         mode: Whether a small or a large metric is good.
         every_n_epochs: Epochs from one last.ckpt to the next; the very end is always saved.
         every_n_batches: Batches from one last.ckpt to the next within an epoch, so that a crash costs less; none where
@@ -40,7 +42,7 @@ class Checkpointing(ModelCheckpoint):
 
     def __init__(
         self,
-        monitor: str = "val/latency",
+        monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
         every_n_epochs: int = 1,
         every_n_batches: int | None = None,
@@ -70,8 +72,11 @@ class Checkpointing(ModelCheckpoint):
         self.best_score = state_dict["best_score"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write into the folder of the run."""
+        """Write into the folder of the run, by what validations of its scenario are compared by."""
         self.dirpath = trainer.log_dir  # the same on all ranks
+        scenario = getattr(getattr(trainer, "datamodule", None), "scenario", None)
+        if self.monitor is None:
+            self.monitor = f"val/{compared_by(scenario) if isinstance(scenario, Scenario) else 'latency'}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on with the best one of the folder; without it, as in a folder that is new, the next one is best."""

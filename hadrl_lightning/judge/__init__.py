@@ -11,7 +11,14 @@ from hadrl_lightning.judge.references import (
     replayed,
 )
 from hadrl_lightning.judge.scores import BY_EPISODE, Scoreboard, by_unit, possible
-from hadrl_lightning.judge.selection import BestAndLast, KeepBest, Validation, best_and_last, improves
+from hadrl_lightning.judge.selection import (
+    BestAndLast,
+    KeepBest,
+    Validation,
+    best_and_last,
+    compared_by,
+    improves,
+)
 from hadrl_lightning.judge.tables import (
     HEADINGS,
     NONE,
@@ -37,6 +44,7 @@ __all__ = [
     "bounds",
     "by_unit",
     "cell",
+    "compared_by",
     "convergence_text",
     "figures_table",
     "improves",

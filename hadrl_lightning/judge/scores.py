@@ -79,6 +79,10 @@ class Scoreboard:
         """Of the figures that an episode has by itself, those of every episode."""
         return {name: self._column(name).tolist() for name in BY_EPISODE}
 
+    def log_latency(self) -> float:
+        """Mean over episodes of the logarithm of their latency in s."""
+        return float(self._column("latency").double().log().mean())
+
     def interval(self, name: str) -> Interval | None:
         """A figure's mean over episodes with its interval; None for a percentile."""
         if name not in EpisodeScores._fields:

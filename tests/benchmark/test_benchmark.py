@@ -453,7 +453,10 @@ def test_cells_that_were_computed_before_are_counted_in_one_line(capsys: pytest.
         (["--slots", "0"], "slots must be at least 1, got 0"),
         (["--episodes", "0"], "episodes must be at least 1, got 0"),
         (["--trainer.max_epochs", "0"], "trainer.max_epochs must be a whole number of at least 1, got 0"),
-        (["--data.scenario.num_users", "1e999k"], "data.scenario.num_users must be a whole number, got inf"),
+        (
+            ["--data.scenario.num_users", "1e999k"],
+            "data.scenario.num_users must be a whole number or a range {low: …, high: …}, got inf",
+        ),
         (["--workers", "0"], "workers must be at least 1, got 0"),
         (["--seeds", "x"], "argument --seeds: invalid int value: 'x'"),
     ],

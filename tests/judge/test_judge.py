@@ -29,6 +29,7 @@ from hadrl_lightning.judge import (
     Scoreboard,
     Validation,
     best_and_last,
+    compared_by,
     convergence_text,
     improves,
     interval,
@@ -166,9 +167,26 @@ def test_the_least_latency_is_kept_and_the_earlier_one_of_equals() -> None:
     assert best_and_last(course(math.nan)) is None
     assert improves(2.0, 1.0, "max")
     keep = KeepBest()
-    for latency, weights in ((2.0, ["a"]), (1.0, ["b"]), (1.0, ["c"]), (math.nan, ["d"])):
-        keep(latency, lambda weights=weights: weights)
+    for validation, weights in zip(course(2.0, 1.0, 1.0, math.nan), (["a"], ["b"], ["c"], ["d"])):
+        keep(validation, lambda weights=weights: weights)
     assert keep.kept == ["b"]
+
+
+def test_where_networks_differ_validations_are_compared_by_the_mean_of_logarithms() -> None:
+    assert compared_by(Scenario()) == "latency"
+    assert compared_by(Scenario(compute_hz={"low": 1e9, "high": 9e9})) == "log_latency"  # type: ignore[arg-type]
+    slow, fast = (one._replace(log_latency=log) for one, log in zip(course(40.0, 35.0), (1.0, 2.0)))
+    found = best_and_last([slow, fast])
+    assert found is not None
+    assert found.best is slow
+    keep = KeepBest()
+    keep(fast, lambda: "fast")
+    keep(slow, lambda: "slow")
+    assert keep.kept == "slow"
+    board = Scoreboard("")
+    board.add(run_episode(EdgeNetwork(SMALL, num_envs=3), *least_known_policies(SMALL)))
+    expected = torch.tensor(board.episodes()["latency"]).log().mean()
+    assert board.log_latency() == pytest.approx(float(expected))
 
 
 def test_the_best_and_the_last_validation_are_told_with_their_slots() -> None:

@@ -110,7 +110,7 @@ def test_fit_learns(slow_level: str, in_empty_folder: Path) -> None:
     fitted, start = (next(csv.DictReader(file.read_text().splitlines())) for file in files)
     scenario = Scenario(num_users=8, cache_bytes=60 * GIB, decisions_per_episode=5)
     networks = EpisodeStream(scenario, "strict", 4, 4, 2002, Use.TEST_NETWORKS).networks(0)
-    drawn = episode_scores(run_episode(networks, *random_policies(scenario, "strict")))
+    drawn = episode_scores(run_episode(networks, *random_policies("strict")))
     latency, hits = (float(fitted[f"test/{name}"]) for name in ("latency", "hit_ratio"))
     assert latency < (0.9 if slow_level == "lookahead" else 0.3) * float(start["test/latency"])
     assert latency < 0.3 * float(drawn.latency.mean())
