@@ -304,7 +304,8 @@ NO_GROUP = {
     "data": "config must be a YAML mapping, got a str in mine.yaml",
     "data: {seed: 1, seed: 2}": "YAML file, got mine.yaml: seed stands twice in a group, in line 1",
     "data: &a {scenario: *a}": "YAML file, got mine.yaml: found unconstructable recursive node",
-    f"data: {{scenario: {{num_users: {'9' * 5000}}}}}": "data.scenario.num_users must be a whole number or a range {low: …, high: …}, got inf",
+    f"data: {{scenario: {{num_users: {'9' * 5000}}}}}": "data.scenario.num_users must be a whole number or a "
+    "range {low: …, high: …}, got inf",
     "data: {scenario: {compute_hz: 1e99999999999 GHz}}": "compute_hz must be a finite number, got inf",
     "data: {scenario: {cell: " + "x" * 5000 + "}}": "unknown setting data.scenario.cell",
 }
