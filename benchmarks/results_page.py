@@ -2,6 +2,7 @@
 
 python benchmarks/results_page.py docs/results/capacity --title "HADRL and heuristics, by capacity"
 python benchmarks/results_page.py docs/results/capacity --readme            # the table of README.md
+python benchmarks/results_page.py docs/results/any --title "Networks that no training has met"    # of --suite unseen
 """
 
 import argparse
@@ -13,6 +14,7 @@ from hadrl_lightning.benchmark import Archive, Group, Record, groups, intervals
 from hadrl_lightning.benchmark.aggregate import aggregate
 from hadrl_lightning.benchmark.records import Place
 from hadrl_lightning.benchmark.report import FIGURES, rises_text, seeds_text_of, slots_text
+from hadrl_lightning.benchmark.spread import MEASURES, agents_of, place_cells, spread_cells, suite_of
 from hadrl_lightning.judge import HEADINGS, LEAST_KNOWN, NONE, Interval, cell
 from hadrl_lightning.judge.tables import OVER, WITH_INTERVAL, mean_cell
 from hadrl_lightning.scenario import GIB
@@ -141,6 +143,22 @@ def commands(folder: Path) -> str:
     return page_file.read_text(encoding="utf-8").split("```")[1].strip()
 
 
+def suite_parts(records: Sequence[Record]) -> list[str]:
+    """How every measure is spread over the networks of a suite, and all networks of every agent, the worst first."""
+    count = len({record.scenario for record in records})
+    parts = [
+        f"{count} networks, each a scenario by itself. Quartiles, worst and shares are over networks and seeds, "
+        "each by itself; ÷ least known is what the caches lose × what the fast level loses."
+    ]
+    for measure, heading in MEASURES.items():
+        heads, rows = spread_cells(records, measure)
+        if rows:
+            parts.append(f"## {heading[0].upper()}{heading[1:]}\n\n{markdown(heads, rows)}")
+    for own in agents_of(records).values():
+        parts.append(f"## Network by network: {own[0].group.first.label}\n\n{markdown(*place_cells(own))}")
+    return parts
+
+
 def page(folder: Path, title: str, figures: Sequence[str], note: str) -> str:
     """The page in Markdown."""
     name = folder.name
@@ -158,6 +176,8 @@ def page(folder: Path, title: str, figures: Sequence[str], note: str) -> str:
         "episodes; of one seed it is over episodes alone, and says nothing of another training."
     )
     parts += [f"![{figure}]({name}/figures/{figure})" for figure in figures]
+    if suite_of(records):
+        return "\n\n".join([*parts, *suite_parts(records)]) + "\n"
     places = by_place(records)
     if len(places) > 1:
         parts.append(f"## All {len(places)} places\n\n{summary_table(records)}")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from hadrl_lightning.benchmark import cells
 from hadrl_lightning.benchmark.cells import Cell, CellResult, Outcome, result_in, rounded
 from hadrl_lightning.benchmark.plan import Plan
-from hadrl_lightning.benchmark.policies import rank
+from hadrl_lightning.benchmark.policies import label_with, rank
 from hadrl_lightning.benchmark.records import Record
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import replacing
@@ -130,7 +130,13 @@ class Archive:
         """The results by their places in the tables, those of learners first."""
         known = {place: number for number, place in enumerate(dict.fromkeys(one.place for one in self.noted))}
         ordered = sorted(self.noted, key=lambda one: (known[one.place], rank(one.policy), one.seed))
-        return [Record(*one[:7], self.results[one.key]) for one in ordered if one.key in self.results]
+        known_ones = [one for one in ordered if one.key in self.results]
+        return [self._record(one, self.results[one.key]) for one in known_ones]
+
+    @staticmethod
+    def _record(one: Noted, result: CellResult) -> Record:
+        place = (one.scenario, one.sweep_key, one.sweep_value)
+        return Record(*place, one.policy, label_with(one.label, result.scores), one.seed, one.key, result)
 
     def write(self) -> None:
         """Write the file, with the results that belong somewhere."""

@@ -62,6 +62,12 @@ class CellResult:
     """Wall time of training in s, its validations included."""
     evaluation_s: float = 0.0
     """Wall time of the test episodes in s."""
+    wall_s: float = 0.0
+    """Wall time of all of it in s: making or reading the policy, training, test episodes, and what they are held
+    against; 0 in results of before it was noted."""
+    held: list[list[float]] = field(default_factory=list)
+    """[S][K], the share of the frames of all test episodes in which a server held a service; empty where no caches were
+    played, where networks differ in size, and in results of before it was noted."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of what computed it."""
 

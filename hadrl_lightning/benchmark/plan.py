@@ -1,7 +1,7 @@
 """What a benchmark computes: scenarios and sweep values × policies × seeds, as cells."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from hadrl_lightning.benchmark.policies import (
     needs_stable_baselines3,
     pair_of,
 )
+from hadrl_lightning.benchmark.suites import Suite, find_suite
 from hadrl_lightning.benchmark.trained import SEED, agent_contents, check_files, is_trained
 from hadrl_lightning.benchmark.training import (
     Settings,
@@ -62,6 +63,10 @@ class PlanSettings:
 
     scenarios: tuple[str, ...] = ("es2.yaml",)
     """Settings files, a scenario each."""
+    suite: str | None = None
+    """Name of a suite, whose networks are the scenarios in place of those."""
+    places: tuple[str, ...] = ()
+    """Names of some of its networks; all if empty."""
     overlays: tuple[str, ...] = ()
     """Settings files merged over each of them."""
     overrides: Settings = field(default_factory=dict)
@@ -69,13 +74,13 @@ class PlanSettings:
     sweeps: tuple[Sweep, ...] = ()
     """Each sweep is by itself; the scenarios as they are are then left out."""
     policies: tuple[str, ...] = ()
-    """Names of policies; all if empty. The yardstick is always among them."""
+    """Names of policies; all, or those of the suite, if empty. The yardstick is always among them."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of training and of policies that draw. The test episodes are the same for all."""
     slots: int | None = None
     """Slots that each learner trains on; by default what HADRL's settings amount to."""
     episodes: int | None = None
-    """Test episodes; by default what the settings say."""
+    """Test episodes; by default what the suite or the settings say."""
     published_size: str = "small"
     """Size of `hadrl-published`."""
 
@@ -93,13 +98,19 @@ class PlanSettings:
                 raise HadrlError(f"{name} must be at least 1, got {value}")
         if not self.scenarios:
             raise HadrlError("scenarios must name at least one settings file, got none")
+        if self.suite is not None:
+            find_suite(self.suite).chosen(self.places)
+            if self.sweeps:
+                raise HadrlError(f"sweeps must be none with the suite {self.suite}, got {self.sweeps[0].key}")
+        elif self.places:
+            raise HadrlError(f"places must come with a suite, got {', '.join(self.places)} without")
 
 
 class Entry(NamedTuple):
     """A cell's place in the tables."""
 
     scenario: str
-    """Names of the settings files, such as `es2-tight`."""
+    """Names of the settings files, such as `es2-tight`, or a network of a suite, `unseen/one-user`."""
     sweep_key: str
     """Empty without a sweep."""
     sweep_value: Any
@@ -129,7 +140,7 @@ def make_plan(settings: PlanSettings) -> Plan:
     Raises:
         HadrlError: an unknown policy or setting, a value that is not allowed, or an extra that is missing.
     """
-    policies = list(dict.fromkeys(settings.policies or default_policies()))
+    policies = list(dict.fromkeys(policies_of(settings)))
     for name in policies:
         pair_of(name)
         if is_trained(name):
@@ -138,28 +149,72 @@ def make_plan(settings: PlanSettings) -> Plan:
     if LEAST_KNOWN not in policies:
         policies.append(LEAST_KNOWN)
     entries: dict[tuple[Any, ...], Entry] = {}  # what is asked for twice is computed and counted once
+    for name, key, value, full in _places(settings):
+        for policy in policies:
+            contents = cell_settings(policy, full, settings)
+            label = label_of(policy, settings.published_size)
+            for seed in settings.seeds:
+                if is_trained(policy):
+                    contents = {**contents, "agent": agent_contents(policy, seed)}
+                cell = Cell(policy=policy, settings=contents, seed=seed if draws(policy) else None)
+                entry = Entry(name, key, value, policy, label, seed, cell)
+                entries[name, key, repr(value), policy, seed] = entry
+    return Plan(settings, list(entries.values()))
+
+
+def policies_of(settings: PlanSettings) -> Sequence[str]:
+    """The policies that are asked for: those named, else those of the suite, else all."""
+    if settings.policies:
+        return settings.policies
+    return default_policies() if settings.suite is None else find_suite(settings.suite).policies
+
+
+def _places(settings: PlanSettings) -> Iterator[tuple[str, str, Any, Settings]]:
+    """Every scenario, or every value of a sweep: its place in the tables, and its settings in full."""
     groups = setting_groups()
     overrides = said(settings.overrides, groups)
+    overlays = [load_config(file, groups) for file in settings.overlays]
+    if settings.suite is not None:
+        common = merged(load_config(BASE, groups), *overlays, overrides)
+        yield from _places_of_suite(find_suite(settings.suite), settings.places, common)
+        return
     for scenario in settings.scenarios:
-        files = (BASE, scenario, *settings.overlays)
-        base = merged(*(load_config(file, groups) for file in files), overrides)
+        base = merged(*(load_config(file, groups) for file in (BASE, scenario)), *overlays, overrides)
         name = place_label(scenario, settings.overlays)
         variants = [(key, value) for key, values in settings.sweeps for value in values] or [("", None)]
         for key, value in variants:
-            raw = merged(base, said(nested(key, value), groups)) if key else base
-            build(raw)  # says what is wrong with a value
-            full = resolved(raw)
-            for policy in policies:
-                contents = cell_settings(policy, full, settings)
-                label = label_of(policy, settings.published_size)
-                for seed in settings.seeds:
-                    if is_trained(policy):
-                        contents = {**contents, "agent": agent_contents(policy, seed)}
-                    cell = Cell(policy=policy, settings=contents, seed=seed if draws(policy) else None)
-                    entries[name, key, repr(value), policy, seed] = Entry(
-                        name, key, value, policy, label, seed, cell
-                    )
-    return Plan(settings, list(entries.values()))
+            yield name, key, value, _checked(merged(base, said(nested(key, value), groups)) if key else base)
+
+
+def _places_of_suite(
+    suite: Suite, names: Sequence[str], common: Settings
+) -> Iterator[tuple[str, str, Any, Settings]]:
+    changed = common.get("data", {}).get("scenario")
+    if changed:
+        raise HadrlError(f"data.scenario must be left to the suite {suite.name}, got {', '.join(changed)}")
+    places = suite.chosen(names)
+    full = _checked(merged(common, {"data": {"scenario": dict(places[0].fields)}}))
+    for place in places:  # they differ by their scenarios alone
+        scenario = asdict(Scenario.from_dict(place.fields))
+        yield suite.label(place.name), "", None, {**full, "data": {**full["data"], "scenario": scenario}}
+
+
+def _checked(settings: Settings) -> Settings:
+    """The settings in full.
+
+    Raises:
+        HadrlError: an unknown setting, or a value that is not allowed.
+    """
+    build(settings)
+    return resolved(settings)
+
+
+def scenario_labels(settings: PlanSettings) -> list[str]:
+    """What tables call the scenarios that are asked for."""
+    if settings.suite is None:
+        return [place_label(name, settings.overlays) for name in settings.scenarios]
+    suite = find_suite(settings.suite)
+    return [suite.label(place.name) for place in suite.chosen(settings.places)]
 
 
 def place_label(scenario: str, overlays: Sequence[str]) -> str:
@@ -199,7 +254,7 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
         "scenario": _told(data["scenario"]),
         "physics": data["physics"],
         "test": {
-            "episodes": plan.episodes or data["test_episodes"],
+            "episodes": plan.episodes or _episodes(plan.suite) or data["test_episodes"],
             "parallel": data["parallel_episodes"],
             "seed": data["test_seed"],
         },
@@ -228,6 +283,10 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     if learner.kind == "sb3":
         common = {name: common[name] for name in LEARNING}
     return {**contents, "slots": slots, "learner": merged(common, learner.learner)}
+
+
+def _episodes(suite: str | None) -> int | None:
+    return None if suite is None else find_suite(suite).episodes
 
 
 def _told(scenario: Settings) -> Settings:

@@ -132,7 +132,8 @@ def intervals(group: Group) -> dict[str, Interval]:
     if "hit_ratio" in found:
         optimum = results[0].scores["optimal_hit_ratio"]
         hits = possible("hit_ratio", found["hit_ratio"])
-        found["ratio_to_optimal_hit_ratio"] = Interval(*(value / optimum for value in hits))
+        if optimum > 0:  # there are caches that hold something
+            found["ratio_to_optimal_hit_ratio"] = Interval(*(value / optimum for value in hits))
     courses = group.courses
     if courses:
         found["last_validation_ratio"] = interval([1 + one.rise for one in courses])

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from hadrl_lightning.benchmark.aggregate import Summary, aggregate
 from hadrl_lightning.benchmark.records import SCORES, Group, Place, Record, groups, intervals, place_name
+from hadrl_lightning.benchmark.spread import spread_rows, suite_of, suite_tables, write_places
 from hadrl_lightning.files import replacing
 from hadrl_lightning.judge import NONE, Interval, cell, figures_table, interval, possible
 
@@ -31,6 +32,8 @@ FIGURES = {
     "compute_over_subscription": "compute_over_subscription",
 }
 """Column of a CSV file, and the figure of `judge.HEADINGS` that a table shows it as."""
+PLACES = "places.json"
+"""What the figures of a suite are drawn of."""
 A_LINE = 5
 """Seeds whose latencies stand beside each other."""
 
@@ -62,7 +65,10 @@ def result_rows(records: Sequence[Record]) -> list[Row]:
 
 
 def write_report(records: Sequence[Record], folder: Path) -> None:
-    """Write results.csv (a row a cell), summary.csv (means with intervals) and curves.csv (validations)."""
+    """Write results.csv (a row a cell), summary.csv (means with intervals) and curves.csv (validations).
+
+    Of a suite also distribution.csv and places.json, of which its figures are drawn.
+    """
     _write(folder / "results.csv", result_rows(records))
     summary, curves = [], []
     for group in groups(records):
@@ -74,6 +80,12 @@ def write_report(records: Sequence[Record], folder: Path) -> None:
     _write(folder / "summary.csv", summary)
     _write(folder / "curves.csv", curves)
     _write(folder / "aggregate.csv", [_aggregate_row(one) for one in aggregate_of(records)])
+    suite = suite_of(records)
+    _write(folder / "distribution.csv", spread_rows(records) if suite else [])
+    if suite:
+        write_places(records, folder / PLACES)
+    else:
+        (folder / PLACES).unlink(missing_ok=True)
 
 
 def aggregate_of(records: Sequence[Record]) -> list[Summary]:
@@ -82,7 +94,9 @@ def aggregate_of(records: Sequence[Record]) -> list[Summary]:
 
 
 def result_table(records: Sequence[Record]) -> list[Table]:
-    """A table for every scenario and sweep value."""
+    """A table for every scenario and sweep value; of a suite how policies are spread over its networks."""
+    if suite_of(records):
+        return suite_tables(records)
     by_place: dict[Place, list[Group]] = {}
     for group in groups(records):
         by_place.setdefault(group.first.place, []).append(group)

@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ QUICK: dict[str, Any] = {
 QUICK_SETTINGS: dict[str, Any] = {"data": {"scenario": {"decisions_per_episode": 5}}}
 """Settings of `--quick` over those files: episodes of half the length."""
 CODE_OF_FAILURE = 1
+SLOW_S = 20
+"""Networks of a suite that took longer are named at the end."""
 
 
 def run(words: Sequence[str]) -> int:
@@ -57,13 +59,22 @@ def plot_parser() -> LineParser:
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="what hadrl benchmark or hadrl fit wrote")
     parser.add_argument("--output", type=Path, help="where the figures go (default: DIR/figures)")
+    parser.add_argument(
+        "--worst",
+        type=int,
+        default=4,
+        metavar="N",
+        help="of a suite: networks that are drawn, those where an agent loses most (default: %(default)s)",
+    )
     return parser
 
 
 def _plot(options: argparse.Namespace) -> int:
     from hadrl_lightning.plots import draw
 
-    for file in draw(options.folder, options.output):
+    if options.worst < 1:
+        raise HadrlError(f"worst must be at least 1, got {options.worst}")
+    for file in draw(options.folder, options.output, options.worst):
         print(os.path.relpath(file))
     return 0
 
@@ -71,6 +82,7 @@ def _plot(options: argparse.Namespace) -> int:
 def benchmark_parser() -> LineParser:
     """Of `hadrl benchmark`; settings may stand beside its arguments."""
     from hadrl_lightning.benchmark.policies import LEARNERS, LOWER_BOUND, PUBLISHED_SIZES
+    from hadrl_lightning.benchmark.suites import SUITES
 
     parser = LineParser(
         prog="hadrl benchmark",
@@ -86,15 +98,23 @@ def benchmark_parser() -> LineParser:
         "examples:\n"
         "  hadrl benchmark --quick\n"
         "  hadrl benchmark --scenarios es2.yaml es5.yaml --config tight.yaml\n"
+        "  hadrl benchmark --suite unseen --workers 2\n"
         "  hadrl benchmark --sweep data.scenario.cache_bytes=20GiB,40GiB,80GiB,200GiB --workers 4",
     )
     add = parser.add_argument
     add("--scenarios", nargs="+", metavar="NAME", help="settings files, a scenario each (default: es2.yaml)")
+    add("--suite", metavar="NAME", help=f"a list of networks in their place: {', '.join(SUITES)}")
+    add("--places", nargs="+", default=[], metavar="NAME", help="some networks of the suite (default: all)")
     add("-c", "--config", action="append", metavar="NAME", help="settings merged over each; give several")
-    add("--policies", nargs="+", metavar="POLICY", help="default: all")
-    add("--seeds", nargs="+", type=int, help="of training and of policies that draw (default: 0 1 2 3 4)")
+    add("--policies", nargs="+", metavar="POLICY", help="default: all, or those of the suite")
+    add(
+        "--seeds",
+        nargs="+",
+        type=int,
+        help="of training and of policies that draw (default: 0 1 2 3 4; of a suite 0)",
+    )
     add("--slots", type=int, help="slots each learner trains on (default: those of the settings)")
-    add("--episodes", type=int, help="test episodes (default: data.test_episodes)")
+    add("--episodes", type=int, help="test episodes (default: data.test_episodes, or those of the suite)")
     add("--sweep", action="append", default=[], metavar="KEY=a,b,c", help="one setting at several values")
     add(
         "--published_size",
@@ -124,22 +144,27 @@ def benchmark_parser() -> LineParser:
 
 def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Sequence[str]) -> int:
     from hadrl_lightning.benchmark import Archive, PlanSettings, make_plan, records_of, run_cells
-    from hadrl_lightning.benchmark.plan import parse_sweep
+    from hadrl_lightning.benchmark.plan import parse_sweep, policies_of
 
     _check_engine(options)
+    _check_suite(options)
     default = QUICK if options.quick else {}
     settings = PlanSettings(
         scenarios=tuple(options.scenarios or ["es2.yaml"]),
+        suite=options.suite,
+        places=tuple(options.places),
         overlays=(*default.get("overlays", ()), *(options.config or ())),
         overrides=overrides,
         sweeps=tuple(parse_sweep(text) for text in options.sweep),
         policies=tuple(options.policies or (QUICK_POLICIES if options.quick else [])),
-        seeds=tuple(dict.fromkeys(options.seeds or default.get("seeds", [0, 1, 2, 3, 4]))),
+        seeds=tuple(
+            dict.fromkeys(options.seeds or default.get("seeds", [0] if options.suite else [0, 1, 2, 3, 4]))
+        ),
         slots=options.slots,
         episodes=default.get("episodes") if options.episodes is None else options.episodes,
         published_size=options.published_size,
     )
-    _require_extras(options, settings.policies)
+    _require_extras(options, policies_of(settings))
     if options.report_only:
         _report(_archived(options, settings), options)
         return 0
@@ -147,7 +172,7 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
     _write_command(options.output, words)
     archive = Archive(options.output)
     archive.note(plan)
-    progress = Progress(len(plan.cells))
+    progress = Progress(len(plan.cells), _place_names(plan))
     outcomes = run_cells(
         plan.cells,
         options.output,
@@ -169,15 +194,15 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
 def _archived(options: argparse.Namespace, settings: Any) -> list[Any]:
     """The results that the folder holds: all of them, or those that the options name."""
     from hadrl_lightning.benchmark import Archive, chosen
-    from hadrl_lightning.benchmark.plan import place_label
+    from hadrl_lightning.benchmark.plan import scenario_labels
     from hadrl_lightning.judge import LEAST_KNOWN
 
     archive = Archive(options.output)
     archive.collect()
-    named = options.scenarios or options.config or options.quick
+    named = options.suite or options.scenarios or options.config or options.quick
     records = chosen(
         archive.records(),
-        scenarios=[place_label(name, settings.overlays) for name in settings.scenarios] if named else [],
+        scenarios=scenario_labels(settings) if named else [],
         sweep_keys=[sweep.key for sweep in settings.sweeps],
         policies=[*options.policies, LEAST_KNOWN] if options.policies else [],
         seeds=options.seeds or [],
@@ -194,12 +219,16 @@ def _report(records: list[Any], options: argparse.Namespace, remark: str = "") -
     """Tables, CSV files and figures."""
     from hadrl_lightning.benchmark import groups, result_table, write_report
     from hadrl_lightning.benchmark.records import early_bests
+    from hadrl_lightning.benchmark.spread import slow_places, suite_of
     from hadrl_lightning.console import show
 
     write_report(records, options.output)
     show(*result_table(records))
     for text in early_bests(groups(records)):
         warnings.warn(text, HadrlWarning, stacklevel=2)
+    slow = [f"{name} {seconds:.0f} s" for name, seconds in slow_places(records, SLOW_S)]
+    if suite_of(records) and slow:
+        print(f"More than {SLOW_S} s: {', '.join(slow)}")
     print(f"Outputs: {os.path.relpath(options.output)}{remark}")
     if records and not options.no_figures:
         from hadrl_lightning.plots import draw
@@ -214,13 +243,24 @@ def _check_engine(options: argparse.Namespace) -> None:
         raise HadrlError(f"ray_address must come with --engine ray, got --engine {options.engine}")
 
 
+def _check_suite(options: argparse.Namespace) -> None:
+    others = [name for name in ("scenarios", "sweep", "quick") if getattr(options, name)]
+    if options.suite is not None and others:
+        raise HadrlError(f"suite must stand without --{others[0]}, got --suite {options.suite}")
+
+
+def _place_names(plan: Any) -> dict[str, str]:
+    """By the keys of cells what their scenarios are called; none where there is one scenario alone."""
+    found = {entry.cell.key: entry.scenario for entry in plan.entries}
+    return found if len(set(found.values())) > 1 else {}
+
+
 def _require_extras(options: argparse.Namespace, policies: Sequence[str]) -> None:
     """Name all packages that are missing before hours of work, not one after the other."""
     from hadrl_lightning.benchmark.plan import optional_modules
-    from hadrl_lightning.benchmark.policies import default_policies
     from hadrl_lightning.benchmark.ray_engine import set_environment
 
-    modules = [] if options.report_only else optional_modules(policies or default_policies())
+    modules = [] if options.report_only else optional_modules(policies)
     if options.engine == "ray" and not options.report_only:
         set_environment()
         modules.append("ray")
@@ -232,8 +272,10 @@ def _require_extras(options: argparse.Namespace, policies: Sequence[str]) -> Non
 class Progress:
     """A line for every cell that is done, and one for all that were computed before."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, places: Mapping[str, str] | None = None) -> None:
         self.total = total
+        self.places = places or {}
+        """By the keys of cells what their scenarios are called, where there are several."""
         self.done = 0
         self.reused = 0
         self.stale = 0
@@ -245,7 +287,8 @@ class Progress:
         self.done += 1
         cell, result = outcome.cell, outcome.result
         seed = "" if cell.seed is None else f", seed {cell.seed}"
-        text = f"[{self.done}/{self.total}] {cell.policy}{seed}: "
+        where = f"{self.places[cell.key]}, " if cell.key in self.places else ""
+        text = f"[{self.done}/{self.total}] {where}{cell.policy}{seed}: "
         if outcome.reused:
             self.reused += 1
             self.stale += result.versions != versions()
@@ -258,8 +301,7 @@ class Progress:
             print(text + f"failed: {outcome.error}", flush=True)
             return
         hits = f"hits {result.scores['hit_ratio']:.3f}, " if "hit_ratio" in result.scores else ""
-        seconds = result.training_s + result.evaluation_s
-        print(text + hits + f"latency {result.scores['latency']:.2f} s ({seconds:.0f} s)", flush=True)
+        print(text + hits + f"latency {result.scores['latency']:.2f} s ({result.wall_s:.0f} s)", flush=True)
 
     @property
     def remark(self) -> str:

@@ -1,7 +1,6 @@
 """Figures of a benchmark: convergence of both levels, bars of all policies, sweeps."""
 
 import math
-import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from hadrl_lightning.plots.style import (
     band,
     colour,
     family,
+    file_name,
     look,
     save,
     style,
@@ -101,11 +101,6 @@ def draw_benchmark(folder: Path, output: Path) -> list[Path]:
                     ):
                         files += save(_convergence(plt, shown, base), output / file_name(f"{name}-{where}"))
     return files
-
-
-def file_name(text: str) -> str:
-    """`text` with everything that does not belong in a file's name replaced."""
-    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text)
 
 
 def _place(row: Row) -> tuple[str, str, str]:

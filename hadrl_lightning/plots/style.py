@@ -2,6 +2,7 @@
 same colour, marker and dashes in every figure, and a hue stands for a kind of policy.
 """
 
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,6 +79,11 @@ def save(figure: Any, path: Path) -> list[Path]:
             figure.savefig(file, metadata=metadata)
     pyplot().close(figure)
     return files
+
+
+def file_name(text: str) -> str:
+    """`text` with everything that does not belong in a file's name replaced."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", text)
 
 
 def band(

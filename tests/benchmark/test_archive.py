@@ -334,7 +334,7 @@ SMALL: dict[str, Any] = {
     },
     "planning": {"seed_decisions": 2, "decisions_per_epoch": 2},
 }
-CLOCKS = ("training_s", "evaluation_s")
+CLOCKS = ("training_s", "evaluation_s", "wall_s")
 
 
 def results(folder: Path) -> dict[str, Any]:
