@@ -85,7 +85,7 @@ def _computed(cell: Cell) -> CellResult:
 
 
 def _held(episodes: Sequence[Episode]) -> list[list[float]]:
-    """Of every server and service, the share of frames in which the one held the other; none of networks of many sizes."""
+    """Of every server and service, the share of frames in which the one held the other; none of many sizes."""
     if len({episode.cache.shape[2:] for episode in episodes}) > 1:
         return []
     frames = torch.cat([episode.cache.cpu().flatten(0, 1) for episode in episodes])
