@@ -27,11 +27,11 @@ OTHERS = ["base.yaml", *OVERLAYS]
 
 
 def test_the_shipped_files_are_the_documented_ones() -> None:
-    assert set(shipped_configs()) == {*SCENARIOS, *OTHERS}
+    assert set(shipped_configs()) == {"any.yaml", *SCENARIOS, *OTHERS}
 
 
 @pytest.mark.parametrize(
-    "configs", [*[[name] for name in SCENARIOS], *[["es2.yaml", name] for name in OVERLAYS]]
+    "configs", [["any.yaml"], *[[name] for name in SCENARIOS], *[["es2.yaml", name] for name in OVERLAYS]]
 )
 def test_every_config_builds_an_agent_and_its_data(
     in_empty_folder: Path, configs: list[str], capsys: pytest.CaptureFixture[str]

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.agents.seen import ranges_of_scenario
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
 from hadrl_lightning.baselines.learners import LearnerSettings, TwinDDPG
 from hadrl_lightning.benchmark import PlanSettings, make_plan
+from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.cli.checkpoints import check_settings
 from hadrl_lightning.cli.mistakes import naming_settings
 from hadrl_lightning.data import EpisodeStream, TransitionDataModule
@@ -20,11 +22,13 @@ from hadrl_lightning.envs.bounds import caching_bounds, offloading_bounds
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import optimal_hit_ratio
 from hadrl_lightning.play import run_episode
+from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import GIB, Physics, Range, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
     EdgeNetwork,
     ScenarioRange,
+    SharedNetworks,
     Use,
     decode_caching,
     decode_offloading,
@@ -345,9 +349,11 @@ def test_every_episode_has_other_networks_and_a_saved_state_goes_on_with_the_sam
     assert again == other.scenarios == one.scenarios
 
 
-@pytest.mark.parametrize("begun", [0, 3])
-def test_networks_of_the_sizes_of_a_saved_episode_go_on_to_the_bit(begun: int) -> None:
-    one, other = networks(SIZED), networks(SIZED, seed=9)
+@pytest.mark.parametrize(("begun", "kind"), [(0, EdgeNetwork), (3, EdgeNetwork), (3, SharedNetworks)])
+def test_networks_of_the_sizes_of_a_saved_episode_go_on_to_the_bit(begun: int, kind: type) -> None:
+    one, other = (
+        kind(SIZED, num_envs=4, generator=make_generator(seed, Use.TEST_NETWORKS, 0)) for seed in (3, 9)
+    )
     slow, fast = random_policies("strict")
     for _ in range(begun):
         one.reset()
@@ -367,6 +373,52 @@ def test_networks_of_the_sizes_of_a_saved_episode_go_on_to_the_bit(begun: int) -
         assert torch.equal(one.step(decided).latency, other.step(decided).latency)
         if one.episode_over:
             one.reset(), other.reset()
+
+
+def test_the_largest_networks_have_to_fit_into_memory() -> None:
+    most = {"low": 1, "high": 1000}
+    large = Scenario(num_servers=most, num_services=most, popularity="zipf")  # type: ignore[arg-type]
+    with pytest.raises(
+        HadrlError, match="networks in parallel must be as many as fit into memory, got 10000"
+    ):
+        EdgeNetwork(large, num_envs=10_000)
+
+
+@pytest.mark.unchecked
+def test_a_training_over_sizes_resumes_to_the_bit(tmp_path: Path) -> None:
+    scenario = replace(
+        Scenario.from_config("any.yaml"),
+        num_servers={"low": 1, "high": 3},
+        num_users={"low": 2, "high": 5},
+        num_services={"low": 2, "high": 9},
+        slots_per_decision=2,
+    )
+
+    def trained(
+        max_epochs: int, going_on_from: Path | None = None
+    ) -> tuple[HADRL, TransitionDataModule, Trainer]:
+        agent = HADRL(scenario)
+        data = TransitionDataModule(
+            scenario, num_envs=2, batch_size=4, samples_per_pass=12, passes_per_epoch=2, validation_episodes=2
+        )
+        planning = CEMPlanning(seed_decisions=3, decisions_per_epoch=3)
+        trainer = quiet_trainer(
+            max_epochs=max_epochs, limit_val_batches=1, callbacks=[planning], num_sanity_val_steps=0
+        )
+        trainer.fit(agent, datamodule=data, ckpt_path=going_on_from)
+        return agent, data, trainer
+
+    _, _, first = trained(1)
+    first.save_checkpoint(tmp_path / "saved.ckpt")
+    resumed, its, _ = trained(3, tmp_path / "saved.ckpt")
+    straight, own, trainer = trained(3)
+    assert len(own.offloading_buffer.parts) > 2
+    for one, other in zip(own.offloading_buffer.parts, its.offloading_buffer.parts, strict=True):
+        for (_, value), (_, found) in zip(one.contents().tensors(), other.contents().tensors(), strict=True):
+            assert torch.equal(value, found)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert trainer.callback_metrics["val/log_latency"].isfinite()
 
 
 def test_ranges_change_no_draw_of_requests_and_fading() -> None:

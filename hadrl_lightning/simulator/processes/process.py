@@ -49,6 +49,8 @@ class Process:
     def check(self, scenario: Scenario) -> None:
         """Say what does not fit this scenario before anything is played, such as a file with other users.
 
+        Where numbers of servers, users or services are ranges, it is asked for the least and the largest ones too.
+
         Raises:
             ValueError: it does not fit; users read it after the name of the process, and an OSError too.
         """
