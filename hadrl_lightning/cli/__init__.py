@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from hadrl_lightning import __version__
 from hadrl_lightning.characters import use_plain_characters
-from hadrl_lightning.cli.pipes import while_read
-from hadrl_lightning.cli.signals import Stopped, StopSignals
+from hadrl_lightning.cli.signals import Stopped, StopSignals, while_read
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import DISK_ERRORS, unwritable
 from hadrl_lightning.messages import tell, warnings_in_one_line

@@ -1,10 +1,15 @@
-"""SIGINT and SIGTERM as a request to stop: what a Ctrl+C, a batch system or a preempted machine sends."""
+"""SIGINT and SIGTERM as a request to stop: what a Ctrl+C, a batch system or a preempted machine sends.
+
+And output into a pipe: a reader that leaves before the end, as `| head` does, is no mistake of anybody's.
+"""
 
 import os
+import select
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -13,6 +18,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SAME_REQUEST_S = 1.0
 """A signal that follows another within so many seconds is the same request: a launcher forwards what the terminal has
 sent to all processes already."""
+UNREAD = 128 + signal.SIGPIPE
+"""Exit status of a command whose output nobody reads any more, as a shell gives it."""
 
 
 class Stopped(BaseException):
@@ -90,3 +97,23 @@ class StopSignals:
             raise Stopped(signum)
         if os.isatty(2):
             os.write(2, b"\nStopping after the present step; once more ends at once.\n")
+
+
+def while_read(work: Callable[[], int]) -> int:
+    """The status of `work`, or `UNREAD`, without a word, where the reader of stdout leaves before it ends."""
+    try:
+        try:
+            return work()
+        finally:
+            sys.stdout.flush()  # here rather than when Python ends
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left in buffers
+        return UNREAD
+
+
+def _reader_is_gone() -> bool:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

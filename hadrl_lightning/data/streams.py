@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hadrl_lightning.data.bootstrap import bootstrap_weights
-from hadrl_lightning.data.passes import MemberBatches, SizedBatches, member_batches
+from hadrl_lightning.data.passes import MemberBatches, SizedBatches, bootstrap_weights, member_batches
 from hadrl_lightning.data.replay import ReplayBuffer
 from hadrl_lightning.data.sized_replay import SizedReplay
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions

@@ -19,8 +19,7 @@ from hadrl_lightning.data import (
     TrainingStream,
     TransitionDataModule,
 )
-from hadrl_lightning.data.bootstrap import bootstrap_weights
-from hadrl_lightning.data.passes import member_batches
+from hadrl_lightning.data.passes import bootstrap_weights, member_batches
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Rows, Use
 
