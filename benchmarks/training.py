@@ -47,7 +47,7 @@ from hadrl_lightning.agents.set_world_model import SetWorldModel
 from hadrl_lightning.baselines import best_known_and_bound, coverage
 from hadrl_lightning.baselines.covering import filled_by_density
 from hadrl_lightning.baselines.learners import LearnerSettings
-from hadrl_lightning.benchmark.judge import Judge, play
+from hadrl_lightning.benchmark.players import Judge, play
 from hadrl_lightning.benchmark.policies import LEARNERS
 from hadrl_lightning.benchmark.sb3 import train_sb3
 from hadrl_lightning.callbacks.collection import Collection

@@ -34,8 +34,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from hadrl_lightning.baselines import random_caching, random_offloading
 from hadrl_lightning.benchmark.cells import Cell
 from hadrl_lightning.benchmark.compute import train_rival
-from hadrl_lightning.benchmark.judge import Judge
 from hadrl_lightning.benchmark.plan import PlanSettings, make_plan
+from hadrl_lightning.benchmark.players import Judge
 from hadrl_lightning.benchmark.training import merged
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.judge import Validation, best_and_last

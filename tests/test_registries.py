@@ -24,8 +24,8 @@ from hadrl_lightning.agents import (
 )
 from hadrl_lightning.baselines.genetic import GeneticSettings
 from hadrl_lightning.baselines.learners import LearnerSettings
-from hadrl_lightning.benchmark.own import named, own_modules
 from hadrl_lightning.benchmark.plan import parse_sweep, parse_value
+from hadrl_lightning.benchmark.training import named, own_modules
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.cli import main
 from hadrl_lightning.cli.checkpointing import Checkpointing

@@ -17,12 +17,10 @@ from hadrl_lightning.agents import DDPG, CachingAgent
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES, least_latency
 from hadrl_lightning.baselines.learners import FlatDDPG, LearnerSettings, TwinDDPG
 from hadrl_lightning.benchmark.cells import Cell, CellResult
-from hadrl_lightning.benchmark.judge import Judge, play, player
-from hadrl_lightning.benchmark.own import import_modules
+from hadrl_lightning.benchmark.players import Judge, play, player, trained_player
 from hadrl_lightning.benchmark.policies import LOWER_BOUND, pair_of
 from hadrl_lightning.benchmark.sb3 import train_sb3
-from hadrl_lightning.benchmark.trained import trained_player
-from hadrl_lightning.benchmark.training import Trained, build, train
+from hadrl_lightning.benchmark.training import Trained, build, import_modules, train
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.judge import (
     BY_EPISODE,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.baselines.learners import LearnerSettings
 from hadrl_lightning.benchmark.cells import Cell
-from hadrl_lightning.benchmark.own import named, own_modules
+from hadrl_lightning.benchmark.players import SEED, agent_contents, check_files, is_trained
 from hadrl_lightning.benchmark.policies import (
     LEARNERS,
     LOWER_BOUND,
@@ -20,12 +20,13 @@ from hadrl_lightning.benchmark.policies import (
     pair_of,
 )
 from hadrl_lightning.benchmark.suites import Suite, find_suite
-from hadrl_lightning.benchmark.trained import SEED, agent_contents, check_files, is_trained
 from hadrl_lightning.benchmark.training import (
     Settings,
     build,
     merged,
+    named,
     num_slots,
+    own_modules,
     resolved,
     setting_groups,
     validated_slots,

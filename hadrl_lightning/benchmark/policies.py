@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
-from hadrl_lightning.benchmark.trained import is_trained, label_of_trained
+from hadrl_lightning.benchmark.players import is_trained, label_of_trained
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import LEAST_KNOWN
 

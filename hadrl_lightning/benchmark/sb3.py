@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from hadrl_lightning.baselines.learners import joint_policies
-from hadrl_lightning.benchmark.judge import Judge, player
+from hadrl_lightning.benchmark.players import Judge, player
 from hadrl_lightning.benchmark.training import Trained
 from hadrl_lightning.extras import require
 from hadrl_lightning.play import Policies

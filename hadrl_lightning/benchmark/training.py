@@ -1,22 +1,33 @@
-"""Build and train HADRL from settings as nested dictionaries, without a command line."""
+"""Build and train HADRL from settings as nested dictionaries, without a command line.
+
+What a user adds, such as a policy or a measure, is found by its name: its module is part of what determines a cell, and
+workers import it.
+"""
 
 import copy
-from collections.abc import Mapping
+import hashlib
+import inspect
+import sys
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from hadrl_lightning.agents import HADRL
-from hadrl_lightning.benchmark.judge import Player
+from hadrl_lightning.agents import CACHING_AGENTS, HADRL, SLOT_MODELS
+from hadrl_lightning.benchmark.players import Player
 from hadrl_lightning.callbacks import CEMPlanning, EpisodeEvaluation, FiniteNumbers
 from hadrl_lightning.config_files import groups_of, merged, refuse_nulls, said
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import KeepBest, Validation
 from hadrl_lightning.parser_messages import essence, known_settings
+from hadrl_lightning.planning import MEASURES
 from hadrl_lightning.process import quiet_trainer, quieten
+from hadrl_lightning.registries import Registry, import_module
+from hadrl_lightning.simulator.processes import PROCESSES
 
 Settings = dict[str, Any]
 
@@ -188,3 +199,56 @@ def _check_trainer(trainer: Settings) -> None:
 
 def _in_one_line(error: Exception) -> HadrlError:
     return HadrlError(essence(str(error), known_settings(_parser())))
+
+
+# What a user adds ----------------------------------------------------------------------------------------------------
+
+PACKAGE = __name__.partition(".")[0]
+NAMED: dict[tuple[str, ...], Registry[Any]] = {
+    ("data", "scenario", "processes"): PROCESSES,
+    ("model", "fast_level"): SLOT_MODELS,
+    ("model", "slow_level"): CACHING_AGENTS,
+    ("model", "planner", "strategy"): MEASURES,
+    ("planning", "planner", "strategy"): MEASURES,
+}
+"""Settings that name something, or hold settings by the names of some things, and what they can name."""
+
+
+def named(settings: Settings) -> Iterator[Any]:
+    """What the settings of a run name."""
+    for (*groups, field), registry in NAMED.items():
+        group: Any = settings
+        for key in groups:
+            group = (group or {}).get(key)
+        names = (group or {}).get(field) or ()
+        for name in [names] if isinstance(names, str) else names:
+            yield registry.find(name, field)
+
+
+def own_modules(parts: Iterable[Any]) -> dict[str, str]:
+    """The modules of functions and classes that are not this package's, by name, with a hash of their source.
+
+    A module without a source, such as an interactive session, has another hash each time: nothing of it is used again.
+    """
+    names = {_module_of(part) for part in parts}
+    return {name: _digest(name) for name in sorted(names) if name.partition(".")[0] != PACKAGE}
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import modules that add something. The main program's is run again by Python itself in a worker."""
+    for name in names:
+        if name not in ("__main__", "__mp_main__"):
+            import_module(name)
+
+
+def _module_of(part: Any) -> str:
+    inner = getattr(part, "func", part)  # of functools.partial
+    return str(getattr(inner, "__module__", None) or type(inner).__module__)
+
+
+def _digest(name: str) -> str:
+    try:
+        source = inspect.getsource(sys.modules[name])
+    except (KeyError, OSError, TypeError):
+        source = uuid.uuid4().hex
+    return hashlib.sha256(source.encode()).hexdigest()[:16]

@@ -22,10 +22,18 @@ from hadrl_lightning.agents import check_trainer
 from hadrl_lightning.agents.stored import StoredAgent
 from hadrl_lightning.cli import checkpoints, ranks, runs
 from hadrl_lightning.cli.checkpointing import Checkpointing
-from hadrl_lightning.cli.judging import SETTINGS_FILE, cells, place, write_row
 from hadrl_lightning.cli.loggers import MetricsLogger
 from hadrl_lightning.cli.mistakes import naming_settings, resuming_from, trainer_mistakes
-from hadrl_lightning.cli.outputs import ResultTable, RunTrainer, SaveRun, result_name
+from hadrl_lightning.cli.outputs import (
+    SETTINGS_FILE,
+    ResultTable,
+    RunTrainer,
+    SaveRun,
+    cells,
+    place,
+    result_name,
+    write_row,
+)
 from hadrl_lightning.cli.parser import ConfigByName, HadrlParser
 from hadrl_lightning.cli.resuming import Start, differences, read_words, told_of_own_settings
 from hadrl_lightning.cli.signals import StopSignals

@@ -11,9 +11,8 @@ from jsonargparse import Namespace
 
 from hadrl_lightning.cli import runs
 from hadrl_lightning.cli.checkpoints import BEST, LAST, plain
-from hadrl_lightning.cli.judging import matters
 from hadrl_lightning.cli.loggers import Rows
-from hadrl_lightning.cli.outputs import result_name
+from hadrl_lightning.cli.outputs import matters, result_name
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import load_tensors, replacing
 

@@ -10,7 +10,7 @@ import yaml
 
 from hadrl_lightning import cli
 from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO
-from hadrl_lightning.cli.judging import SETTINGS_FILE, cells, place, write_row
+from hadrl_lightning.cli.outputs import SETTINGS_FILE, cells, place, write_row
 from hadrl_lightning.cli.parser import HadrlParser
 from hadrl_lightning.cli.runs import find_checkpoint, name_of, next_version, reserve_version, run_name
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs

@@ -17,7 +17,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 
 from hadrl_lightning.agents import HADRL, SetWorldModelSettings
 from hadrl_lightning.benchmark import PlanSettings, make_plan
-from hadrl_lightning.benchmark.own import named, own_modules
+from hadrl_lightning.benchmark.training import named, own_modules
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
