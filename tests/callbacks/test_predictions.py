@@ -16,14 +16,15 @@ from hadrl_lightning import Scenario
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.callbacks import CEMPlanning, EpisodeEvaluation, TrainingProgress, progress
 from hadrl_lightning.callbacks.predictions import tables, write_decisions
-from hadrl_lightning.data import TransitionDataModule
+from hadrl_lightning.callbacks.references import random_policies
+from hadrl_lightning.data import EpisodeStream, TransitionDataModule
 from hadrl_lightning.errors import HadrlWarning, OutputError
 from hadrl_lightning.judge import Scoreboard
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.play import Episode, episode_scores, run_episode
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Physics
-from hadrl_lightning.simulator import Allocation, EdgeNetwork, decode_caching, decode_offloading, rules
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, decode_caching, decode_offloading, rules
 
 SCENARIO = Scenario(
     num_servers=4,
@@ -292,3 +293,28 @@ def test_the_bar_is_drawn_on_a_terminal_alone(
     assert "epoch 1/1, learning 2/2 steps" in text  # drawn for the last time as it ends
     assert "(validation)" in text
     assert all(len(line) <= 80 for line in re.split(r"[\r\n]+", text))
+
+
+def test_networks_of_several_sizes_are_written_each_with_its_own_constants(tmp_path: Path) -> None:
+    scenario = Scenario(
+        num_servers={"low": 1, "high": 4},  # type: ignore[arg-type]
+        num_users={"low": 2, "high": 9},  # type: ignore[arg-type]
+        compute_hz={"low": 5e9, "high": 8e10},  # type: ignore[arg-type]
+        decisions_per_episode=1,
+        slots_per_decision=2,
+    )
+    users = []
+    for network in EpisodeStream(scenario, "strict", 5, 2, 7, Use.TEST_NETWORKS):
+        episode = run_episode(network, *random_policies("strict"))
+        write_decisions(tmp_path, episode, network, first_episode=len(users))
+        users += [network.scenario.num_users] * network.num_envs
+    assert len(set(users)) == 3
+    assert Scenario.from_config(tmp_path / "scenario.yaml") == scenario
+    rows = list(csv.DictReader((tmp_path / "decisions.csv").open()))
+    for number, count in enumerate(users):
+        its = Scenario.from_config(tmp_path / f"scenario-{number}.yaml")
+        own = [row for row in rows if row["episode"] == str(number)]
+        assert (its.num_users, len(own)) == (count, 2 * count)
+        for row in own:
+            share = float(row["compute_hz"]) / its.compute_per_server_hz[int(row["server"])]
+            assert share == pytest.approx(float(row["compute_share"]), rel=1e-5)
