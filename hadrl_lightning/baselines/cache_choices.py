@@ -104,10 +104,15 @@ class Choices:
         return fill_caches(self.scenario, drawn + cache.double())
 
     def dropped(self, cache: Bool[Tensor, "server service"]) -> Bool[Tensor, "choice server service"]:
-        """One service less on one server."""
+        """One service less on one server or on all, a server that holds nothing, and nothing held at all."""
         held = cache.nonzero()
-        less = cache.repeat(len(held), 1, 1)
-        less[torch.arange(len(held)), held[:, 0], held[:, 1]] = False
+        services, servers = cache.any(dim=0).nonzero()[:, 0], cache.any(dim=1).nonzero()[:, 0]
+        less = cache.repeat(len(held) + len(services) + len(servers) + 1, 1, 1)
+        each, everywhere, emptied, nothing = less.split([len(held), len(services), len(servers), 1])
+        each[torch.arange(len(held)), held[:, 0], held[:, 1]] = False
+        everywhere[torch.arange(len(services)), :, services] = False
+        emptied[torch.arange(len(servers)), servers] = False
+        nothing.zero_()
         return less
 
 

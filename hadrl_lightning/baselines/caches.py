@@ -78,9 +78,9 @@ def best_caches(
     a busy server: the best one is also compared with itself less any one service, and if that helps, the choice is not
     called exact. More choices are searched. From caches of great coverage, random ones and changes of the best,
     descents (`Descent`) go by what each change is about worth on a few of the drawn slots (`CountedSlots`); from the
-    best of their ends, and changes of them, descents on more slots go on, and so forth (`STAGES`). Of the last ends the
-    best on drawn slots is taken. What still fits is added, unless it does harm. The effort depends on the scenario's
-    size alone, not on the machine.
+    best of their ends, and changes of them, descents on more slots go on, and so forth (`STAGES`). Of the last ends
+    the best on drawn slots is taken. What still fits is added, unless it does harm, and what does harm is taken away.
+    The effort depends on the scenario's size alone, not on the machine.
 
     Args:
         scenario: the constants.
@@ -101,6 +101,7 @@ def best_caches(
     if not exact:
         ends, starts = _met_by_local_search(choices, slots)
         best = _filled_up(scenario, slots, slots.best(torch.cat([*found, ends])))
+        best = _emptied(choices, slots, best)
     latency = slots.decided(best)
     error = float(latency.std()) / math.sqrt(len(latency)) if len(latency) > 1 else math.inf
     return BestCaches(best, float(latency.mean()), error, exact, slots.compared, starts)
@@ -141,3 +142,13 @@ def _filled_up(scenario: Scenario, slots: DrawnSlots, cache: Tensor) -> Tensor:
     """The caches with what else fits, unless the cloud outdoes busy servers that hold it."""
     fuller = with_copies(scenario, cache)
     return cache if torch.equal(fuller, cache) or slots.better(cache, fuller) else fuller
+
+
+def _emptied(choices: Choices, slots: DrawnSlots, cache: Tensor) -> Tensor:
+    """The caches less what the cloud outdoes, as long as it helps to hold less."""
+    while cache.any():
+        less = slots.best(choices.dropped(cache))
+        if not slots.better(less, cache):
+            break
+        cache = less
+    return cache

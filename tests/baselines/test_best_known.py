@@ -515,6 +515,14 @@ def test_caches_that_a_search_found_leave_no_room_that_is_of_use() -> None:
     assert caches._filled_up(scenario, slots, room).all()
 
 
+def test_nothing_is_held_where_the_cloud_outdoes_a_busy_server_with_every_service() -> None:
+    fast = {"cloud_compute_hz": 35e9, "cloud_rate_bit_per_s": 1e9, "cloud_delay_s": 0.001, "compute_hz": 7e9}
+    scenario = Scenario(num_servers=1, num_users=6, num_services=5, popularity="zipf", **fast)
+    best = best_caches(scenario, generator(), num_slots=64)
+    assert not best.cache.any()
+    assert not best.exact
+
+
 def test_caches_that_hold_less_are_found_where_the_cloud_outdoes_the_servers() -> None:
     scenario = Scenario(compute_hz=1e8)  # room for all ten services on both servers
     best = best_caches(scenario, generator(), num_slots=16)
