@@ -145,8 +145,14 @@ class TransitionDataModule(LightningDataModule):
 
     def __str__(self) -> str:
         """The networks, and what was collected of them."""
-        sizes = {name: getattr(self.scenario, name) for name in ("num_servers", "num_users", "num_services")}
-        words = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        ends = {
+            name: (size, self.scenario.largest_counts[name])
+            for name, size in self.scenario.least_counts.items()
+        }
+        words = ", ".join(
+            f"{name}={least}" if least == most else f"{name}={least} to {most}"
+            for name, (least, most) in ends.items()
+        )
         return f"{type(self).__name__}(num_envs={self.num_envs}, {words}, physics={self.physics}, slots={self.slots})"
 
     def setup(self, stage: str) -> None:

@@ -229,7 +229,7 @@ class Scenario:
         Raises:
             ValueError: there are no users, or a network can be drawn that has none.
         """
-        least = self._counts_at(0.0)["num_users"]
+        least = self.least_counts["num_users"]
         if least < 1:
             raise ValueError(f"num_users must be at least 1, got {least}")
 
@@ -376,6 +376,11 @@ class Scenario:
     def counts(self) -> dict[str, int]:
         """Numbers of servers, users and services, by their names; the middle ones where they are ranges."""
         return {name: getattr(self, name) for name in SIZES}
+
+    @property
+    def least_counts(self) -> dict[str, int]:
+        """The least numbers of servers, users and services, by their names."""
+        return self._counts_at(0.0)
 
     @property
     def largest_counts(self) -> dict[str, int]:

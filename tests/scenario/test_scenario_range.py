@@ -247,6 +247,7 @@ def test_a_scenario_of_several_sizes_is_copied_and_shows_its_ends() -> None:
     assert {one["num_servers"] for one in corners} == {1, 5}
     assert {(one["num_users"], one["num_services"]) for one in corners} == {(2, 3), (9, 30)}
     assert ranges_of_scenario(SIZED)["num_services"] == (3, 30)
+    assert "num_servers=1 to 5, num_users=2 to 9, num_services=3 to 30," in str(TransitionDataModule(SIZED))
     assert SIZED.resized(3, 6, 9).ranges.keys().isdisjoint(SIZED.counts)  # though these are the middles
     assert replace(SIZED, num_users=4).ranges.keys() == SIZED.ranges.keys() - {"num_users"}
     assert replace(SIZED, num_users={"low": 0, "high": 9}) != SIZED
