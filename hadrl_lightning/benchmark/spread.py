@@ -50,6 +50,11 @@ class Loss(NamedTuple):
     hits: float
     """Hit ratio ÷ that of the best caches; NaN where no caches hold anything."""
 
+    @property
+    def ratios(self) -> dict[str, float]:
+        """All but the seed."""
+        return {name: value for name, value in self._asdict().items() if name != "seed"}
+
 
 class Visit(NamedTuple):
     """A policy in one network."""
@@ -303,7 +308,10 @@ def _network(place: SuitePlace) -> Row:
 def _reached(visit: Visit, held: bool) -> Row:
     """The losses of every seed, those that are known, and the caches of the worst one."""
     losses = [
-        {name: value for name, value in one._asdict().items() if name == "seed" or math.isfinite(value)}
+        {
+            "seed": one.seed,
+            **{name: round(value, 4) for name, value in one.ratios.items() if math.isfinite(value)},
+        }
         for one in visit.losses
     ]
     worst = visit.losses.index(visit.worst)
