@@ -210,11 +210,13 @@ def play_frame(
     network: EdgeNetwork,
     slow: Decider[Sight, Act, Tensor],
     fast: Decider[FastSight, FastAct, Allocation],
+    after_slot: Callable[[PlayedSlot[Any, Any]], None] | None = None,
 ) -> PlayedFrame[Sight, Act]:
-    """Play a frame from its start to its end."""
+    """Play a frame from its start to its end; `after_slot` is told of every slot that was served."""
     frame = Frame(network, slow)
-    for _ in frame.slots(fast):
-        pass
+    for slot in frame.slots(fast):
+        if after_slot is not None:
+            after_slot(slot)
     return frame.finish()
 
 
@@ -243,14 +245,17 @@ class Episode(NamedTuple):
 
 
 def run_episode(
-    network: EdgeNetwork, caching_policy: CachingPolicy, offloading_policy: OffloadingPolicy
+    network: EdgeNetwork,
+    caching_policy: CachingPolicy,
+    offloading_policy: OffloadingPolicy,
+    after_slot: Callable[[PlayedSlot[Any, Any]], None] | None = None,
 ) -> Episode:
-    """Reset the networks and play one episode to its end."""
+    """Reset the networks and play one episode to its end; `after_slot` is told of every slot that was served."""
     slow, fast = by_policy(caching_policy), by_policy(offloading_policy)
     network.reset()
     frames = []
     while not network.episode_over:
-        frames.append(play_frame(network, slow, fast))
+        frames.append(play_frame(network, slow, fast, after_slot))
     slots = [
         (slot.requests, slot.positions, *slot.allocation, *slot.service)
         for frame in frames

@@ -12,11 +12,12 @@ COUNTS = {
     "cell_radius_m": 10_000_000,
     "decisions_per_episode": 1_000_000,
     "slots_per_decision": 1_000_000,
+    "history_slots": 1_000_000,
 }
 """Whole numbers, and the largest that is allowed; of servers and services, as many as fit into memory."""
 SIZES = ("num_servers", "num_users", "num_services")
 """Those of them that say how large a network is, and that can be ranges."""
-LEAST = {"num_users": 0}
+LEAST = {"num_users": 0, "history_slots": 0}
 """The least that is allowed, where it is not 1: there are slots in which nobody asks for anything."""
 POSITIVE = {
     "input_step_bytes": (1.0, 1e12),

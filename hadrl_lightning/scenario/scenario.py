@@ -151,6 +151,8 @@ class Scenario:
     """Caching decisions (frames) an episode."""
     slots_per_decision: int = 5
     """Offloading slots that a caching decision holds."""
+    history_slots: int = 1000
+    """Slots before an episode of which it is on record how often each service was asked for; 0: nothing is known."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "processes", _by_name(self.processes))

@@ -6,8 +6,10 @@ from hadrl_lightning.simulator.decisions import (
     bin_index,
     equal_shares,
     fill_caches,
+    log_weights,
     packed,
     packed_rows,
+    weighted_shares,
 )
 from hadrl_lightning.simulator.fields import Field, View, fields_of
 from hadrl_lightning.simulator.network import EdgeNetwork
@@ -50,6 +52,7 @@ __all__ = [
     "fields_of",
     "fill_caches",
     "from_vector",
+    "log_weights",
     "make_generator",
     "offloading_view_of",
     "packed",
@@ -62,4 +65,5 @@ __all__ = [
     "switching_cost",
     "to_vector",
     "vector_size",
+    "weighted_shares",
 ]

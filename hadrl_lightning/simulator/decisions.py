@@ -1,5 +1,6 @@
 """Decisions of both levels as they are carried out, and how to make feasible ones."""
 
+from math import log
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, constants
 
+LEAST_WEIGHT = 1e-3
+"""The least weight beside 1 by which agents that plan share a server. The best weights go with roots of demands: these
+differ by as much where demands differ by a million."""
 MAX_SHARE = 1 + 1e-3
 """No user can have more than a server has, and no server gives away more; what is beyond 1 is rounding."""
 
@@ -80,6 +84,25 @@ def sum_per_server(
 ) -> Float[Tensor, "batch server"]:
     """Sum of the users' values on each server, [B, S]."""
     return value.new_zeros(value.shape[0], num_servers).scatter_add_(1, server, value)
+
+
+def weighted_shares(
+    server: Int[Tensor, "batch user"], action: Float[Tensor, "batch user"], num_servers: int
+) -> Float[Tensor, "batch user"]:
+    """Shares in proportion to weights whose logarithms are actions: from `LEAST_WEIGHT` at −1 to 1 at 1, [B, U]."""
+    weight = ((action.clamp(-1, 1) - 1) * (-log(LEAST_WEIGHT) / 2)).exp()
+    return weight / sum_per_server(weight, server, num_servers).gather(1, server)
+
+
+def log_weights(
+    server: Int[Tensor, "batch user"], share: Float[Tensor, "batch user"], num_servers: int
+) -> Float[Tensor, "batch user"]:
+    """Actions that `weighted_shares` makes these shares of, 1 for the largest of a server, [B, U]."""
+    largest = (
+        share.new_zeros(len(share), num_servers).scatter_reduce(1, server, share, "amax").gather(1, server)
+    )
+    part = share / largest.clamp(min=torch.finfo(share.dtype).tiny)
+    return 1 - 2 * part.clamp(LEAST_WEIGHT, 1).log() / log(LEAST_WEIGHT)
 
 
 def extremes(value: Tensor) -> tuple[int | float, int | float]:

@@ -54,7 +54,11 @@ class Field:
     in_vector: bool = True
     """Whether it is part of vectors."""
     constant: str = ""
-    """Of a field that is not: the scenario's constant that it is; empty for what vectors say nothing of, then 0."""
+    """Of a field that is not: the scenario's constant that it is; empty for what vectors say nothing of."""
+    usual: float | None = None
+    """What it is where nobody tells; None: it has to be told, and is 0 where a vector can't."""
+    in_token: bool = True
+    """Whether a latency may depend on it: it then is part of the tokens of structured models."""
 
     def shape(self, scenario: Scenario) -> tuple[int, ...]:
         """Of one row."""
@@ -83,10 +87,8 @@ class Field:
         if numbers.ndim == len(self.axes):
             numbers, real = numbers[None], real[None]
         if numbers.ndim != len(self.axes) + 1:
-            axes = ", ".join(self.axes)
-            raise ValueError(
-                f"{self.name} must have shape [{axes}] or [networks, {axes}], got {list(numbers.shape)}"
-            )
+            one, several = (", ".join(axes) for axes in (self.axes, ("networks", *self.axes)))
+            raise ValueError(f"{self.name} must have shape [{one}] or [{several}], got {list(numbers.shape)}")
         if self.dtype is None:
             return real.to(torch.get_default_dtype())
         least, most = (0.0, 1.0) if self.dtype == torch.bool else (-math.inf, math.inf)
@@ -152,7 +154,8 @@ class View(Rows):
 
         Args:
             values: every field of the view by its name, in SI units, services and servers counted from 0; of several
-                networks, or of one without the dimension of networks, which then becomes a batch of one.
+                networks, or of one without the dimension of networks, which then becomes a batch of one. Fields that
+                have a usual value may be left out.
 
         Raises:
             ValueError: a field is missing, is unknown, is no array of numbers, has another shape than its axes say or
@@ -160,12 +163,16 @@ class View(Rows):
         """
         declared = {one.name: one for one in fields_of(cls)}
         for name in (*declared, *values):
-            if name not in values or name not in declared:
-                problem = "must be given" if name in declared else f"must be one of {', '.join(declared)}"
-                raise ValueError(f"{name} {problem}")
-        view = cls(**{name: one.tensor(values[name]) for name, one in declared.items()})
-        view.sizes()
-        return view
+            if name not in declared:
+                raise ValueError(f"{name} must be one of {', '.join(declared)}")
+            if name not in values and declared[name].usual is None:
+                raise ValueError(f"{name} must be given")
+        given = {name: one.tensor(values[name]) for name, one in declared.items() if name in values}
+        lengths, rows = _lengths([(declared[name], list(value.shape)) for name, value in given.items()])
+        for name, one in declared.items():
+            if name not in given and one.usual is not None:
+                given[name] = torch.full((*rows, *[lengths[axis] for axis in one.axes]), one.usual)
+        return cls(**given)
 
     @classmethod
     def none(cls, scenario: Scenario) -> Self:
@@ -179,16 +186,24 @@ class View(Rows):
         Raises:
             ValueError: two fields differ in it, or in their rows.
         """
-        lengths: dict[str, int] = {}
-        rows: list[int] | None = None
-        for one in fields_of(type(self)):
-            shape = list(getattr(self, one.name).shape)
-            leading = shape[: max(0, len(shape) - len(one.axes))]
-            if len(shape) < len(one.axes) or rows not in (None, leading):
-                expected = ", ".join(map(str, (*(["…"] if rows is None else rows), *one.axes)))
-                raise ValueError(f"{one.name} must have shape [{expected}], got {shape}")
-            rows = leading
-            for axis, length in zip(one.axes, shape[len(rows) :], strict=True):
-                if lengths.setdefault(axis, length) != length:
-                    raise ValueError(f"{one.name} must be of {lengths[axis]} {axis}s, got {length}")
-        return lengths
+        return _lengths([(one, list(getattr(self, one.name).shape)) for one in fields_of(type(self))])[0]
+
+
+def _lengths(shapes: list[tuple[Field, list[int]]]) -> tuple[dict[str, int], list[int]]:
+    """Length of every axis of some fields with these shapes, and the shape of their rows.
+
+    Raises:
+        ValueError: two fields differ in it, or in their rows.
+    """
+    lengths: dict[str, int] = {}
+    rows: list[int] | None = None
+    for one, shape in shapes:
+        leading = shape[: max(0, len(shape) - len(one.axes))]
+        if len(shape) < len(one.axes) or rows not in (None, leading):
+            expected = ", ".join(map(str, (*(["…"] if rows is None else rows), *one.axes)))
+            raise ValueError(f"{one.name} must have shape [{expected}], got {shape}")
+        rows = leading
+        for axis, length in zip(one.axes, shape[len(rows) :], strict=True):
+            if lengths.setdefault(axis, length) != length:
+                raise ValueError(f"{one.name} must be of {lengths[axis]} {axis}s, got {length}")
+    return lengths, rows or []

@@ -149,6 +149,9 @@ class EdgeNetwork:
         self.unfolding.begin(self.scenario, self.table)
         batch = len(self.unfolding.slot.requests)
         self.state: NetworkState = empty_state(self.scenario, batch, self.device, self.dtype)
+        past = self.unfolding.past_requests()
+        if past is not None:
+            self.state.past_counts = past[self._rows]
         for name, process in self.unfolding.processes.items():
             carried = process.carried(self._constants, batch)
             if carried:
@@ -195,8 +198,11 @@ class EdgeNetwork:
         return service
 
     def caching_view(self) -> CachingView:
-        """What the slow level sees."""
-        return self.rules.caching_view(self._constants, self.state)
+        """What the slow level sees: the constants of the networks, and links to the homes that users have now."""
+        slot = self.unfolding.slot
+        now = adjusted(self.unfolding.processes, self._constants, slot)
+        table = self._constants._replace(cells=now.cells, published_homes=now.published_homes)
+        return self.rules.caching_view(table, self.state, slot)
 
     def offloading_view(self) -> OffloadingView:
         """What the fast level sees, of the class `offloading_view_of(scenario)`."""

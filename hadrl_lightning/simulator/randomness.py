@@ -71,6 +71,10 @@ class Use(IntEnum):
     """What a further process of networks draws; index: a number of its name."""
     SCENARIOS = 23
     """Constants of networks that differ; index: episode and a number of the field's name."""
+    HISTORY = 24
+    """Requests before an episode."""
+    ADAPTING = 25
+    """Slots that weights learn from while an agent is deployed."""
 
 
 def make_generator(seed: int, use: Use, *index: int) -> torch.Generator:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -86,6 +87,14 @@ def stacked(parts: Sequence[AnyRows]) -> AnyRows:
 def concatenated(parts: Sequence[AnyRows]) -> AnyRows:
     """The rows of some of one kind, one after the other."""
     return _joined(torch.cat, parts)
+
+
+def kinds_of(parts: Sequence[Tensor]) -> tuple[Int[Tensor, " kind"], Int[Tensor, " batch"]]:
+    """The first row of each kind, and which kind each row is of: rows are alike that are so in all of these numbers."""
+    key = torch.cat([part.reshape(len(part), -1) for part in parts], dim=1)
+    _, kind = torch.unique(key, dim=0, return_inverse=True)
+    first = torch.full((int(kind.max()) + 1,), len(key), device=kind.device)
+    return first.scatter_reduce(0, kind, torch.arange(len(key), device=kind.device), "amin"), kind
 
 
 def _joined(join: Callable[[list[Tensor]], Tensor], parts: Sequence[AnyRows]) -> AnyRows:

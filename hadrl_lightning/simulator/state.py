@@ -23,6 +23,8 @@ class NetworkState:
     """Requests served in this episode, [B, K]."""
     counts_before: Float[Tensor, "batch service"]
     """Those of them that were served before the present frame, [B, K]."""
+    past_counts: Float[Tensor, "batch service"]
+    """Requests before the episode that are on record, [B, K]."""
     request_gain: Float[Tensor, "batch service"]
     """The published running request gain, [B, K]."""
     hit_counts: Float[Tensor, "batch server service"]
@@ -67,6 +69,7 @@ def empty_state(scenario: Scenario, batch: int, device: torch.device, dtype: tor
         cache=torch.zeros(batch, servers, services, dtype=torch.bool, device=device),
         request_counts=zeros(batch, services),
         counts_before=zeros(batch, services),
+        past_counts=zeros(batch, services),
         request_gain=zeros(batch, services),
         hit_counts=zeros(batch, servers, services),
         taken_bits=zeros(batch, servers),

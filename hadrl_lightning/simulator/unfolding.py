@@ -11,7 +11,15 @@ from torch import Tensor
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.fields import Field, fields_of, number
-from hadrl_lightning.simulator.processes import USUAL, Memory, Process, World, check_brought, processes_of
+from hadrl_lightning.simulator.processes import (
+    USUAL,
+    Memory,
+    Process,
+    World,
+    check_brought,
+    check_past,
+    processes_of,
+)
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.views import OffloadingView
@@ -90,6 +98,20 @@ class Unfolding:
         self.world = self.world._replace(scenario=scenario, table=table)
         self.memory = {}
         self._draw(known=True)
+
+    def past_requests(self) -> Tensor | None:
+        """How often each service was asked for before the episode, [B, K]; None where that is not on record."""
+        slots = self.world.scenario.history_slots
+        generator = make_generator(seed_aside(self.generator), Use.HISTORY) if slots else None
+        for name, process in self.processes.items():
+            if generator is not None and "requests" in process.brings:
+                past = process.past(self.world, slots, generator)
+                if "requests" not in past:
+                    return None
+                if name in self.world.scenario.processes:
+                    check_past(name, past, self.world)
+                return past["requests"].to(self.world.device, self.world.dtype)
+        return None
 
     def serve(self) -> None:
         """Draw what is not known before a slot is served."""

@@ -53,7 +53,9 @@ def from_vector(view: type[AnyView], vector: Float[Tensor, "*rows number"], scen
     for field in fields_of(view):
         if not field.in_vector:
             known = (
-                getattr(scenario, field.constant) if field.constant else torch.zeros(field.shape(scenario))
+                getattr(scenario, field.constant)
+                if field.constant
+                else torch.full(field.shape(scenario), field.usual or 0.0)
             )
             constant = torch.as_tensor(known, dtype=torch.float64).to(vector)
             values[field.name] = constant.expand(*vector.shape[:-1], *constant.shape)

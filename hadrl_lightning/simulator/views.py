@@ -6,9 +6,43 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.scenario.limits import COUNTS, POSITIVE
 from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER, View, number
+from hadrl_lightning.typed import as_floats
 
 BITS_PER_GIB = 8.0 * 1024**3
+LEAST_LINK = 1e-7
+"""bit/s/Hz. No network has a worse one: below what its links are kept at, by more than rounding."""
+USUAL_LINK = 16.0
+"""bit/s/Hz, of a user about as far from its server as in the shipped scenarios."""
+CLOUD_RATE = number(
+    text="rate to the cloud",
+    unit="bit/s",
+    scale=1e6,
+    low=POSITIVE["cloud_rate_bit_per_s"][0],
+    in_vector=False,
+    constant="cloud_rate_bit_per_s",
+    usual=as_floats(Scenario.cloud_rate_bit_per_s),
+)
+CLOUD_COMPUTE = number(
+    text="compute of the cloud",
+    unit="Hz",
+    scale=1e9,
+    low=POSITIVE["cloud_compute_hz"][0],
+    in_vector=False,
+    constant="cloud_compute_hz",
+    usual=as_floats(Scenario.cloud_compute_hz),
+)
+CLOUD_DELAY = number(
+    text="delay to the cloud",
+    unit="s",
+    in_vector=False,
+    constant="cloud_delay_s",
+    usual=as_floats(Scenario.cloud_delay_s),
+)
+OF_THE_CLOUD = ("cloud_rate_bit_per_s", "cloud_compute_hz", "cloud_delay_s")
+"""What both levels see of the cloud: constants of the network by the same names."""
 
 
 @dataclass(eq=False)
@@ -87,6 +121,28 @@ class CachingView(View):
         metadata=number(SERVICE, text="recent requests of service {}", in_vector=False)
     )
     """The same since the caching decision before this one."""
+    past_requests: Float[Tensor, "*rows service"] = field(
+        metadata=number(SERVICE, text="past requests of service {}", in_vector=False, usual=0.0)
+    )
+    """How often each service was asked for before the episode (`Scenario.history_slots`)."""
+    users: Float[Tensor, "*rows"] = field(
+        metadata=number(
+            text="number of users", whole=True, high=float(COUNTS["num_users"]), in_vector=False, usual=0.0
+        )
+    )
+    """Users of a slot; 0 where nobody tells: then as many as the agent's scenario has."""
+    spectral_efficiency: Float[Tensor, "*rows"] = field(
+        metadata=number(
+            text="link quality", unit="bit/s/Hz", low=LEAST_LINK, in_vector=False, usual=USUAL_LINK
+        )
+    )
+    """Of the users' links to their home servers in the coming slot, fading aside: their harmonic mean."""
+    cloud_rate_bit_per_s: Float[Tensor, "*rows"] = field(metadata=CLOUD_RATE)
+    """Rate from every server to the cloud."""
+    cloud_compute_hz: Float[Tensor, "*rows"] = field(metadata=CLOUD_COMPUTE)
+    """CPU cycles per second that the cloud gives a task."""
+    cloud_delay_s: Float[Tensor, "*rows"] = field(metadata=CLOUD_DELAY)
+    """Fixed delay to the cloud and back."""
 
 
 @dataclass(eq=False)
@@ -98,7 +154,9 @@ class OffloadingView(View):
     )
     """Services cached now."""
     free_cache_bits: Float[Tensor, "*rows server"] = field(
-        metadata=number(SERVER, text="remaining cache of server {}", unit="bit", scale=BITS_PER_GIB)
+        metadata=number(
+            SERVER, text="remaining cache of server {}", unit="bit", scale=BITS_PER_GIB, in_token=False
+        )
     )
     """Of the usable cache. `published`: of the whole one."""
     bandwidth_hz: Float[Tensor, "*rows server"] = field(
@@ -121,3 +179,15 @@ class OffloadingView(View):
         metadata=number(USER, text="cycles of user {}", unit="cycles", scale=1e9)
     )
     """CPU cycles of each user's task."""
+    spectral_efficiency: Float[Tensor, "*rows user"] = field(
+        metadata=number(
+            USER, text="link of user {}", unit="bit/s/Hz", low=LEAST_LINK, in_vector=False, usual=USUAL_LINK
+        )
+    )
+    """Of each user's link to its home server, fading aside: what phones report of their channel."""
+    cloud_rate_bit_per_s: Float[Tensor, "*rows"] = field(metadata=CLOUD_RATE)
+    """Rate from every server to the cloud."""
+    cloud_compute_hz: Float[Tensor, "*rows"] = field(metadata=CLOUD_COMPUTE)
+    """CPU cycles per second that the cloud gives a task."""
+    cloud_delay_s: Float[Tensor, "*rows"] = field(metadata=CLOUD_DELAY)
+    """Fixed delay to the cloud and back."""

@@ -439,6 +439,19 @@ def test_users_walk_from_home_to_home_and_pay_for_it(own: Path) -> None:
     assert torch.equal(with_cost.on_time, ~late)
 
 
+def test_both_levels_see_links_to_the_homes_that_users_have_now(own: Path) -> None:
+    scenario = Scenario(num_servers=5, num_users=5, processes=own_processes("walk"), cell_radius_m=500)
+    network = EdgeNetwork(scenario, num_envs=3, generator=torch.Generator().manual_seed(0))
+    network.begin_frame(torch.ones_like(network.cache))
+    links = network.offloading_view().spectral_efficiency
+    slot = network.unfolding.slot
+    nearest = torch.cdist(slot.positions, torch.tensor(scenario.servers_m)).amin(dim=-1).clamp(min=1)
+    snr = 10 ** ((20 + 114 - 128.1 - 37.6 * (nearest.double() / 1000).log10()) / 10)
+    torch.testing.assert_close(links.double(), (1 + snr).log2(), rtol=1e-4, atol=0)
+    assert (slot.more["nearest"] != torch.arange(5)).any()
+    torch.testing.assert_close(network.caching_view().spectral_efficiency, 5 / (1 / links).sum(dim=1))
+
+
 def test_a_view_without_the_fields_of_processes_is_told_how_to_have_them(own: Path) -> None:
     kind = offloading_view_of(Scenario(processes=own_processes("backlog")))
     told = r"^view must have backlog, as offloading_view_of\(agent\.scenario\)\.of\(…\) takes it, got cache, "
@@ -512,3 +525,80 @@ def test_a_training_in_a_physics_from_outside(own: Path) -> None:
     (decisions,) = own.glob("checkpoints/**/decisions.csv")
     servers = {line.split(",")[9] for line in decisions.read_text().splitlines()[1:]}
     assert servers <= {"0", "1", "2"}
+
+
+# --- what is on record ---------------------------------------------------------------------------------------------
+
+
+def test_what_was_asked_for_before_an_episode_is_drawn_by_popularity_and_changes_no_other_draw() -> None:
+    popularity = (0.5, 0.0, 0.2, 0.3)
+    scenario = Scenario(
+        num_services=4, num_users=7, popularity=popularity, decisions_per_episode=1, slots_per_decision=3
+    )
+    network, unknown = (
+        EdgeNetwork(
+            replace(scenario, history_slots=slots), num_envs=5, generator=torch.Generator().manual_seed(3)
+        )
+        for slots in (1000, 0)
+    )
+    records = []
+    for _ in range(2):
+        records.append(network.caching_view().past_requests)
+        assert not unknown.caching_view().past_requests.any()
+        for one in (network, unknown):
+            one.begin_frame(torch.zeros(5, 2, 4, dtype=torch.bool))
+        idle = decode_offloading(scenario, torch.zeros(5, scenario.offloading_action_size))
+        while not network.frame_over:
+            assert torch.equal(network.requests, unknown.requests)
+            ours, theirs = network.step(idle), unknown.step(idle)
+            assert torch.equal(ours.spectral_efficiency, theirs.spectral_efficiency)  # positions and fading
+            assert torch.equal(ours.latency, theirs.latency)
+        assert torch.equal(network.caching_view().past_requests, records[-1])
+        for one in (network, unknown):
+            one.reset()
+    assert torch.equal(network.requests, unknown.requests)
+    counts = torch.cat(records)
+    assert len(counts.unique(dim=0)) == 10
+    assert (counts.sum(dim=1) == 7000).all()
+    assert not counts[:, 1].any()
+    chance = torch.tensor([(7000 * part * (1 - part)) ** 0.5 for part in popularity])
+    off = counts - 7000 * torch.tensor(popularity)
+    assert (off.abs() <= 4.5 * chance).all()
+    assert (off.std(dim=0) > 0.4 * chance)[[0, 2, 3]].all()
+    again = EdgeNetwork(scenario, num_envs=5, generator=torch.Generator().manual_seed(3)).caching_view()
+    assert torch.equal(again.past_requests, records[0])
+
+
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ("torch.ones(2, 4)", r"must tell past requests of shape \[2, 10\], got \[2, 4\]"),
+        ("-torch.ones(2, 10)", "must tell past requests that are finite and not negative, got -1 to -1"),
+        ("torch.ones(2, 10) / 0", "must tell past requests that are finite and not negative, got inf to inf"),
+        ("torch.full((2, 10), 7)", ""),
+    ],
+)
+def test_a_record_that_a_process_keeps_is_checked_and_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: str, told: str
+) -> None:
+    record = f"""
+    def past(self, world, num_slots, generator):
+        return {{"requests": {counts}}}
+"""
+    name = f"kept_{abs(hash(counts))}"
+    (tmp_path / f"{name}.py").write_text("\n".join([TOYS.rstrip(), record]))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    scenario = Scenario(processes={f"{name}.LatestFashion": {}})
+    if told:
+        with pytest.raises(HadrlError, match=rf"^processes\.{name}\.LatestFashion {told}$"):
+            EdgeNetwork(scenario, num_envs=2)
+        return
+    assert EdgeNetwork(scenario, num_envs=2).caching_view().past_requests.tolist() == [[7.0] * 10] * 2
+
+
+def test_what_nobody_keeps_is_not_on_record() -> None:
+    nobody = EdgeNetwork(
+        Scenario(num_users=0), num_envs=2, generator=torch.Generator().manual_seed(3)
+    ).caching_view()
+    assert nobody.past_requests.tolist() == [[0.0] * 10] * 2
+    assert nobody.spectral_efficiency.isfinite().all()

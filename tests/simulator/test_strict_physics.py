@@ -19,6 +19,7 @@ from hadrl_lightning.simulator import (
     fill_caches,
     serve,
     switching_cost,
+    weighted_shares,
 )
 from hadrl_lightning.simulator.constants import constants
 from hadrl_lightning.simulator.processes import usual
@@ -287,6 +288,20 @@ def test_strict_shares_by_hand():
     assert allocation.server.tolist() == [[0, 0, 1]]
     torch.testing.assert_close(allocation.bandwidth_share, torch.tensor([[1 / 1.05, 0.05 / 1.05, 1]]))
     torch.testing.assert_close(allocation.compute_share, torch.tensor([[0.5, 0.5, 1]]))
+
+
+def test_weighted_shares_by_hand():
+    server = torch.tensor([[0, 0, 0, 1, 2, 2]])
+    action = torch.tensor([[1.0, -1.0, 0.0, -0.7, 0.4, 9.0]])
+    weights = [
+        1.0,
+        1e-3,
+        1e-3**0.5,
+        1e-3 ** (0.6 / 2),
+    ]  # logarithms go evenly from ln 0.001 to 0; 9 counts as 1
+    three, two = sum(weights[:3]), weights[3] + 1
+    expected = [1 / three, 1e-3 / three, weights[2] / three, 1.0, weights[3] / two, 1 / two]
+    torch.testing.assert_close(weighted_shares(server, action, 4), torch.tensor([expected]))
 
 
 def test_targets_are_equal_bins():

@@ -17,16 +17,19 @@ from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, Repl
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.envs.bounds import vector_bounds
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.nn.set_encoder import SMALL as SMALL_NUMBER
 from hadrl_lightning.nn.tokens import TokenFields
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings
-from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.scenario import GIB, Physics, Scenario
 from hadrl_lightning.simulator import (
+    Allocation,
     CachingView,
     EdgeNetwork,
     OffloadingView,
     fields_of,
     from_vector,
     rules,
+    serve,
     to_vector,
     vector_size,
 )
@@ -45,8 +48,8 @@ SMALL = SetWorldModelSettings(ensemble_size=MEMBERS, hidden_size=4, weight_size=
 def test_what_is_done_to_rows_is_done_to_all_tensors_and_keeps_their_kind() -> None:
     assert [name for name, _ in DATA.tensors()][:2] == ["view.cache", "view.free_cache_bits"]
     assert [name for name, _ in DATA.tensors()][-3:] == [
-        "next_view.input_bits",
-        "next_view.cycles",
+        "next_view.cloud_compute_hz",
+        "next_view.cloud_delay_s",
         "latency",
     ]
     part = DATA[torch.tensor([[4, 0], [1, 1]])]
@@ -150,7 +153,13 @@ def test_a_new_field_reaches_replay_tokens_learning_and_plans_of_structured_and_
     assert buffer.shapes["next_view.patience_s"] == (6,)
     data = buffer.contents()
     fields = TokenFields.of(PatientView)
-    assert fields.token_size == 8
+    assert fields.token_size == 10
+    assert [one.name for one in fields.user[:4]] == [
+        "input_bits",
+        "cycles",
+        "spectral_efficiency",
+        "patience_s",
+    ]
     torch.testing.assert_close(fields.read(data.view).user[..., 3], data.view.patience_s / 10)
     model = SetWorldModel(SMALL, view=PatientView, generator=generator())
     flat = WorldModel(
@@ -168,11 +177,12 @@ def test_a_new_field_reaches_replay_tokens_learning_and_plans_of_structured_and_
         means = [one.step(one.start(view, 1), data.action)[0].mean for view in (data.view, other)]
         assert not torch.equal(*means)
         assert planner.plan(one, data.view, generator(4)).action.shape == (6, 18)
-    assert model.user_normaliser.size == 4
-    assert model.user_normaliser.scale[3] == pytest.approx(
-        1.0, abs=0.9
-    )  # of ln(1 + x / 10 s), and not of 50 s
-    with pytest.raises(ValueError, match=r"a structured model sees a view of .*patience_s, got .*cycles$"):
+    assert model.user_normaliser.size == 7
+    spread = (data.view.patience_s / 10 / SMALL_NUMBER).asinh().std()  # about that of ln x
+    assert model.user_normaliser.scale[3] == pytest.approx(spread.item(), rel=0.1)
+    with pytest.raises(
+        ValueError, match=r"a structured model sees a view of .*patience_s, got .*cloud_delay_s$"
+    ):
         model.start(DATA.view, 1)
 
 
@@ -208,6 +218,46 @@ def test_no_rows_of_a_scenario_say_what_its_views_are_like() -> None:
     ] == torch.long
 
 
+# --- what views tell -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_a_view_tells_all_that_a_latency_hangs_on_but_the_fading(physics: Physics) -> None:
+    other = {"cloud_rate_bit_per_s": 3e6, "cloud_compute_hz": 5e9, "cloud_delay_s": 0.7}
+    scenario = replace(
+        SCENARIO, cache_bytes=300 * GIB, bandwidth_hz=(1e8, 2e8), compute_hz=(2e10, 6e10), **other
+    )
+    network = EdgeNetwork(scenario, physics, num_envs=2, generator=generator())
+    cache = torch.zeros(2, 2, 10, dtype=torch.bool)
+    cache[:, 1] = True
+    network.begin_frame(cache)
+    view, slot = network.offloading_view(), network.unfolding.slot
+    server = torch.tensor([[0, 1, 0, 1, 0, 1]] * 2)
+    quarter, half = torch.full((2, 6), 0.25), torch.full((2, 6), 0.3)
+    shares = Allocation(server, quarter, half)
+    latency = serve(scenario, cache, slot.requests, slot.positions, torch.ones(2, 6), shares, physics).latency
+    one = {name: getattr(view, name).double() for name, _ in view.tensors()}
+    sent = one["input_bits"] / (0.25 * one["bandwidth_hz"].gather(1, server) * one["spectral_efficiency"])
+    hit = sent + one["cycles"] / (0.3 * one["compute_hz"].gather(1, server))
+    rate, clock, delay = (one[name][:, None] for name in other)
+    miss = sent + one["input_bits"] / rate + one["cycles"] / clock + delay
+    torch.testing.assert_close(latency.double(), torch.where(server == 1, hit, miss), rtol=1e-5, atol=0)
+    torch.testing.assert_close(torch.stack([one[name][0] for name in other]).tolist(), list(other.values()))
+
+
+def test_links_by_hand_and_their_harmonic_mean() -> None:
+    places = ((200.0, 0.0), (100.0, 50.0), (100.0, 0.0))  # 100 m and 50 m from server 0, and on it: 30 m
+    network = EdgeNetwork(Scenario(num_servers=1, num_users=3, user_positions_m=places), num_envs=2)
+    # log2(1 + 10^((20 + 114 − 128.1 − 37.6 log10(d / 1 km)) / 10))
+    links = [math.log2(1 + 10 ** ((5.9 - 37.6 * math.log10(d)) / 10)) for d in (0.1, 0.05, 0.03)]
+    assert links[0] == pytest.approx(14.45, abs=0.01)
+    seen = network.offloading_view().spectral_efficiency
+    torch.testing.assert_close(seen, torch.tensor([links] * 2))
+    view = network.caching_view()
+    assert view.spectral_efficiency.tolist() == pytest.approx([3 / sum(1 / link for link in links)] * 2)
+    assert view.users.tolist() == [3.0, 3.0]
+
+
 def test_what_services_fill_is_seen_and_kept_and_is_no_part_of_vectors() -> None:
     scenario = Scenario(num_services=2, popularity="zipf", storage_bytes=(100.0, 300.0))
     network = EdgeNetwork(scenario, num_envs=3, generator=torch.Generator().manual_seed(0))
@@ -216,7 +266,9 @@ def test_what_services_fill_is_seen_and_kept_and_is_no_part_of_vectors() -> None
     vector = to_vector(view)
     assert vector.shape == (3, vector_size(CachingView, scenario)) == (3, 2 * 2 + 2 + 2 * 2 + 2)
     again = from_vector(CachingView, vector, scenario)
-    assert all(torch.equal(value, getattr(again, name)) for name, value in view.tensors())
+    untold = {"past_requests", "users", "spectral_efficiency"}
+    for name, value in view.tensors():
+        assert torch.equal(value, getattr(again, name)) != (name in untold), name
     buffer = ReplayBuffer(4, view)
     buffer.add(view)
     assert buffer.contents().storage_bits.tolist() == [[800.0, 2400.0]] * 3

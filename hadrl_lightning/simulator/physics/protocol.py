@@ -13,7 +13,7 @@ from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
 from hadrl_lightning.simulator.radio import link_efficiency
 from hadrl_lightning.simulator.slot import Service, Slot
 from hadrl_lightning.simulator.state import NetworkState
-from hadrl_lightning.simulator.views import CachingView, OffloadingView
+from hadrl_lightning.simulator.views import OF_THE_CLOUD, CachingView, OffloadingView
 
 MIN_SHARE = 1e-9
 """A share of 0 counts as this much, so that every latency is finite."""
@@ -33,6 +33,8 @@ class Rules(ABC):
 
     shows_capacity: ClassVar[bool]
     """Whether views show the bandwidth and compute that a server has, and not what a slot before left of it."""
+    takes_any_shares: ClassVar[bool] = False
+    """Whether any shares may be asked for that sum to 1 on a server, and not those alone that actions stand for."""
     energy_column: ClassVar[str] = "energy_j"
     """What files call the energy: its name ends in the unit of `transmit_power` times seconds."""
     below_zero: ClassVar[frozenset[str]] = frozenset()
@@ -144,8 +146,8 @@ class Rules(ABC):
         )
 
     @abstractmethod
-    def caching_view(self, table: Constants, state: NetworkState) -> CachingView:
-        """What the slow level sees."""
+    def caching_view(self, table: Constants, state: NetworkState, slot: Slot) -> CachingView:
+        """What the slow level sees before a frame that begins with this slot."""
 
     @abstractmethod
     def offloading_view(self, table: Constants, state: NetworkState, slot: Slot) -> OffloadingView:
@@ -160,8 +162,21 @@ class Rules(ABC):
         """Least and largest values of the offloading view."""
 
 
-def seen_of_services(table: Constants, state: NetworkState) -> dict[str, Tensor]:
-    """What any physics shows the slow level: what services and servers are like, and what was asked for."""
+def seen_by_both(laws: Rules, table: Constants, slot: Slot) -> dict[str, Tensor]:
+    """What any physics shows both levels: the users' links, [B, U], and the cloud, [B] each."""
+    batch = len(slot.requests)
+    shown = {name: getattr(table, name).reshape(-1).expand(batch) for name in OF_THE_CLOUD}
+    unfaded = slot.positions.new_ones(slot.positions.shape[:-1])
+    return shown | {"spectral_efficiency": link_efficiency(table, laws.homes(table), slot.positions, unfaded)}
+
+
+def seen_of_services(laws: Rules, table: Constants, state: NetworkState, slot: Slot) -> dict[str, Tensor]:
+    """What any physics shows the slow level: what services, servers, links and the cloud are like, and what was asked
+    for.
+    """
+    shown = seen_by_both(laws, table, slot)
+    links = shown["spectral_efficiency"]
+    users = links.shape[1]
     constants = {
         "storage_bits": table.storage_bits,
         "fetch_s": table.storage_bits / table.backhaul_bit_per_s,
@@ -172,8 +187,12 @@ def seen_of_services(table: Constants, state: NetworkState) -> dict[str, Tensor]
     }
     batch, counts = len(state.cache), state.request_counts
     return {name: value.expand(batch, -1) for name, value in constants.items()} | {
+        **shown,
         "requests": counts,
         "recent_requests": counts - state.counts_before,
+        "past_requests": state.past_counts,
+        "users": links.new_full((batch,), users),
+        "spectral_efficiency": (1 / links).mean(dim=1).reciprocal() if users else links.new_ones(batch),
     }
 
 

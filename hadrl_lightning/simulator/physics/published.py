@@ -10,7 +10,14 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
 from hadrl_lightning.simulator.decisions import Allocation, bin_index, sum_per_server
-from hadrl_lightning.simulator.physics.protocol import MARGIN, Limits, Rules, seen_of_services, widened
+from hadrl_lightning.simulator.physics.protocol import (
+    MARGIN,
+    Limits,
+    Rules,
+    seen_by_both,
+    seen_of_services,
+    widened,
+)
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState, falling_scale
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
@@ -90,14 +97,14 @@ class Published(Rules):
         """The published code multiplies the transmission time by the number of dBm."""
         return table.transmit_power_dbm
 
-    def caching_view(self, table: Constants, state: NetworkState) -> CachingView:
+    def caching_view(self, table: Constants, state: NetworkState, slot: Slot) -> CachingView:
         """The published scalings, and what the present contents leave of the cache."""
         return CachingView(
             cache=state.cache,
             demand=state.request_gain,
             hits=falling_scale(state.hit_counts.flatten(1)).view_as(state.hit_counts),
             free_cache_bits=table.cache_bits - table.bits_of(state.cache),
-            **seen_of_services(table, state),
+            **seen_of_services(self, table, state, slot),
         )
 
     def offloading_view(self, table: Constants, state: NetworkState, slot: Slot) -> OffloadingView:
@@ -110,6 +117,7 @@ class Published(Rules):
             requests=slot.requests,
             input_bits=of_each(table.input_bits, slot.requests),
             cycles=of_each(table.cycles, slot.requests),
+            **seen_by_both(self, table, slot),
         )
 
     def caching_limits(self, scenario: Scenario) -> Limits:

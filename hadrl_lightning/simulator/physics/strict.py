@@ -7,7 +7,14 @@ from torch import Tensor
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
 from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, bin_index, packed, sum_per_server
-from hadrl_lightning.simulator.physics.protocol import Limits, Rules, flags, seen_of_services, widened
+from hadrl_lightning.simulator.physics.protocol import (
+    Limits,
+    Rules,
+    flags,
+    seen_by_both,
+    seen_of_services,
+    widened,
+)
 from hadrl_lightning.simulator.slot import Slot
 from hadrl_lightning.simulator.state import NetworkState
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
@@ -20,6 +27,7 @@ class Strict(Rules):
     """Feasible decisions: caches that fit, shares that sum to 1 on every server that has users."""
 
     shows_capacity = True
+    takes_any_shares = True
     shows_taken = False
 
     def homes(self, table: Constants) -> Int[Tensor, "... user"]:
@@ -66,7 +74,7 @@ class Strict(Rules):
         """Power in W."""
         return table.transmit_power_w
 
-    def caching_view(self, table: Constants, state: NetworkState) -> CachingView:
+    def caching_view(self, table: Constants, state: NetworkState, slot: Slot) -> CachingView:
         """Shares of the episode's requests and hits; the coming decision may fill the whole usable cache."""
         batch = len(state.cache)
         return CachingView(
@@ -74,7 +82,7 @@ class Strict(Rules):
             demand=_part(state.request_counts),
             hits=_part(state.hit_counts.flatten(1)).view_as(state.hit_counts),
             free_cache_bits=table.usable_cache_bits.expand(batch, -1),
-            **seen_of_services(table, state),
+            **seen_of_services(self, table, state, slot),
         )
 
     def offloading_view(self, table: Constants, state: NetworkState, slot: Slot) -> OffloadingView:
@@ -88,6 +96,7 @@ class Strict(Rules):
             requests=slot.requests,
             input_bits=of_each(table.input_bits, slot.requests),
             cycles=of_each(table.cycles, slot.requests),
+            **seen_by_both(self, table, slot),
         )
 
     def caching_limits(self, scenario: Scenario) -> Limits:

@@ -10,6 +10,7 @@ from hadrl_lightning.simulator.processes.process import (
     Process,
     World,
     check_brought,
+    check_past,
     check_shown,
 )
 from hadrl_lightning.simulator.processes.usual import (
@@ -31,6 +32,7 @@ __all__ = [
     "StationaryRequests",
     "World",
     "check_brought",
+    "check_past",
     "check_shown",
     "processes_of",
 ]

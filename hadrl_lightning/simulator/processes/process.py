@@ -65,6 +65,13 @@ class Process:
         """The memory in the next slot."""
         return memory
 
+    def past(self, world: World, num_slots: int, generator: torch.Generator) -> Memory:
+        """What is on record of so many slots before an episode: `requests`, how often each service was asked for.
+
+        Counts, [B, K]; nothing where none are kept.
+        """
+        return {}
+
     # What follows from it --------------------------------------------------------------------------------------------
 
     def adjusted(self, table: Constants, slot: Slot) -> Constants:
@@ -125,6 +132,24 @@ def _check_drawn(name: str, entry: str, least: float, largest: float) -> None:
         raise HadrlError(f"processes.{name} must give {entry} that is finite, got {wrong[0]:g}")
     if entry == "fading" and least < 0:
         raise HadrlError(f"processes.{name} must give fading that is not negative, got {least:g}")
+
+
+def check_past(name: str, past: Memory, world: World) -> None:
+    """Refuse what is no record of requests.
+
+    Raises:
+        HadrlError: it is of another shape, or holds something else than counts.
+    """
+    counts, shape = past["requests"], [world.num_envs, world.scenario.num_services]
+    if list(counts.shape) != shape:
+        raise HadrlError(
+            f"processes.{name} must tell past requests of shape {shape}, got {list(counts.shape)}"
+        )
+    least, most = extremes(counts)
+    if not 0 <= least <= most < math.inf:
+        raise HadrlError(
+            f"processes.{name} must tell past requests that are finite and not negative, got {least:g} to {most:g}"
+        )
 
 
 def check_shown(name: str, process: Process, shown: Memory, scenario: Scenario, batch: int) -> None:

@@ -12,6 +12,7 @@ from hadrl_lightning.simulator.radio import rayleigh
 
 FEW_DRAWS = 1024
 """Fewer are searched for one by one: that takes less calls."""
+TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,18 @@ class StationaryRequests(Process):
     def advance(self, world: World, memory: Memory, generator: torch.Generator) -> Memory:
         """The next requests, whatever the last ones were."""
         return self.initial(world, generator)
+
+    def past(self, world: World, num_slots: int, generator: torch.Generator) -> Memory:
+        """How often each service was asked for."""
+        ends = world.table.popularity_cdf.expand(world.num_envs, -1)
+        left = ends.new_full((world.num_envs,), num_slots * world.scenario.num_users)
+        begin, counts = torch.zeros_like(left), []
+        for end in ends.unbind(dim=1):  # of those who asked for no service before, so many ask for this one
+            part = (end - begin) / (1 - begin).clamp(min=TINY)
+            count = torch.binomial(left, part.clamp(0, 1), generator=generator)
+            counts.append(count)
+            left, begin = left - count, end
+        return {"requests": torch.stack(counts, dim=1).to(world.device, world.dtype)}
 
 
 def requested(table: Constants, draws: Float[Tensor, "batch user"]) -> Int[Tensor, "batch user"]:
