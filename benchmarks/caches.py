@@ -83,7 +83,7 @@ def frames(agent: HADRL, count: int, file: Path | None) -> None:
     scenario, slow = agent.scenario, agent.caching_agent
     assert isinstance(slow, LookaheadCaching)
     view = networks(scenario, 1).caching_view()
-    draws = torch.Generator().manual_seed(SEED)
+    to_come, draws = slow.frames(view, slow.demand.now(view)), torch.Generator().manual_seed(SEED)
     shape = (NUM_CACHES, scenario.num_servers, scenario.num_services)
     own = as_action(agent.place(view), torch.float32)
     wishes = {"at random": normal(shape, draws, own), "around the agent's": own + normal(shape, draws, own)}
@@ -92,8 +92,10 @@ def frames(agent: HADRL, count: int, file: Path | None) -> None:
     for kind, wish in wishes.items():
         caches = torch.unique(fill_caches(scenario, wish), dim=0)
         measured = [played(scenario, cache, fast, count).latency.sum(dim=2).mean() for cache in caches]
-        crowd, slots = slow.expected(view, caches, NUM_SLOTS, draws)
-        points[kind] = torch.stack((torch.stack(measured), crowd, slots))
+        row = torch.zeros(len(caches), dtype=torch.int64)
+        slots = to_come.on_slots(row, caches, torch.rand(NUM_SLOTS, scenario.num_users, generator=draws))
+        crowd = to_come.best_parts(row, caches).cost
+        points[kind] = torch.stack((torch.stack(measured), crowd, slots.mean(dim=1)))
     every = torch.cat(list(points.values()), dim=1)
     for name, expected in zip(("crowd", "drawn slots"), every[1:]):
         rank = torch.corrcoef(torch.stack((every[0], expected)).argsort().argsort().float())[0, 1]

@@ -191,7 +191,7 @@ class Collection:
         noise = self.exploration.offloading_noise.level
         shape = (self.network.num_envs, self.network.scenario.offloading_action_size)
         drawn = torch.randn(shape, generator=self.generator).to(self.network.device)
-        if self.seeding:  # an untrained actor decides about 0
+        if self.seeding and not self.module.world_model.begins_trained:  # an untrained actor decides about 0
             return (noise * drawn).clamp(-1, 1)
         self.planner = self.module.sized_planner(view, self.planner)
         plan = self.module.plan(view, self.planner, self.generator, self._plan)

@@ -326,7 +326,7 @@ def said_by(ask: Callable[[], Any]) -> str:
 def test_an_agent_reads_numbers_in_any_form(agent: HADRL, form: Callable[[torch.Tensor], Any]) -> None:
     """Whole numbers below 256, which every format holds."""
     view = EdgeNetwork(THREE, generator=torch.Generator().manual_seed(0)).offloading_view()
-    small = {name: value.clamp(max=255) for name, value in view.tensors() if value.dtype != torch.bool}
+    small = {name: value.clamp(max=255).ceil() for name, value in view.tensors() if value.dtype != torch.bool}
     other = {"cache": view.cache, **{name: form(value) for name, value in small.items()}}
     expected = agent.decide(replace(view, **small))
     found = agent.decide(OffloadingView.of(**other))

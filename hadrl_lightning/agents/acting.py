@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from hadrl_lightning.agents.belief import Believed
 from hadrl_lightning.agents.levels import CachingAgent, SlotModel
 from hadrl_lightning.agents.seen import (
     Ranges,
@@ -40,6 +41,7 @@ from hadrl_lightning.simulator import (
     make_generator,
     offloading_view_of,
     rules,
+    weighted_shares,
 )
 from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER
 
@@ -116,7 +118,7 @@ class Acting(nn.Module):
 
     def plan(
         self,
-        view: OffloadingView,
+        view: OffloadingView | Believed,
         planner: CEMPlanner,
         generator: torch.Generator,
         warm_start: Plan | None = None,
@@ -134,7 +136,7 @@ class Acting(nn.Module):
         Raises:
             HadrlError: a view of another number of users than the planner's.
         """
-        users = view.requests.shape[-1]
+        users = (view.view if isinstance(view, Believed) else view).requests.shape[-1]  # type: ignore[attr-defined]
         if 3 * users != planner.action_size:
             raise HadrlError(
                 f"offloading observation must be of {planner.num_users} users, got one of {users} users"
@@ -165,25 +167,46 @@ class Acting(nn.Module):
         self, view: OffloadingView, seed: int, warm_start: Plan | None = None
     ) -> tuple[Allocation, Plan | None]:
         """As `decide`, and the plan; none where there is nobody to plan for."""
-        check_kind(OffloadingView, offloading_view_of(self.scenario), view)
-        view = view.to(self.world_model.best_reward.device, torch.float32)
-        check_offloading_view(view, self.physics)
+        view = self.checked(view)
         scenario = self._of_sizes(view)
         planner = self.sized_planner(view)
         if not scenario.num_users or not len(view):
             return equal_shares(scenario, view.requests, view.dtype), None
         check_weights(self.world_model, "world_model")
         self.tell_outside(ranges_of_view(view, self.physics))
-        plan = self.plan(view, planner, make_generator(seed, Use.PLAY), warm_start, alike=True)
+        generator = make_generator(seed, Use.PLAY)
+        plan = self.plan(self.believed(view), planner, generator, warm_start, alike=True)
         action = plan.action.float()
         check_plan(action, plan.free_energy.total)
         return self.decide_offloading(scenario, action), plan
 
+    def checked(self, view: OffloadingView) -> OffloadingView:
+        """The view on the agent's device and in its format.
+
+        Raises:
+            NonFiniteError: a number of it is infinite or none.
+            HadrlError: another view, or what no network shows.
+        """
+        check_kind(OffloadingView, offloading_view_of(self.scenario), view)
+        view = view.to(self.world_model.best_reward.device, torch.float32)
+        check_offloading_view(view, self.physics)
+        return view
+
+    def believed(self, view: OffloadingView) -> OffloadingView | Believed:
+        """What plans go by: the view, and what is believed beside it."""
+        return view
+
     def decide_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
         """What an action of the planner stands for in networks of a scenario."""
+        laws = rules(self.physics)
         if self.world_model.targets_in_bins:
-            action = rules(self.physics).in_its_bins(scenario, action)
-        return decode_offloading(scenario, action, self.physics)
+            action = laws.in_its_bins(scenario, action)
+        allocation = decode_offloading(scenario, action, self.physics)
+        if not (self.world_model.shares_in_logarithms and laws.takes_any_shares):
+            return allocation
+        _, *shares = action.chunk(3, dim=1)
+        server = allocation.server
+        return Allocation(server, *(weighted_shares(server, one, scenario.num_servers) for one in shares))
 
     def sized_planner(self, view: OffloadingView, planner: CEMPlanner | None = None) -> CEMPlanner:
         """A planner (None: the agent's own) for as many servers and users as are seen.
@@ -207,7 +230,7 @@ class Acting(nn.Module):
     def place(self, view: CachingView, seed: int | None = None, decision: int = 0) -> Bool[Tensor, "..."]:
         """Decide on the caches of a frame without exploration: a function of each network's own view and of the seed.
 
-        No view shows the number of users: it is that of the agent's scenario (`for_scenario`).
+        For as many users as the view tells; where it tells of none, for those of the agent's scenario (`for_scenario`).
 
         Args:
             view: as `EdgeNetwork.caching_view` or `CachingView.of` gives it; where the caching agent is structured,
@@ -233,7 +256,11 @@ class Acting(nn.Module):
         if self.caching_agent.looks_through:
             check_weights(self.world_model, "world_model")
         generator = make_generator(self.seed if seed is None else seed, Use.PLAY, decision)
-        return self.decide_caching(view, self.caching_agent.act(view, generator).float()).cache
+        return self.decide_caching(view, self.caching_action(view, generator).float()).cache
+
+    def caching_action(self, view: CachingView, generator: torch.Generator) -> Float[Tensor, "..."]:
+        """What the caching agent does on a view that was checked."""
+        return self.caching_agent.act(view, generator)
 
     def decide_caching(self, view: CachingView, action: Float[Tensor, "batch action"]) -> CachingDecision:
         """What an action of the caching agent stands for in every network."""

@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from hadrl_lightning.agents.adapting import Adapt, Adapting
 from hadrl_lightning.agents.ddpg import DDPGSettings
 from hadrl_lightning.agents.learning import Learning
 from hadrl_lightning.agents.levels import CACHING_AGENTS, SLOT_MODELS, Level
-from hadrl_lightning.agents.lookahead import LookaheadSettings
 from hadrl_lightning.agents.seen import ranges_of_scenario
 from hadrl_lightning.agents.set_ddpg import SetDDPGSettings
-from hadrl_lightning.agents.set_world_model import SetWorldModelSettings
+from hadrl_lightning.agents.settings import LookaheadSettings, SetWorldModelSettings
 from hadrl_lightning.agents.stored import StoredAgent
 from hadrl_lightning.agents.world_model import WorldModelSettings
 from hadrl_lightning.data import TransitionDataModule
@@ -29,7 +29,7 @@ AnyLevel = TypeVar("AnyLevel", bound=Level)
 
 
 @typed
-class HADRL(Learning, StoredAgent):
+class HADRL(Learning, Adapting, StoredAgent):
     """Hierarchical DRL with active inference: DDPG decides the caches, a planner on a world model the offloading.
 
     The root module: it holds the two agents, trains both on the batches of `TransitionDataModule`, and turns them into
@@ -60,6 +60,9 @@ class HADRL(Learning, StoredAgent):
         fast_settings: settings of a fast level of your own; null: its defaults.
         planner: the fast level's planner.
         reset_world_model: start the world model anew before each learning step, as published; else go on training it.
+        adapt: what goes on learning in episodes that are played without exploration (test, predict, validate of a
+            trained agent): `off` nothing, `heads` by which factors servers demand more than expected, `all` the world
+            model's weights too (`learn`).
         seed: of the initial weights, of their resets, and of plans outside training.
     """
 
@@ -90,6 +93,7 @@ class HADRL(Learning, StoredAgent):
         fast_settings: dict[str, Any] | None = None,
         planner: PlannerSettings = PlannerSettings(),  # noqa: B008 (frozen)
         reset_world_model: bool = False,
+        adapt: Adapt = "off",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -98,6 +102,7 @@ class HADRL(Learning, StoredAgent):
         self.scenario = scenario
         self.physics: Physics = physics
         self.reset_world_model = reset_world_model
+        self.adapt: Adapt = adapt
         self.seed = seed
         self.keep_settings(
             {
@@ -114,6 +119,7 @@ class HADRL(Learning, StoredAgent):
                 "fast_settings": fast_settings,
                 "planner": planner,
                 "reset_world_model": reset_world_model,
+                "adapt": adapt,
                 "seed": seed,
             }
         )
@@ -122,6 +128,8 @@ class HADRL(Learning, StoredAgent):
         self.compose(
             model, _made(CACHING_AGENTS, "slow", slow_level, self.settings, slow_settings, *place), planner
         )
+        if adapt != "off":
+            self._adaptable(adapt)  # says what it can't
 
     @staticmethod
     def transfers(settings: Mapping[str, Any]) -> bool:
@@ -152,7 +160,8 @@ class HADRL(Learning, StoredAgent):
         """
         other = type(self)(**{**self.settings, "scenario": scenario})
         other.take(
-            self.state_dict(), "scenario must have the sizes the agent was trained on: it has flat models"
+            self.lasting_weights(),
+            "scenario must have the sizes the agent was trained on: it has flat models",
         )
         other.origin = self.origin
         other.tell_outside(ranges_of_scenario(scenario, self.physics))

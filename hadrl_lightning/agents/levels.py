@@ -173,12 +173,19 @@ class SlotModel(Level):
     targets_in_bins: ClassVar[bool] = False
     """Whether targets of actions are read as equal bins of [−1, 1], one a server, whatever the physics makes of them:
     it is given the action that stands for the same servers (`Rules.in_its_bins`)."""
+    shares_in_logarithms: ClassVar[bool] = False
+    """Whether shares of actions are logarithms of weights (`weighted_shares`), where the physics takes any shares: so
+    no user has to get more than is best."""
     best_reward: Float[Tensor, ""]
     """The largest reward seen."""
+    begins_trained: Bool[Tensor, ""]
+    """Whether its training began with weights that another one had taught: then it has nothing to try at random, and
+    its first steps are short."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("best_reward", torch.tensor(-torch.inf))
+        self.register_buffer("begins_trained", torch.zeros((), dtype=torch.bool))
 
     # Planning ------------------------------------------------------------------------------------------------------
 

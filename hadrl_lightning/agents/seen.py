@@ -13,6 +13,7 @@ from hadrl_lightning.scenario import BITS_PER_BYTE, GIB, MIB, Physics, Scenario
 from hadrl_lightning.scenario.limits import POINTS
 from hadrl_lightning.simulator import CachingView, OffloadingView, View, rules
 from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.views import OF_THE_CLOUD
 
 TOLERANCE = 1e-6
 """Relative: views are in single precision."""
@@ -74,6 +75,7 @@ def ranges_of_scenario(scenario: Scenario, physics: Physics = "strict") -> Range
 def ranges_of_view(view: OffloadingView, physics: Physics) -> Ranges:
     """What views show of these numbers; of capacities nothing where they are shown less what was taken."""
     columns = {"input of a task": view.input_bits, "cycles of a task": view.cycles}
+    columns |= {name: getattr(view, name) for name in OF_THE_CLOUD}
     if rules(physics).shows_capacity:
         columns |= {"bandwidth_hz": view.bandwidth_hz, "compute_hz": view.compute_hz}
     return _of_view(view, columns)
@@ -87,6 +89,7 @@ def ranges_of_caching_view(view: CachingView, usable_bits: Float[Tensor, "*rows 
         "usable cache of a server": usable_bits,
         "usable cache / storage of all services": part.clamp(max=1),
         "storage of a service": storage,
+        **{name: getattr(view, name) for name in OF_THE_CLOUD},
     }
     return _of_view(view, columns)
 
@@ -175,9 +178,12 @@ def _home_distances_m(scenario: Scenario, physics: Physics) -> list[float]:
 def _of_view(view: View, columns: dict[str, Tensor]) -> Ranges:
     if not len(view):
         return {}
-    ends = torch.stack([torch.stack((one.min(), one.max())) for one in columns.values()]).tolist()
+    ends = [torch.stack((one.min(), one.max())).double() for one in columns.values()]
     counts = {f"num_{axis}s": (float(length), float(length)) for axis, length in view.sizes().items()}
-    return {**counts, **{name: (least, most) for name, (least, most) in zip(columns, ends)}}
+    return {
+        **counts,
+        **{name: (least, most) for name, (least, most) in zip(columns, torch.stack(ends).tolist())},
+    }
 
 
 def _within(ends: tuple[float, float], seen: tuple[float, float]) -> bool:

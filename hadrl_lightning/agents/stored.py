@@ -4,16 +4,27 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, is_dataclass
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch import __version__ as lightning_version
+from torch import Tensor
 
-from hadrl_lightning.agent_files import RECORD, check_agent, find_agent, read_agent, recorded
+from hadrl_lightning.agent_files import (
+    RECORD,
+    SHIPPED,
+    check_agent,
+    find_agent,
+    is_shipped,
+    read_agent,
+    recorded,
+    settings_of_shipped,
+)
 from hadrl_lightning.config_files import class_parser, construct, groups_of, load_config, merged
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import replacing
+from hadrl_lightning.scenario import Scenario
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,7 +33,7 @@ else:  # a type checker at run time meets the annotations of methods apart from 
 
 OF_DATA = ("scenario", "physics", "seed")
 """Settings of the data in a file of settings that the agent takes over."""
-OF_TRAINING = ("best_reward", "num_updates", "num_explored", "rewards")
+OF_TRAINING = ("best_reward", "num_updates", "rewards")
 """Parts of the names of buffers that belong to a training and not to what it taught: of what was earned above all."""
 
 
@@ -34,6 +45,14 @@ def progress(trainer: Trainer) -> dict[str, int]:
         "epochs": epochs.processed,
         "slots": getattr(data, "slots", 0) * getattr(data, "num_collectors", 1),
     }
+
+
+@runtime_checkable
+class BeginsTrained(Protocol):
+    """A model that is trained otherwise where it has begun with weights (`load_weights`)."""
+
+    begins_trained: Tensor
+    """Whether it has; part of its state."""
 
 
 class StoredAgent(LightningModule):
@@ -94,7 +113,8 @@ class StoredAgent(LightningModule):
         """The trained agent of a checkpoint, on the CPU and in evaluation mode.
 
         Args:
-            path: the file, or the name of an agent that ships with the package, such as `es2.ckpt`.
+            path: the file, or the name of an agent that ships with the package: `hadrl.ckpt`, that for any network, or
+                `es2.ckpt` … `es5.ckpt`, the same one in that scenario.
 
         Raises:
             HadrlError: there is no such file, it is damaged, of another version, holds code or a weight that is not
@@ -130,7 +150,7 @@ class StoredAgent(LightningModule):
         path = find_agent(checkpoint_path)
         contents = read_agent(path)
         try:
-            agent = cls(**{**cls._arguments(contents["hyper_parameters"]), **settings})
+            agent = cls(**{**cls._arguments(contents["hyper_parameters"]), **_of_name(path), **settings})
         except (TypeError, ValueError) as error:
             problem = f"ckpt_path must hold the settings of {cls.__name__}, got {path}"
             raise HadrlError(f"{problem}: {error}") from error
@@ -160,6 +180,9 @@ class StoredAgent(LightningModule):
             if any(part in OF_TRAINING for part in name.split("."))
         }
         self.take({**found, **fresh}, f"weights must fit the models of these settings, got {path}")
+        for module in self.modules():
+            if isinstance(module, BeginsTrained):
+                module.begins_trained.fill_(True)
 
     def take(self, weights: Mapping[str, Any], problem: str, strict: bool | None = None) -> None:
         """Load weights, or raise a HadrlError that begins with `problem`."""
@@ -168,6 +191,10 @@ class StoredAgent(LightningModule):
         except RuntimeError as error:
             reasons = str(error).split("\n\t")
             raise HadrlError(f"{problem}: {reasons[min(1, len(reasons) - 1)].strip()[:160]}") from error
+
+    def lasting_weights(self) -> dict[str, Any]:
+        """The state of the agent that copies and files of weights get."""
+        return self.state_dict()
 
     # Saving --------------------------------------------------------------------------------------------------------
 
@@ -181,7 +208,7 @@ class StoredAgent(LightningModule):
             scores: what the agent reaches, by name; those of its training's last validation where not given.
         """
         contents = {
-            "state_dict": self.state_dict(),
+            "state_dict": self.lasting_weights(),
             "hyper_parameters": self.settings_dict(),
             "pytorch-lightning_version": lightning_version,
         }
@@ -245,3 +272,10 @@ class StoredAgent(LightningModule):
         return {
             name: cls.parts[name](**value) if name in cls.parts else value for name, value in settings.items()
         }
+
+
+def _of_name(path: Path) -> dict[str, Scenario]:
+    """The scenario that a shipped agent has by its name, if it is another one than it was trained on."""
+    if not is_shipped(path) or path.name == SHIPPED:
+        return {}
+    return {"scenario": Scenario.from_config(settings_of_shipped(path))}

@@ -69,7 +69,7 @@ def check_offloading_view(view: OffloadingView, physics: Physics) -> None:
     Raises:
         NonFiniteError: a number is infinite or none.
         HadrlError: no server or service, fields of other shapes or types than each other, a service that is not
-            there, a negative capacity, input or number of cycles.
+            there, a negative capacity, input or number of cycles, a link or a cloud that carries nothing.
     """
     _check_fields("offloading observation", view, rules(physics))
     found = list(view.requests.shape)
@@ -88,7 +88,8 @@ def check_caching_view(view: CachingView, scenario: Scenario, physics: Physics) 
     Raises:
         NonFiniteError: a number is infinite or none.
         HadrlError: no server or service, fields of other shapes or types than each other, a negative demand, storage of
-            less than a bit, or contents that fill more than there is.
+            less than a bit, half a user, a link or a cloud that carries nothing, or contents that fill more than there
+            is.
     """
     laws = rules(physics)
     _check_fields("caching observation", view, laws)
@@ -164,7 +165,8 @@ def _check_fields(what: str, view: View, physics: Rules) -> None:
         _check_type(what, field, value)
         least, most = field.limits(lengths, field.name in physics.below_zero)
         numbers = value.float()
-        wrong.append(~(numbers.isfinite() & (numbers >= least) & (numbers <= most)))
+        right = numbers.isfinite() & (numbers >= least) & (numbers <= most)
+        wrong.append(~(right & (numbers == numbers.round()) if field.whole else right))
     if not bool(torch.stack([one.any() for one in wrong]).any()):
         return
     for field, bad in zip(fields_of(type(view)), wrong, strict=True):

@@ -16,7 +16,7 @@ from hadrl_lightning.baselines.problem import (
     summed_latency,
 )
 from hadrl_lightning.planning.cache_descent import Descent, Room
-from hadrl_lightning.planning.frames import Frames, Parts
+from hadrl_lightning.planning.frames import CountedSlots
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork, spectral_efficiency
 from hadrl_lightning.simulator.constants import constants
@@ -30,49 +30,6 @@ INDIFFERENT = 1e-4
 CELLS_AT_ONCE = 100_000
 """Choices times slots times users times servers that are solved together: as many as a cache of the CPU holds."""
 LEAST_SLOTS = 16
-
-
-class CountedSlots(Frames):
-    """Drawn slots of which only counts how many users ask for each service; each has the mean radio, and can be split.
-
-    Over the same slots, what a choice of caches costs in them differs from the relaxed latency by some 0.01 % more or
-    less than for another choice, for a small part of the work, and it tells what every change of the caches is worth:
-    a search can go by it.
-
-    Args:
-        demand: as of `Frames`, of one network.
-        asked: users that ask for each service in each slot.
-    """
-
-    def __init__(
-        self,
-        demand: Float[Tensor, "held resource_and_base service server"],
-        asked: Float[Tensor, "slot service"],
-    ) -> None:
-        users = int(asked[0].sum())
-        super().__init__(demand[None, None], asked.mean(dim=0, keepdim=True), users)
-        self._slots = Frames(demand.expand(1, len(asked), -1, -1, -1, -1), asked, users)
-        self._slots.alone, self._slots.both = (
-            self._slots.base,
-            2.0,
-        )  # who meets whom is known: (Σ_k n_k x_ks root_ks)²
-
-    def best_parts(self, row: Tensor, cache: Tensor, part: Tensor | None = None) -> Parts:
-        """As of `Frames`, with the parts of every slot: `[n, slot, service, server]`."""
-        slots = len(self._slots.asking)
-        before = None if part is None else part.flatten(0, 1)
-        found = self._slots.best_parts(*self._each(cache), before)
-        return Parts(found.cost.view(-1, slots).mean(dim=1), found.part.unflatten(0, (-1, slots)))
-
-    def worth(self, row: Tensor, cache: Tensor, part: Tensor) -> Tensor:
-        """As of `Frames`."""
-        worth = self._slots.worth(*self._each(cache), part.flatten(0, 1))
-        return worth.unflatten(0, (len(cache), -1)).mean(dim=1)
-
-    def _each(self, cache: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of all slots under each of the caches, and the caches."""
-        slots = len(self._slots.asking)
-        return torch.arange(slots).repeat(len(cache)), cache.repeat_interleave(slots, dim=0)
 
 
 class DrawnSlots:

@@ -112,7 +112,9 @@ def _met_by_local_search(choices: Choices, slots: DrawnSlots) -> tuple[Tensor, i
     cells = choices.scenario.num_servers * choices.scenario.num_services
     first, *stages = sorted({min(count, slots.count) for count in STAGES})
     starts = max(min(DESCENDING // (FROM_AFAR * first * cells), STARTS), 1)
-    met = _descended(choices, slots.descent(first), choices.starts(), starts)
+    search = slots.descent(first)
+    begun = torch.cat([search.greedy(), choices.starts()])  # of which only the first may hold less than fits
+    met = _descended(choices, search, begun, starts)
     for count in stages:
         most = min(DESCENDING // (count * cells), STARTS)
         if not most:

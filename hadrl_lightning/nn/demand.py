@@ -58,17 +58,23 @@ class UsualDemand(MergedOverRanks):
     def now(self, view: CachingView) -> Float[Tensor, "batch service"]:
         """What part of requests is expected to be for each service: the usual one, unless those of late differ.
 
-        The shares of the episode are drawn towards the usual ones, then those of the last frame towards these: by how
-        much chance explains of the difference (`drawn_towards`).
+        The shares on record of before the episode are drawn towards the usual ones, those of the episode towards these,
+        and those of the last frame towards these in turn: by how much chance explains of the difference
+        (`drawn_towards`).
         """
         number = view.requests.shape[-1]
         usual = self.usual(number, view.requests).expand_as(view.requests)
         known = float(self.num_seen) if number == len(self.usual_demand) and self.num_seen else inf
-        return drawn_towards(view.recent_requests, drawn_towards(view.requests, usual, known))
+        past = view.past_requests.sum(dim=-1, keepdim=True)
+        usual = drawn_towards(view.past_requests, usual, torch.full_like(past, known))
+        known_by = torch.where(past > 0, past, known)
+        return drawn_towards(view.recent_requests, drawn_towards(view.requests, usual, known_by))
 
 
 def drawn_towards(
-    counts: Float[Tensor, "batch service"], expected: Float[Tensor, "batch service"], known_by: float = inf
+    counts: Float[Tensor, "batch service"],
+    expected: Float[Tensor, "batch service"],
+    known_by: Float[Tensor, "batch 1"] | float = inf,
 ) -> Float[Tensor, "batch service"]:
     """Shares by counts, drawn towards what was expected of them, as far as chance explains the difference.
 

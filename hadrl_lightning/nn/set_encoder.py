@@ -6,35 +6,44 @@ of sharing is built in, and has the form of the physics that is to be learnt. De
 constant and no unit of the network is known here, nor which of its numbers matters for what.
 """
 
+from collections.abc import Iterable
+from math import log
 from typing import cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 
 from hadrl_lightning.nn.ensemble import EnsembleLinear, Members, bounded
 
 LOG_VAR_RANGE = (-11.0, 1.0)
 """Bounds of the log-variance of each part of a latency, relative to the part."""
+NUM_SHARES = 2
+"""Shares that a user asks for: of bandwidth and of compute."""
+INITIAL_POWER = 2.0
+"""Of the share that a resource goes by before learning: one share each."""
 INITIAL_LOG_DEMAND = -2.0
 INITIAL_LOG_VAR = 2.0
 """Biases before learning: small parts, and a variance high in its range, so that the first errors weigh little."""
-LOG_DEMAND_BOUND = 12.0
-LOG_WEIGHT_BOUND = 8.0
-"""Learnt logarithms are squashed into ± these, so that no sum overflows."""
+LOG_BOUND = 20.0
+"""Learnt logarithms are cut off at ± this, so that no sum overflows."""
+SMALL = 1e-3
+"""What is small beside this is as good as 0; what is large beside it, about its logarithm."""
 
 
 def compressed(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """sign(x)·ln(1 + |x|): sizes over several orders of magnitude become comparable, also outside the seen range."""
-    return value.sign() * value.abs().log1p()
+    """arsinh(x / 0.001), a logarithm that is odd and 0 at 0: powers and ratios become sums, of whatever order."""
+    return (value / SMALL).asinh()
 
 
 class SharedResources(nn.Module):
     """Each user's log latency (a Gaussian) from its token, its action and the weights of those it shares with.
 
-    The law of sharing is given, not learnt: latency = demand_0 + Σ_r demand_r · (pooled weight_r / own weight_r).
-    Learnt are demands and weights, exponentials of small models: demands of the token, weights of token and action.
+    The law of sharing is given, not learnt: latency = Σ_w wait_w + Σ_r demand_r · (pooled weight_r / own weight_r).
+    Learnt are demands and what is waited for alone, exponentials of a linear form of the token (whose numbers are about
+    logarithms: a product of powers, which holds at any size) plus a small model; and weights, exponentials of the same
+    kind of sum, of the action.
     Resources r are pooled over the users of the same server (sums) or, the last `num_common`, over all users (means, so
     that more users alone change nothing). The variance of the logarithm is that of a sum of independent parts, each
     with a learnt relative variance.
@@ -49,6 +58,7 @@ class SharedResources(nn.Module):
         weight_size: width of the hidden layer of the weights.
         num_resources: resources pooled per server.
         num_common: resources pooled over all users.
+        num_waits: terms that what is waited for alone is a sum of.
         generator: source of the initial weights; None: PyTorch's global one.
     """
 
@@ -58,70 +68,98 @@ class SharedResources(nn.Module):
         token_size: int,
         hidden_size: int = 32,
         weight_size: int = 16,
-        num_resources: int = 3,
+        num_resources: int = 2,
         num_common: int = 0,
+        num_waits: int = 3,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.num_resources = num_resources
         self.num_common = num_common
-        self.weight_size = weight_size
-        parts = num_resources + num_common + 1
+        self.num_waits = num_waits
+        shared = num_resources + num_common
+        parts = shared + num_waits
         self.token = nn.ModuleList(
             [
                 EnsembleLinear(num_members, token_size, hidden_size, generator),
                 EnsembleLinear(num_members, hidden_size, hidden_size, generator),
             ]
         )
-        self.demand = EnsembleLinear(num_members, hidden_size, 2 * parts, generator)
-        self.missing = EnsembleLinear(num_members, hidden_size, 2 * parts, generator)
-        self.weight_token = EnsembleLinear(num_members, token_size, weight_size, generator)
+        self.heads = nn.ModuleList(
+            [EnsembleLinear(num_members, hidden_size, parts + shared + 1, generator) for _ in range(2)]
+        )
+        """Of servers that don't hold the service, then of those that do: logarithms, then relative variances."""
+        self.powers = nn.ModuleList(
+            [EnsembleLinear(num_members, token_size, parts, generator) for _ in range(2)]
+        )
+        """The same logarithms' linear form."""
         self.weight_action = EnsembleLinear(num_members, 2, weight_size, generator)
-        self.weight = EnsembleLinear(num_members, weight_size, parts - 1, generator)
+        self.weight = EnsembleLinear(num_members, weight_size, shared, generator)
+        self.weight_powers = EnsembleLinear(num_members, 2, shared, generator)
         self._start_small()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew."""
-        layers = (*self.token, self.demand, self.missing, self.weight_token, self.weight_action, self.weight)
-        for layer in layers:
+        layers = (*self.token, *self.heads, *self.powers, self.weight_action, self.weight, self.weight_powers)
+        for layer in cast(Iterable[EnsembleLinear], layers):
             layer.reset_parameters(generator)
         self._start_small()
 
+    @property
+    def num_parts(self) -> int:
+        """Parts of a latency: what is shared, and what is waited for alone."""
+        return self.num_resources + self.num_common + 1
+
     @torch.no_grad()
     def _start_small(self) -> None:
-        for head in (self.demand, self.missing):
-            demand, variance = head.bias.chunk(2, dim=-1)
+        shared = self.num_parts - 1
+        for head in cast(Iterable[EnsembleLinear], self.heads):
+            demand, variance = head.bias.split([shared + self.num_waits, shared + 1], dim=-1)
             demand.fill_(INITIAL_LOG_DEMAND)
+            demand[..., shared:] -= log(self.num_waits)
             variance.fill_(INITIAL_LOG_VAR)
+        for powers in cast(Iterable[EnsembleLinear], (*self.powers, self.weight_powers)):
+            powers.weight.zero_()
+        for resource in range(min(shared, NUM_SHARES)):  # so that all members call the same resource the same
+            self.weight_powers.weight[:, resource, resource] = INITIAL_POWER
 
     def describe(
         self, token: Float[Tensor, "m_or_1 tokens number"], members: Members = None
     ) -> Float[Tensor, "m tokens description"]:
-        """What does not depend on the shares asked for: demands, relative variances, the weights' first layer."""
-        num_members = len(self.demand.weight) if members is None else len(members)
+        """What does not depend on the shares asked for: demands, what is waited for alone, and relative variances."""
+        num_members = len(self.weight.weight) if members is None else len(members)
         token = token.expand(num_members, -1, -1)
         value = token
         for layer in self.token:
             value = silu(layer(value, members))
-        held = token[..., -1:] > 0
-        found = torch.where(held, self.demand(value, members), self.missing(value, members))
-        demand, variance = found.chunk(2, dim=-1)
-        demand = _bounded(demand, LOG_DEMAND_BOUND)
-        parts = (demand.exp(), bounded(variance, *LOG_VAR_RANGE).exp(), self.weight_token(token, members))
-        return torch.cat(parts, dim=-1)
+        parts = self.num_parts - 1 + self.num_waits
+        missing, held = (
+            head(value, members) + pad(powers(token, members), (0, self.num_parts))
+            for head, powers in zip(self.heads, self.powers, strict=True)
+        )
+        found = torch.where(token[..., -1:] > 0, held, missing)
+        logarithm, variance = found.split([parts, self.num_parts], dim=-1)
+        return torch.cat((self._summed(logarithm), bounded(variance, *LOG_VAR_RANGE).exp()), dim=-1)
+
+    def _summed(
+        self, logarithm: Float[Tensor, "*shape demand_and_wait"]
+    ) -> Float[Tensor, "*shape resource_and_base"]:
+        """Demands, and the sum of what is waited for alone, of their logarithms."""
+        value = logarithm.clamp(-LOG_BOUND, LOG_BOUND).exp()
+        demand, wait = value.split([self.num_parts - 1, self.num_waits], dim=-1)
+        return torch.cat((demand, wait.sum(dim=-1, keepdim=True)), dim=-1)
 
     def demands(
         self, description: Float[Tensor, "m tokens description"]
     ) -> Float[Tensor, "m tokens resource_and_base"]:
         """Demand on every resource, and last what is waited for alone."""
-        return description[..., : self.num_resources + self.num_common + 1]
+        return description[..., : self.num_parts]
 
     def expected_demands(
         self, token: Float[Tensor, "m_or_1 tokens number"]
     ) -> Float[Tensor, "m tokens resource_and_base"]:
         """Mean demand of each token, by all members, where `demands` are medians: each part is a log-normal."""
-        parts = self.num_resources + self.num_common + 1
-        demand, variance, _ = self.describe(token).split([parts, parts, self.weight_size], dim=-1)
+        demand, variance = self.describe(token).chunk(2, dim=-1)
         return demand * (variance / 2).exp()
 
     def pair_demands(
@@ -145,54 +183,85 @@ class SharedResources(nn.Module):
             pairs_at_once: pairs of a user and a server, of all rows, in one product; a user's of every row at least.
         """
         first, second = cast(EnsembleLinear, self.token[0]), cast(EnsembleLinear, self.token[1])
-        weight, bias = first.select(members)
-        of_user, of_server, of_holding = weight.split([user.shape[-1], server.shape[-1], 1], dim=1)
         rows, num_users, num_servers = holds.shape
-        parts = self.num_resources + self.num_common + 1
+        parts = self.num_parts - 1 + self.num_waits
+        sizes = [user.shape[-1], server.shape[-1], 1]
+        layers = [first.select(members)]
+        layers += [powers.select(members) for powers in cast(Iterable[EnsembleLinear], self.powers)]
         heads = [
-            [value[..., :parts].transpose(1, 2) for value in head.select(members)]
-            for head in (self.demand, self.missing)
+            [value[..., :parts] for value in head.select(members)]
+            for head in cast(Iterable[EnsembleLinear], self.heads)
         ]
-        by_user = torch.baddbmm(bias, user.flatten(0, 1).expand(len(weight), -1, -1), of_user)
-        by_user = by_user.view(len(weight), rows, num_users, 1, -1)
-        by_server = server.flatten(0, 1).expand(len(weight), -1, -1) @ of_server
-        by_server = by_server.view(len(weight), rows, 1, num_servers, -1)
-        of_holding = of_holding[:, :, None, None]
-        found = user.new_empty(len(weight), rows, parts, num_users, num_servers)
+        num_members = len(layers[0][0])
+        by_user, by_server, of_holding = [], [], []
+        for weight, bias in layers:
+            of_user, of_server, holding = weight.split(sizes, dim=1)
+            found = torch.baddbmm(bias, user.flatten(0, 1).expand(num_members, -1, -1), of_user)
+            by_user.append(found.view(num_members, rows, num_users, 1, -1))
+            found = server.flatten(0, 1).expand(num_members, -1, -1) @ of_server
+            by_server.append(found.view(num_members, rows, 1, num_servers, -1))
+            of_holding.append(holding[:, :, None, None])
+        demand = user.new_empty(num_members, rows, self.num_parts, num_users, num_servers)
         size = max(1, pairs_at_once // max(1, rows * num_servers))
         for start in range(0, num_users, size):
             some = slice(start, start + size)
-            value = by_user[:, :, some] + by_server
-            value = silu(value.addcmul_(holds[:, some, :, None], of_holding), inplace=True)
+            value, *linear = (
+                (own[:, :, some] + there).addcmul_(holds[:, some, :, None], holding)
+                for own, there, holding in zip(by_user, by_server, of_holding, strict=True)
+            )
+            value = silu(value, inplace=True)
             value = silu(second(value.flatten(1, 3), members), inplace=True)
-            held, missing = (torch.baddbmm(bias, head, value.transpose(1, 2)) for head, bias in heads)
-            demand = torch.where((holds[:, some] > 0).flatten(), held, missing)
-            demand = _bounded(demand, LOG_DEMAND_BOUND).exp_()
-            shape = (len(weight), parts, rows, -1, num_servers)
-            found[:, :, :, some] = demand.view(shape).transpose(1, 2)
-        return found
+            missing, held = (
+                torch.baddbmm(bias, value, head).add_(powers.flatten(1, 3))
+                for (head, bias), powers in zip(heads, linear, strict=True)
+            )
+            logarithm = torch.where((holds[:, some] > 0).flatten()[:, None], held, missing)
+            found = self._summed(logarithm).view(num_members, rows, -1, num_servers, self.num_parts)
+            demand[:, :, :, some] = found.permute(0, 1, 4, 2, 3)
+        return demand
 
     def weight_slopes(
-        self,
-        description: Float[Tensor, "m tokens description"],
-        share: Float[Tensor, "tokens 2"],
-        members: Members = None,
+        self, share: Float[Tensor, "tokens 2"], members: Members = None
     ) -> tuple[Float[Tensor, "m resource tokens"], Float[Tensor, "m resource 2 tokens"]]:
         """The weight of each user on every resource, and the slopes of its logarithm along its two share actions."""
         by_action, bias = self.weight_action.select(members)
         matrix, out_bias = (value.transpose(1, 2) for value in self.weight.select(members))
         num_members, num_resources = matrix.shape[:2]
         by_action = by_action.transpose(1, 2)
-        first = description[..., -self.weight_size :].transpose(1, 2) + bias.transpose(1, 2)
-        value = torch.baddbmm(first, by_action, share.T.expand(num_members, -1, -1))
+        value = torch.baddbmm(bias.transpose(1, 2), by_action, share.T.expand(num_members, -1, -1))
         part = value.sigmoid()
         value = value.mul_(part)
         slope = part.addcmul_(value, 1 - part)  # of x·sigmoid(x)
-        squashed = torch.baddbmm(out_bias, matrix, value).div_(LOG_WEIGHT_BOUND).tanh_()
+        direct, _ = self.weight_powers.select(members)  # its bias counts for all who share alike
+        logarithm = torch.baddbmm(
+            torch.baddbmm(out_bias, matrix, value),
+            direct.transpose(1, 2),
+            share.T.expand(num_members, -1, -1),
+        )
         through = (matrix[:, :, None] * by_action.transpose(1, 2)[:, None]).flatten(1, 2)
         slopes = (through @ slope).view(num_members, num_resources, 2, -1)
-        slopes.mul_(1 - squashed.square()[:, :, None])
-        return squashed.mul_(LOG_WEIGHT_BOUND).exp_(), slopes
+        slopes.add_(direct.transpose(1, 2)[..., None])
+        slopes.mul_(logarithm.abs()[:, :, None] < LOG_BOUND)
+        return logarithm.clamp_(-LOG_BOUND, LOG_BOUND).exp_(), slopes
+
+    def parts(
+        self,
+        description: Float[Tensor, "m tokens description"],
+        share: Float[Tensor, "m_or_1 tokens 2"],
+        target: Int[Tensor, "m_or_1 rows user"],
+        num_servers: int,
+        members: Members = None,
+    ) -> Float[Tensor, "m resource_and_base tokens"]:
+        """What each user waits for on every resource, and last alone; arguments as of `combine`."""
+        num_members = len(description)
+        demand = self.demands(description).transpose(1, 2)
+        share = share.expand(num_members, -1, -1)
+        value = silu(self.weight_action(share, members))
+        log_weight = (self.weight(value, members) + self.weight_powers(share, members)).transpose(1, 2)
+        weight = log_weight.clamp(-LOG_BOUND, LOG_BOUND).exp()
+        pooled = _pooled(weight.unflatten(2, target.shape[1:]), target, num_servers, self.num_resources)
+        ratio = pooled.flatten(2) / weight
+        return torch.cat((demand[:, :-1] * ratio, demand[:, -1:]), dim=1)
 
     def combine(
         self,
@@ -211,26 +280,12 @@ class SharedResources(nn.Module):
             num_servers: S.
             members: the m members to evaluate; None: all.
         """
-        num_members = len(description)
-        parts = self.num_resources + self.num_common + 1
-        demand, variance, first = description.split([parts, parts, self.weight_size], dim=-1)
-        weight_action, bias = self.weight_action.select(members)
-        value = silu(torch.baddbmm(first, share.expand(num_members, -1, -1), weight_action).add_(bias))
-        matrix, bias = self.weight.select(members)
-        log_weight = torch.baddbmm(bias.transpose(1, 2), matrix.transpose(1, 2), value.transpose(1, 2))
-        weight = _bounded(log_weight, LOG_WEIGHT_BOUND).exp()
-        pooled = _pooled(weight.unflatten(2, target.shape[1:]), target, num_servers, self.num_resources)
-        ratio = pooled.flatten(2) / weight
-        demand, variance = demand.transpose(1, 2), variance.transpose(1, 2)
-        part = torch.cat((demand[:, :-1] * ratio, demand[:, -1:]), dim=1)
+        part = self.parts(description, share, target, num_servers, members)
+        variance = description.chunk(2, dim=-1)[1].transpose(1, 2)
         total = part.sum(dim=1)
         squares = (part.square() * variance).sum(dim=1)
-        shape = (num_members, *target.shape[1:])
+        shape = (len(description), *target.shape[1:])
         return total.log().view(shape), (squares.log() - 2 * total.log()).view(shape)
-
-
-def _bounded(value: Tensor, bound: float) -> Tensor:
-    return bound * torch.tanh(value / bound)
 
 
 def _pooled(

@@ -16,10 +16,13 @@ class Numbers(Rows):
     """What a structured model sees, each number in the scale that vectors have."""
 
     user: Float[Tensor, "*rows user of_user"]
-    """Of every user, in the order of the fields; what it asks for is among them."""
+    """Of every user, in the order of the fields, and behind them of its network."""
 
     server: Float[Tensor, "*rows server of_server"]
     """Of every server."""
+
+    request: Int[Tensor, "*rows user"]
+    """The service that each user asks for."""
 
     cache: Bool[Tensor, "*rows server service"]
     """Services that each server holds."""
@@ -28,15 +31,17 @@ class Numbers(Rows):
 class TokenFields(NamedTuple):
     """Which fields of a view are numbers of a user, and which of a server: a new one of either becomes part of tokens.
 
-    A token is of a user at a server: the numbers of both, and whether that server holds what the user asks for.
+    A token is of a user at a server: the numbers of both and of their network, and whether that server holds what the
+    user asks for. Which service that is says nothing by itself: there is no number of it that means the same in another
+    network.
     """
 
     declared: tuple[Field, ...]
     """All of the view."""
     user: tuple[Field, ...]
+    """Of a user, and behind them of a network."""
     server: tuple[Field, ...]
-    request: int
-    """Which of the numbers of a user is the service that it asks for."""
+    request: Field
     cache: Field
 
     @classmethod
@@ -46,22 +51,29 @@ class TokenFields(NamedTuple):
         Raises:
             ValueError: it has a field that no token can hold, or not one request and one cache.
         """
-        by_axes: dict[tuple[str, ...], list[Field]] = {(USER,): [], (SERVER,): [], (SERVER, SERVICE): []}
+        by_axes: dict[tuple[str, ...], list[Field]] = {
+            (USER,): [],
+            (): [],
+            (SERVER,): [],
+            (SERVER, SERVICE): [],
+        }
         for field in fields_of(view):
             if field.axes not in by_axes:
                 raise ValueError(
-                    f"{field.name} of {view.__name__} must be of users, of servers or the cache to be part of tokens, "
-                    f"got one of {' and '.join(field.axes)}"
+                    f"{field.name} of {view.__name__} must be of users, of servers, of the network or the cache to be "
+                    f"part of tokens, got one of {' and '.join(field.axes)}"
                 )
-            by_axes[field.axes].append(field)
-        user, server, caches = by_axes.values()
-        requests = [column for column, field in enumerate(user) if field.of == SERVICE]
+            if field.in_token:
+                by_axes[field.axes].append(field)
+        user, network, server, caches = by_axes.values()
+        requests = [field for field in user if field.of == SERVICE]
         if len(requests) != 1 or len(caches) != 1:
             raise ValueError(
                 f"{view.__name__} must have one service for every user and one cache for every server, "
                 f"got {len(requests)} and {len(caches)}"
             )
-        return cls(fields_of(view), tuple(user), tuple(server), requests[0], caches[0])
+        known = [field for field in user if field.of is None]
+        return cls(fields_of(view), (*known, *network), tuple(server), requests[0], caches[0])
 
     @property
     def token_size(self) -> int:
@@ -81,24 +93,26 @@ class TokenFields(NamedTuple):
             wanted = ", ".join(field.name for field in self.declared)
             raise ValueError(f"a structured model sees a view of {wanted}, got {', '.join(names)}")
 
-        def numbers(fields: tuple[Field, ...]) -> Tensor:
-            columns = [field.scaled(getattr(seen, field.name), seen.dtype) for field in fields]
-            return torch.stack(columns, dim=-1)
+        request = getattr(seen, self.request.name)
 
-        return Numbers(numbers(self.user), numbers(self.server), getattr(seen, self.cache.name))
+        def numbers(fields: tuple[Field, ...], like: Tensor) -> Tensor:
+            columns = [field.scaled(getattr(seen, field.name), seen.dtype) for field in fields]
+            return torch.stack(
+                [one if one.ndim == like.ndim else one.unsqueeze(-1).expand_as(like) for one in columns], -1
+            )
+
+        server = getattr(seen, self.server[0].name) if self.server else request
+        return Numbers(
+            numbers(self.user, request), numbers(self.server, server), request, getattr(seen, self.cache.name)
+        )
 
     def holds(self, numbers: Numbers) -> Float[Tensor, "*rows user server"]:
         """1 where the server holds the service that the user asks for, else 0."""
-        service = self._service(numbers)
+        service = numbers.request
         index = service.unsqueeze(-1).expand(*service.shape, numbers.cache.shape[-2])
         return numbers.cache.transpose(-1, -2).gather(-2, index).to(numbers.user.dtype)
 
     def holds_at(self, numbers: Numbers, target: Int[Tensor, "*rows user"]) -> Float[Tensor, "*rows user"]:
         """The same at one server for each user."""
-        index = target * numbers.cache.shape[-1] + self._service(numbers)
+        index = target * numbers.cache.shape[-1] + numbers.request
         return numbers.cache.flatten(-2).gather(-1, index).to(numbers.user.dtype)
-
-    def _service(self, numbers: Numbers) -> Int[Tensor, "*rows user"]:
-        """What every user asks for."""
-        asked = self.user[self.request].unscaled(numbers.user[..., self.request])
-        return asked.clamp(0, numbers.cache.shape[-1] - 1)

@@ -5,6 +5,7 @@ from hadrl_lightning.planning.free_energy import (
     FreeEnergy,
     FreeEnergyForm,
     GouldForm,
+    OutcomeForm,
     TschantzForm,
     expected_free_energy,
 )
@@ -18,7 +19,6 @@ from hadrl_lightning.planning.measures import (
     needs_uniform,
 )
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
-from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.plan import Plan, plan_from_state, plan_state
 from hadrl_lightning.planning.proposal import CategoricalProposal, GaussianProposal
 from hadrl_lightning.planning.refine import RefinementSettings, refine

@@ -9,6 +9,8 @@ from torch import Tensor
 from hadrl_lightning.planning.frames import TINY, Frames, Parts
 from hadrl_lightning.simulator import packed, packed_rows
 
+HARMLESS = 1e-4
+"""Caches are filled up if that costs no more than this part more: about what their costs are known by."""
 MIN_GAIN = 1e-5
 """A change must save this part of the cost."""
 MOST_CHANGES = 64
@@ -96,11 +98,17 @@ class Descent(NamedTuple):
     def filled_up(
         self, row: Int[Tensor, " n"], cache: Bool[Tensor, "n server service"]
     ) -> Bool[Tensor, "n server service"]:
-        """Caches with what still fits and costs nothing to hold, of the services most asked for per bit."""
+        """Caches with what still fits and costs nothing to hold, of the services most asked for per bit.
+
+        They stay as they are where that does harm: what all servers hold no faster cloud can serve.
+        """
         asked = (self.frames.asking / self.room.storage_bits.float())[row]
         asked = asked / (2 * asked.amax(dim=1, keepdim=True)).clamp(min=TINY)
-        free = cache | (self.room.rent[row] <= 0)
-        return self.room.filled(row, torch.where(cache, 1.0, asked.unsqueeze(1)), free)
+        priority = torch.where(cache, 1.0, asked.unsqueeze(1))
+        kept = self.room.filled(row, priority, cache)
+        filled = self.room.filled(row, priority, cache | (self.room.rent[row] <= 0))
+        before, after = self.cost(row.repeat(2), torch.cat((kept, filled))).chunk(2)
+        return torch.where((after <= before * (1 + HARMLESS))[:, None, None], filled, kept)
 
     def cost(self, row: Int[Tensor, " n"], cache: Bool[Tensor, "n server service"]) -> Float[Tensor, " n"]:
         """What caches cost, s a slot: latencies and what it costs to hold them."""
@@ -184,8 +192,7 @@ class Descent(NamedTuple):
         forced = torch.where(cache[own, server, service], -9.0, 9.0).to(density).unsqueeze(2)
         priority = torch.where(cache, 2 + density, density)[own, server]
         priority = priority.scatter(2, service.unsqueeze(2), forced)
-        wanted = (priority > 0) | (rent[own, server] <= 0)
-        wanted = wanted.scatter(2, service.unsqueeze(2), forced > 0)
+        wanted = (priority > 0).scatter(2, service.unsqueeze(2), forced > 0)
         usable = self.room.usable_bits[row].gather(1, server)
         content = packed(self.room.storage_bits[row], usable, priority, wanted)
         saved = ((content.float() - before.float()) * worth[own, server]).sum(dim=2)

@@ -9,12 +9,12 @@ from hadrl_lightning.planning.free_energy import (
     FreeEnergyForm,
     GouldEpistemic,
     GouldForm,
+    OutcomeForm,
     PreferredReward,
     TschantzForm,
 )
 from hadrl_lightning.planning.information import Estimator
 from hadrl_lightning.planning.measures import MEASURES, Exploration
-from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.refine import RefinementSettings
 from hadrl_lightning.typed import typed
 

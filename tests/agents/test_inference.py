@@ -53,6 +53,11 @@ def in_frame(scenario: Scenario = SCENARIO, num_envs: int = 2) -> EdgeNetwork:
 
 VIEW = in_frame().offloading_view()
 CACHING_VIEW = in_frame().caching_view()
+OF_THE_CLOUD = [
+    ("cloud_rate_bit_per_s", 1, 0.0, "rate to the cloud must be at least 1 and finite, got 0 in network 1"),
+    ("cloud_compute_hz", 0, -1.0, "compute of the cloud must be at least 1 and finite, got -1 in network 0"),
+    ("cloud_delay_s", 0, -0.1, "delay to the cloud must be at least 0 and finite, got -0.1 in network 0"),
+]
 NOT_NUMBERS = st.sampled_from([torch.nan, torch.inf, -torch.inf])
 
 
@@ -63,7 +68,7 @@ def real_names(view: View) -> list[str]:
 def spoilt(view: View, name: str, place: int, value: float) -> Any:
     """The view with another value in one place of a field."""
     changed = getattr(view, name).clone()
-    changed.view(-1)[place] = value
+    changed.view(-1)[place % changed.numel()] = value
     return replace(view, **{name: changed})
 
 
@@ -102,6 +107,16 @@ def test_no_caching_view_with_a_number_that_is_none_is_decided_on(
         ("requests", -USERS, -1, "service of user 0 must be a whole number from 0 to 9, got -1 in network 1"),
         ("input_bits", 2 - USERS, -3.0, "input of user 2 must be at least 0 and finite, got -3 in network 1"),
         ("cycles", -1, -0.5, "cycles of user 29 must be at least 0 and finite, got -0.5 in network 1"),
+        *[
+            (
+                "spectral_efficiency",
+                2,
+                value,
+                f"link of user 2 must be at least 1e-07 and finite, got {value:g} in network 0",
+            )
+            for value in (0.0, -4.0)
+        ],
+        *OF_THE_CLOUD,
     ],
 )
 def test_a_number_that_no_network_shows_is_refused_by_its_name(
@@ -109,6 +124,34 @@ def test_a_number_that_no_network_shows_is_refused_by_its_name(
 ) -> None:
     with pytest.raises(HadrlError, match=f"^offloading observation: {message}$"):
         AGENT.decide(spoilt(VIEW, name, place, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        ("users", 1, 2.5, "number of users must be a whole number from 0 to 100000, got 2.5 in network 1"),
+        ("users", 0, -1.0, "number of users must be a whole number from 0 to 100000, got -1 in network 0"),
+        (
+            "users",
+            0,
+            1e9,
+            r"number of users must be a whole number from 0 to 100000, got 1e\+09 in network 0",
+        ),
+        (
+            "past_requests",
+            3,
+            -1.0,
+            "past requests of service 3 must be at least 0 and finite, got -1 in network 0",
+        ),
+        ("spectral_efficiency", 1, 0.0, "link quality must be at least 1e-07 and finite, got 0 in network 1"),
+        *OF_THE_CLOUD,
+    ],
+)
+def test_a_number_that_no_network_shows_places_no_service(
+    name: str, place: int, value: float, message: str
+) -> None:
+    with pytest.raises(HadrlError, match=f"^caching observation: {message}$"):
+        AGENT.place(spoilt(CACHING_VIEW, name, place, value))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +188,7 @@ def test_a_cache_of_another_size_than_in_training_is_filled_and_not_overfilled(
     physics: Physics, factor: float
 ) -> None:
     """At a tenth a decision for the cache of the scenario would fill 6.3 times what is there."""
-    agent = AGENT if physics == "strict" else HADRL(SCENARIO, "published")
+    agent = HADRL.load_from_checkpoint("es2.ckpt", physics=physics)
     smaller = replace(SCENARIO, cache_bytes=factor * SCENARIO.cache_per_server_bits[0] / 8)
     network = EdgeNetwork(smaller, physics, num_envs=2, generator=generator())
     for _ in range(2):  # empty, then with something in it
@@ -264,6 +307,7 @@ def test_a_view_of_lists_or_arrays_is_that_of_the_network() -> None:
         ({"cache": [[2] * 10] * 2}, "cache must be 0 or 1, got 2"),
         ({"cycles": "many"}, "cycles must be an array of real numbers, got 'many'"),
         ({"cycles": 3.0}, r"cycles must have shape \[user\] or \[networks, user\], got \[\]"),
+        ({"cloud_delay_s": [[0.1]]}, r"cloud_delay_s must have shape \[\] or \[networks\], got \[1, 1\]"),
         ({"cycles": [1.0] * 29}, "cycles must be of 30 users, got 29"),
         ({"speed": [1.0]}, "^speed must be one of cache, free_cache_bits, .*cycles"),
     ],
@@ -278,7 +322,7 @@ def test_what_is_no_view_is_refused_by_the_name_of_the_field(
 
 
 def test_what_is_no_view_of_the_level_and_no_seed_is_refused_in_a_line(as_installed: None) -> None:
-    no_server = {name: [] for name in lists_of(VIEW)} | {"cache": torch.ones(0, 10)}
+    no_server = {one.name: [] for one in fields_of(OffloadingView) if one.axes} | {"cache": torch.ones(0, 10)}
     of_services = {one.name: [] for one in fields_of(CachingView) if one.axes == ("service",)}
     of_servers = {one.name: [1, 1] for one in fields_of(CachingView) if one.axes == ("server",)}
     nothing = CachingView.of(**of_services, **of_servers, cache=[[]] * 2, hits=[[]] * 2)
@@ -326,7 +370,7 @@ def test_a_controller_gets_a_decision_for_whatever_servers_users_and_services_th
 
 
 def test_a_controller_is_told_what_lies_outside_of_training() -> None:
-    with pytest.warns(HadrlWarning, match="num_users is 1 here, only 30 in training"):
+    with pytest.warns(HadrlWarning, match="num_users is 1 here, 5 to 100 in training"):
         small_agent().decide(
             OffloadingView.of(**lists_of(in_frame(replace(SCENARIO, num_users=1)).offloading_view()))
         )
@@ -358,9 +402,9 @@ def test_a_controller_places_what_the_policy_of_the_agent_places() -> None:
 
 
 def test_a_controller_is_told_of_caches_beyond_training() -> None:
-    other = EdgeNetwork(replace(SCENARIO, cache_bytes=20 * GIB), generator=generator())
+    other = EdgeNetwork(replace(SCENARIO, cache_bytes=2000 * GIB), generator=generator())
     with pytest.warns(
-        HadrlWarning, match="usable cache of a server is 16 GiB here, only 160 GiB in training"
+        HadrlWarning, match="usable cache of a server is 1600 GiB here, 0.4 to 320 GiB in training"
     ):
         small_agent().place(other.caching_view())
 
@@ -372,3 +416,30 @@ def test_a_flat_caching_agent_decides_for_the_sizes_of_its_scenario_alone() -> N
         HadrlError, match=r"num_servers of the agent's scenario \(2\), got 3: flat models act on no"
     ):
         agent.place(other)
+
+
+@pytest.mark.parametrize("physics", ["strict", "published"])
+def test_plans_ask_for_shares_below_the_floor_of_actions_where_the_physics_takes_any(
+    physics: Physics,
+) -> None:
+    agent = AGENT if physics == "strict" else HADRL(SCENARIO, "published")
+    action = torch.full((1, 3 * USERS), -1.0)
+    action[0, USERS] = action[0, 2 * USERS + 1] = (
+        1.0  # all at server 0; one user has the largest wish for each
+    )
+    by_agent, by_physics = (
+        agent.decide_offloading(SCENARIO, action),
+        decode_offloading(SCENARIO, action, physics),
+    )
+    assert torch.equal(by_agent.server, by_physics.server)
+    if physics == "published":
+        assert all(torch.equal(one, other) for one, other in zip(by_agent, by_physics, strict=True))
+        return
+    total = 1 + (USERS - 1) * 1e-3
+    for share, user in ((by_agent.bandwidth_share, 0), (by_agent.compute_share, 1)):
+        expected = torch.full((USERS,), 1e-3 / total)
+        expected[user] = 1 / total
+        torch.testing.assert_close(share[0], expected)
+    assert by_physics.bandwidth_share[0, 0] == pytest.approx(1 / (1 + (USERS - 1) * 0.05))
+    network = in_frame(num_envs=1)
+    assert network.step(by_agent).latency.isfinite().all()  # they are carried out

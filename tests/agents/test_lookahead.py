@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hadrl_lightning.agents import HADRL, SetWorldModel, SetWorldModelSettings, lookahead
-from hadrl_lightning.agents.lookahead import LookaheadCaching, LookaheadSettings
+from hadrl_lightning.agents import HADRL, SetWorldModel, SetWorldModelSettings, cache_choice
+from hadrl_lightning.agents.lookahead import LookaheadCaching
+from hadrl_lightning.agents.settings import LookaheadSettings
 from hadrl_lightning.baselines.caches import least_latency
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions
@@ -48,16 +49,12 @@ class Physical(SetWorldModel):
     """Tells what tasks cost by the true physics, at a spectral efficiency that is the same everywhere.
 
     Args:
-        scenario: gives the cloud.
         inverse_efficiency: mean of 1 / efficiency, Hz s / bit.
         members: by what factor each member believes a miss to cost more.
     """
 
-    def __init__(
-        self, scenario: Scenario, inverse_efficiency: float = 0.2, members: tuple[float, ...] = (1.0, 1.0)
-    ) -> None:
+    def __init__(self, inverse_efficiency: float = 0.2, members: tuple[float, ...] = (1.0, 1.0)) -> None:
         super().__init__(SetWorldModelSettings(ensemble_size=len(members), hidden_size=4, weight_size=4))
-        self.table = EdgeNetwork(scenario).table
         self.inverse_efficiency, self.members = inverse_efficiency, members
 
     def service_demands(self, view: CachingView) -> Tensor:
@@ -67,7 +64,8 @@ class Physical(SetWorldModel):
             :, None
         ] * self.inverse_efficiency
         demand[:, :, 1, 1] = view.cycles[:, :, None] / view.compute_hz[:, None]
-        cloud = self.table.cloud_seconds(view.input_bits, view.cycles)[:, :, None]
+        bits, cycles = view.input_bits.T / view.cloud_rate_bit_per_s, view.cycles.T / view.cloud_compute_hz
+        cloud = (bits + cycles + view.cloud_delay_s).T[:, :, None]
         demand[:, :, 0, 2] = torch.tensor(self.members)[:, None, None, None] * cloud
         return demand
 
@@ -76,7 +74,7 @@ def agent(
     scenario: Scenario = SMALL, model: Any = None, physics: Physics = "strict", **changes: Any
 ) -> LookaheadCaching:
     made = LookaheadCaching(scenario, LookaheadSettings(**changes), physics=physics)
-    made.look_through(model or Physical(scenario))
+    made.look_through(model or Physical())
     return made
 
 
@@ -168,11 +166,32 @@ def test_usual_demand_is_the_mean_of_all_requests_and_follows_what_differs_now()
     usual = view.requests.new_tensor([0.1, 0.6, 0.2, 0.1])
     counts = 100 * torch.stack((usual, usual, usual.flip(0)))
     recent = torch.stack((10 * usual, 1000 * usual.flip(0), torch.zeros(4)))
-    now = demand.now(replace(view, requests=counts, recent_requests=recent))
+    unknown = torch.zeros(3, 4)
+    now = demand.now(replace(view, requests=counts, recent_requests=recent, past_requests=unknown))
     torch.testing.assert_close(now[0], usual)
     torch.testing.assert_close(now[1], usual.flip(0), atol=0.01, rtol=0)  # the last frame is plain
     torch.testing.assert_close(now[2], drawn_towards(counts[2:], usual[None], 1e6)[0])  # the episode is
     assert now[2, 2] > 0.5
+
+
+def test_what_is_on_record_of_a_network_stands_in_for_the_usual_demand_as_far_as_chance_does_not_explain_it() -> (
+    None
+):
+    demand = UsualDemand(4)
+    demand.usual_demand.copy_(torch.tensor([0.1, 0.6, 0.2, 0.1]))
+    demand.num_seen.fill_(1e6)
+    usual, own = demand.usual_demand.float(), torch.tensor([0.4, 0.1, 0.1, 0.4])
+    past = torch.stack((1e5 * own, 1e5 * own, 20 * usual, 1e5 * own))
+    requests = torch.stack((torch.zeros(4), 40 * own, 20 * usual, 1e5 * usual))
+    view = replace(views(SMALL, 4), past_requests=past, requests=requests, recent_requests=torch.zeros(4, 4))
+    now = demand.now(view)
+    # χ² = Σ (1e5 own − 1e5 usual)² / (1e5 usual (1 + 1e5 / 1e6) + …), about 1e5: all but (3 + 3 √6) / 1e5 of it counts
+    torch.testing.assert_close(now[0], own, atol=1e-3, rtol=0)
+    torch.testing.assert_close(now[1], now[0])  # the episode says the same
+    torch.testing.assert_close(now[2], usual)  # the record and the episode do
+    torch.testing.assert_close(now[3], usual, atol=2e-3, rtol=0)  # an episode of so many outdoes the record
+    learnt_anew = UsualDemand(4).now(view)
+    torch.testing.assert_close(learnt_anew[:2], own.expand(2, -1), atol=1e-3, rtol=0)
 
 
 def test_what_is_known_of_other_services_or_caches_is_not_taken_over() -> None:
@@ -221,9 +240,11 @@ def test_views_count_what_was_asked_for_in_the_episode_and_in_the_last_frame() -
         assert torch.equal(view.recent_requests, asked)
         assert torch.equal(view.requests, total)
     again = from_vector(CachingView, to_vector(view), scenario)
+    untold = {"requests": 0.0, "recent_requests": 0.0, "past_requests": 0.0, "users": 0.0}
+    untold["spectral_efficiency"] = 16.0
     for name, value in view.tensors():
-        counted = name in ("requests", "recent_requests")
-        torch.testing.assert_close(getattr(again, name), torch.zeros_like(value) if counted else value)
+        expected = torch.full_like(value, untold[name]) if name in untold else value
+        torch.testing.assert_close(getattr(again, name), expected)
 
 
 # --- deciding ------------------------------------------------------------------------------------------------------
@@ -246,11 +267,15 @@ def test_what_a_frame_is_expected_to_cost_is_told_by_what_was_asked_for() -> Non
     view.recent_requests[:] = torch.tensor([0.0, 5.0, 0.0, 15.0])
     cache = torch.zeros(2, 2, 4, dtype=torch.bool)
     cache[1, 0, 1] = cache[1, 1, 3] = True
-    demand = Physical(SMALL).service_demands(view)[0]
+    demand = Physical().service_demands(view)[0]
     alone = demand.sum(dim=2)  # network, held, service, server: one user shares nothing
     missing, holding = alone[0, 0, :, 0], alone[1, 1, :, 0]
     expected = [0.25 * of[1] + 0.75 * of[3] for of in (missing, holding)]
-    torch.testing.assert_close(caching.expected_latency(view, cache), torch.stack(expected))
+    for users in (0.0, 1.0):  # where nobody tells, as many as the agent's scenario has
+        view.users[:] = users
+        torch.testing.assert_close(caching.expected_latency(view, cache), torch.stack(expected))
+    view.users[:] = 6.0
+    assert (caching.expected_latency(view, cache) > torch.stack(expected)).all()
 
 
 def mixed(count: int = 6) -> CachingView:
@@ -286,6 +311,43 @@ def test_a_decision_depends_on_no_other_row_and_the_same_seed_decides_the_same()
                 True,
                 True,
             ]
+
+
+def test_networks_with_other_users_or_another_cloud_beside_each_other_are_decided_on_as_each_alone() -> None:
+    caching, view = agent(num_starts=3), mixed(1)[[0] * 6]
+    view = replace(
+        view,
+        free_cache_bits=torch.full((6, 2), 3.0 * MIB * 8),
+        users=torch.tensor([1.0, 40.0, 6.0, 40.0, 0.0, 6.0]),
+        cloud_delay_s=torch.tensor([0.1, 0.1, 0.1, 50.0, 0.1, 50.0]),
+        spectral_efficiency=torch.tensor([4.0, 4.0, 4.0, 4.0, 4.0, 8.0]),
+    )
+    drawn = generator(5)
+    together = cache_of(view, caching.act(view, drawn))
+    alone = [cache_of(one, caching.act(one, generator(5)))[0] for one in (view[[row]] for row in range(6))]
+    assert torch.equal(together, torch.stack(alone))
+    assert torch.equal(together[4], together[2])  # nobody tells: as many as the agent's scenario has
+    assert len(together[:4].unique(dim=0)) > 1
+    expected = caching.expected_latency(view, together)
+    for row in range(6):
+        one = view[[row]]
+        torch.testing.assert_close(caching.expected_latency(one, together[[row]]), expected[[row]])
+
+
+def test_networks_that_differ_in_their_cloud_alone_are_not_taken_for_one() -> None:
+    view = mixed(1)[[0, 0]]
+    view.free_cache_bits[:] = 3 * MIB * 8
+    view = replace(
+        view, cloud_rate_bit_per_s=torch.tensor([1e12, 1e3]), cloud_delay_s=torch.tensor([1e-3, 1e3])
+    )
+    view.cloud_compute_hz[0] = 1e15
+    view.cache[:] = torch.tensor(
+        [True, False, False, False]
+    )  # where the cloud is near nothing else is worth fetching
+    caching = agent(switching_weight=1.0)
+    near, far = cache_of(view, caching.act(view))
+    assert torch.equal(far, cache_of(view[1:], caching.act(view[1:]))[0])
+    assert not torch.equal(near, far)
 
 
 def test_the_same_agent_decides_for_other_numbers_of_servers_services_and_users() -> None:
@@ -344,11 +406,11 @@ def test_the_first_decisions_see_every_server_with_and_without_every_service(sce
 def test_members_that_disagree_are_followed_in_turn() -> None:
     """One takes a miss for free where servers are dear: it holds what it likes; the other covers what it can."""
     view = EdgeNetwork(SMALL, num_envs=32, generator=generator()).caching_view()
-    caching = agent(model=Physical(SMALL, members=(0.0, 1.0)), random_decisions=0)
+    caching = agent(model=Physical(members=(0.0, 1.0)), random_decisions=0)
     caching.demand.usual_demand.copy_(torch.tensor(SMALL.popularity_vector))
     explored = cache_of(view, caching.explore(view, 0.0, generator(5)))
     assert len(explored.unique(dim=0)) == 2
-    alike = agent(model=Physical(SMALL), random_decisions=0)
+    alike = agent(model=Physical(), random_decisions=0)
     alike.demand.usual_demand.copy_(torch.tensor(SMALL.popularity_vector))
     true = cache_of(view, alike.explore(view, 0.0, generator(5)))
     assert len(true.unique(dim=0)) == 1
@@ -377,8 +439,8 @@ def switching_case() -> tuple[LookaheadCaching, CachingView, list[float], float]
     caching.demand.usual_demand.copy_(torch.tensor([0.25, 0.75]))
     view = EdgeNetwork(scenario, num_envs=1, generator=generator()).caching_view()
     view.cache[0, 0, 0] = True
-    demand = Physical(scenario).service_demands(view)
-    frames = Frames(demand, torch.tensor([[1.0, 3.0]]), 4)
+    demand = Physical().service_demands(view)
+    frames = Frames(demand, torch.tensor([[1.0, 3.0]]), torch.tensor([4.0]))
     caches = torch.tensor([[[True, False]], [[False, True]], [[False, False]]])
     cost = frames.best_parts(torch.tensor([0, 0, 0]), caches).cost
     saves = [5 * (other - cost[1]).item() for other in (cost[0], cost[2])]
@@ -432,7 +494,7 @@ def test_what_is_remembered_becomes_better_by_rehearsal_and_the_same_each_time(
 
     asking = 9 * torch.tensor(scenario.popularity_vector, dtype=torch.float32)[None]
     room = Room(view.storage_bits.double(), view.free_cache_bits.double(), torch.zeros(1, 3, 10))
-    descent = Descent(Frames(Physical(scenario).service_demands(view), asking, 9), room)
+    descent = Descent(Frames(Physical().service_demands(view), asking, torch.tensor([9.0])), room)
     agents = [rehearsed(times) for times in (0, 1, 6)]
     caches = torch.stack([one.remembered for one in agents])[None]
     assert fits(scenario, caches[0])
@@ -516,4 +578,4 @@ def test_a_decision_needs_a_view_and_a_model(as_installed: None) -> None:
         LookaheadCaching(SMALL).act(view)
     with pytest.raises(ValueError, match="decides on a CachingView, got a Tensor"):
         agent().act(to_vector(view))
-    assert LookaheadSettings().num_slots >= lookahead.LEAST_SLOTS
+    assert LookaheadSettings().num_slots >= cache_choice.LEAST_SLOTS

@@ -11,19 +11,20 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hadrl_lightning.agents.derived_reward import derived_reward
+from hadrl_lightning.agents import HADRL
 from hadrl_lightning.agents.optimisers import DecayingAdam, ResumedAdam
-from hadrl_lightning.agents.set_world_model import CHANGE_ROWS, SetWorldModel, SetWorldModelSettings
+from hadrl_lightning.agents.set_world_model import CHANGE_ROWS, SetWorldModel
+from hadrl_lightning.agents.settings import SetWorldModelSettings
+from hadrl_lightning.agents.transition_model import derived_reward
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.distributed import MemberWise, Share
 from hadrl_lightning.nn.deep_sets import DeepSets
-from hadrl_lightning.nn.set_encoder import LOG_WEIGHT_BOUND, SharedResources
+from hadrl_lightning.nn.set_encoder import SharedResources
 from hadrl_lightning.nn.tokens import TokenFields
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
-from hadrl_lightning.planning.free_energy import expected_free_energy
+from hadrl_lightning.planning.free_energy import OutcomeForm, expected_free_energy
 from hadrl_lightning.planning.measures import Draws
-from hadrl_lightning.planning.outcome import OutcomeForm
 from hadrl_lightning.planning.refine import (
     RefinementSettings,
     descend_shares,
@@ -33,7 +34,7 @@ from hadrl_lightning.planning.refine import (
 from hadrl_lightning.planning.starts import preferred_targets, random_targets
 from hadrl_lightning.play import offloading_reward
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading, fill_caches
+from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading, fields_of, fill_caches
 from hadrl_lightning.simulator.rows import concatenated
 from tests.helpers import published_planner
 
@@ -87,12 +88,17 @@ def test_the_numbers_of_users_and_servers_are_in_the_scale_and_the_order_of_vect
         requests=torch.tensor([[0, 2]]),
         input_bits=torch.tensor([[30e6, 31e6]]),
         cycles=torch.tensor([[40e9, 41e9]]),
+        spectral_efficiency=torch.tensor([[5.0, 6.0]]),
+        cloud_rate_bit_per_s=torch.tensor([7e6]),
+        cloud_compute_hz=torch.tensor([8e9]),
+        cloud_delay_s=torch.tensor([9.0]),
     )
     fields = TokenFields.of(OffloadingView)
     numbers = fields.read(view)
-    assert fields.token_size == 7
-    assert numbers.user.tolist() == [[[1, 30, 40], [3, 31, 41]]]
-    assert numbers.server.tolist() == [[[1, 11, 12], [2, 21, 24]]]
+    assert fields.token_size == 9
+    assert numbers.user.tolist() == [[[30, 40, 5, 7, 8, 9], [31, 41, 6, 7, 8, 9]]]
+    assert numbers.server.tolist() == [[[11, 12], [21, 24]]]
+    assert numbers.request.tolist() == [[0, 2]]
     assert fields.holds(numbers).tolist() == [[[1, 0], [0, 1]]]
 
 
@@ -106,7 +112,9 @@ def test_the_holders_read_are_those_of_the_network() -> None:
 
 
 def test_a_vector_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"a structured model sees a view of cache, .*cycles, got a vector"):
+    with pytest.raises(
+        ValueError, match=r"a structured model sees a view of cache, .*cloud_delay_s, got a vector"
+    ):
         world_model().start(torch.zeros(1, 44), 1)
 
 
@@ -114,11 +122,12 @@ def test_a_vector_is_refused() -> None:
 
 
 def test_with_equal_weights_a_latency_is_one_demand_plus_another_times_the_users_of_the_server() -> None:
-    resources = SharedResources(1, 7, 4, 4, num_resources=1, generator=generator())
+    resources = SharedResources(1, 7, 4, 4, num_resources=1, num_waits=1, generator=generator())
     for parameter in resources.parameters():
         torch.nn.init.zeros_(parameter)
     bias = torch.tensor([math.log(3), math.log(2), 0.0, 0.0])  # shared demand 3, own demand 2, two variances
-    resources.demand.bias.data[0, 0] = resources.missing.bias.data[0, 0] = bias
+    for head in resources.heads:
+        head.bias.data[0, 0] = bias
     description = resources.describe(torch.zeros(1, 3, 7))
     target = torch.tensor([[[0, 0, 1]]])
     mean, log_var = resources.combine(description, torch.zeros(1, 3, 2), target, num_servers=2)
@@ -129,8 +138,27 @@ def test_with_equal_weights_a_latency_is_one_demand_plus_another_times_the_users
     torch.testing.assert_close(log_var[0, 0, 0].exp().item(), expected, rtol=3e-2, atol=0)
 
 
+def test_demands_and_waits_are_products_of_powers_where_the_small_net_says_nothing() -> None:
+    resources = SharedResources(1, 4, 4, 4, num_resources=1, num_waits=2, generator=generator())
+    for parameter in resources.parameters():
+        torch.nn.init.zeros_(parameter)
+    x = torch.tensor([2.0, 30.0, 500.0])
+    token = torch.cat((x.log(), torch.tensor([0.5])))[None, None].repeat(1, 2, 1)
+    token[0, 1, -1] = -0.5
+    missing, held = resources.powers
+    held.weight.data[0, :3] = torch.tensor([[1.0, 0.5, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, -2.0]])
+    held.bias.data[0, 0] = torch.tensor([0.0, math.log(3.0), math.log(7.0)])
+    missing.weight.data[0, :3] = torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 1.0]])
+    found = resources.demands(resources.describe(token))
+    # held: 2 / 30, and 3 √2 + 7 / 500²; missing: 1, and 30 · 500 + 500
+    expected = [[2 / 30, 3 * 2**0.5 + 7 / 500**2], [1.0, 30 * 500 + 500]]
+    torch.testing.assert_close(found[0], torch.tensor(expected))
+    pairs = resources.pair_demands(token[:, :1, :2], token[:, :1, 2:3], torch.tensor([[[0.5]]]), None, 8)
+    torch.testing.assert_close(pairs.flatten(), torch.tensor(expected[0]))
+
+
 def test_resources_of_all_users_are_pooled_by_their_mean() -> None:
-    resources = SharedResources(1, 7, 4, 4, num_resources=1, num_common=1, generator=generator())
+    resources = SharedResources(1, 7, 4, 4, num_resources=1, num_common=1, num_waits=1, generator=generator())
     for parameter in resources.parameters():
         torch.nn.init.zeros_(parameter)
     for num_users in (2, 7):
@@ -177,12 +205,57 @@ def test_permuting_users_permutes_what_is_predicted(
     model, data = world_model(settings=settings), transitions()
     order = torch.randperm(6, generator=generator(1))
     before = predict(model, data.view, data.action)
-    users = {name: getattr(data.view, name)[:, order] for name in ("requests", "input_bits", "cycles")}
+    names = ("requests", "input_bits", "cycles", "spectral_efficiency")
+    users = {name: getattr(data.view, name)[:, order] for name in names}
     action = data.action.unflatten(1, (3, -1))[:, :, order].flatten(1)
     after = predict(model, replace(data.view, **users), action)
     torch.testing.assert_close(after.mean, before.mean[..., order], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(after.log_var, before.log_var[..., order], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after.reward_mean, before.reward_mean, atol=0, rtol=1e-5)
+
+
+def renumbered(view: Any, order: Tensor) -> Any:
+    """The same networks with other numbers for the services: `order` tells which one comes where."""
+    changed = {}
+    for field in fields_of(type(view)):
+        value = getattr(view, field.name)
+        if field.axes[-1:] == ("service",):
+            changed[field.name] = value[..., order]
+        elif field.of == "service":
+            changed[field.name] = order.argsort()[value]
+    return replace(view, **changed)
+
+
+@both_encoders
+def test_which_number_a_service_has_says_nothing(settings: SetWorldModelSettings) -> None:
+    model, data = world_model(settings=settings), transitions()
+    order = torch.randperm(10, generator=generator(1))
+    other = renumbered(data.view, order)
+    assert not torch.equal(other.requests, data.view.requests)
+    before, after = (predict(model, view, data.action) for view in (data.view, other))
+    torch.testing.assert_close(after.mean, before.mean, atol=0, rtol=0)
+    empty = EdgeNetwork(SCENARIO, num_envs=3, generator=generator()).caching_view()
+    if model.knows_sharing:
+        demand = model.service_demands(empty)
+        torch.testing.assert_close(model.service_demands(renumbered(empty, order)), demand[..., order, :])
+
+
+def test_an_agent_decides_alike_whatever_numbers_services_have() -> None:
+    scenario = replace(
+        SCENARIO, num_services=5, popularity=(0.31, 0.05, 0.26, 0.16, 0.22), cache_bytes=9 * GIB
+    )
+    agent = HADRL(scenario)
+    agent.world_model.observe(transitions(scenario))
+    order = torch.tensor([3, 0, 4, 1, 2])
+    network = EdgeNetwork(scenario, num_envs=4, generator=generator())
+    view = network.caching_view()
+    places = agent.place(view)
+    assert not bool(places.all())
+    assert torch.equal(agent.place(renumbered(view, order)), places[..., order])
+    network.begin_frame(places)
+    view = network.offloading_view()
+    for one, other in zip(agent.decide(view), agent.decide(renumbered(view, order)), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @both_encoders
@@ -380,16 +453,17 @@ def test_the_second_step_starts_from_the_observation_that_each_member_expects() 
     model, data = world_model(), transitions(slots=1, envs=2)
     for parameter in model.change.parameters():
         torch.nn.init.zeros_(parameter)
-    with torch.no_grad():  # a user's service falls by 0.5 standard deviations, more than its mean change
+    with torch.no_grad():  # a user's input falls by 0.5 standard deviations, more than its mean change
         model.change.user_head.bias[:, 0, 0] = -0.5
     action = data.action[:, None, None].expand(-1, 1, 2, -1)
     first, second = rollout(model, data.view, action)
     state = model.step(model.start(data.view, 1), data.action)[1]
     before, after = model.fields.read(data.view), model._next(state, None)
     scale = model.user_change_normaliser
-    change = scale.mean + scale.std * torch.tensor([-0.5, 0.0, 0.0])
+    change = scale.mean + scale.std * torch.tensor([-0.5, *[0.0] * 5])
     torch.testing.assert_close(after.user[0], before.user + change.float(), rtol=1e-5, atol=1e-5)
     assert torch.equal(after.cache[0], data.view.cache)
+    assert torch.equal(after.request[0], data.view.requests)
     expected = model.step(model._arrive(after, 1, None), data.action)[0]
     torch.testing.assert_close(second.mean[1], expected.mean[1])
     assert not torch.equal(first.mean, second.mean)
@@ -656,19 +730,19 @@ def test_demands_of_all_pairs_are_those_of_their_descriptions(pairs_at_once: int
 def test_the_slopes_of_log_weights_are_those_of_autograd() -> None:
     draw = torch.Generator().manual_seed(3)
     encoder = SharedResources(2, token_size=6, generator=draw)
-    described = encoder.describe(torch.randn(1, 7, 6, generator=draw)).detach()
+    encoder.weight_powers.weight.data.normal_(generator=draw)
     share = (2 * torch.rand(7, 2, generator=draw) - 1).requires_grad_(True)
     with torch.no_grad():
-        weight, slope = encoder.weight_slopes(described, share)
+        weight, slope = encoder.weight_slopes(share)
     own = torch.autograd.functional.jacobian(
-        lambda share: _log_weights(encoder, described, share).sum(dim=-1), share.detach()
+        lambda share: _log_weights(encoder, share).sum(dim=-1), share.detach()
     )
-    torch.testing.assert_close(weight.log(), _log_weights(encoder, described, share.detach()))
+    torch.testing.assert_close(weight.log(), _log_weights(encoder, share.detach()))
     torch.testing.assert_close(slope, own.movedim(-1, 2))
 
 
-def _log_weights(encoder: SharedResources, described: Tensor, share: Tensor) -> Tensor:
+def _log_weights(encoder: SharedResources, share: Tensor) -> Tensor:
     """[m, resource, tokens], as `combine` reckons them."""
-    first = described[..., -encoder.weight_size :]
-    raw = encoder.weight(torch.nn.functional.silu(first + encoder.weight_action(share.expand(2, -1, -1))))
-    return (LOG_WEIGHT_BOUND * torch.tanh(raw / LOG_WEIGHT_BOUND)).transpose(1, 2)
+    share = share.expand(2, -1, -1)
+    hidden = torch.nn.functional.silu(encoder.weight_action(share))
+    return (encoder.weight(hidden) + encoder.weight_powers(share)).transpose(1, 2)

@@ -181,7 +181,7 @@ def test_observing_new_data_before_a_trained_model_learns_from_it_makes_nothing_
     without = log_latency_error(fine_tuned(plain, new), held_out)
     with_it = log_latency_error(fine_tuned(observing, new), held_out)
     assert with_it <= without + 1e-6
-    assert with_it < 0.4 * at_first
+    assert with_it < 0.6 * at_first
 
 
 def test_weights_drawn_anew_take_up_the_scale_of_all_that_was_seen() -> None:

@@ -28,11 +28,19 @@ from hadrl_lightning.baselines import (
     random_offloading,
 )
 from hadrl_lightning.baselines.learners import LearnerSettings
+from hadrl_lightning.benchmark import sb3
 from hadrl_lightning.benchmark.policies import LEARNERS
-from hadrl_lightning.benchmark.sb3 import SpawnedSeed, _normalised, spawned_seeds
+from hadrl_lightning.benchmark.sb3 import (
+    SpawnedSeed,
+    _normalised,
+    set_policies,
+    spawned_seeds,
+    train_over_networks,
+)
+from hadrl_lightning.benchmark.slot_actor import SlotActor, SlotCritic, SlotNumbers, allocation_of
 from hadrl_lightning.play import OffloadingPolicy, home_equal, run_episode
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, fill_caches
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, OffloadingView, fill_caches
 
 TIGHT = Scenario(cache_bytes=40 * GIB)
 SMALL = Scenario(cache_bytes=20 * GIB, num_users=6, decisions_per_episode=3, slots_per_decision=2)
@@ -227,7 +235,7 @@ def test_environments_of_neighbouring_seeds_show_different_requests() -> None:
 
 def test_rewards_are_normalised_by_their_mean_and_deviation() -> None:
     makers = [lambda: gymnasium.make("hadrl/EdgeNetwork-v0", reward="latency") for _ in range(4)]
-    envs = _normalised(vec_env, makers, "rewards", 0.0)
+    envs = _normalised(makers, "rewards", 0.0)
     envs.reset()
     action = np.zeros((4, *envs.action_space.shape), np.float32)
     rewards = np.stack([envs.step(action)[1] for _ in range(60)])
@@ -239,6 +247,134 @@ def test_rewards_are_normalised_by_their_mean_and_deviation() -> None:
 def test_settings_of_the_ddpg_learners_are_settings_there_are(name: str) -> None:
     settings = LearnerSettings(**{**asdict(LearnerSettings()), **LEARNERS[name].learner})
     assert settings.ddpg().hidden_sizes == tuple(settings.hidden_sizes)
+
+
+def set_models() -> tuple[SlotActor, SlotCritic]:
+    """An actor and a critic that tell users and servers apart."""
+    torch.manual_seed(0)
+    actor, critic = SlotActor(), SlotCritic()
+    with torch.no_grad():
+        for layer in (actor.logit.weight, actor.share.code.weight, actor.share.token.weight):
+            layer.mul_(100)
+    return actor, critic
+
+
+def view_of(num_servers: int = 3, num_users: int = 7, num_envs: int = 2) -> OffloadingView:
+    """What the fast level sees of networks of unequal servers."""
+    unequal = [10e9 * (1 + server) for server in range(num_servers)]
+    network = network_of(
+        replace(TIGHT, num_servers=num_servers, num_users=num_users, compute_hz=unequal), num_envs
+    )
+    network.begin_frame(CACHING_POLICIES["random_full"](network.scenario, generator())(network))
+    return network.offloading_view()
+
+
+@torch.no_grad()
+def decided(actor: SlotActor, view: OffloadingView) -> Allocation:
+    seen, order = SlotNumbers.of(view)
+    return allocation_of(*actor.act(seen, deterministic=True), order, view.cache.shape[1])
+
+
+def test_a_set_actor_decides_the_same_in_whatever_order_users_and_servers_come() -> None:
+    actor, critic = set_models()
+    view = view_of(num_users=30)
+    user, server = torch.randperm(30, generator=generator()), torch.tensor([2, 0, 1])
+    users = ("requests", "input_bits", "cycles", "spectral_efficiency")
+    servers = ("cache", "free_cache_bits", "bandwidth_hz", "compute_hz")
+    turned = replace(
+        view,
+        **{name: getattr(view, name)[:, user] for name in users},
+        **{name: getattr(view, name)[:, server] for name in servers},
+    )
+    before, after = decided(actor, view), decided(actor, turned)
+    assert len(before.server.unique()) > 1
+    assert torch.equal(server[after.server], before.server[:, user])
+    for share in ("bandwidth_share", "compute_share"):
+        assert getattr(before, share).std() > 0.01
+        torch.testing.assert_close(getattr(after, share), getattr(before, share)[:, user])
+    torch.testing.assert_close(critic(SlotNumbers.of(turned)[0]), critic(SlotNumbers.of(view)[0]))
+
+
+@torch.no_grad()
+def test_absent_users_and_servers_change_nothing() -> None:
+    actor, critic = set_models()
+    seen, _ = SlotNumbers.of(view_of())
+    padded = SlotNumbers(
+        *(torch.nn.functional.pad(value, (0, 0, 0, 2), value=9.0) for value in seen[:2]),
+        torch.nn.functional.pad(seen.holds, (0, 2, 0, 2), value=1.0),
+        *(torch.nn.functional.pad(value, (0, 2)) for value in seen[3:]),
+    )
+    target, share = actor.act(seen, deterministic=True)
+    more_target, more_share = actor.act(padded, deterministic=True)
+    assert torch.equal(more_target[:, :7], target)
+    torch.testing.assert_close(more_share[:, :7], share)
+    assert not more_target[:, 7:].any()
+    assert not more_share[:, 7:].any()
+    likely = actor.judge(seen, target, share)
+    torch.testing.assert_close(actor.judge(padded, more_target, more_share), likely)
+    torch.testing.assert_close(critic(padded), critic(seen))
+    torch.testing.assert_close(padded.cropped().user, seen.user)
+    for _ in range(20):
+        assert actor.act(padded)[0].max() < 3
+
+
+@torch.no_grad()
+def test_a_set_actor_draws_as_often_as_it_says() -> None:
+    actor, _ = set_models()
+    one = SlotNumbers.of(view_of(num_servers=2, num_users=3, num_envs=1))[0]
+    many = SlotNumbers(*(value.expand(4000, *value.shape[1:]) for value in one))
+    target, share = actor.act(many)
+    codes = target @ torch.tensor([1, 2, 4])
+    every = torch.cartesian_prod(*[torch.arange(2)] * 3).flip(1)
+    eight = SlotNumbers(*(value.expand(8, *value.shape[1:]) for value in one))
+    means = actor.share(actor.pairs(eight).at(every.flatten())).view(8, 3, 2)
+    density = -2 * actor.log_noise.mean() - torch.tensor(2 * torch.pi).log()
+    chance = ((actor.judge(eight, every, means)[0] - density) * 3).exp()
+    assert float(chance.sum()) == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(codes.bincount(minlength=8) / 4000, chance, atol=0.03, rtol=0)
+    likely = actor.judge(many, target, share)[0] - actor.judge(many, target, means[codes])[0]
+    assert float(likely.mean()) == pytest.approx(-1, abs=0.05)  # of two normal numbers a user
+
+
+FEW = {
+    "scenario": {
+        "num_users": {"low": 2, "high": 5},
+        "num_servers": {"low": 1, "high": 3},
+        "decisions_per_episode": 2,
+        "slots_per_decision": 2,
+    },
+    "num_envs": 2,
+    "slots": 35,
+    "learner": {"learning_rate": 3e-3, "gamma": 0.0, "n_steps": 4, "batch_size": 8, "n_epochs": 2},
+}
+
+
+def test_a_training_over_networks_that_was_interrupted_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sb3, "ROLLOUTS_OF_A_PART", 2)
+    whole, slots = train_over_networks(FEW, "strict", 3, None)
+    assert slots == 32
+    file, learn = tmp_path / "trainings" / "one.ckpt", sb3.PPO.learn
+
+    def interrupted(model: sb3.PPO, total_timesteps: int, **options: object) -> sb3.PPO:
+        if model.num_timesteps:
+            raise KeyboardInterrupt
+        return learn(model, total_timesteps, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sb3.PPO, "learn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_over_networks(FEW, "strict", 3, file)
+    monkeypatch.setattr(sb3.PPO, "learn", learn)
+    for _ in range(2):  # the second has nothing left to do
+        again, slots = train_over_networks(FEW, "strict", 3, file)
+        assert slots == 32
+        torch.testing.assert_close(again.state_dict(), whole.state_dict(), rtol=0, atol=0)
+    other, _ = train_over_networks(FEW, "strict", 4, None)
+    assert not torch.equal(other.logit.weight, whole.logit.weight)
+    scenario = replace(SMALL, num_servers=5, num_users=9, cache_bytes=1)  # larger than any that it met
+    episode = run_episode(network_of(scenario), *set_policies(whole, scenario))
+    assert torch.isfinite(episode.latency).all()
 
 
 @pytest.mark.parametrize("rival", list(RIVALS))

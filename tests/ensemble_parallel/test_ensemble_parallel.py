@@ -20,7 +20,7 @@ from lightning.pytorch import Trainer
 from torch import distributed
 
 from hadrl_lightning.agents import DDPG
-from hadrl_lightning.cli.ranks import RankLost, naming_lost_ranks
+from hadrl_lightning.cli.stopping import RankLost, naming_lost_ranks
 from hadrl_lightning.distributed import DataShare, Share
 from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy, require_members
 from hadrl_lightning.errors import HadrlError

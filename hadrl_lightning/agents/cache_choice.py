@@ -1,0 +1,233 @@
+"""Which caches are the best for some networks: a search from several starts, and a choice among its ends.
+
+With users as shares of a crowd the search goes downhill (`Descent`). The best ends are compared on slots that are
+drawn, with users by name, the best of them once more polished; and what is held or remembered stays unless others save
+more than chance explains.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from hadrl_lightning.agents.cache_search import as_action, normal
+from hadrl_lightning.agents.settings import LookaheadSettings
+from hadrl_lightning.planning.cache_descent import MIN_GAIN, Descent, Room
+
+MOST_SLOT_PAIRS = 2**17
+"""Pairs of a user and a server, of all slots and caches, that the last look of a decision draws at most."""
+LIKELY = 2.0
+"""What another cache than the remembered saves on drawn slots must be so many standard errors of that."""
+SURE = 3.0
+"""What a change saves on these slots must be so many standard errors of that: the best of several always seems to."""
+LEAST_SAVED = 1e-3
+"""And more than this part of the cost: about what the searches leave open."""
+MORE_LOOKS = 3
+"""How often what seems to save something, but not plainly, is looked at once more, on four times the slots."""
+NUM_TRIED, NUM_TRIED_ON = 3, 16
+"""Caches that a rehearsal compares with what is remembered, and slots that it does so on."""
+DISTURBANCE = 1.0
+"""Standard deviation of the disturbance of what is remembered, ±1 a pair, from which they are found."""
+POLISHED_ON = 48
+"""Slots in which the best cache goes downhill once more, with counts of who asks for what in each."""
+MOST_POLISHED_CELLS = 2**16
+"""Those slots × servers × services at most; large networks, in which a slot is much like any other, do without."""
+MOST_START_CELLS = 2**13
+"""Services × servers of all starts of a network beyond the first; the largest have no other."""
+LEAST_SLOTS = 2
+"""With fewer there is no last look: among so many users chance matters little."""
+
+
+class CacheChoice:
+    """Chooses caches for the rows of a search, which are networks of as many users each.
+
+    Args:
+        descent: the search among the caches of each row.
+        num_users: of each network.
+        settings: how much is searched.
+        generator: of what is drawn, alike for all rows.
+    """
+
+    def __init__(
+        self, descent: Descent, num_users: int, settings: LookaheadSettings, generator: torch.Generator
+    ) -> None:
+        self.descent = descent
+        self.num_users = max(1, num_users)
+        self.settings = settings
+        self.generator = generator
+
+    def best(
+        self,
+        held: Bool[Tensor, "batch server service"],
+        ready: Bool[Tensor, "batch server service"],
+        known: Bool[Tensor, " batch"],
+        exploring: bool,
+    ) -> Bool[Tensor, "batch server service"]:
+        """The caches of least expected cost of each row; what is held, filled up, unless others plainly save more.
+
+        Where everything fits, a service is missing only where the cloud outdoes servers that hold it.
+
+        Args:
+            held: what is held now.
+            ready: what is remembered as the best.
+            known: of which rows something is.
+            exploring: whether one start and no last look will do.
+        """
+        full = self.descent.room.holds_all
+        found = torch.ones_like(held)
+        if not bool(full.all()):
+            found = self._least(held, ready, known, exploring)
+        row = full.nonzero().squeeze(1)
+        if len(row):
+            found[row], _ = self.descent.settled(row, torch.ones_like(found[row]))
+        return self.descent.filled_up(torch.arange(len(found), device=found.device), found)
+
+    def rehearsed(
+        self, ready: Bool[Tensor, "1 server service"], known: Bool[Tensor, " 1"]
+    ) -> Bool[Tensor, "1 server service"]:
+        """What is remembered for one network, or what is plainly better of some caches that are nearly as good.
+
+        Args:
+            ready: what is remembered as the best.
+            known: whether something is; else the search begins from nothing.
+        """
+        row = torch.zeros_like(known, dtype=torch.int64)
+        best = ready if bool(known) else self.descent.settled(row, self.descent.greedy())[0]
+        rent = self.descent.room.rent
+        noise = normal((1, NUM_TRIED, *best.shape[1:]), self.generator, rent)
+        starts = self.descent.room.filled(row, as_action(best, rent.dtype).unsqueeze(1) + DISTURBANCE * noise)
+        ends, _ = self.descent.settled(row.expand(NUM_TRIED), starts[0])
+        compared = torch.cat((best, ends)).unsqueeze(0)
+        uniform = self._uniform(compared.shape[1])
+        if uniform is None:
+            return best
+        saved, doubt = _saved(self.descent.on_slots(row, compared, uniform[:NUM_TRIED_ON]), of=0)
+        return compared[row, (saved - LIKELY * doubt).argmax(dim=1)]
+
+    def _least(
+        self, holds: Tensor, ready: Tensor, known: Tensor, exploring: bool
+    ) -> Bool[Tensor, "batch server service"]:
+        """As `best`, where not everything fits."""
+        descent, row = self.descent, torch.arange(len(holds), device=holds.device)
+        held = descent.filled_up(row, holds)
+        if not bool(known.all()):
+            ready = torch.where(known[:, None, None], ready, descent.greedy())
+        starts = [ready, *self._further_starts(held, exploring)]
+        ends, cost = descent.settled(row.repeat(len(starts)), torch.cat(starts))
+        ends = ends.view(len(starts), *held.shape).transpose(0, 1)
+        cost = _first_of_equals(ends, cost.view(len(starts), -1).T)
+        count = min(max(1, self.settings.num_finalists), len(starts))
+        cost, which = cost.topk(count, dim=1, largest=False)
+        ends = ends[row[:, None], which]
+        last_look = not exploring and self.settings.num_finalists > 1
+        uniform = self._uniform(2 + count) if last_look else None
+        if uniform is None:
+            best = ends[:, 0]
+            plain = descent.cost(row, held) - cost[:, 0] > MIN_GAIN * cost[:, 0].abs()
+        else:
+            ready = torch.where(known[:, None, None], ready, ends[:, 0])
+            best, plain = self._last_look(torch.stack((held, ready, *ends.unbind(dim=1)), dim=1), uniform)
+        changes = plain | ~holds.any(dim=2).any(dim=1)
+        return torch.where(changes[:, None, None], best, held)
+
+    def _last_look(
+        self, compared: Bool[Tensor, "batch cache server service"], uniform: Float[Tensor, "slot user"]
+    ) -> tuple[Bool[Tensor, "batch server service"], Bool[Tensor, " batch"]]:
+        """The best on drawn slots of some caches and of what polishing makes of it, and whether plainly (`_chosen`)."""
+        row = torch.arange(len(compared), device=compared.device)
+        slots = self.descent.on_slots(row, compared, uniform)
+        chosen, plain = _chosen(slots)
+        polished = self._polished(compared[row, chosen])
+        if polished is not None:
+            compared = torch.cat((compared, polished.unsqueeze(1)), dim=1)
+            slots = torch.cat((slots, self.descent.on_slots(row, compared[:, -1:], uniform)), dim=1)
+            chosen, plain = _chosen(slots)
+        best = compared[row, chosen]
+        return best, plain | self._plain_after_all(torch.stack((compared[:, 0], best), dim=1))
+
+    def _plain_after_all(self, pair: Bool[Tensor, "batch 2 server service"]) -> Bool[Tensor, " batch"]:
+        """Whether the second of two caches plainly saves something, on more and more slots until chance is small."""
+        row = torch.arange(len(pair), device=pair.device)
+        number = self.settings.num_slots
+        plain = torch.zeros_like(row, dtype=torch.bool)
+        left = row[(pair[:, 0] != pair[:, 1]).flatten(1).any(dim=1)]
+        for _ in range(MORE_LOOKS):
+            uniform = self._uniform(2, number) if len(left) else None
+            if uniform is None or len(uniform) < number:
+                break
+            slots = self.descent.on_slots(left, pair[left], uniform)
+            saved, doubt = (value[:, 1] for value in _saved(slots, of=0))
+            least = LEAST_SAVED * slots[:, 0].mean(dim=1)
+            plain[left[saved > SURE * doubt + least]] = True
+            left = left[(saved <= SURE * doubt + least) & (saved > least)]
+            number *= 4
+        return plain
+
+    def _further_starts(
+        self, held: Bool[Tensor, "batch server service"], exploring: bool
+    ) -> list[Bool[Tensor, "batch server service"]]:
+        """What is held, and random caches, the same for all rows; fewer in large networks."""
+        most = MOST_START_CELLS // held[0].numel()
+        count = 0 if exploring else min(self.settings.num_starts, most)
+        if not count:
+            return [held][:most]
+        room = self.descent.room
+        row = torch.arange(len(held), device=held.device)
+        wish = normal((1, count, *held.shape[1:]), self.generator, room.rent)
+        return [held, *room.filled(row, wish.expand(len(held), -1, -1, -1)).unbind(dim=1)]
+
+    def _polished(
+        self, cache: Bool[Tensor, "batch server service"]
+    ) -> Bool[Tensor, "batch server service"] | None:
+        """Where all caches go downhill in drawn slots that are counted; None where that is too much work."""
+        if POLISHED_ON * cache[0].numel() > MOST_POLISHED_CELLS:
+            return None
+        uniform = self._drawn(POLISHED_ON)
+        first, found = torch.zeros(1, dtype=torch.int64, device=cache.device), []
+        for row in range(len(cache)):
+            room = Room(*(value[row : row + 1] for value in self.descent.room))
+            counted = Descent(self.descent.frames.counted(row, uniform), room)
+            found.append(counted.settled(first, cache[row : row + 1])[0])
+        return torch.cat(found)
+
+    def _uniform(self, num_caches: int, num_slots: int | None = None) -> Float[Tensor, "slot user"] | None:
+        """Draws for the slots that some caches of every row are compared on; None if there are none."""
+        most = MOST_SLOT_PAIRS // (num_caches * self.num_users * self.descent.room.rent.shape[1])
+        slots = min(self.settings.num_slots if num_slots is None else num_slots, most)
+        return None if slots < LEAST_SLOTS else self._drawn(slots)
+
+    def _drawn(self, num_slots: int) -> Float[Tensor, "slot user"]:
+        """Draws by which the users of some slots ask for services."""
+        generator = self.generator
+        drawn = torch.rand(num_slots, self.num_users, generator=generator, device=generator.device)
+        return drawn.to(self.descent.room.rent)
+
+
+def _chosen(
+    slots: Float[Tensor, "batch cache slot"],
+) -> tuple[Int[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    """Which of some caches is best by what they cost on drawn slots, and whether it is plainly better than the first.
+
+    The first is held, the second at hand: others must save more than that one, beyond what chance explains.
+    """
+    row = torch.arange(len(slots), device=slots.device)
+    saved, doubt = _saved(slots, of=1)
+    chosen = (saved - LIKELY * doubt).argmax(dim=1)
+    saved, doubt = (value[row, chosen] for value in _saved(slots, of=0))
+    return chosen, saved > SURE * doubt + LEAST_SAVED * slots[:, 0].mean(dim=1)
+
+
+def _saved(
+    slots: Float[Tensor, "batch cache slot"], of: int
+) -> tuple[Float[Tensor, "batch cache"], Float[Tensor, "batch cache"]]:
+    """What each cache costs less than one of them on the same slots, and the standard error of that."""
+    difference = slots[:, of : of + 1] - slots
+    return difference.mean(dim=2), difference.std(dim=2) / slots.shape[2] ** 0.5
+
+
+def _first_of_equals(
+    caches: Bool[Tensor, "batch cache server service"], cost: Float[Tensor, "batch cache"]
+) -> Float[Tensor, "batch cache"]:
+    """The costs, infinite for caches that are the same as one before."""
+    flat = caches.flatten(2)
+    same = (flat.unsqueeze(2) == flat.unsqueeze(1)).all(dim=3).tril(diagonal=-1)
+    return cost.masked_fill(same.any(dim=2), torch.inf)

@@ -1,0 +1,301 @@
+"""What the structured world model says of a slot: every user's latency, and what planners ask beside it."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from hadrl_lightning.agents.belief import parted
+from hadrl_lightning.agents.settings import SetWorldModelSettings
+from hadrl_lightning.agents.transition_model import TransitionModel, derived_reward
+from hadrl_lightning.distributed import summed
+from hadrl_lightning.nn.deep_sets import DeepSets
+from hadrl_lightning.nn.normaliser import RunningNormaliser
+from hadrl_lightning.nn.set_encoder import SetChange, SharedResources, compressed
+from hadrl_lightning.nn.tokens import Numbers, TokenFields
+from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Prediction
+from hadrl_lightning.simulator import CachingView, Field, OffloadingView, Seen, View, bin_index
+from hadrl_lightning.simulator.views import OF_THE_CLOUD
+
+
+class SetRolloutState(NamedTuple):
+    """Where the rows of a plan are. The step to what is seen next is only made when it is asked for."""
+
+    seen: Numbers
+    """Of `[members or 1, rows or networks]`."""
+    num_candidates: int
+    """Rows that share what is seen in turn."""
+    action: Float[Tensor, "1 rows action"] | None
+    """The action whose effect on what is seen is still to come."""
+    description: Float[Tensor, "members tokens description"]
+    """Of every (row or network, user, server)."""
+
+
+class SetPredictions(TransitionModel):
+    """The networks of the structured world model, over users and servers as tokens, and what they tell.
+
+    It is a `PlanningModel`, one with sums where users share resources alone (`planning.sums`), and a `FrameModel`. How
+    it learns is for its subclass, `SetWorldModel`, which says what its arguments are.
+    """
+
+    settings: SetWorldModelSettings
+
+    def __init__(
+        self,
+        settings: SetWorldModelSettings = SetWorldModelSettings(),  # noqa: B008 (frozen)
+        *,
+        view: type[View] = OffloadingView,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.fields = TokenFields.of(view)
+        token, user, server = self.fields.token_size, len(self.fields.user), len(self.fields.server)
+        self.resources: SharedResources | DeepSets
+        sizes = (settings.ensemble_size, token, settings.hidden_size, settings.weight_size)
+        if settings.encoder == "shared_resources":
+            resources = (settings.num_resources, settings.num_common_resources, settings.num_waits)
+            self.resources = SharedResources(*sizes, *resources, generator)
+        else:
+            self.resources = DeepSets(*sizes, generator)
+        self.change = SetChange(
+            settings.ensemble_size, token, user, server, settings.weight_size, generator=generator
+        )
+        self.user_normaliser = RunningNormaliser(user)
+        self.server_normaliser = RunningNormaliser(server)
+        self.user_change_normaliser = RunningNormaliser(user)
+        self.server_change_normaliser = RunningNormaliser(server)
+        self.latency_normaliser = RunningNormaliser(1)
+
+    @property
+    def num_members(self) -> int:
+        """Members of the ensemble held here."""
+        return len(self.change.user.weight)
+
+    # --- reading
+
+    def _normal_server(self, seen: Numbers) -> Float[Tensor, "*rows server number"]:
+        return self.server_normaliser.normalise(compressed(seen.server))
+
+    def _tokens(self, seen: Numbers) -> Float[Tensor, "*rows user server number"]:
+        """Every user at every server."""
+        holds = self.fields.holds(seen)
+        user = self.user_normaliser.normalise(compressed(seen.user)).unsqueeze(-2)
+        server = self._normal_server(seen).unsqueeze(-3)
+        both = [numbers.expand(*holds.shape, numbers.shape[-1]) for numbers in (user, server)]
+        return torch.cat((*both, holds.unsqueeze(-1) - 0.5), dim=-1)
+
+    def _tokens_at(
+        self, seen: Numbers, target: Int[Tensor, "*rows user"]
+    ) -> Float[Tensor, "*rows user number"]:
+        """Every user at its target server."""
+        user = self.user_normaliser.normalise(compressed(seen.user))
+        server = self._normal_server(seen)
+        server = server.gather(-2, target.unsqueeze(-1).expand(*target.shape, server.shape[-1]))
+        return torch.cat((user, server, self.fields.holds_at(seen, target).unsqueeze(-1) - 0.5), dim=-1)
+
+    def _latency_offset(self, like: Tensor) -> Tensor:
+        """The mean log latency seen, so that the models start near what they have to predict."""
+        return self.latency_normaliser.centre.to(like.dtype)
+
+    def unit_s(self, like: Tensor) -> Tensor:
+        """The latency of a demand of 1 in s, in the format of another tensor."""
+        return self._latency_offset(like).exp()
+
+    # --- what planners ask
+
+    def start(
+        self, view: Seen, num_candidates: int, members: Int[Tensor, " m"] | None = None
+    ) -> SetRolloutState:
+        """The state of `num_candidates` rows for every network, network-major."""
+        return self._arrive(self.fields.read(view)[None], num_candidates, members)
+
+    def _arrive(
+        self, seen: Numbers, num_candidates: int, members: Int[Tensor, " m"] | None
+    ) -> SetRolloutState:
+        token = self._tokens(seen).flatten(1, 3)
+        return SetRolloutState(seen, num_candidates, None, self.resources.describe(token, members))
+
+    def step(
+        self,
+        state: SetRolloutState,
+        action: Float[Tensor, "rows action"],
+        members: Int[Tensor, " m"] | None = None,
+    ) -> tuple[Prediction, SetRolloutState]:
+        """What the members (None: all) predict of the actions in the state, and where each gets to."""
+        if state.action is not None:
+            state = self._arrive(self._next(state, members), 1, members)
+        num_servers = state.seen.server.shape[-2]
+        target, share = read_action(action, num_servers)
+        rows, num_users = target.shape
+        start = torch.arange(rows, device=action.device).div(state.num_candidates, rounding_mode="floor")
+        user = torch.arange(num_users, device=action.device)
+        index = (start[:, None] * num_users + user) * num_servers + target
+        description = state.description.index_select(1, index.flatten())
+        prediction = self.predicted(description, share, target, num_servers, members)
+        return prediction, state._replace(action=action[None])
+
+    def _next(self, state: SetRolloutState, members: Int[Tensor, " m"] | None) -> Numbers:
+        """Each member's own trajectory: what is seen + mean change, requests and caches as they are."""
+        assert state.action is not None
+        before = state.seen.map(lambda value: value.repeat_interleave(state.num_candidates, dim=1))
+        target, share = read_action(state.action, before.server.shape[-2])
+        target = target.expand(len(before), -1, -1)
+        token = self._tokens_at(before, target)
+        change = self.change(
+            token, share.expand(len(before), -1, -1, -1), self._normal_server(before), target, members
+        )
+        user = before.user + self.user_change_normaliser.denormalise(change[0])
+        server = before.server + self.server_change_normaliser.denormalise(change[2])
+        request, cache = (
+            value.expand(len(user), *value.shape[1:]) for value in (before.request, before.cache)
+        )
+        return Numbers(user, server, request, cache)
+
+    def predicted(
+        self,
+        description: Float[Tensor, "m tokens description"],
+        share: Float[Tensor, "rows user 2"],
+        target: Int[Tensor, "rows user"],
+        num_servers: int,
+        members: Int[Tensor, " m"] | None,
+    ) -> Prediction:
+        """What the members expect of users who are described at their targets, tokens = rows × users."""
+        mean, log_var = self.resources.combine(
+            description, share.flatten(0, 1)[None], target[None], num_servers, members
+        )
+        mean = mean + self._latency_offset(mean)
+        return Prediction(mean, log_var, *derived_reward(mean, log_var))
+
+    @property
+    def knows_sharing(self) -> bool:
+        """Whether latencies are sums over what the users of a server share (see `planning.sums`)."""
+        return isinstance(self.resources, SharedResources) and not self.resources.num_common
+
+    def pair_demands(
+        self,
+        view: Seen,
+        members: Int[Tensor, " m"] | None = None,
+        pairs_at_once: int = PAIRS_AT_ONCE,
+    ) -> Float[Tensor, "m networks resource_and_base user server"]:
+        """Demand of every user at every server on each resource, and last what it waits for alone.
+
+        In a unit of its own that is the same for all, and squashed as it was learnt.
+        """
+        assert isinstance(self.resources, SharedResources)
+        view, log_factor = parted(view)
+        seen = self.fields.read(view)
+        user = self.user_normaliser.normalise(compressed(seen.user))
+        holds = self.fields.holds(seen) - 0.5
+        found = self.resources.pair_demands(user, self._normal_server(seen), holds, members, pairs_at_once)
+        return found if log_factor is None else found.mul_(log_factor.exp().to(found).mT.unsqueeze(2))
+
+    def service_demands(
+        self, view: CachingView
+    ) -> Float[Tensor, "member batch held resource_and_base service server"]:
+        """See `planning.frames.FrameModel`. What a caching view does not show of users and servers is as usual.
+
+        A part of a latency is a log-normal: its mean is its median times exp(σ² / 2).
+        """
+        assert isinstance(self.resources, SharedResources)
+        of_network = ("spectral_efficiency", *OF_THE_CLOUD)
+        shown = {name: getattr(view, name).unsqueeze(-1).expand_as(view.cycles) for name in of_network} | {
+            name: getattr(view, name) for name in ("input_bits", "cycles", "bandwidth_hz", "compute_hz")
+        }
+        user = _shown(self.fields.user, shown, self.user_normaliser)
+        server = _shown(self.fields.server, shown, self.server_normaliser)
+        shape = (len(view), 2, user.shape[1], server.shape[1])
+        token = torch.cat(
+            (
+                user[:, None, :, None].expand(*shape, -1),
+                server[:, None, None].expand(*shape, -1),
+                torch.tensor([-0.5, 0.5], device=user.device)[:, None, None, None].expand(*shape, 1),
+            ),
+            dim=-1,
+        )
+        demand = self.resources.expected_demands(token.flatten(0, 3)[None]) * self.unit_s(user)
+        found = demand.view(-1, *shape, demand.shape[-1]).movedim(-1, 3)
+        if self.held.is_whole:
+            return found
+        every = found.new_zeros(self.held.total, *found.shape[1:])
+        every[self.held.items] = found
+        return summed(every)
+
+    def at_targets(
+        self, view: Seen, target: Int[Tensor, "networks user"], members: Int[Tensor, " m"] | None = None
+    ) -> "UsersAtTargets":
+        """The users at one target each."""
+        assert isinstance(self.resources, SharedResources)
+        view, log_factor = parted(view)
+        seen = self.fields.read(view)
+        token = self._tokens_at(seen, target)
+        described = self.resources.describe(token.flatten(0, 1)[None], members)
+        if log_factor is not None:
+            factor = log_factor.exp().to(described)
+            own = factor.gather(1, target.unsqueeze(-1).expand(*target.shape, factor.shape[-1])).flatten(0, 1)
+            described = torch.cat((described[..., : len(own.T)] * own, described[..., len(own.T) :]), dim=-1)
+        return UsersAtTargets(self, described, target, seen.server.shape[-2], members)
+
+
+class UsersAtTargets:
+    """The users of some networks at their targets, as members of a model see them: `planning.sums.AtTargets`."""
+
+    def __init__(
+        self,
+        model: SetPredictions,
+        described: Float[Tensor, "m tokens description"],
+        target: Int[Tensor, "networks user"],
+        num_servers: int,
+        members: Int[Tensor, " m"] | None,
+    ) -> None:
+        self._model, self._described, self._members = model, described, members
+        self._target, self._num_servers = target, num_servers
+        resources = model.resources
+        assert isinstance(resources, SharedResources)
+        self._resources = resources
+        demand = resources.demands(described)[..., :-1].unflatten(1, target.shape)
+        self.demand: Float[Tensor, "m networks resource user"] = demand.permute(0, 1, 3, 2)
+
+    def slopes(
+        self, share: Float[Tensor, "networks user 2"]
+    ) -> tuple[Float[Tensor, "m networks resource user"], Float[Tensor, "m networks resource 2 user"]]:
+        """Each user's weight on every resource, and the slopes of its logarithm along its two share actions."""
+        found = self._resources.weight_slopes(share.flatten(0, 1), self._members)
+        weight, slope = (value.unflatten(-1, self._target.shape) for value in found)
+        return weight.transpose(1, 2), slope.movedim(3, 1)
+
+    def parts(
+        self, share: Float[Tensor, "networks user 2"]
+    ) -> Float[Tensor, "m networks user resource_and_base"]:
+        """What each user waits for on every resource, and last alone, in the unit of demands."""
+        found = self._resources.parts(
+            self._described, share.flatten(0, 1)[None], self._target[None], self._num_servers, self._members
+        )
+        return found.mT.unflatten(1, self._target.shape)
+
+    def predict(self, share: Float[Tensor, "networks user 2"]) -> Prediction:
+        """What is expected of the slot, rows are networks."""
+        known = (self._described, share, self._target, self._num_servers, self._members)
+        return self._model.predicted(*known)
+
+
+def _shown(
+    fields: tuple[Field, ...], shown: dict[str, Tensor], normaliser: RunningNormaliser
+) -> Float[Tensor, "batch entry number"]:
+    """Normalised numbers of users or servers of which some fields are shown; the others are as usual, 0."""
+    known = {name: value for name, value in shown.items() if name in {field.name for field in fields}}
+    like = next(iter(known.values()))
+    columns = [
+        field.scaled(known[field.name], like.dtype) if field.name in known else torch.zeros_like(like)
+        for field in fields
+    ]
+    usual = torch.tensor([field.name not in known for field in fields], device=like.device)
+    return normaliser.normalise(compressed(torch.stack(columns, dim=-1))).masked_fill(usual, 0.0)
+
+
+def read_action(action: Float[Tensor, "*rows action"], num_servers: int) -> tuple[Tensor, Tensor]:
+    """Target server [.., U] and the two share actions [.., U, 2]."""
+    target, *shares = action.clamp(-1, 1).chunk(3, dim=-1)
+    server = bin_index(target.nan_to_num(-1), num_servers)
+    return server, torch.stack(shares, dim=-1)
