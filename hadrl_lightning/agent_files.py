@@ -13,9 +13,11 @@ from hadrl_lightning import __version__
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import is_file, load_tensors
 
+SHIPPED = "hadrl.ckpt"
+"""The agent for any network. The other shipped names are links to it, each with the scenario of its name."""
 SUFFIX = ".ckpt"
 """Ending of the files of trained agents."""
-FORMAT = 2
+FORMAT = 3
 """Of the files that this version writes and reads; a file of another one is refused."""
 RECORD = "hadrl"
 """Entry of a file that says what it was made by: format, version, date, data, training, scores, digests."""
@@ -64,6 +66,11 @@ def is_shipped(path: Path) -> bool:
     return path.absolute().parent == shipped_folder() and path.name in shipped_agents()
 
 
+def settings_of_shipped(path: Path) -> str:
+    """The settings file whose scenario a shipped agent is used in where nothing else is said."""
+    return "any.yaml" if path.name == SHIPPED else f"{path.stem}.yaml"
+
+
 def read_agent(path: str | Path, name: str = "ckpt_path") -> dict[str, Any]:
     """The contents of the file of an agent, or of a checkpoint of its training, on the CPU.
 
@@ -105,7 +112,7 @@ def _check_record(contents: Mapping[str, Any], path: str | Path, name: str) -> N
     record = contents.get(RECORD)
     if record is None:
         raise HadrlError(
-            f"{name} must be made by hadrl-lightning {__version__}, got {path} of an older version"
+            f"{name} must be made by hadrl-lightning {__version__}, got {path} of an older version: train anew"
         )
     number = record.get("format") if isinstance(record, Mapping) else None
     fields = {"version": str, "made": str, "data": dict, "training": dict, "scores": dict, "digests": dict}
@@ -113,7 +120,7 @@ def _check_record(contents: Mapping[str, Any], path: str | Path, name: str) -> N
         age = "a newer" if number > FORMAT else "an older"
         raise HadrlError(
             f"{name} must be made by hadrl-lightning {__version__}, got {path} of {age} version, "
-            f"{str(record.get('version'))[:40]}"
+            f"{str(record.get('version'))[:40]}{': train anew' if number < FORMAT else ''}"
         )
     if number is None or not all(isinstance(record.get(key), kind) for key, kind in fields.items()):
         raise HadrlError(f"{name} must be an undamaged checkpoint, got {path} (its record is not readable)")

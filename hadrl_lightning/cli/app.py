@@ -18,9 +18,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from hadrl_lightning.agent_files import SHIPPED, find_agent, is_shipped, read_agent
 from hadrl_lightning.agents import check_trainer
 from hadrl_lightning.agents.stored import StoredAgent
-from hadrl_lightning.cli import checkpoints, ranks, runs
+from hadrl_lightning.cli import checkpoints, runs
 from hadrl_lightning.cli.checkpointing import Checkpointing
 from hadrl_lightning.cli.loggers import MetricsLogger
 from hadrl_lightning.cli.mistakes import naming_settings, resuming_from, trainer_mistakes
@@ -37,7 +38,7 @@ from hadrl_lightning.cli.outputs import (
 from hadrl_lightning.cli.parser import ConfigByName, HadrlParser
 from hadrl_lightning.cli.resuming import Start, differences, read_words, told_of_own_settings
 from hadrl_lightning.cli.signals import StopSignals
-from hadrl_lightning.cli.stopping import GracefulStop, ending_in_one_line, resuming
+from hadrl_lightning.cli.stopping import GracefulStop, ending_in_one_line, naming_lost_ranks, resuming
 from hadrl_lightning.cli.trainer_settings import check_parts, make_loggers, unwanted_callbacks
 from hadrl_lightning.config_files import BASE, load_config, refuse_nulls
 from hadrl_lightning.console import show
@@ -50,6 +51,14 @@ WEIGHTS_HELP = (
     "Begin with what an agent has learnt, and with everything else fresh: a file, the name of a shipped agent, or last "
     "or best. The scenario may be another one. Not together with ckpt_path, which goes on with a training."
 )
+KIND = (
+    "data.physics",
+    "model.fast_level",
+    "model.slow_level",
+    "model.set_world_model",
+    "model.fast_settings",
+)
+"""Settings that say what kind of agent it is: the shipped one serves only where they are its own."""
 SHARED = ("scenario", "physics", "seed")
 """Settings of the data that the model takes over: the two can't contradict each other."""
 
@@ -184,6 +193,14 @@ class HadrlCLI(LightningCLI):
         """Whether the files of the model hold a record of what they were made by."""
         return isinstance(self.model_class, type) and issubclass(self.model_class, StoredAgent)
 
+    def _is_as_shipped(self, settings: Namespace) -> bool:
+        """Whether the agent for any network is of the kind that these settings ask for."""
+        if not self._recorded:
+            return False
+        shipped = checkpoints.settings_in(read_agent(find_agent(SHIPPED)))
+        own = {name: value for name, value in shipped.items() if name.startswith(KIND)}
+        return all(checkpoints.plain(_as_dict(settings.get(name))) == value for name, value in own.items())
+
     def _set_known_defaults(self, parser: LightningArgumentParser, settings: dict[str, Any]) -> None:
         known = set(known_settings(parser))
         parser.set_defaults({name: value for name, value in settings.items() if name in known})
@@ -197,6 +214,9 @@ class HadrlCLI(LightningCLI):
         if settings.ckpt_path:
             if self.checkpoint_file is None:  # named by a settings file
                 self.checkpoint_file = runs.find_checkpoint(str(settings.ckpt_path), root, folder.name)
+            settings.ckpt_path = str(self.checkpoint_file)
+        elif self.config.subcommand != "fit" and self._is_as_shipped(settings):
+            self.checkpoint_file = find_agent(SHIPPED)
             settings.ckpt_path = str(self.checkpoint_file)
         elif settings.get("weights"):
             found = runs.find_checkpoint(settings.weights, root, words.run_name, "weights")
@@ -237,7 +257,8 @@ class HadrlCLI(LightningCLI):
         transfers = getattr(self.model_class, "transfers", lambda settings: False)
         if self.subcommand != "fit" and transfers(self.settings.get("model") or {}):
             del wanted["scenario"]
-        checkpoints.check_settings(file, self.checkpoint, wanted)
+        instead = f"; --weights {file} begins a new training with what it has learnt"
+        checkpoints.check_settings(file, self.checkpoint, wanted, instead if self.subcommand == "fit" else "")
         if self.subcommand == "fit":
             self.start.check(self.checkpoint, self.settings["trainer"]["max_epochs"])
 
@@ -245,8 +266,10 @@ class HadrlCLI(LightningCLI):
         """The agent's own settings: those it was trained with, or those of the files where nothing trained it."""
         file = self.checkpoint_file
         own = runs.settings_of(file) if file is not None else None
+        if file is not None and is_shipped(file) and file.name == SHIPPED:
+            own = None  # it has no settings that those of a network could differ from
         configs = read_words(self.command_line).configs if own is None else [own]
-        if file is not None and own is None and self._recorded:
+        if file is not None and own is None and self._recorded and not is_shipped(file):
             configs = []
             self._set_known_defaults(self.parsers[command], checkpoints.settings_in(self.checkpoint))
         words = [word for config in configs for word in ("--config", config)]
@@ -312,7 +335,7 @@ class HadrlCLI(LightningCLI):
         with (
             self.stop.signals.handled(),
             ending_in_one_line(self.stop, self.command_line, self._folder),
-            ranks.naming_lost_ranks(lambda: resuming(self.command_line, self._folder())),
+            naming_lost_ranks(lambda: resuming(self.command_line, self._folder())),
             self._leaving_nothing(),
             resuming_from(self.checkpoint_file),
             trainer_mistakes(),
@@ -406,6 +429,10 @@ def _without_checkpoint(config: Namespace) -> Namespace:
     config = config.clone()
     config.ckpt_path = None
     return config
+
+
+def _as_dict(value: Any) -> Any:
+    return value.as_dict() if isinstance(value, Namespace) else value
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

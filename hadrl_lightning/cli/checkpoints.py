@@ -140,8 +140,17 @@ def _count(number: int, one: str, several: str) -> str:
     return f"{number} {one if number == 1 else several}"
 
 
-def check_settings(path: Path, checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise HadrlError if the checkpoint was trained on another scenario or physics than `settings` (of the model)."""
+def check_settings(
+    path: Path, checkpoint: Mapping[str, Any], settings: Mapping[str, Any], instead: str = ""
+) -> None:
+    """Raise HadrlError if the checkpoint was trained on another scenario or physics than `settings` (of the model).
+
+    Args:
+        path: the file.
+        checkpoint: its contents.
+        settings: those that have to be the same.
+        instead: what to do in place of it, in words.
+    """
     saved = checkpoint.get("hyper_parameters", {})
     for key in ("scenario", "physics"):
         if key not in saved or key not in settings:
@@ -149,7 +158,9 @@ def check_settings(path: Path, checkpoint: Mapping[str, Any], settings: Mapping[
         there, here = _meant(key, saved[key]), _meant(key, settings[key])
         if there != here:
             difference = _first_difference(key, there, here)
-            raise HadrlError(f"ckpt_path must be a checkpoint of the same {key}, got {path}: {difference}")
+            raise HadrlError(
+                f"ckpt_path must be a checkpoint of the same {key}, got {path}: {difference}{instead}"
+            )
 
 
 def _meant(key: str, setting: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from hadrl_lightning.agent_files import find_agent, is_shipped
+from hadrl_lightning.agent_files import find_agent, is_shipped, settings_of_shipped
 from hadrl_lightning.errors import HadrlError, OutputError
 from hadrl_lightning.files import writing
 
@@ -100,7 +100,7 @@ class RunFolder:
 def settings_of(checkpoint: Path) -> str | None:
     """The settings that a checkpoint was trained with: the file in its run's folder, or the name of a shipped one."""
     if is_shipped(checkpoint):
-        return f"{checkpoint.stem}.yaml"
+        return settings_of_shipped(checkpoint)
     saved = checkpoint.parent / CONFIG_FILE
     return str(saved) if saved.is_file() else None
 

@@ -1,6 +1,7 @@
-"""`GracefulStop`: lets a training stop where it can be resumed from, on all ranks at the same step."""
+"""Ends before the end: a stop where a training can be resumed from, on all ranks at once, or the loss of a rank."""
 
 import os
+import re
 import shlex
 import signal
 import threading
@@ -12,12 +13,16 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import distributed
 
 from hadrl_lightning.cli.checkpoints import LAST, last_good
 from hadrl_lightning.cli.signals import Stopped, StopSignals
 from hadrl_lightning.distributed import largest_of_ranks
-from hadrl_lightning.errors import NonFiniteError, OutputError
+from hadrl_lightning.errors import HadrlError, NonFiniteError, OutputError
 from hadrl_lightning.files import DISK_ERRORS, unwritable
+
+_LOST = re.compile(r"gloo|nccl|TCPStore|(?i:connection (closed|reset|refused)|broken pipe|timed out)")
+"""What the messages of torch.distributed's backends have in common."""
 
 
 class GracefulStop(Callback):
@@ -161,3 +166,49 @@ def resuming(words: Sequence[str], folder: Path | None) -> str:
             kept.append(word)
     shown = os.path.relpath(checkpoint)
     return f"resume with: {shlex.join(['hadrl', *kept, '--ckpt_path', shown])}"
+
+
+class RankLost(HadrlError):
+    """Another rank ended or stopped answering: no mistake of the user."""
+
+    status = 1
+
+
+@contextmanager
+def naming_lost_ranks(advice: Callable[[], str]) -> Iterator[None]:
+    """Turn the failure of an exchange between ranks into a `RankLost` that says what to do.
+
+    Args:
+        advice: how to go on.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_of_exchange(error):
+            raise
+        raise RankLost(
+            f"another rank ended or does not answer; {advice()} ({_who()} saw: {_reason(error)})"
+        ) from error
+
+
+def _met() -> bool:
+    """Whether the ranks have found each other."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _who() -> str:
+    if not _met():
+        return "the ranks had not all met; this one"
+    return f"rank {distributed.get_rank()} of {distributed.get_world_size()}"
+
+
+def _is_of_exchange(error: RuntimeError) -> bool:
+    if distributed.is_available() and isinstance(error, distributed.DistError):
+        return True
+    return _met() and distributed.get_world_size() > 1 and _LOST.search(str(error)) is not None
+
+
+def _reason(error: RuntimeError) -> str:
+    """What the backend says, without the place in its source."""
+    text = " ".join(str(error).split())
+    return re.sub(r"^\[[^]]*\] *", "", text).partition(". ")[0][:120]

@@ -498,7 +498,8 @@ def test_a_checkpoint_of_another_scenario_gets_one_line(capfd: pytest.CaptureFix
     assert "same scenario" in line
     assert line.endswith("scenario.num_users is 2 there and 7 in the settings")
     line = refused(capfd, "fit", "--ckpt_path", "last", "--data.physics", "published")
-    assert line.endswith("physics is 'strict' there and 'published' in the settings")
+    assert "physics is 'strict' there and 'published' in the settings; --weights checkpoints/tiny/" in line
+    assert line.endswith("last.ckpt begins a new training with what it has learnt")
     assert "model of the same sizes" in refused(
         capfd, "test", "--ckpt_path", "last", "--model.net.width", "9"
     )

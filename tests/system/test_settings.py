@@ -31,7 +31,7 @@ from hadrl_lightning.agents import (
     WorldModel,
     WorldModelSettings,
 )
-from hadrl_lightning.agents.derived_reward import derived_reward
+from hadrl_lightning.agents.transition_model import derived_reward
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TransitionDataModule
 from hadrl_lightning.distributed import MemberWise, Share
@@ -44,7 +44,8 @@ from hadrl_lightning.planning import (
     RefinementSettings,
     refine,
 )
-from hadrl_lightning.planning.outcome import OutcomeForm
+from hadrl_lightning.planning.cache_descent import Descent
+from hadrl_lightning.planning.free_energy import OutcomeForm
 from hadrl_lightning.play import offloading_reward
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import (
@@ -123,8 +124,8 @@ def refused(make: Callable[[], Any], name: str) -> bool:
 class Choosy:
     """A model by which all users like server 1 better, so that targets matter; counts the rows it sees at once."""
 
-    def __init__(self, model: SetWorldModel) -> None:
-        self.model = model
+    def __init__(self, model: SetWorldModel, dislike: float = 2.0) -> None:
+        self.model, self.dislike = model, dislike
         self.num_members = model.num_members
         self.start = model.start
         self.most = 0
@@ -133,7 +134,7 @@ class Choosy:
         self.most = max(self.most, len(action) * (self.num_members if members is None else len(members)))
         prediction, state = self.model.step(state, action, members)
         target = bin_index(action[:, :USERS], SERVERS)
-        mean = prediction.mean + 2.0 * (target != 1)
+        mean = prediction.mean + self.dislike * (target != 1)
         return Prediction(mean, prediction.log_var, *derived_reward(mean, prediction.log_var)), state
 
 
@@ -195,7 +196,7 @@ PLANNER: dict[str, Case] = {
     "target_sweeps": ({}, 1),
     "joint_changes": (ONE_CHANGE, 4),
     "move_margin": (ONE_CHANGE, 1e9),
-    "start_margin": ({**ONE_CHANGE, "start_margin": 0.0}, 1e9),
+    "start_margin": ({**ONE_CHANGE, "n_candidates": 16, "start_margin": 0.0}, 1e9),
     "initial_std": ({}, 0.5),
     "min_std": ({}, 2.0),
     "clip_actions": ({}, False),
@@ -220,7 +221,7 @@ def test_the_search_is_by_sums_where_a_model_knows_sharing_and_nothing_is_explor
     plans = {}
     for settings in (sums, replace(sums, search="samples"), replace(sums, use_exploration=True)):
         planner = CEMPlanner(SCENARIO.offloading_action_size, settings, num_users=USERS, num_targets=SERVERS)
-        for model in (MODEL, Choosy(MODEL)):
+        for model in (MODEL, Choosy(MODEL, dislike=0.0)):  # the latter tells nothing of sharing
             one, other = (planner.plan(model, DATA.view, generator(seed)).action for seed in (1, 2))
             plans[settings.search, settings.use_exploration, model is MODEL] = torch.equal(one, other)
     drawn_from = {key for key, same_plans in plans.items() if not same_plans}
@@ -358,8 +359,9 @@ SET_WORLD_MODEL: dict[str, Any] = {
     "encoder": "deep_sets",
     "hidden_size": 5,
     "weight_size": 5,
-    "num_resources": 2,
+    "num_resources": 3,
     "num_common_resources": 1,
+    "num_waits": 2,
     "learning_rate": 0.1,
     "decay_steps": None,
     "adam_epsilon": 1.0,
@@ -410,11 +412,11 @@ def test_the_sizes_of_deep_sets_change_what_is_learnt_and_resources_are_refused(
     before = learnt(set_world_model(encoder="deep_sets"))
     for name in ("hidden_size", "weight_size"):
         assert not same(before, learnt(set_world_model(encoder="deep_sets", **{name: 5})))
-    for name, default in (("num_resources", 3), ("num_common_resources", 0)):
+    for name, default in (("num_resources", 2), ("num_common_resources", 0), ("num_waits", 3)):
         with pytest.raises(
-            ValueError, match=f"{name} must be {default} unless encoder is shared_resources, got 2"
+            ValueError, match=f"{name} must be {default} unless encoder is shared_resources, got 4"
         ):
-            set_world_model(encoder="deep_sets", **{name: 2})
+            set_world_model(encoder="deep_sets", **{name: 4})
 
 
 def test_a_model_refuses_a_planner_that_asks_what_it_cannot_tell() -> None:
@@ -548,6 +550,29 @@ def looking(**changes: Any) -> LookaheadCaching:
     return agent
 
 
+SEARCHES = ("num_starts", "num_finalists", "num_slots", "seed")
+
+
+def searched(agent: LookaheadCaching) -> list[Any]:
+    """From how many caches a decision goes downhill, and how many it compares on which slots."""
+    found: list[Any] = []
+    settled, on_slots = Descent.settled, Descent.on_slots
+
+    def descending(search: Descent, row: Any, cache: Any) -> Any:
+        found.append(len(row))
+        return settled(search, row, cache)
+
+    def comparing(search: Descent, row: Any, cache: Any, uniform: Any) -> Any:
+        found.append((cache.shape, uniform.tolist()))
+        return on_slots(search, row, cache, uniform)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Descent, "settled", descending)
+        patch.setattr(Descent, "on_slots", comparing)
+        agent.act(EdgeNetwork(SCENARIO, generator=generator()).caching_view())
+    return found
+
+
 @pytest.mark.parametrize(
     ("settings", "changes", "make"),
     [
@@ -563,6 +588,10 @@ def test_every_setting_of_a_caching_agent_changes_what_it_decides_or_learns(
     before = cached(make())
     assert same(before, cached(make()))
     for name, value in changes.items():
+        if settings is LookaheadSettings and name in SEARCHES:
+            # how, and how much is searched: what is found is often the same
+            assert searched(make()) != searched(make(num_starts=value))
+            continue
         assert not same(before, cached(make(**{name: value}))), name
 
 
@@ -685,6 +714,7 @@ class OwnModel(SetWorldModel):
 
 LOOKING: dict[str, Any] = {"slow_level": "lookahead"}
 OWN: dict[str, Any] = {"slow_level": f"{__name__}.OwnAgent", "fast_level": f"{__name__}.OwnModel"}
+SUMS = {"planner": PlannerSettings()}
 AGENT: dict[str, Case] = {
     "scenario": ({}, replace(SCENARIO, num_users=5)),
     "physics": ({}, "published"),
@@ -699,6 +729,7 @@ AGENT: dict[str, Case] = {
     "fast_settings": (OWN, {"hidden_size": 5}),
     "planner": ({}, PlannerSettings(**{**TINY, "n_candidates": 5})),
     "reset_world_model": ({}, True),
+    "adapt": (SUMS, "heads"),
     "seed": ({}, 1),
 }
 
@@ -713,11 +744,12 @@ def played(module: HADRL) -> Any:
 
 def test_every_setting_of_the_agent_changes_what_it_is_or_does() -> None:
     assert set(AGENT) == set(inspect.signature(HADRL).parameters)
-    kinds = ((0, {}), (len(FLAT), FLAT), (len(LOOKING), LOOKING), (len(OWN), OWN))
+    kinds = ((0, {}), (len(FLAT), FLAT), (len(LOOKING), LOOKING), (len(OWN), OWN), ("sums", SUMS))
     before = {others: played(agent(**dict(settings))) for others, settings in kinds}
     assert same(before[0], played(agent()))
     for name, (others, value) in AGENT.items():
-        assert not same(before[len(others)], played(agent(**{**others, name: value}))), name
+        kind = "sums" if others is SUMS else len(others)
+        assert not same(before[kind], played(agent(**{**others, name: value}))), name
 
 
 # --- from slot to slot, and from run to run ------------------------------------------------------------------------
