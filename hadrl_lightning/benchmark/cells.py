@@ -33,12 +33,27 @@ class Cell:
     @property
     def key(self) -> str:
         """Hash of the contents: equal for equal cells, in any process."""
-        text = json.dumps([FORMAT, asdict(self)], sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+        return _hash([FORMAT, asdict(self)])
+
+    @property
+    def training_key(self) -> str | None:
+        """Hash of the training that cells of several scenarios share; None where a cell has all to itself."""
+        if "training" not in self.settings:
+            return None
+        return _hash([FORMAT, self.settings["training"], self.settings["physics"], self.seed])
+
+    def training_file(self, folder: Path) -> Path:
+        """Where what they share lies in a benchmark folder."""
+        return folder / "trainings" / f"{Path(self.policy).stem}-{self.training_key}.ckpt"
 
     def file(self, folder: Path) -> Path:
         """Where the result of this cell lies in a benchmark folder."""
         return folder / "cells" / f"{Path(self.policy).stem}-{self.key}.json"
+
+
+def _hash(contents: Any) -> str:
+    text = json.dumps(contents, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -19,9 +21,9 @@ from hadrl_lightning.baselines.learners import FlatDDPG, LearnerSettings, TwinDD
 from hadrl_lightning.benchmark.cells import Cell, CellResult
 from hadrl_lightning.benchmark.players import Judge, play, player, trained_player
 from hadrl_lightning.benchmark.policies import LOWER_BOUND, pair_of
-from hadrl_lightning.benchmark.sb3 import train_sb3
 from hadrl_lightning.benchmark.training import Trained, build, import_modules, train
 from hadrl_lightning.data import EpisodeStream
+from hadrl_lightning.extras import require
 from hadrl_lightning.judge import (
     BY_EPISODE,
     Scoreboard,
@@ -36,18 +38,22 @@ from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator
 
 
-def compute(cell: Cell) -> CellResult:
+def compute(cell: Cell, folder: Path | None = None) -> CellResult:
     """The result of a cell. It depends on the cell alone, so cells can be computed anywhere and in any order.
+
+    Args:
+        cell: what to compute.
+        folder: of the benchmark, where trainings that several cells share are kept; none are kept where not given.
 
     Raises:
         HadrlError: an extra is missing, or a setting is out of range.
     """
     started = time.perf_counter()
-    result = _computed(cell)
+    result = _computed(cell, folder)
     return replace(result, wall_s=time.perf_counter() - started)
 
 
-def _computed(cell: Cell) -> CellResult:
+def _computed(cell: Cell, folder: Path | None) -> CellResult:
     settings = cell.settings
     scenario, physics = Scenario(**settings["scenario"]), settings["physics"]
     test = settings["test"]
@@ -57,7 +63,7 @@ def _computed(cell: Cell) -> CellResult:
     if cell.policy == LOWER_BOUND:
         caching = CACHING_POLICIES["latency_optimal"](scenario, make_generator(0, Use.CACHE_SEARCH))
         return _finished(cell.policy, stream, {"latency": bounds(stream, caching)}, {}, started)
-    trained = _trained(cell, scenario, physics)
+    trained = _trained(cell, scenario, physics, folder)
     training_s = time.perf_counter() - started if trained.slots else 0.0
     started = time.perf_counter()
     episodes = play(stream, trained.play)
@@ -100,7 +106,7 @@ def _finished(
 ) -> CellResult:
     means = {name: sum(values) / len(values) for name, values in episodes.items()}
     means["optimal_hit_ratio"] = optimal_hit_ratio(*stream.scenarios())
-    if policy == LOWER_BOUND or policy.startswith("latency_optimal+"):
+    if policy in (LOWER_BOUND, "ppo-set") or policy.startswith("latency_optimal+"):
         means["exact_caches"] = float(all(least_latency(one).exact for one in stream.scenarios()))
     rest.setdefault("evaluation_s", time.perf_counter() - started)
     return CellResult(scores={**means, **scores}, episodes=episodes, versions=versions(), **rest)
@@ -110,7 +116,7 @@ def _known(validation: Validation) -> dict[str, Any]:
     return {name: value for name, value in validation._asdict().items() if value is not None}
 
 
-def _trained(cell: Cell, scenario: Scenario, physics: Physics) -> Trained:
+def _trained(cell: Cell, scenario: Scenario, physics: Physics, folder: Path | None) -> Trained:
     seed, settings = cell.seed or 0, cell.settings
     import_modules(settings.get("modules", {}))
     pair = pair_of(cell.policy) if "kind" not in settings else None
@@ -125,6 +131,11 @@ def _trained(cell: Cell, scenario: Scenario, physics: Physics) -> Trained:
         return Trained(trained_player(settings["agent"], scenario, physics), 0, [])
     if settings["kind"] == "hadrl":
         return train(settings["config"], seed)
+    if settings["kind"] == "ppo-set":
+        file = None if folder is None else cell.training_file(folder)
+        sb3 = _sb3()
+        actor, slots = sb3.train_over_networks(settings["training"], physics, seed, file)
+        return Trained(player(sb3.set_policies(actor, scenario)), slots, [])
     return train_rival(cell, scenario, physics)
 
 
@@ -149,8 +160,21 @@ def train_rival(
     stream = EpisodeStream(scenario, physics, episodes, parallel, validation["seed"], Use.VALIDATION_NETWORKS)
     judge = judged_by(stream, validation["slots"])
     if settings["kind"] == "sb3":
-        return train_sb3(scenario, physics, settings["learner"], settings["slots"], seed, judge)
+        trained: Trained = _sb3().train_sb3(
+            scenario, physics, settings["learner"], settings["slots"], seed, judge
+        )
+        return trained
     return _train_ddpg(_ddpg_learner(cell, scenario, physics, seed), settings["slots"], judge)
+
+
+def _sb3() -> ModuleType:
+    """What trains by Stable-Baselines3.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
+    require("training PPO, SAC or TD3", ["stable_baselines3"])
+    return import_module("hadrl_lightning.benchmark.sb3")
 
 
 def _train_ddpg(learner: TwinDDPG | FlatDDPG, slots: int, judge: Judge) -> Trained:

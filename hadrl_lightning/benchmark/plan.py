@@ -42,6 +42,8 @@ from hadrl_lightning.units import read_prefix
 
 _VALUE = re.compile(r"\[[^\]]*\]|[^,]+")
 """A value among several: a list, or anything without a comma."""
+ANY = "any.yaml"
+"""Settings of a training over networks of every kind."""
 LEARNING = ("num_envs", "reward")
 """Settings that Stable-Baselines3's algorithms share with the other learners."""
 
@@ -263,8 +265,10 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     if policy not in LEARNERS:
         return contents
     contents["kind"] = LEARNERS[policy].kind
-    slots = plan.slots or num_slots(base)
     learner = LEARNERS[policy]
+    if learner.kind == "ppo-set":
+        return {**contents, "training": _training_over_any(learner.learner, plan.slots)}
+    slots = plan.slots or num_slots(base)
     scenario = Scenario.from_dict(data["scenario"])
     if learner.kind == "hadrl":
         config = with_slots(hadrl_settings(policy, base, plan.published_size), slots)
@@ -284,6 +288,19 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     if learner.kind == "sb3":
         common = {name: common[name] for name in LEARNING}
     return {**contents, "slots": slots, "learner": merged(common, learner.learner)}
+
+
+def _training_over_any(learner: Settings, slots: int | None) -> Settings:
+    """A training that has nothing to do with the scenario in which the learner is judged."""
+    groups = setting_groups()
+    settings = resolved(merged(load_config(BASE, groups), load_config(ANY, groups)))
+    data = settings["data"]
+    return {
+        "scenario": _told(data["scenario"]),
+        "num_envs": data["num_envs"],
+        "slots": slots or num_slots(settings),
+        "learner": learner,
+    }
 
 
 def _episodes(suite: str | None) -> int | None:

@@ -9,8 +9,9 @@ from hadrl_lightning.benchmark.players import is_trained, label_of_trained
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import LEAST_KNOWN
 
-Kind = Literal["hadrl", "twin-ddpg", "flat-ddpg", "no-planning", "sb3"]
-"""How a learner is trained: by a Trainer, by the loops of `baselines.learners`, or by Stable-Baselines3."""
+Kind = Literal["hadrl", "twin-ddpg", "flat-ddpg", "no-planning", "sb3", "ppo-set"]
+"""How a learner is trained: by a Trainer, by the loops of `baselines.learners`, or by Stable-Baselines3; `ppo-set` not
+in the scenario that it is judged in, but over the networks of `any.yaml`."""
 
 Settings = dict[str, Any]
 
@@ -215,6 +216,18 @@ LEARNERS: dict[str, Learner] = {
             "policy_kwargs": {"net_arch": [256, 256]},
         },
     ),
+    "ppo-set": Learner(
+        label=f"{LATENCY_OPTIMAL} + PPO with a set encoder (SB3)",
+        kind="ppo-set",
+        learner={
+            "learning_rate": 3e-3,
+            "gamma": 0.0,  # what is decided of a slot changes nothing of the next
+            "n_steps": 32,
+            "batch_size": 64,
+            "n_epochs": 8,
+            "clip_range": 0.1,
+        },
+    ),
 }
 """Learners by name."""
 
@@ -272,7 +285,8 @@ DEFAULT_PAIRS = (
 
 def default_policies() -> list[str]:
     """All of them, in the order of tables: learners of ours, other learners, heuristics, the bound."""
-    return [*LEARNERS, *DEFAULT_PAIRS, LOWER_BOUND]
+    trained_here = [name for name, learner in LEARNERS.items() if learner.kind != "ppo-set"]
+    return [*trained_here, *DEFAULT_PAIRS, LOWER_BOUND]
 
 
 def pair_of(name: str) -> PairPolicy | None:
@@ -295,7 +309,7 @@ def pair_of(name: str) -> PairPolicy | None:
 
 def needs_stable_baselines3(name: str) -> bool:
     """Whether the policy is one of Stable-Baselines3's."""
-    return name in LEARNERS and LEARNERS[name].kind == "sb3"
+    return name in LEARNERS and LEARNERS[name].kind in ("sb3", "ppo-set")
 
 
 def label_of(name: str, published_size: str = "small") -> str:

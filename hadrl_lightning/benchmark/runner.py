@@ -38,7 +38,7 @@ def run_cells(
     refresh: bool = False,
     engine: Engine = "processes",
     ray_address: str | None = None,
-    compute: Compute = compute_cell,
+    compute: Compute | None = None,
 ) -> dict[str, Outcome]:
     """The outcome of every cell by its key.
 
@@ -55,7 +55,7 @@ def run_cells(
         refresh: compute again what is there.
         engine: `processes` or `ray`.
         ray_address: of a running Ray cluster, such as `auto`; Ray starts on this machine where not given.
-        compute: from a cell to its result; can be pickled if it is to run elsewhere.
+        compute: from a cell to its result; can be pickled if it is to run elsewhere. By default `compute.compute`.
 
     Raises:
         HadrlError: Ray is not installed, or there is no cluster at that address.
@@ -75,15 +75,33 @@ def run_cells(
             pending.append(cell)
         else:
             finish(outcome)
-    if engine == "ray":
-        attempts = in_ray(pending, workers, ray_address, compute)
-    elif (workers or 1) > 1:
-        attempts = in_processes(pending, workers or 1, compute)
-    else:
-        attempts = _here(pending, compute)
-    for cell, tried in attempts:
-        finish(store(cell, tried, folder))
+    for cell in pending:
+        if refresh and cell.training_key is not None:
+            cell.training_file(folder).unlink(missing_ok=True)
+    chosen = compute or partial(compute_cell, folder=folder.resolve())
+    for some in _trained_first(pending):
+        if engine == "ray":
+            attempts = in_ray(some, workers, ray_address, chosen)
+        elif (workers or 1) > 1:
+            attempts = in_processes(some, workers or 1, chosen)
+        else:
+            attempts = _here(some, chosen)
+        for cell, tried in attempts:
+            finish(store(cell, tried, folder))
     return done
+
+
+def _trained_first(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """The cells in two parts: of those that share a training all but the first wait until that is done."""
+    first: list[Cell] = []
+    rest: list[Cell] = []
+    trained = set()
+    for cell in cells:
+        key = cell.training_key
+        (rest if key in trained else first).append(cell)
+        if key is not None:
+            trained.add(key)
+    return first, rest
 
 
 def computed_cells(cells: Sequence[Cell], folder: Path) -> dict[str, Outcome]:

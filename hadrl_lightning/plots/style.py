@@ -132,6 +132,7 @@ POLICY_COLOURS: dict[str, dict[str, str]] = {
         "sac": "#CC79A7",
         "td3": "#99004C",
         "hadrl-published": "#8C6D31",
+        "ppo-set": "#C51B7D",
     },
     "knows the physics": {
         YARDSTICK: "#000000",

@@ -165,7 +165,7 @@ def test_a_run_has_learning_curves_although_rows_have_gaps(tmp_path: Path) -> No
 
 
 def test_a_policy_looks_the_same_everywhere_and_unlike_the_others() -> None:
-    names = default_policies()
+    names = [*default_policies(), "ppo-set"]
     looks = {
         name: (look(name)["color"], look(name)["marker"], str(look(name)["linestyle"])) for name in names
     }
