@@ -69,7 +69,8 @@ def rows_of_every_rank(rows: Sequence[Tensor]) -> list[Tensor]:
         return list(rows)
     count = len(rows[0])
     # detached, and as bytes, so that tensors of all types travel together
-    pieces = [row.detach().contiguous().reshape(count, -1).view(torch.uint8) for row in rows]
+    plain = (row.detach().reshape(count, -1).clone(memory_format=torch.contiguous_format) for row in rows)
+    pieces = [row.view(torch.uint8) for row in plain]
     parts = _gathered(torch.cat(pieces, dim=1)).split([piece.shape[1] for piece in pieces], dim=1)
     aligned = (part.clone(memory_format=torch.contiguous_format) for part in parts)
     return [

@@ -101,6 +101,7 @@ MAIN = "hadrl fit --config es2.yaml"
     ],
 )
 def test_a_command_of_the_readme_runs(in_empty_folder: Path, command: str) -> None:
+    written_examples()
     run(command)
 
 
@@ -136,10 +137,19 @@ def test_the_programs_of_the_readme_run(in_empty_folder: Path, program: str) -> 
 
 @pytest.mark.whole
 def test_the_example_of_a_scenario_of_ones_own_is_valid(in_empty_folder: Path) -> None:
-    (example,) = blocks("yaml")
-    Path("campus.yaml").write_text(example)
-    words = ["fit", "--config", "es2.yaml", "--config", "campus.yaml", *SHRUNK, "--trainer.max_epochs=1"]
-    assert main(words) == 0
+    for name in written_examples():
+        words = ["fit", "--config", "es2.yaml", "--config", name, *SHRUNK, "--trainer.max_epochs=1"]
+        assert main(words) == 0
+
+
+def written_examples() -> list[str]:
+    """The README's settings files, each written under the name in its first line."""
+    names = []
+    for example in blocks("yaml"):
+        names.append(example.split()[1].rstrip(":"))
+        Path(names[-1]).write_text(example)
+    assert names == ["campus.yaml", "three.yaml"]
+    return names
 
 
 # --- docs/model.md -----
