@@ -156,9 +156,9 @@ class CacheChoice:
                 break
             slots = self.descent.on_slots(left, pair[left], uniform)
             saved, doubt = (value[:, 1] for value in _saved(slots, of=0))
-            least = LEAST_SAVED * slots[:, 0].mean(dim=1)
-            plain[left[saved > SURE * doubt + least]] = True
-            left = left[(saved <= SURE * doubt + least) & (saved > least)]
+            sure = _sure(saved, doubt, slots[:, 0])
+            plain[left[sure]] = True
+            left = left[~sure & _sure(saved, torch.zeros_like(doubt), slots[:, 0])]
             number *= 4
         return plain
 
@@ -213,7 +213,14 @@ def _chosen(
     saved, doubt = _saved(slots, of=1)
     chosen = (saved - LIKELY * doubt).argmax(dim=1)
     saved, doubt = (value[row, chosen] for value in _saved(slots, of=0))
-    return chosen, saved > SURE * doubt + LEAST_SAVED * slots[:, 0].mean(dim=1)
+    return chosen, _sure(saved, doubt, slots[:, 0])
+
+
+def _sure(
+    saved: Float[Tensor, " n"], doubt: Float[Tensor, " n"], held: Float[Tensor, "n slot"]
+) -> Bool[Tensor, " n"]:
+    """Whether what a change saves is more than chance explains, and than the searches leave open of what is held."""
+    return saved > SURE * doubt + LEAST_SAVED * held.mean(dim=1)
 
 
 def _saved(

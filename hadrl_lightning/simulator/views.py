@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.scenario.limits import COUNTS, POSITIVE
-from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER, View, number
+from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER, Field, View, number
 from hadrl_lightning.typed import as_floats
 
 BITS_PER_GIB = 8.0 * 1024**3
@@ -16,31 +16,18 @@ LEAST_LINK = 1e-7
 """bit/s/Hz. No network has a worse one: below what its links are kept at, by more than rounding."""
 USUAL_LINK = 16.0
 """bit/s/Hz, of a user about as far from its server as in the shipped scenarios."""
-CLOUD_RATE = number(
-    text="rate to the cloud",
-    unit="bit/s",
-    scale=1e6,
-    low=POSITIVE["cloud_rate_bit_per_s"][0],
-    in_vector=False,
-    constant="cloud_rate_bit_per_s",
-    usual=as_floats(Scenario.cloud_rate_bit_per_s),
-)
-CLOUD_COMPUTE = number(
-    text="compute of the cloud",
-    unit="Hz",
-    scale=1e9,
-    low=POSITIVE["cloud_compute_hz"][0],
-    in_vector=False,
-    constant="cloud_compute_hz",
-    usual=as_floats(Scenario.cloud_compute_hz),
-)
-CLOUD_DELAY = number(
-    text="delay to the cloud",
-    unit="s",
-    in_vector=False,
-    constant="cloud_delay_s",
-    usual=as_floats(Scenario.cloud_delay_s),
-)
+
+
+def _of_the_cloud(name: str, text: str, unit: str, scale: float = 1.0) -> dict[str, Field]:
+    """What declares a constant of the scenario that both levels see, no less than scenarios allow."""
+    low = POSITIVE[name][0] if name in POSITIVE else 0.0
+    usual = as_floats(getattr(Scenario, name))
+    return number(text=text, unit=unit, scale=scale, low=low, in_vector=False, constant=name, usual=usual)
+
+
+CLOUD_RATE = _of_the_cloud("cloud_rate_bit_per_s", "rate to the cloud", "bit/s", 1e6)
+CLOUD_COMPUTE = _of_the_cloud("cloud_compute_hz", "compute of the cloud", "Hz", 1e9)
+CLOUD_DELAY = _of_the_cloud("cloud_delay_s", "delay to the cloud", "s")
 OF_THE_CLOUD = ("cloud_rate_bit_per_s", "cloud_compute_hz", "cloud_delay_s")
 """What both levels see of the cloud: constants of the network by the same names."""
 
