@@ -217,7 +217,8 @@ class _Changes(NamedTuple):
     def of(problem: OffloadingProblem, target: Tensor) -> "_Changes":
         """Of the present targets."""
         index = target.unsqueeze(1)
-        radio, edge, added = (field.transpose(1, 2).contiguous() for field in problem)
+        radio, edge = (root.transpose(1, 2).contiguous() for root in (problem.radio_root, problem.edge_root))
+        added = problem.cloud_latency.transpose(1, 2).clone(memory_format=torch.contiguous_format)
         kept = added.gather(1, index)
         for root in (radio, edge):
             own = root.gather(1, index)
