@@ -248,7 +248,9 @@ class EpisodeEvaluation(Callback):
 
 
 def _name(trainer: Trainer, module: LightningModule) -> str:
-    return NAME if _is_trained(trainer, module) else f"{NAME}, untrained"
+    name = NAME if _is_trained(trainer, module) else f"{NAME}, untrained"
+    adapts = isinstance(module, HADRL) and module.adapt != "off"
+    return f"{name}, adapting {module.adapt}" if adapts else name
 
 
 def _is_trained(trainer: Trainer, module: LightningModule) -> bool:

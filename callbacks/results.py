@@ -101,7 +101,7 @@ class Weights:
     @property
     def text(self) -> str:
         """One or two lines; none where nothing is known."""
-        course = f"Σ latency: {convergence_text(self.course)}" if self.course is not None else ""
+        course = convergence_text(self.course) if self.course is not None else ""
         return "\n".join(filter(None, (self.source, course)))
 
     def warning(self, scenario: Scenario) -> str:

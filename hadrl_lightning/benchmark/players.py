@@ -89,7 +89,7 @@ def is_trained(policy: str) -> bool:
 def label_of_trained(policy: str) -> str:
     """What a table calls the agent: its file without folder and seed."""
     name = Path(policy).name.removesuffix(SUFFIX)
-    return f"HADRL, trained as {name.replace(SEED, '').rstrip('-_. ')}"
+    return f"HADRL, {name.replace(SEED, '').rstrip('-_. ')}{SUFFIX}"
 
 
 def agent_contents(policy: str, seed: int) -> dict[str, Any]:

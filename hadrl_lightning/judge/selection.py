@@ -44,6 +44,11 @@ class Validation(NamedTuple):
         """The number that says which validation is best, the least: see `compared_by`."""
         return self.latency if self.log_latency is None else self.log_latency
 
+    @property
+    def told(self) -> float:
+        """The same as a latency in s: where networks differ, the geometric mean over them."""
+        return self.latency if self.log_latency is None else math.exp(self.log_latency)
+
 
 class BestAndLast(NamedTuple):
     """The validation whose weights are kept, and the last one."""
@@ -54,7 +59,7 @@ class BestAndLast(NamedTuple):
     @property
     def rise(self) -> float:
         """How much longer the last one's latency is, as a share: what a training loses that does not converge."""
-        return self.last.latency / self.best.latency - 1
+        return self.last.told / self.best.told - 1
 
 
 def best_and_last(validations: Sequence[Validation]) -> BestAndLast | None:

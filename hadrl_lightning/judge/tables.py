@@ -89,12 +89,13 @@ def after_epochs(number: int) -> str:
 def validation_text(one: Validation) -> str:
     """When and what: `after 9 epochs (6,800 slots): 79.12 s`."""
     slots = f"{one.slots:,.0f} slots"
-    return f"{f'{after_epochs(one.epoch)} ({slots})' if one.epoch else f'after {slots}'}: {one.latency:.2f} s"
+    return f"{f'{after_epochs(one.epoch)} ({slots})' if one.epoch else f'after {slots}'}: {one.told:.2f} s"
 
 
 def convergence_text(found: BestAndLast) -> str:
     """The best and the last validation in words."""
-    text = f"best validation {validation_text(found.best)}"
+    mean = "" if found.best.log_latency is None else ", geometric mean over networks"
+    text = f"Σ latency{mean}: best validation {validation_text(found.best)}"
     if found.last is found.best:
         return f"{text}; it is the last one"
     return f"{text}; last {validation_text(found.last)}, {100 * found.rise:+.1f} %"

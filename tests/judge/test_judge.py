@@ -192,8 +192,21 @@ def test_where_networks_differ_validations_are_compared_by_the_mean_of_logarithm
 def test_the_best_and_the_last_validation_are_told_with_their_slots() -> None:
     found = best_and_last(course(40.0, 35.0, 42.0))
     assert found is not None
-    expected = "best validation after 2 epochs (200 slots): 35.00 s; last after 3 epochs (300 slots): 42.00 s, +20.0 %"
-    assert convergence_text(found) == expected
+    after = "best validation after 2 epochs (200 slots): 35.00 s; last after 3 epochs (300 slots): 42.00 s, +20.0 %"
+    assert convergence_text(found) == f"Σ latency: {after}"
+
+
+def test_where_networks_differ_validations_are_told_by_what_they_are_compared_by() -> None:
+    # the second has the larger mean and the smaller geometric mean, which decides
+    one, other = (
+        Validation(slots, mean, 0.5, 1.0, epoch, log_latency=math.log(geometric))
+        for slots, mean, epoch, geometric in ((100, 50.0, 1, 30.0), (200, 60.0, 2, 20.0))
+    )
+    found = best_and_last([one, other])
+    assert found is not None
+    assert found.best is other
+    text = "Σ latency, geometric mean over networks: best validation after 2 epochs (200 slots): 20.00 s"
+    assert convergence_text(found) == f"{text}; it is the last one"
 
 
 # Yardsticks ----------------------------------------------------------------------------------------------------------
