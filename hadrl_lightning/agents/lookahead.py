@@ -16,13 +16,18 @@ from hadrl_lightning.agents.views import check_caching_view
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.demand import UsualDemand
-from hadrl_lightning.planning.cache_descent import Descent, Room
+from hadrl_lightning.planning.cache_descent import Room
 from hadrl_lightning.planning.frames import FrameModel, Frames
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import CachingView, Use, make_generator, rules
 from hadrl_lightning.simulator.rows import kinds_of
 from hadrl_lightning.simulator.views import OF_THE_CLOUD
 
+FLAT = (
+    "model: {slow_level: set, planner: {form: gould, informed_candidates: 0, share_steps: 0, target_sweeps: 0}}, "
+    "planning: {planner: null}"
+)
+"""What goes with a flat fast level."""
 QUALITY_STEP = 0.1
 """Logarithms of the links' quality are rounded to this: so much of it is where users happen to stand in a slot."""
 
@@ -104,7 +109,8 @@ class LookaheadCaching(CachingAgent):
         if not isinstance(model, FrameModel) or not model.knows_sharing:
             raise HadrlError(
                 f"slow_level must be set or flat with a {type(model).__name__} that knows no law of sharing (lookahead "
-                "needs fast_level set with encoder shared_resources and num_common_resources 0), got lookahead"
+                "needs fast_level set with encoder shared_resources and num_common_resources 0), got lookahead; for "
+                f"fast_level flat: {FLAT}"
             )
         self._seen_through = (model,)
 
@@ -223,9 +229,9 @@ class LookaheadCaching(CachingAgent):
         first, kind = kinds_of([one.to(demand) for one in (*servers, *services, *network, *further)])
         view, demand = view[first], demand[first]
         parts = [None if one is None else one[first] for one in (member, log_factor)]
-        descent = Descent(self.frames(view, demand, *parts), self._room(view))
-        choice = CacheChoice(descent, int(users[0]), self.settings, generator)
-        ready, known = self._known(view, descent.room)
+        room = self._room(view)
+        choice = CacheChoice(self.frames(view, demand, *parts), room, int(users[0]), self.settings, generator)
+        ready, known = self._known(view, room)
         return choice.best(view.cache, ready, known, exploring=member is not None)[kind]
 
     @torch.no_grad()
@@ -301,9 +307,9 @@ class LookaheadCaching(CachingAgent):
         if bool(room.holds_all):
             return NothingToLearn()
         usual = self.demand.usual(view.requests.shape[1], view.demand).unsqueeze(0)
-        descent = Descent(self.frames(view, usual), room._replace(rent=torch.zeros_like(room.rent)))
+        free = room._replace(rent=torch.zeros_like(room.rent))
         generator = make_generator(self.settings.seed, Use.CACHING_LESSONS, int(self.num_rehearsed))
-        choice = CacheChoice(descent, int(self._users(view)), self.settings, generator)
+        choice = CacheChoice(self.frames(view, usual), free, int(self._users(view)), self.settings, generator)
         self.remembered = choice.rehearsed(*self._known(view, room))[0].clone()
         self.num_rehearsed += 1
         return NothingToLearn()

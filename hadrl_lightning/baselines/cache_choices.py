@@ -14,8 +14,8 @@ from hadrl_lightning.simulator import fill_caches
 
 MAX_SERVICES_LISTED = 16
 """`maximal_contents` goes through 2^K subsets."""
-AT_ONCE = 32
-"""Starts of a search that go downhill together."""
+NUM_DRAWN = 32
+"""Random caches among the starts of a search."""
 FINALISTS = 400
 """Choices that `Met` keeps."""
 
@@ -86,15 +86,15 @@ class Choices:
         """Caches of great coverage, and random ones."""
         cells = self.scenario.num_servers, self.scenario.num_services
         dense = fill_caches(self.scenario, self._density.expand(1, *cells))
-        drawn = self._filled(torch.zeros(AT_ONCE, *cells, dtype=torch.bool))
+        drawn = self._filled(torch.zeros(NUM_DRAWN, *cells, dtype=torch.bool))
         return torch.cat([filled_by_density(self.scenario).unsqueeze(0), dense, drawn])
 
     def changed(
         self, choices: Bool[Tensor, "choice server service"]
     ) -> Bool[Tensor, "choice server service"]:
-        """Others on two servers of each."""
+        """Others on one server of each."""
         kept = choices.clone()
-        emptied = torch.rand(kept.shape[:2], generator=self.generator).argsort(dim=1)[:, :2]
+        emptied = torch.rand(kept.shape[:2], generator=self.generator).argsort(dim=1)[:, :1]
         kept[torch.arange(len(kept)).unsqueeze(1), emptied] = False
         return self._filled(kept)
 

@@ -1,5 +1,6 @@
 """Drawn slots on which choices of caches are compared."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -16,7 +17,8 @@ from hadrl_lightning.baselines.problem import (
     summed_latency,
 )
 from hadrl_lightning.planning.cache_descent import Descent, Room
-from hadrl_lightning.planning.frames import CountedSlots
+from hadrl_lightning.planning.frames import Frames
+from hadrl_lightning.planning.named_slots import NamedSlots, Pairs
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork, spectral_efficiency
 from hadrl_lightning.simulator.constants import constants
@@ -30,6 +32,10 @@ INDIFFERENT = 1e-4
 CELLS_AT_ONCE = 100_000
 """Choices times slots times users times servers that are solved together: as many as a cache of the CPU holds."""
 LEAST_SLOTS = 16
+USERS_A_SERVER = 8
+"""With as many a server a relaxed decision is within 0.1 % of the best known; among fewer it counts who is split."""
+Solve = Callable[[OffloadingProblem], Tensor]
+"""The latency of each slot."""
 
 
 class DrawnSlots:
@@ -44,6 +50,8 @@ class DrawnSlots:
 
     def __init__(self, scenario: Scenario, count: int, generator: torch.Generator, most_cells: int) -> None:
         self.cells = scenario.num_users * scenario.num_servers
+        crowded = scenario.num_users >= USERS_A_SERVER * scenario.num_servers
+        self._solve: Solve = _relaxed if crowded else _decided
         self.count = max(min(count, most_cells // self.cells), min(count, LEAST_SLOTS))
         network = EdgeNetwork(scenario, num_envs=self.count, generator=generator)
         self._requests = network.requests
@@ -51,23 +59,35 @@ class DrawnSlots:
         slots = (network.requests, network.positions, fading)
         self._full = offloading_problem(scenario, torch.ones_like(network.cache), *slots)
         self._empty = offloading_problem(scenario, torch.zeros_like(network.cache), *slots)
-        efficiency = spectral_efficiency(scenario, network.positions.double(), fading.double())
-        self._demand = _demand(scenario, efficiency)
         self._room = Room(
             torch.tensor([scenario.storage_bits], dtype=torch.float64),
             torch.tensor([scenario.usable_cache_bits], dtype=torch.float64),
             torch.zeros(1, *network.cache.shape[1:], dtype=torch.float64),
         )
+        efficiency = spectral_efficiency(scenario, network.positions.double(), fading.double())
+        asking = torch.bincount(network.requests.flatten(), minlength=scenario.num_services).double()
+        demand = _demand(scenario, efficiency)[None, None]
+        users = torch.tensor([float(scenario.num_users)], dtype=torch.float64)
+        self._crowd = Frames(demand, asking[None] / self.count, users)
         self.compared = 0
         """Choices compared so far."""
 
     def descent(self, count: int) -> Descent:
         """A search by the last `count` of the slots, which `best` looks at last."""
-        asked = torch.nn.functional.one_hot(self._requests[-count:], self._demand.shape[2]).sum(dim=1)
-        return Descent(CountedSlots(self._demand, asked.double()), self._room)
+        some = torch.arange(self.count)[-count:]
+        missing, holding = (
+            Pairs(torch.stack((one.radio_root, one.edge_root), dim=1), one.cloud_latency)
+            for one in (self._empty.rows(some), self._full.rows(some))
+        )
+        slots = NamedSlots(missing, holding, self._requests[some], self._room.rent.shape[2])
+        return Descent(slots, self._room)
+
+    def crowd_descent(self) -> Descent:
+        """A search by the mean cost of a slot with users as shares of a crowd: a smooth landscape, soon crossed."""
+        return Descent(self._crowd, self._room)
 
     def best(self, choices: Bool[Tensor, "choice server service"]) -> Bool[Tensor, "server service"]:
-        """The choice of least mean relaxed latency.
+        """The choice of least mean latency.
 
         After each of the `KEPT` numbers of slots, those are left behind that can hardly be better than the best so far
         (by `INDIFFERENT` of the latency, were the difference four standard errors off), and the worst of too many.
@@ -76,7 +96,7 @@ class DrawnSlots:
         self.compared += len(choices)
         found = torch.zeros(len(choices), 0, dtype=torch.float64)
         for first, last in pairwise(stops):
-            found = torch.cat([found, self.relaxed(choices, first, last)], dim=1)
+            found = torch.cat([found, self.latency(choices, first, last)], dim=1)
             mean = found.mean(dim=1)
             leader = mean.argmin()
             error = (found - found[leader]).std(dim=1, correction=min(last - 1, 1)) / last**0.5
@@ -90,23 +110,37 @@ class DrawnSlots:
         return choices[0]
 
     def better(self, one: Bool[Tensor, "server service"], other: Bool[Tensor, "server service"]) -> bool:
-        """Whether one choice has less mean relaxed latency than the other, by `INDIFFERENT` of it."""
-        first, second = self.relaxed(torch.stack([one, other]), 0, self.count).mean(dim=1)
-        return bool(first < second * (1 - INDIFFERENT))
+        """Whether one choice has less mean latency than the other, by `INDIFFERENT` of it, relaxed and decided.
+
+        A decision may be found under the one and missed under the other, but holding more never makes a relaxed one
+        worse where servers outdo the cloud.
+        """
+        both = torch.stack([one, other])
+        found = torch.stack(
+            [self._by(solve, both, 0, self.count).mean(dim=1) for solve in (_relaxed, self._solve)]
+        )
+        return bool((found[:, 0] < found[:, 1] * (1 - INDIFFERENT)).all())
+
+    def latency(
+        self, choices: Bool[Tensor, "choice server service"], first: int, last: int
+    ) -> Float[Tensor, "choice slot"]:
+        """Latency summed over users in the slots from `first` to `last`, s, of relaxed decisions or the best known."""
+        return self._by(self._solve, choices, first, last)
 
     def relaxed(
         self, choices: Bool[Tensor, "choice server service"], first: int, last: int
     ) -> Float[Tensor, "choice slot"]:
-        """Relaxed latency summed over users in the slots from `first` to `last`, s."""
+        """The same of relaxed decisions."""
+        return self._by(_relaxed, choices, first, last)
+
+    def _by(self, solve: Solve, choices: Tensor, first: int, last: int) -> Tensor:
         some = choices.split(max(CELLS_AT_ONCE // (self.cells * (last - first)), 1))
-        problems = (self._with(part, first, last) for part in some)
-        found = torch.cat([relaxed_assignment(problem).value for problem in problems])
+        found = torch.cat([solve(self._with(part, first, last)) for part in some])
         return found.view(len(choices), -1)
 
     def decided(self, cache: Bool[Tensor, "server service"]) -> Float[Tensor, " slot"]:
         """Expected latency of the best known decisions summed over users, s."""
-        problem = self._with(cache.unsqueeze(0), 0, self.count)
-        return summed_latency(problem, best_targets(problem))
+        return _decided(self._with(cache.unsqueeze(0), 0, self.count))
 
     def _with(self, choices: Tensor, first: int, last: int) -> OffloadingProblem:
         """The problem of each slot under each choice, choice by choice."""
@@ -118,6 +152,14 @@ class DrawnSlots:
             edge_root=self._full.edge_root[some].repeat(number, 1, 1) * held,
             cloud_latency=self._empty.cloud_latency[some].repeat(number, 1, 1) * (1 - held),
         )
+
+
+def _relaxed(problem: OffloadingProblem) -> Float[Tensor, " slot"]:
+    return relaxed_assignment(problem).value
+
+
+def _decided(problem: OffloadingProblem) -> Float[Tensor, " slot"]:
+    return summed_latency(problem, best_targets(problem))
 
 
 def _demand(

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from hadrl_lightning.baselines.cache_choices import AT_ONCE, Choices, Met
+from hadrl_lightning.baselines.cache_choices import Choices, Met
 from hadrl_lightning.baselines.cache_slots import DrawnSlots
 from hadrl_lightning.baselines.covering import with_copies
 from hadrl_lightning.planning.cache_descent import Descent
@@ -21,10 +21,12 @@ STAGES = (4, 32, 128, 512)
 """Drawn slots that the local search goes by, one number after the other, with fewer caches each time."""
 STARTS = 96
 """Of descents at a stage, at most."""
+AT_ONCE = 4
+"""The best ends that are changed and go downhill again, together."""
 FROM_AFAR = 4
 """A descent from a start counts as so many, for all its steps."""
-DESCENDING = 360_000
-"""Caches times slots times services times servers that go downhill at a stage: some seconds of one core in all."""
+DESCENDING = 720_000
+"""Caches times slots times users times servers that go downhill at a stage: some seconds of one core in all."""
 RANKED = 8
 """Of a stage's ends so many times those that go on are compared by the slots of the next stage."""
 EFFORT = 1_250_000
@@ -70,26 +72,28 @@ def best_caches(
     """Caches under which the latency expected of the best offloading decisions is least.
 
     Requests and positions of the slots to come do not depend on what is cached, so one choice of caches is best for
-    all frames. Choices are compared on the same drawn slots by the relaxed latency (within 0.1 % of the best known):
-    all on a few slots, on more and more of them those that can still be the best (`DrawnSlots.best`).
+    all frames. Choices are compared on the same drawn slots by the latency of the best known decisions, or, with many
+    users a server, of relaxed ones (within 0.1 % of that): all on a few slots, on more and more of them those that can
+    still be the best (`DrawnSlots.best`).
 
     Where servers have at most `max_compared` choices of maximal contents (nothing more fits; servers of equal
     capacities can change places), all are compared. A cache that holds less can only be better where the cloud outdoes
     a busy server: the best one is also compared with itself less any one service, and if that helps, the choice is not
-    called exact. More choices are searched. From caches of great coverage, random ones and changes of the best,
-    descents (`Descent`) go by what each change is about worth on a few of the drawn slots (`CountedSlots`); from the
-    best of their ends, and changes of them, descents on more slots go on, and so forth (`STAGES`). Of the last ends
+    called exact. More choices are searched. From caches of great coverage and random ones, and from where the search
+    among crowds leads from those, descents (`Descent`) go by what each change is about worth on a few of the drawn
+    slots (`NamedSlots`); then from changes of their ends, and on more slots, and so forth (`STAGES`). Of the last ends
     the best on drawn slots is taken. What still fits is added, unless it does harm, and what does harm is taken away.
     The effort depends on the scenario's size alone, not on the machine.
 
     Args:
         scenario: the constants.
         generator: draws requests, positions and starts, on the CPU.
-        num_slots: slots to compare on at most; large scenarios get fewer.
+        num_slots: slots to compare on at most; large scenarios get fewer, those with fewer users than services more.
         max_compared: number of choices up to which all are compared.
     """
     scenario.require_one_network()
-    slots = DrawnSlots(scenario, num_slots, generator, EFFORT)
+    more = _more_slots(scenario)
+    slots = DrawnSlots(scenario, num_slots * more, generator, EFFORT)
     choices = Choices(scenario, generator)
     starts, exact = 0, choices.number <= max_compared
     found: list[Tensor] = []
@@ -107,14 +111,20 @@ def best_caches(
     return BestCaches(best, float(latency.mean()), error, exact, slots.compared, starts)
 
 
+def _more_slots(scenario: Scenario) -> int:
+    """How many times as many slots are drawn where users are fewer than services: rare ones are met there too."""
+    return max(1, math.ceil(scenario.num_services / max(1, scenario.num_users)))
+
+
 def _met_by_local_search(choices: Choices, slots: DrawnSlots) -> tuple[Tensor, int]:
     """The different ends of the descents on most slots, best first, and the number of the first starts."""
-    cells = choices.scenario.num_servers * choices.scenario.num_services
-    first, *stages = sorted({min(count, slots.count) for count in STAGES})
+    cells, more = slots.cells, _more_slots(choices.scenario)
+    first, *stages = sorted({min(count * more, slots.count) for count in STAGES})
     starts = max(min(DESCENDING // (FROM_AFAR * first * cells), STARTS), 1)
     search = slots.descent(first)
     begun = torch.cat([search.greedy(), choices.starts()])  # of which only the first may hold less than fits
-    met = _descended(choices, search, begun, starts)
+    smoothed = _descended(choices, slots.crowd_descent(), begun, starts).choices[: starts // 2]
+    met = _descended(choices, search, torch.cat([smoothed, begun]), starts)
     for count in stages:
         most = min(DESCENDING // (count * cells), STARTS)
         if not most:
@@ -126,8 +136,9 @@ def _met_by_local_search(choices: Choices, slots: DrawnSlots) -> tuple[Tensor, i
 
 
 def _descended(choices: Choices, search: Descent, begun: Tensor, most: int) -> Met:
-    """The ends of so many descents: from the first of these caches, and where they are fewer, from changes of ends."""
+    """The ends of so many descents: half of them from the first of these caches, the others from changes of ends."""
     met = Met(choices)
+    begun = begun[: math.ceil(most / 2)]
     while most > 0:
         met.add(*search.settled(*_rows(begun[:most])))
         most -= len(begun[:most])

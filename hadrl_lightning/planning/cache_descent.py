@@ -1,12 +1,12 @@
 """A search for the caches of least expected cost: from some starts downhill, by what changes are about worth."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadrl_lightning.planning.frames import TINY, Frames, Parts
+from hadrl_lightning.planning.frames import TINY, Parts
 from hadrl_lightning.simulator import packed, packed_rows
 
 HARMLESS = 1e-4
@@ -69,10 +69,27 @@ class Room(NamedTuple):
         return (cache * self.rent[row]).sum(dim=(1, 2))
 
 
-class Descent(NamedTuple):
-    """The search in the networks of some frames."""
+class Costs(Protocol):
+    """What tells the cost of caches: `Frames`, or `NamedSlots`."""
 
-    frames: Frames
+    asking: Float[Tensor, "batch service"]
+    """Users that ask for each service, mean over slots."""
+
+    def best_parts(
+        self, row: Int[Tensor, " n"], cache: Bool[Tensor, "n server service"], part: Any = None
+    ) -> Parts:
+        """What some caches cost, each of the network of its row, and where users are served, which may be `part`."""
+
+    def worth(
+        self, row: Int[Tensor, " n"], cache: Bool[Tensor, "n server service"], part: Any
+    ) -> Float[Tensor, "n server service"]:
+        """About what each pair of a server and a service is worth, s a slot."""
+
+
+class Descent(NamedTuple):
+    """The search in some networks."""
+
+    frames: Costs
     room: Room
 
     def greedy(self) -> Bool[Tensor, "batch server service"]:
@@ -114,26 +131,21 @@ class Descent(NamedTuple):
         """What caches cost, s a slot: latencies and what it costs to hold them."""
         return self._cost(row, cache, None).cost
 
-    def on_slots(
-        self,
-        row: Int[Tensor, " batch"],
-        cache: Bool[Tensor, "batch cache server service"],
-        uniform: Float[Tensor, "slot user"],
-    ) -> Float[Tensor, "batch cache slot"]:
-        """What some caches of every row cost in drawn slots (`Frames.on_slots`), with what it costs to hold them."""
-        each, flat = row.repeat_interleave(cache.shape[1]), cache.flatten(0, 1)
-        slots = self.frames.on_slots(each, flat, uniform)
-        return (slots + self.room.holding(each, flat).unsqueeze(1)).view(*cache.shape[:2], -1)
-
     def settled(
         self, row: Int[Tensor, " n"], cache: Bool[Tensor, "n server service"]
     ) -> tuple[Bool[Tensor, "n server service"], Float[Tensor, " n"]]:
-        """Where the best changes of these caches lead, one after the other, until none saves anything; and the cost."""
+        """Where the best changes of these caches lead, one after the other, until none saves anything; and the cost.
+
+        Changes leave no room that others could use; where none of those saves anything, they may.
+        """
         cache = cache.clone()
         cost, part = self._cost(row, cache, None)
         moving = torch.arange(len(row), device=row.device)
+        plain = torch.zeros_like(moving, dtype=torch.bool)
         for _ in range(1 + EFFORT // (2 * TRIED * max(1, cache[:1].numel()))):
-            tried = self._changes(row[moving], cache[moving], part[moving])
+            if not len(moving):
+                break
+            tried = self._changes(row[moving], cache[moving], part[moving], plain)
             count = tried.shape[1]
             found = self._cost(
                 row[moving].repeat_interleave(count),
@@ -142,11 +154,10 @@ class Descent(NamedTuple):
             )
             least, best = found.cost.view(-1, count).min(dim=1)
             saves = least < cost[moving] - MIN_GAIN * cost[moving].abs()
-            moving, best, least = moving[saves], best[saves], least[saves]
-            if not len(moving):
-                break
-            own = saves.nonzero().squeeze(1) * count + best
-            cache[moving], part[moving], cost[moving] = tried.flatten(0, 1)[own], found.part[own], least
+            own = (torch.arange(len(moving), device=row.device) * count + best)[saves]
+            at = moving[saves]
+            cache[at], part[at], cost[at] = tried.flatten(0, 1)[own], found.part[own], least[saves]
+            moving, plain = moving[saves | ~plain], ~saves[saves | ~plain]
         return cache, cost
 
     def _cost(self, row: Tensor, cache: Tensor, part: Tensor | None) -> Parts:
@@ -157,11 +168,12 @@ class Descent(NamedTuple):
         self,
         row: Int[Tensor, " n"],
         cache: Bool[Tensor, "n server service"],
-        part: Float[Tensor, "n *each service server"],
+        part: Tensor,
+        plain: Bool[Tensor, " n"],
     ) -> Bool[Tensor, "n tried server service"]:
         """Where the changes lead that save most by what pairs are about worth, one by one and together."""
         own = torch.arange(len(row), device=row.device)[:, None]
-        change = self._weighed(row, cache, part)
+        change = self._weighed(row, cache, part, plain)
         order = change.saved.argsort(dim=1, descending=True, stable=True)
         single = order[:, :TRIED]
         tried = cache.unsqueeze(1).repeat(1, single.shape[1], 1, 1)
@@ -173,12 +185,13 @@ class Descent(NamedTuple):
         self,
         row: Int[Tensor, " n"],
         cache: Bool[Tensor, "n server service"],
-        part: Float[Tensor, "n *each service server"],
+        part: Tensor,
+        plain: Bool[Tensor, " n"],
     ) -> "_Changes":
         """The changes of each cache that might do some good.
 
         A change brings a service to a server or takes one away; what the server then has no room for goes in rising
-        order of what it is worth per bit, and what room is left is filled in falling order of that.
+        order of what it is worth per bit, and what room is left is filled in falling order of that, unless it is plain.
         """
         services = cache.shape[2]
         own = torch.arange(len(row), device=row.device)[:, None]
@@ -192,7 +205,8 @@ class Descent(NamedTuple):
         forced = torch.where(cache[own, server, service], -9.0, 9.0).to(density).unsqueeze(2)
         priority = torch.where(cache, 2 + density, density)[own, server]
         priority = priority.scatter(2, service.unsqueeze(2), forced)
-        wanted = (priority > 0).scatter(2, service.unsqueeze(2), forced > 0)
+        wanted = torch.where(plain[:, None, None], before, priority > 0)
+        wanted = wanted.scatter(2, service.unsqueeze(2), forced > 0)
         usable = self.room.usable_bits[row].gather(1, server)
         content = packed(self.room.storage_bits[row], usable, priority, wanted)
         saved = ((content.float() - before.float()) * worth[own, server]).sum(dim=2)

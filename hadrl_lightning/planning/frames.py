@@ -202,7 +202,7 @@ class Frames:
             cache: what every server holds.
             uniform: draws from [0, 1), one a user, by which services are asked for; the same for all caches.
         """
-        asked = self._asked(uniform)
+        asked = self.asked(uniform)
         size = max(1, MOST_CELLS // max(1, uniform.numel() * self.root.shape[2] * self.root.shape[4]))
         blocks = [
             self._on_slots(row[some], cache[some], asked[row[some]])
@@ -218,19 +218,12 @@ class Frames:
         base = self._at(self.base, row, cache)[own, asked].flatten(0, 1)
         return targets_cost(root, base, best_targets(root, base, None)).view(asked.shape[:2])
 
-    def _asked(self, uniform: Float[Tensor, "slot user"]) -> Int[Tensor, "batch slot user"]:
-        """The service that each user of every network asks for in the slots that are drawn."""
+    def asked(self, uniform: Float[Tensor, "slot user"]) -> Int[Tensor, "batch slot user"]:
+        """The service that each user of every network asks for in slots that are drawn, see `on_slots`."""
         ends = self.asking.cumsum(dim=1)
         ends = ends / ends[:, -1:].clamp(min=TINY)
         asked = torch.searchsorted(ends, uniform.flatten().expand(len(ends), -1).contiguous())
         return asked.clamp_(max=ends.shape[1] - 1).view(len(ends), *uniform.shape)
-
-    def counted(self, row: int, uniform: Float[Tensor, "slot user"]) -> "CountedSlots":
-        """One of the networks in slots that are drawn, of which only counts who asks for what."""
-        asked = self._asked(uniform)[row]
-        counts = uniform.new_zeros(len(uniform), self.asking.shape[1])
-        counts.scatter_add_(1, asked, torch.ones_like(uniform))
-        return CountedSlots(torch.cat((self.root[row].square(), self.base[row].unsqueeze(1)), dim=1), counts)
 
     def _at(
         self, value: Float[Tensor, "..."], row: Int[Tensor, " n"], cache: Bool[Tensor, "n server service"]
@@ -239,49 +232,6 @@ class Frames:
         missing, holding = value[row].unbind(dim=1)
         held = cache.transpose(1, 2)
         return torch.where(held.unsqueeze(1) if missing.ndim == 4 else held, holding, missing)
-
-
-class CountedSlots(Frames):
-    """Drawn slots of which only counts how many users ask for each service; each has the mean radio, and can be split.
-
-    Over the same slots, what a choice of caches costs in them differs from the relaxed latency by some 0.01 % more or
-    less than for another choice, for a small part of the work, and it tells what every change of the caches is worth:
-    a search can go by it.
-
-    Args:
-        demand: as of `Frames`, of one network.
-        asked: users that ask for each service in each slot.
-    """
-
-    def __init__(
-        self,
-        demand: Float[Tensor, "held resource_and_base service server"],
-        asked: Float[Tensor, "slot service"],
-    ) -> None:
-        users = asked.sum(dim=1)
-        super().__init__(demand[None, None], asked.mean(dim=0, keepdim=True), users[:1])
-        self._slots = Frames(demand.expand(1, len(asked), -1, -1, -1, -1), asked, users)
-        # who meets whom is known: (Σ_k n_k x_ks root_ks)²
-        self._slots.alone, self._slots.crowd = self._slots.base, self._slots.root
-
-    def best_parts(self, row: Tensor, cache: Tensor, part: Tensor | None = None) -> Parts:
-        """As of `Frames`, with the parts of every slot: `[n, slot, service, server]`."""
-        slots = len(self._slots.asking)
-        before = None if part is None else part.flatten(0, 1)
-        found = self._slots.best_parts(*self._each(cache), before)
-        return Parts(found.cost.view(-1, slots).mean(dim=1), found.part.unflatten(0, (-1, slots)))
-
-    def worth(self, row: Tensor, cache: Tensor, part: Tensor) -> Tensor:
-        """As of `Frames`."""
-        worth = self._slots.worth(*self._each(cache), part.flatten(0, 1))
-        return worth.unflatten(0, (len(cache), -1)).mean(dim=1)
-
-    def _each(self, cache: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of all slots under each of the caches, and the caches."""
-        slots = len(self._slots.asking)
-        return torch.arange(slots, device=cache.device).repeat(len(cache)), cache.repeat_interleave(
-            slots, dim=0
-        )
 
 
 def _least_elsewhere(

@@ -34,6 +34,8 @@ ACCEPTABLE = 1.5
 """A user goes to its usual server where it costs no more than this times the least."""
 PASSES_AT_ONCE = 4
 """Moves are made so many times before it is asked whether any is left; a device need not be waited for more often."""
+MANY = 0.75
+"""Networks of which no more than this part still move are looked at without the others."""
 SHARE_STEPS = 8
 MAX_SHARE_STEP = 0.25
 """Newton's steps of the shares, and how far each goes at most. More of them follow what was learnt into flat valleys,
@@ -135,6 +137,8 @@ def best_targets(
     from inserting one user after the other is taken where it costs less by `start_margin`, in parts of the cost. None:
     this one start, in half the time.
     """
+    if base.shape[2] == 1:
+        return torch.zeros_like(base[:, :, 0], dtype=torch.int64)
     alone = root.square().sum(dim=1) + base
     inserted = _inserted(root, alone)
     if start_margin is None or alone[0].numel() > MOST_PAIRS:
@@ -145,6 +149,17 @@ def best_targets(
     usual, inserted = found.chunk(2)
     of_usual, of_inserted = _At.of(root, base, found).cost.chunk(2)
     return torch.where((of_inserted < (1 - start_margin) * of_usual)[:, None], inserted, usual)
+
+
+def moved_targets(
+    root: Float[Tensor, "networks resource user server"],
+    base: Float[Tensor, "networks user server"],
+    target: Int[Tensor, "networks user"],
+) -> Int[Tensor, "networks user"]:
+    """As `best_targets`, from given targets."""
+    if base.shape[2] == 1:
+        return target
+    return _moved(root, base, root.square().sum(dim=1) + base, target)
 
 
 def targets_cost(
@@ -188,30 +203,51 @@ class _At(NamedTuple):
 def _moved(root: Tensor, base: Tensor, alone: Tensor, target: Tensor) -> Int[Tensor, "networks user"]:
     """The targets after the best moves of single users, until none saves enough."""
 
-    def moves(target: Tensor) -> tuple[Tensor, Tensor]:
-        """Where each user would go at best, and whether it does."""
-        at = _At.of(root, base, target)
-        added = alone.clone()
-        for own, load in zip(root.unbind(1), at.load.unbind(1)):
-            added.addcmul_(own, load[:, None], value=2)
-        least, there = added.scatter_(2, target[..., None], torch.inf).min(dim=2)
-        gain = (at.own * (2 * at.here - at.own)).sum(dim=1) + at.base - least
-        gains = gain > MIN_GAIN * at.shared[:, None]
-        return there, gains & _first_of_servers(torch.where(gains, gain, -torch.inf), target, there, base)
-
     def passes(target: Tensor, going: Tensor, count: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         for _ in range(PASSES_AT_ONCE):
-            there, goes = moves(target)
-            target = torch.where(goes, there, target)
+            target, goes = _moves(root, base, alone, target)
         return target, goes.any() & (count < MOST_PASSES), count + PASSES_AT_ONCE
 
     going = torch.ones((), dtype=torch.bool, device=target.device)
     state = (target, going, torch.zeros_like(going, dtype=torch.int64))
     if torch.compiler.is_compiling():
         return while_loop(lambda _, going, count: going.clone(), passes, state)[0]
+    if target.device.type == "cpu":
+        return _moved_while_any_goes(root, base, alone, target)
     while state[1]:
         state = passes(*state)
     return state[0]
+
+
+def _moved_while_any_goes(
+    root: Tensor, base: Tensor, alone: Tensor, target: Tensor
+) -> Int[Tensor, "networks user"]:
+    """As `_moved`, pass by pass, of which the later ones leave out networks where nobody went in the one before."""
+    found, left = target.clone(), torch.arange(len(target))
+    for _ in range(MOST_PASSES):
+        target, goes = _moves(root, base, alone, target)
+        found[left] = target
+        going = goes.any(dim=1)
+        if not bool(going.any()):
+            break
+        if int(going.sum()) <= MANY * len(going):
+            left, root, base, alone, target = (value[going] for value in (left, root, base, alone, target))
+    return found
+
+
+def _moves(
+    root: Tensor, base: Tensor, alone: Tensor, target: Tensor
+) -> tuple[Int[Tensor, "networks user"], Bool[Tensor, "networks user"]]:
+    """Targets after the best moves of different servers, and who went."""
+    at = _At.of(root, base, target)
+    added = alone.clone()
+    for own, load in zip(root.unbind(1), at.load.unbind(1)):
+        added.addcmul_(own, load[:, None], value=2)
+    least, there = added.scatter_(2, target[..., None], torch.inf).min(dim=2)
+    gain = (at.own * (2 * at.here - at.own)).sum(dim=1) + at.base - least
+    gains = gain > MIN_GAIN * at.shared[:, None]
+    goes = gains & _first_of_servers(torch.where(gains, gain, -torch.inf), target, there, base)
+    return torch.where(goes, there, target), goes
 
 
 def _first_of_servers(

@@ -15,7 +15,6 @@ from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.demand import UsualDemand, drawn_towards
-from hadrl_lightning.planning.cache_descent import Descent, Room
 from hadrl_lightning.planning.frames import Frames
 from hadrl_lightning.scenario import MIB, Physics, Scenario
 from hadrl_lightning.simulator import (
@@ -493,18 +492,19 @@ def test_what_is_remembered_becomes_better_by_rehearsal_and_the_same_each_time(
         return made
 
     asking = 9 * torch.tensor(scenario.popularity_vector, dtype=torch.float32)[None]
-    room = Room(view.storage_bits.double(), view.free_cache_bits.double(), torch.zeros(1, 3, 10))
-    descent = Descent(Frames(Physical().service_demands(view), asking, torch.tensor([9.0])), room)
+    frames = Frames(Physical().service_demands(view), asking, torch.tensor([9.0]))
     agents = [rehearsed(times) for times in (0, 1, 6)]
-    caches = torch.stack([one.remembered for one in agents])[None]
-    assert fits(scenario, caches[0])
-    begun, once, often = descent.on_slots(torch.tensor([0]), caches, uniform)[0].mean(dim=1).tolist()
+    caches = torch.stack([one.remembered for one in agents])
+    assert fits(scenario, caches)
+    begun, once, often = (
+        frames.on_slots(torch.zeros(3, dtype=torch.int64), caches, uniform).mean(dim=1).tolist()
+    )
     assert once < 0.99 * begun
     assert often <= once * 1.002
     assert agents[2].num_rehearsed == 7
     assert torch.equal(rehearsed(6).remembered, agents[2].remembered)
-    decided = cache_of(view, agents[2].act(view))[None]
-    assert descent.on_slots(torch.tensor([0]), decided, uniform).mean() <= often * 1.005
+    decided = cache_of(view, agents[2].act(view))
+    assert frames.on_slots(torch.tensor([0]), decided, uniform).mean() <= often * 1.005
 
 
 def test_new_slots_are_watched_by_the_default_agent() -> None:

@@ -3,14 +3,16 @@
 from itertools import product
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from hadrl_lightning.planning import cache_descent
+from hadrl_lightning.planning import cache_descent, named_slots
 from hadrl_lightning.planning import frames as frames_module
 from hadrl_lightning.planning.cache_descent import MIN_GAIN, Descent, Room
 from hadrl_lightning.planning.frames import GAP, Frames, Parts
+from hadrl_lightning.planning.named_slots import NamedSlots
 from hadrl_lightning.planning.sums import best_targets
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork
@@ -298,6 +300,46 @@ def test_drawn_slots_cost_what_a_plain_loop_says_whatever_the_blocks(monkeypatch
     torch.testing.assert_close(problem.frames.on_slots(row[1:2], cache[1:2], uniform), together[1:2])
 
 
+def test_named_slots_cost_what_drawn_slots_cost_and_know_about_what_changes_save() -> None:
+    problem = Problem.random()
+    uniform = torch.rand(40, USERS, generator=generator(2))
+    caches = torch.stack((problem.cache[1], ~problem.cache[1], problem.cache[0]))
+    row = torch.zeros(3, dtype=torch.int64)
+    slots = NamedSlots.of(problem.frames, 1, uniform)
+    found = slots.best_parts(row, caches)
+    plain = problem.frames.on_slots(row + 1, caches, uniform)
+    torch.testing.assert_close(found.cost, plain.mean(dim=1))
+    asked = problem.frames.asked(uniform)[1]
+    torch.testing.assert_close(slots.asking[0], torch.bincount(asked.flatten(), minlength=4) / 40)
+    # to begin from where users are changes nothing; after a change of a cache it hardly costs more than from nothing
+    again = slots.best_parts(row, caches, found.part)
+    torch.testing.assert_close(again.cost, found.cost)
+    saved, expected = [], []
+    worth = slots.worth(row, caches, found.part)
+    for own, cache in enumerate(caches):
+        for server, service in product(range(3), range(4)):
+            other = changed(cache, server, service)[None]
+            moved = slots.best_parts(row[:1], other, found.part[own : own + 1]).cost
+            assert moved <= slots.best_parts(row[:1], other).cost * 1.02
+            held = bool(cache[server, service])
+            saved.append(float(moved - found.cost[own]) if held else float(found.cost[own] - moved))
+            expected.append(float(worth[own, server, service]))
+    assert np.corrcoef(saved, expected)[0, 1] > 0.85
+    assert sum(saved) == pytest.approx(sum(expected), rel=0.3)
+
+
+def test_named_slots_are_the_same_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem.random()
+    slots = NamedSlots.of(problem.frames, 0, torch.rand(6, USERS, generator=generator(2)))
+    row = torch.zeros(6, dtype=torch.int64)
+    together = slots.best_parts(row, problem.cache)
+    worth = slots.worth(row, problem.cache, together.part)
+    monkeypatch.setattr(named_slots, "MOST_CELLS", 1)
+    apart = slots.best_parts(row, problem.cache)
+    torch.testing.assert_close(apart.cost, together.cost)
+    torch.testing.assert_close(slots.worth(row, problem.cache, apart.part), worth)
+
+
 # --- the search ----------------------------------------------------------------------------------------------------
 
 
@@ -368,10 +410,11 @@ def test_a_search_ends_where_none_of_its_changes_helps(in_many_steps: None) -> N
     descent = Descent(problem.frames, room)
     ends, cost = descent.settled(problem.row, descent.greedy())
     part = problem.frames.best_parts(problem.row, ends).part
-    tried = descent._changes(problem.row, ends, part)
-    assert fits(room, problem.row.repeat_interleave(tried.shape[1]), tried.flatten(0, 1))
-    after = descent.cost(problem.row.repeat_interleave(tried.shape[1]), tried.flatten(0, 1))
-    assert (after.view(4, -1) >= cost[:, None] * (1 - MIN_GAIN - 5e-5)).all()
+    for plain in (False, True):
+        tried = descent._changes(problem.row, ends, part, torch.tensor([plain] * 4))
+        assert fits(room, problem.row.repeat_interleave(tried.shape[1]), tried.flatten(0, 1))
+        after = descent.cost(problem.row.repeat_interleave(tried.shape[1]), tried.flatten(0, 1))
+        assert (after.view(4, -1) >= cost[:, None] * (1 - MIN_GAIN - 5e-5)).all()
     for row, cache in enumerate(
         ends
     ):  # and hardly any exchange of one service for another at any server does
@@ -381,6 +424,30 @@ def test_a_search_ends_where_none_of_its_changes_helps(in_many_steps: None) -> N
                 other = changed(changed(cache, server, gone), server, brought)[None]
                 if fits(room, here, other):
                     assert descent.cost(here, descent.filled_up(here, other)) >= cost[row] * 0.985
+
+
+def test_where_a_cloud_is_near_a_search_leaves_no_service_that_does_harm(in_many_steps: None) -> None:
+    # nor where others, for which its room would do, only seem to save something
+    draws, networks, services, servers = generator(3), 40, 5, 2
+    demand = torch.rand(
+        1, networks, 2, 2, services, servers, generator=draws
+    )  # of one resource, and waited for alone
+    demand[:, :, 0, 0] = 0.0
+    demand[:, :, 0, 1] = 0.6 + 0.8 * torch.rand(1, networks, services, 1, generator=draws)
+    demand[:, :, 1, 0] = 0.02 + 0.5 * torch.rand(1, networks, services, servers, generator=draws)
+    demand[:, :, 1, 1] = 0.0
+    frames = Frames(demand, torch.full((networks, services), 3.0), torch.full((networks,), 15.0))
+    storage = torch.randint(1, 4, (networks, services), generator=draws).double()
+    usable = torch.full((networks, servers), 6.0, dtype=torch.float64)
+    room, row = Room(storage, usable, torch.zeros(networks, servers, services)), torch.arange(networks)
+    descent = Descent(frames, room)
+    ends, cost = descent.settled(
+        row, room.filled(row, torch.rand(networks, servers, services, generator=draws))
+    )
+    for server, service in product(range(servers), range(services)):
+        less = ends.clone()
+        less[:, server, service] = False
+        assert (descent.cost(row, less) >= cost * (1 - 5e-3)).all()
 
 
 def test_what_costs_more_to_hold_than_it_saves_is_not_fetched(in_many_steps: None) -> None:

@@ -45,6 +45,7 @@ from hadrl_lightning.planning import (
     refine,
 )
 from hadrl_lightning.planning.cache_descent import Descent
+from hadrl_lightning.planning.frames import Frames
 from hadrl_lightning.planning.free_energy import OutcomeForm
 from hadrl_lightning.play import offloading_reward
 from hadrl_lightning.scenario import GIB, Scenario
@@ -556,19 +557,19 @@ SEARCHES = ("num_starts", "num_finalists", "num_slots", "seed")
 def searched(agent: LookaheadCaching) -> list[Any]:
     """From how many caches a decision goes downhill, and how many it compares on which slots."""
     found: list[Any] = []
-    settled, on_slots = Descent.settled, Descent.on_slots
+    settled, on_slots = Descent.settled, Frames.on_slots
 
     def descending(search: Descent, row: Any, cache: Any) -> Any:
         found.append(len(row))
         return settled(search, row, cache)
 
-    def comparing(search: Descent, row: Any, cache: Any, uniform: Any) -> Any:
+    def comparing(frames: Frames, row: Any, cache: Any, uniform: Any) -> Any:
         found.append((cache.shape, uniform.tolist()))
-        return on_slots(search, row, cache, uniform)
+        return on_slots(frames, row, cache, uniform)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Descent, "settled", descending)
-        patch.setattr(Descent, "on_slots", comparing)
+        patch.setattr(Frames, "on_slots", comparing)
         agent.act(EdgeNetwork(SCENARIO, generator=generator()).caching_view())
     return found
 
