@@ -136,7 +136,7 @@ class Descent(NamedTuple):
     ) -> tuple[Bool[Tensor, "n server service"], Float[Tensor, " n"]]:
         """Where the best changes of these caches lead, one after the other, until none saves anything; and the cost.
 
-        Changes leave no room that others could use; where none of those saves anything, they may.
+        Changes leave no room that others could use; where none of those saves anything, services are taken away alone.
         """
         cache = cache.clone()
         cost, part = self._cost(row, cache, None)
@@ -191,7 +191,8 @@ class Descent(NamedTuple):
         """The changes of each cache that might do some good.
 
         A change brings a service to a server or takes one away; what the server then has no room for goes in rising
-        order of what it is worth per bit, and what room is left is filled in falling order of that, unless it is plain.
+        order of what it is worth per bit, and what room is left is filled in falling order of that. Those of plain rows
+        take a service away, and that is all.
         """
         services = cache.shape[2]
         own = torch.arange(len(row), device=row.device)[:, None]
@@ -210,7 +211,8 @@ class Descent(NamedTuple):
         usable = self.room.usable_bits[row].gather(1, server)
         content = packed(self.room.storage_bits[row], usable, priority, wanted)
         saved = ((content.float() - before.float()) * worth[own, server]).sum(dim=2)
-        saved = saved.masked_fill((content == before).all(dim=2), -torch.inf)
+        nothing = (content == before).all(dim=2) | (plain[:, None] & ~cache[own, server, service])
+        saved = saved.masked_fill(nothing, -torch.inf)
         return _Changes(server, service, content, saved)
 
 

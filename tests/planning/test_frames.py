@@ -426,7 +426,7 @@ def test_a_search_ends_where_none_of_its_changes_helps(in_many_steps: None) -> N
                     assert descent.cost(here, descent.filled_up(here, other)) >= cost[row] * 0.985
 
 
-def test_where_a_cloud_is_near_a_search_leaves_no_service_that_does_harm(in_many_steps: None) -> None:
+def test_where_a_cloud_is_near_a_search_leaves_no_service_that_does_harm() -> None:
     # nor where others, for which its room would do, only seem to save something
     draws, networks, services, servers = generator(3), 40, 5, 2
     demand = torch.rand(
