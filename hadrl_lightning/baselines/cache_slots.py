@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hadrl_lightning.baselines.best_known import best_targets
+from hadrl_lightning.baselines.best_known import best_targets, users_are_few
 from hadrl_lightning.baselines.lower_bound import relaxed_assignment
 from hadrl_lightning.baselines.problem import (
     OffloadingProblem,
@@ -32,8 +32,6 @@ INDIFFERENT = 1e-4
 CELLS_AT_ONCE = 100_000
 """Choices times slots times users times servers that are solved together: as many as a cache of the CPU holds."""
 LEAST_SLOTS = 16
-USERS_A_SERVER = 8
-"""With as many a server a relaxed decision is within 0.1 % of the best known; among fewer it counts who is split."""
 Solve = Callable[[OffloadingProblem], Tensor]
 """The latency of each slot."""
 
@@ -50,8 +48,8 @@ class DrawnSlots:
 
     def __init__(self, scenario: Scenario, count: int, generator: torch.Generator, most_cells: int) -> None:
         self.cells = scenario.num_users * scenario.num_servers
-        crowded = scenario.num_users >= USERS_A_SERVER * scenario.num_servers
-        self._solve: Solve = _relaxed if crowded else _decided
+        few = users_are_few(scenario.num_users, scenario.num_servers)
+        self._solve: Solve = _decided if few else _relaxed
         self.count = max(min(count, most_cells // self.cells), min(count, LEAST_SLOTS))
         network = EdgeNetwork(scenario, num_envs=self.count, generator=generator)
         self._requests = network.requests
