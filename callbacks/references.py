@@ -25,6 +25,7 @@ from hadrl_lightning.simulator import (
     decode_offloading,
     make_generator,
 )
+from hadrl_lightning.simulator.processes import demand_is_known
 
 OWN, LEAST = "best known, same caches", "least known"
 """The yardsticks: the best known decisions under the agent's caches, and under the latency-optimal ones."""
@@ -58,7 +59,15 @@ class References:
             )
         elif not least_latency(self.scenario).exact:
             notes.append(f"{LEAST}: its caches are the best that a search found")
-        if optimal_hit_ratio_if_known(self.scenario.corners()[0]) is None:
+        if not demand_is_known(self.scenario):
+            notes.append(
+                f"{LEAST} holds the same caches all along, the best ones on average over requests as episodes begin: "
+                "who follows demand can do better"
+            )
+            notes.append(
+                "hits ÷ optimum is left out: demand changes, and no caches are the best all the time"
+            )
+        elif optimal_hit_ratio_if_known(self.scenario.corners()[0]) is None:
             notes.append(
                 "hits ÷ optimum is left out: it needs SciPy (pip install 'hadrl-lightning[baselines]')"
             )

@@ -117,7 +117,7 @@ def best_known_policy(network: EdgeNetwork) -> Allocation:
         network.requests,
         network.positions,
         physics=network.physics,
-        table=network.exact,
+        table=network.present,
     )
 
 
@@ -130,7 +130,7 @@ def hindsight_policy(network: EdgeNetwork) -> Allocation:
         network.positions,
         coming_fading(network),
         network.physics,
-        network.exact,
+        network.present,
     )
 
 

@@ -53,8 +53,9 @@ class DrawnSlots:
         self.count = max(min(count, most_cells // self.cells), min(count, LEAST_SLOTS))
         network = EdgeNetwork(scenario, num_envs=self.count, generator=generator)
         self._requests = network.requests
-        fading = expected_fading(scenario, network.positions)
-        slots = (network.requests, network.positions, fading)
+        table = network.present
+        fading = expected_fading(scenario, network.positions, table=table)
+        slots = (network.requests, network.positions, fading, network.physics, table)
         self._full = offloading_problem(scenario, torch.ones_like(network.cache), *slots)
         self._empty = offloading_problem(scenario, torch.zeros_like(network.cache), *slots)
         self._room = Room(
@@ -62,7 +63,7 @@ class DrawnSlots:
             torch.tensor([scenario.usable_cache_bits], dtype=torch.float64),
             torch.zeros(1, *network.cache.shape[1:], dtype=torch.float64),
         )
-        efficiency = spectral_efficiency(scenario, network.positions.double(), fading.double())
+        efficiency = spectral_efficiency(scenario, network.positions.double(), fading.double(), table=table)
         asking = torch.bincount(network.requests.flatten(), minlength=scenario.num_services).double()
         demand = _demand(scenario, efficiency)[None, None]
         users = torch.tensor([float(scenario.num_users)], dtype=torch.float64)

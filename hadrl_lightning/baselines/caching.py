@@ -1,7 +1,8 @@
 """Caching policies to compare with: each is called with the network when a caching decision is due.
 
-What they know: `popularity`, `density`, `hit_optimal` and `latency_optimal` know the true request probabilities;
-`lru` and `lfu` only what was asked in the episode so far; `none`, `random` and `random_full` nothing.
+What they know: `popularity` and `density` know the true request probabilities of the coming slot, `hit_optimal` those
+of the scenario, `latency_optimal` those of the slots in which episodes begin: all the same unless demand changes. `lru`
+and `lfu` know only what was asked in the episode so far; `none`, `random` and `random_full` nothing.
 """
 
 from collections.abc import Callable
@@ -45,12 +46,12 @@ def random_full_caches(generator: torch.Generator) -> CachingPolicy:
 
 def popularity_first(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
     """The most popular services that fit, the same on every server; knows the popularity."""
-    return _same_everywhere(network, network.exact.popularity)
+    return _same_everywhere(network, network.popularity)
 
 
 def density_knapsack(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
     """Services in falling order of popularity per storage (Dantzig's greedy knapsack); knows the popularity."""
-    return _same_everywhere(network, network.exact.popularity / network.exact.storage_bits)
+    return _same_everywhere(network, network.popularity / network.exact.storage_bits)
 
 
 def least_frequently_used(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:

@@ -66,7 +66,7 @@ class GeneticSearch:
     def __call__(self, network: EdgeNetwork) -> Allocation:
         """The best individual's allocation, [B, U]."""
         settings = self.settings
-        fading = expected_fading(network.scenario, network.positions, network.physics, network.exact)
+        fading = expected_fading(network.scenario, network.positions, network.physics, network.present)
         shape = (network.num_envs, settings.population, 3, network.scenario.num_users)
         genes = self._uniform(network, shape)
         latency = self._latency(network, genes, fading)
@@ -110,7 +110,7 @@ class GeneticSearch:
             fading.repeat_interleave(each, dim=0),
             allocation,
             network.physics,
-            network.table.repeated(each),
+            network.present.to(network.device, network.dtype).repeated(each),
         )
         return total_latency(service.latency).view(-1, each)
 

@@ -58,9 +58,9 @@ def least_loaded_sqrt(network: EdgeNetwork) -> Allocation:
         network.cache,
         network.requests,
         network.positions,
-        expected_fading(network.scenario, network.positions, network.physics, network.exact),
+        expected_fading(network.scenario, network.positions, network.physics, network.present),
         network.physics,
-        network.exact,
+        network.present,
     )
     return square_root_shares(problem, least_loaded_targets(network), network.dtype)
 

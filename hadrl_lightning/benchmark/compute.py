@@ -105,7 +105,9 @@ def _finished(
     **rest: Any,
 ) -> CellResult:
     means = {name: sum(values) / len(values) for name, values in episodes.items()}
-    means["optimal_hit_ratio"] = optimal_hit_ratio(*stream.scenarios())
+    optimum = optimal_hit_ratio(*stream.scenarios())
+    if optimum is not None:
+        means["optimal_hit_ratio"] = optimum
     if policy in (LOWER_BOUND, "ppo-set") or policy.startswith("latency_optimal+"):
         means["exact_caches"] = float(all(least_latency(one).exact for one in stream.scenarios()))
     rest.setdefault("evaluation_s", time.perf_counter() - started)

@@ -130,9 +130,9 @@ def intervals(group: Group) -> dict[str, Interval]:
     if group.least is not None:
         found["ratio_to_least_known"] = interval(latency, [group.least.episodes["latency"]])
     if "hit_ratio" in found:
-        optimum = results[0].scores["optimal_hit_ratio"]
+        optimum = results[0].scores.get("optimal_hit_ratio", 0.0)
         hits = possible("hit_ratio", found["hit_ratio"])
-        if optimum > 0:  # there are caches that hold something
+        if optimum > 0:  # it is known, and there are caches that hold something
             found["ratio_to_optimal_hit_ratio"] = Interval(*(value / optimum for value in hits))
     courses = group.courses
     if courses:
@@ -157,7 +157,7 @@ def early_bests(found: Sequence[Group]) -> list[str]:
             for seed, result in zip(group.seeds, group.results, strict=False)
             if (course := best_and_last(validations(result))) and not course.best.caching_learnt
         ]
-        optimum = group.results[0].scores["optimal_hit_ratio"]
+        optimum = group.results[0].scores.get("optimal_hit_ratio", 0.0)
         if early and optimum < 1:
             which = ", ".join(map(str, early))
             texts.append(

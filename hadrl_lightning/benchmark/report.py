@@ -57,7 +57,7 @@ def result_rows(records: Sequence[Record]) -> list[Row]:
         row["least_known_s"] = least_latency
         row["ratio_to_own_best_known"] = _ratio(scores["latency"], scores.get("own_best_known"))
         row["ratio_to_least_known"] = _ratio(scores["latency"], least_latency)
-        row["ratio_to_optimal_hit_ratio"] = _ratio(scores.get("hit_ratio"), scores["optimal_hit_ratio"])
+        row["ratio_to_optimal_hit_ratio"] = _ratio(scores.get("hit_ratio"), scores.get("optimal_hit_ratio"))
         row |= _course(record)
         row["cell"] = record.key
         rows.append(row)
@@ -107,7 +107,7 @@ def result_table(records: Sequence[Record]) -> list[Table]:
 
 def _table(place: Place, found: list[Group]) -> Table:
     first = found[0].results[0]
-    optimum = first.scores["optimal_hit_ratio"]
+    optimum = first.scores.get("optimal_hit_ratio")
     rows = [(group.first.label, _figures(intervals(group))) for group in found]
     further = {
         "Σ latency (s) of every seed": [seeds_text_of(group) for group in found],
@@ -120,8 +120,8 @@ def _table(place: Place, found: list[Group]) -> Table:
     further = {heading: cells for heading, cells in further.items() if set(cells) != {NONE}}
     title = (
         f"{place_name(place)}: {len(first.episodes['latency'])} test episodes, mean ± 95 % interval over "
-        f"{'seeds and ' if any(len(group.results) > 1 for group in found) else ''}episodes; hit ratio expected of the "
-        f"best caches {optimum:.3f}"
+        f"{'seeds and ' if any(len(group.results) > 1 for group in found) else ''}episodes"
+        + ("" if optimum is None else f"; hit ratio expected of the best caches {optimum:.3f}")
     )
     return figures_table(title, "policy", rows, further)
 

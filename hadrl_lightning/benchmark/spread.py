@@ -134,7 +134,7 @@ def _cloud_ratio(group: Group) -> float | None:
 def _loss(seed: int | None, result: CellResult, least: CellResult | None) -> Loss:
     scores = result.scores
     known = least.scores["latency"] if least is not None else math.nan
-    optimum = scores["optimal_hit_ratio"]
+    optimum = scores.get("optimal_hit_ratio", 0.0)
     own = scores["own_best_known"]
     hits = scores["hit_ratio"] / optimum if optimum > 0 else math.nan
     return Loss(seed, scores["latency"] / known, own / known, scores["latency"] / own, hits)

@@ -16,6 +16,7 @@ from hadrl_lightning.extras import MissingExtra
 from hadrl_lightning.play import CachingPolicy, Episode, Policies, run_episode
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator
+from hadrl_lightning.simulator.processes import demand_is_known
 
 LEAST_KNOWN = "latency_optimal+best_known"
 """The yardstick of all tables: best known decisions under the caches of least expected latency."""
@@ -39,18 +40,22 @@ def own_best_known(stream: EpisodeStream, index: int, episode: Episode) -> Episo
 
 
 @lru_cache(maxsize=32)
-def optimal_hit_ratio(*scenarios: Scenario) -> float:
+def optimal_hit_ratio(*scenarios: Scenario) -> float | None:
     """The hit ratio expected of the best caches, mean over networks with these scenarios.
+
+    None where requests are not drawn by the scenario's popularity: no caches are the best ones all the time.
 
     Raises:
         MissingExtra: SciPy is missing (extra `baselines`).
     """
+    if not all(demand_is_known(one) for one in set(scenarios)):
+        return None
     found = {one: optimal_coverage(one).hit_ratio for one in set(scenarios)}
     return sum(found[one] for one in scenarios) / len(scenarios)
 
 
 def optimal_hit_ratio_if_known(*scenarios: Scenario) -> float | None:
-    """`optimal_hit_ratio`, or None without SciPy."""
+    """`optimal_hit_ratio`, or None without SciPy too."""
     try:
         return optimal_hit_ratio(*scenarios)
     except MissingExtra:
@@ -77,7 +82,8 @@ class _BoundNote:
         self.bounds: list[torch.Tensor] = []
 
     def __call__(self, network: EdgeNetwork) -> Allocation:
-        fading = expected_fading(network.scenario, network.positions, network.physics, network.exact)
+        table = network.present
+        fading = expected_fading(network.scenario, network.positions, network.physics, table)
         slot = (network.scenario, network.cache, network.requests, network.positions, fading, network.physics)
-        self.bounds.append(lower_bound(*slot, table=network.exact))
+        self.bounds.append(lower_bound(*slot, table=table))
         return best_known_policy(network)

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import BITS_PER_BYTE, Scenario
 
+_POINTS = ("servers_m", "user_positions_m")
+"""Constants that are (x, y) each."""
+
 
 class Constants(NamedTuple):
     """Constants as tensors: services [K], servers [S], users [U], and single numbers [].
@@ -65,12 +68,11 @@ class Constants(NamedTuple):
 
     def rows(self, rows: slice) -> "Constants":
         """Those of some of the networks."""
-        return self if self.input_bits.ndim == 1 else self._each(lambda value: value[rows])
+        return self._each(lambda value: value[rows])
 
     def repeated(self, times: int) -> "Constants":
         """Those of every network so many times, one behind the other."""
-        same = self.input_bits.ndim == 1
-        return self if same else self._each(lambda value: value.repeat_interleave(times, dim=0))
+        return self._each(lambda value: value.repeat_interleave(times, dim=0))
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "Constants":
         """The same numbers elsewhere, rounded to another format; popularity stays in double precision."""
@@ -82,9 +84,13 @@ class Constants(NamedTuple):
         return self._replace(**made)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Constants":
-        return self._replace(
-            **{name: change(value) for name, value in self._asdict().items() if value is not None}
-        )
+        """With a change of what each network has of its own: one dimension more than where all have the same."""
+        of_each = {
+            name: change(value)
+            for name, value in self._asdict().items()
+            if value is not None and value.ndim == (3 if name in _POINTS else 2)
+        }
+        return self._replace(**of_each) if of_each else self
 
 
 def of_each(values: Tensor, index: Tensor) -> Tensor:

@@ -114,6 +114,20 @@ class EdgeNetwork:
         return self.rules.homes(self.table).expand(self.num_envs, -1)
 
     @property
+    def present(self) -> Constants:
+        """The constants that truly hold in the coming slot, of all networks in double precision: for references."""
+        return adjusted(self.unfolding.processes, self.exact, self.unfolding.slot_of(slice(None)))
+
+    @property
+    def popularity(self) -> Float[Tensor, "... service"]:
+        """How likely users truly ask for each service in the coming slot, in double precision: for references.
+
+        Of all networks, [K], or of each, [B, K]: the mean over users where these differ. That of the scenario, where
+        the process of requests brings none.
+        """
+        return self.unfolding.slot_of(slice(None)).more.get("popularity", self.exact.popularity)
+
+    @property
     def frame_over(self) -> bool:
         """A caching decision is due (at the start too)."""
         return self.slot == self.decision * self.scenario.slots_per_decision
@@ -200,14 +214,14 @@ class EdgeNetwork:
     def caching_view(self) -> CachingView:
         """What the slow level sees: the constants of the networks, and links to the homes that users have now."""
         slot = self.unfolding.slot
-        now = adjusted(self.unfolding.processes, self._constants, slot)
+        now = adjusted(self.unfolding.processes, self._constants, slot, seen=True)
         table = self._constants._replace(cells=now.cells, published_homes=now.published_homes)
         return self.rules.caching_view(table, self.state, slot)
 
     def offloading_view(self) -> OffloadingView:
         """What the fast level sees, of the class `offloading_view_of(scenario)`."""
         slot = self.unfolding.slot
-        table = adjusted(self.unfolding.processes, self._constants, slot)
+        table = adjusted(self.unfolding.processes, self._constants, slot, seen=True)
         view = self.rules.offloading_view(table, self.state, slot)
         further: dict[str, Tensor] = {}
         for name, process in self.unfolding.processes.items():

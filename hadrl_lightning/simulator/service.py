@@ -106,10 +106,11 @@ def served_slot(
     return ServedSlot(service, replace(counted, carried=carried))
 
 
-def adjusted(processes: Mapping[str, Process], table: Constants, slot: Slot) -> Constants:
-    """The constants that hold in a slot of networks with these processes."""
+def adjusted(processes: Mapping[str, Process], table: Constants, slot: Slot, seen: bool = False) -> Constants:
+    """The constants that hold in a slot of networks with these processes; if `seen`, as far as views may show them."""
     for process in processes.values():
-        table = process.adjusted(table, slot)
+        if not (seen and process.hidden):
+            table = process.adjusted(table, slot)
     return table
 
 

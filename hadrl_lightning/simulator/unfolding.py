@@ -105,7 +105,7 @@ class Unfolding:
         generator = make_generator(seed_aside(self.generator), Use.HISTORY) if slots else None
         for name, process in self.processes.items():
             if generator is not None and "requests" in process.brings:
-                past = process.past(self.world, slots, generator)
+                past = process.past(self.world, self.memory[name], slots, generator)
                 if "requests" not in past:
                     return None
                 if name in self.world.scenario.processes:

@@ -582,7 +582,7 @@ def test_a_record_that_a_process_keeps_is_checked_and_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: str, told: str
 ) -> None:
     record = f"""
-    def past(self, world, num_slots, generator):
+    def past(self, world, memory, num_slots, generator):
         return {{"requests": {counts}}}
 """
     name = f"kept_{abs(hash(counts))}"

@@ -5,6 +5,7 @@ from typing import Any
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.processes.drift import DriftingRequests
 from hadrl_lightning.simulator.processes.process import (
     Memory,
     Process,
@@ -13,6 +14,7 @@ from hadrl_lightning.simulator.processes.process import (
     check_past,
     check_shown,
 )
+from hadrl_lightning.simulator.processes.slowdowns import SlowServers
 from hadrl_lightning.simulator.processes.usual import (
     CellPositions,
     FixedPositions,
@@ -25,15 +27,18 @@ __all__ = [
     "PROCESSES",
     "USUAL",
     "CellPositions",
+    "DriftingRequests",
     "FixedPositions",
     "Memory",
     "Process",
     "RayleighFading",
+    "SlowServers",
     "StationaryRequests",
     "World",
     "check_brought",
     "check_past",
     "check_shown",
+    "demand_is_known",
     "processes_of",
 ]
 
@@ -52,6 +57,8 @@ PROCESSES.register("stationary_requests")(StationaryRequests)
 PROCESSES.register("cell_positions")(CellPositions)
 PROCESSES.register("fixed_positions")(FixedPositions)
 PROCESSES.register("rayleigh_fading")(RayleighFading)
+PROCESSES.register("drifting_requests")(DriftingRequests)
+PROCESSES.register("slow_servers")(SlowServers)
 
 
 def processes_of(scenario: Scenario) -> dict[str, Process]:
@@ -86,6 +93,11 @@ def processes_of(scenario: Scenario) -> dict[str, Process]:
             further[name] = process
     ordered = [usual[entry] for entry in USUAL if entry in usual]
     return {**dict(ordered), **further}
+
+
+def demand_is_known(scenario: Scenario) -> bool:
+    """Whether requests are drawn by the scenario's popularity, in every slot alike."""
+    return any(one.by_popularity for one in processes_of(scenario).values())
 
 
 def _made(name: str, scenario: Scenario) -> Process:

@@ -43,6 +43,12 @@ class Process:
     place of the usual process, or others, which are in `Slot.more`."""
     known: ClassVar[bool] = True
     """Whether a slot's draws are made before its decision; else when it is served."""
+    hidden: ClassVar[bool] = False
+    """Whether no view shows what `adjusted` changes: it holds when a slot is served, and for references, which know the
+    truth."""
+    by_popularity: ClassVar[bool] = False
+    """Of a process that brings `requests`: whether they are drawn by the scenario's popularity, in every slot alike.
+    One of another popularity brings it as `popularity`, [B, K], for references."""
     fields: ClassVar[Mapping[str, Field]] = {}
     """Further fields of the view of the fast level, by name, which `shown` fills."""
 
@@ -65,10 +71,10 @@ class Process:
         """The memory in the next slot."""
         return memory
 
-    def past(self, world: World, num_slots: int, generator: torch.Generator) -> Memory:
+    def past(self, world: World, memory: Memory, num_slots: int, generator: torch.Generator) -> Memory:
         """What is on record of so many slots before an episode: `requests`, how often each service was asked for.
 
-        Counts, [B, K]; nothing where none are kept.
+        Counts, [B, K]; nothing where none are kept. `memory` is that of the first slot, in which the past ends.
         """
         return {}
 

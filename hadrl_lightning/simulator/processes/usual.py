@@ -20,6 +20,7 @@ class StationaryRequests(Process):
     """Drawn anew in every slot by the scenario's popularity, for each user by itself."""
 
     brings = ("requests",)
+    by_popularity = True
 
     def initial(self, world: World, generator: torch.Generator) -> Memory:
         """The first requests."""
@@ -31,17 +32,24 @@ class StationaryRequests(Process):
         """The next requests, whatever the last ones were."""
         return self.initial(world, generator)
 
-    def past(self, world: World, num_slots: int, generator: torch.Generator) -> Memory:
+    def past(self, world: World, memory: Memory, num_slots: int, generator: torch.Generator) -> Memory:
         """How often each service was asked for."""
-        ends = world.table.popularity_cdf.expand(world.num_envs, -1)
-        left = ends.new_full((world.num_envs,), num_slots * world.scenario.num_users)
-        begin, counts = torch.zeros_like(left), []
-        for end in ends.unbind(dim=1):  # of those who asked for no service before, so many ask for this one
-            part = (end - begin) / (1 - begin).clamp(min=TINY)
-            count = torch.binomial(left, part.clamp(0, 1), generator=generator)
-            counts.append(count)
-            left, begin = left - count, end
-        return {"requests": torch.stack(counts, dim=1).to(world.device, world.dtype)}
+        return {"requests": counted(world, world.table.popularity_cdf, num_slots, generator)}
+
+
+def counted(
+    world: World, ends: Float[Tensor, "... service"], num_slots: int, generator: torch.Generator
+) -> Float[Tensor, "batch service"]:
+    """How often each service is asked for in so many slots, [B, K], drawn by where the services end in [0, 1]."""
+    ends = ends.expand(world.num_envs, -1)
+    left = ends.new_full((world.num_envs,), num_slots * world.scenario.num_users)
+    begin, counts = torch.zeros_like(left), []
+    for end in ends.unbind(dim=1):  # of those who asked for no service before, so many ask for this one
+        part = (end - begin) / (1 - begin).clamp(min=TINY)
+        count = torch.binomial(left, part.clamp(0, 1), generator=generator)
+        counts.append(count)
+        left, begin = left - count, end
+    return torch.stack(counts, dim=1).to(world.device, world.dtype)
 
 
 def requested(table: Constants, draws: Float[Tensor, "batch user"]) -> Int[Tensor, "batch user"]:
