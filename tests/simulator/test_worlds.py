@@ -293,7 +293,7 @@ def test_servers_are_slow_and_out_as_often_and_as_long_as_is_said() -> None:
         assert float(left.double().mean()) == pytest.approx(1 / length, rel=0.04)
         assert (after[before == state][left] == 0).all()
     speeds = torch.stack([one["server_speed"] for one in found])
-    assert torch.equal(speeds, torch.tensor([1.0, 0.1, 0.001])[states])
+    assert torch.equal(speeds, torch.tensor([1.0, 0.1, 0.01])[states])
 
 
 def twin(draws: list[list[float]], one: SlowServers) -> list[list[int]]:
@@ -329,7 +329,7 @@ def test_servers_that_slow_down_are_those_of_a_twin_in_plain_python(telemetry: s
     for _ in range(slots):
         draws.append(torch.rand(1, 3, generator=stream, dtype=torch.float64)[0].tolist())
         errors.append((0.1 * torch.randn(1, 3, generator=stream, dtype=torch.float64))[0].tolist())
-    states, speeds = twin(draws, process), {0: 1.0, 1: 0.1, 2: 0.001}
+    states, speeds = twin(draws, process), {0: 1.0, 1: 0.1, 2: 0.01}
     bits, cycles = scenario.input_bits, scenario.cycles
     slowdown, age = [1.0] * 3, [1000.0] * 3
     for slot in range(slots):
@@ -379,7 +379,7 @@ def test_the_best_known_decisions_know_which_servers_are_slow() -> None:
     for allocation in (told, searched, untold):
         network.load_state_dict(saved)
         latency.append(float(network.step(allocation).latency.sum()))
-    assert latency[0] < latency[1] < 0.3 * latency[2]
+    assert latency[0] < latency[1] < 0.6 * latency[2]
     load = torch.zeros(30, 3).scatter_add_(1, told.server, torch.ones(30, 12))
     mixed = (speed == 1).any(dim=1) & (speed < 1).any(dim=1)
     fast, slow = (load[mixed][part[mixed]].mean() for part in (speed == 1, speed < 1))

@@ -41,7 +41,7 @@ class SlowServers(Process):
 
     slow_factor: float = 0.1
     """Speed of a slow server as a part of its full speed."""
-    out_factor: float = 0.001
+    out_factor: float = 0.01
     """Speed of one that is out: next to nothing, so that latencies stay finite."""
     slow_part: float = 0.2
     """Share of the time that a server is slow, in the long run."""
