@@ -13,6 +13,7 @@ from hadrl_lightning.scenario import BITS_PER_BYTE, GIB, MIB, Physics, Scenario
 from hadrl_lightning.scenario.limits import POINTS
 from hadrl_lightning.simulator import CachingView, OffloadingView, View, rules
 from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.processes import CellPositions, FixedPositions, processes_of
 from hadrl_lightning.simulator.views import OF_THE_CLOUD
 
 TOLERANCE = 1e-6
@@ -166,6 +167,13 @@ def _of_one_network(scenario: Scenario, physics: Physics) -> Ranges:
 
 
 def _home_distances_m(scenario: Scenario, physics: Physics) -> list[float]:
+    """Of fixed users; of others the least and the largest in their cells; none where processes settle them."""
+    usual = CellPositions, FixedPositions
+    if any(
+        {"positions", "homes"} & set(process.brings) and not isinstance(process, usual)
+        for process in processes_of(scenario).values()
+    ):
+        return []
     table = constants(scenario, torch.device("cpu"), torch.float64)
     homes = [scenario.servers_m[home] for home in rules(physics).homes(table).tolist()]
     if scenario.user_positions_m is not None:

@@ -94,7 +94,8 @@ def warn_of_values(scenario: "Scenario") -> None:
     if scenario.popularity != "zipf" and scenario.zipf_exponent != type(scenario).zipf_exponent:
         text = "zipf_exponent changes nothing without popularity: zipf"
         warnings.warn(text, HadrlWarning, stacklevel=1)
-    if scenario.server_positions_m is not None and scenario.user_positions_m is None:
+    settled = scenario.user_positions_m is not None or bool(scenario.processes)
+    if scenario.server_positions_m is not None and not settled:
         where = "" if scenario.published_homes == scenario.cells else "under physics strict "
         warnings.warn(
             f"server_positions_m changes nothing {where}without user_positions_m: "

@@ -127,8 +127,9 @@ class Scenario:
     """Users are drawn over the integers from -radius to radius - 1 metres around their server, on both axes."""
     server_positions_m: Positions = None
     """(x, y) of every server in metres, in place of the published line x = (2 s + 1) * 100, y = 0. It matters beside
-    `user_positions_m` alone: without, users are drawn around the server they belong to, whose link they use, wherever
-    it stands (only `published` physics can associate a user with another server than that of its cell)."""
+    `user_positions_m`, and where a process moves users: else users are drawn around the server they belong to, whose
+    link they use, wherever it stands (only `published` physics can associate a user with another server than that of
+    its cell)."""
     user_positions_m: Positions = None
     """(x, y) of every user in metres: fixed users, each with the nearest server as home, in place of the cells."""
 

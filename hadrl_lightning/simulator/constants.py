@@ -9,6 +9,8 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import BITS_PER_BYTE, Scenario
 
+OF_LINKS = ("cells", "published_homes", "power_over_noise_db", "link_loss_db", "reported_efficiency")
+"""Constants by which links to the home servers are what they are, which processes may change from slot to slot."""
 _POINTS = ("servers_m", "user_positions_m")
 """Constants that are (x, y) each."""
 
@@ -54,6 +56,10 @@ class Constants(NamedTuple):
     path_loss_constant_db: Tensor
     path_loss_slope_db: Tensor
     min_distance_m: Tensor
+    link_loss_db: Tensor | None = None
+    """Path loss of each user's link to every server in a slot, [B, U, S], where it isn't that of the distance."""
+    reported_efficiency: Tensor | None = None
+    """What phones report of every link in bit/s/Hz, [B, U, S], where it isn't the link, fading aside."""
 
     def bits_of(self, count: Tensor) -> Tensor:
         """Bits that services fill together, [..., K] -> [...]; no matrix product, which autocast would round."""
@@ -84,11 +90,11 @@ class Constants(NamedTuple):
         return self._replace(**made)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Constants":
-        """With a change of what each network has of its own: one dimension more than where all have the same."""
+        """With a change of what each network has of its own: more dimensions than where all have the same."""
         of_each = {
             name: change(value)
             for name, value in self._asdict().items()
-            if value is not None and value.ndim == (3 if name in _POINTS else 2)
+            if value is not None and value.ndim > (2 if name in _POINTS else 1)
         }
         return self._replace(**of_each) if of_each else self
 

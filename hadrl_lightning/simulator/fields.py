@@ -171,7 +171,9 @@ class View(Rows):
         lengths, rows = _lengths([(declared[name], list(value.shape)) for name, value in given.items()])
         for name, one in declared.items():
             if name not in given and one.usual is not None:
-                given[name] = torch.full((*rows, *[lengths[axis] for axis in one.axes]), one.usual)
+                given[name] = torch.full(
+                    (*rows, *[lengths[axis] for axis in one.axes]), one.usual, dtype=one.dtype
+                )
         return cls(**given)
 
     @classmethod

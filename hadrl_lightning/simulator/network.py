@@ -9,7 +9,7 @@ from torch import Tensor
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.scenario.limits import beyond_memory, network_bytes
-from hadrl_lightning.simulator.constants import Constants, constants, constants_of_each
+from hadrl_lightning.simulator.constants import OF_LINKS, Constants, constants, constants_of_each
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.physics import rules
 from hadrl_lightning.simulator.processes import World, check_shown
@@ -111,7 +111,7 @@ class EdgeNetwork:
     @property
     def homes(self) -> Int[Tensor, "batch user"]:
         """The server whose radio each user uses, long [B, U]."""
-        return self.rules.homes(self.table).expand(self.num_envs, -1)
+        return self.rules.homes(self.present).expand(self.num_envs, -1)
 
     @property
     def present(self) -> Constants:
@@ -215,7 +215,7 @@ class EdgeNetwork:
         """What the slow level sees: the constants of the networks, and links to the homes that users have now."""
         slot = self.unfolding.slot
         now = adjusted(self.unfolding.processes, self._constants, slot, seen=True)
-        table = self._constants._replace(cells=now.cells, published_homes=now.published_homes)
+        table = self._constants._replace(**{name: getattr(now, name) for name in OF_LINKS})
         return self.rules.caching_view(table, self.state, slot)
 
     def offloading_view(self) -> OffloadingView:

@@ -134,27 +134,34 @@ class Unfolding:
 
     def slot_of(self, rows: slice) -> Slot:
         """What is the case in some of all networks."""
-        brought: dict[str, Tensor] = {}
-        for name, memory in self.memory.items():
-            entries = self.processes[name].brings
-            brought.update({entry: memory[entry] for entry in entries if entry in memory})
+        brought = self._brought()
         if rows != slice(None):
             brought = {entry: value[rows] for entry, value in brought.items()}
         usual = {entry: brought.pop(entry) for entry in USUAL if entry in brought}
         return Slot(**usual, more=brought)
 
+    def _brought(self) -> dict[str, Tensor]:
+        """Entries of the slot, as far as they are drawn, in all networks."""
+        brought: dict[str, Tensor] = {}
+        for name, memory in self.memory.items():
+            entries = self.processes[name].brings
+            brought.update({entry: memory[entry] for entry in entries if entry in memory})
+        return brought
+
     def _draw(self, known: bool) -> None:
         for name, process in self.processes.items():
             if process.known != known:
                 continue
+            named = name in self.world.scenario.processes
+            world = self.world._replace(brought=self._brought()) if named else self.world
             generator = self._streams.get(name, self.generator)
             before = self.memory.get(name)
             if before is None:
-                self.memory[name] = process.initial(self.world, generator)
+                self.memory[name] = process.initial(world, generator)
             else:
-                self.memory[name] = process.advance(self.world, before, generator)
-            if name in self.world.scenario.processes:
-                check_brought(name, process, self.memory[name], self.world)
+                self.memory[name] = process.advance(world, before, generator)
+            if named:
+                check_brought(name, process, self.memory[name], world)
         self.slot = self.slot_of(self.rows)
 
     def state_dict(self) -> dict[str, Any]:

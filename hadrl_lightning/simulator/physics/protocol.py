@@ -10,7 +10,7 @@ from torch import Tensor
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
 from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
-from hadrl_lightning.simulator.radio import link_efficiency
+from hadrl_lightning.simulator.radio import link_efficiency, reported_efficiency
 from hadrl_lightning.simulator.slot import Service, Slot
 from hadrl_lightning.simulator.state import NetworkState
 from hadrl_lightning.simulator.views import OF_THE_CLOUD, CachingView, OffloadingView
@@ -163,11 +163,11 @@ class Rules(ABC):
 
 
 def seen_by_both(laws: Rules, table: Constants, slot: Slot) -> dict[str, Tensor]:
-    """What any physics shows both levels: the users' links, [B, U], and the cloud, [B] each."""
+    """What any physics shows both levels: what phones report of the users' links, [B, U], and the cloud, [B] each."""
     batch = len(slot.requests)
     shown = {name: getattr(table, name).reshape(-1).expand(batch) for name in OF_THE_CLOUD}
-    unfaded = slot.positions.new_ones(slot.positions.shape[:-1])
-    return shown | {"spectral_efficiency": link_efficiency(table, laws.homes(table), slot.positions, unfaded)}
+    links = reported_efficiency(table, laws.homes(table), slot.positions)
+    return shown | {"spectral_efficiency": links}
 
 
 def seen_of_services(laws: Rules, table: Constants, state: NetworkState, slot: Slot) -> dict[str, Tensor]:

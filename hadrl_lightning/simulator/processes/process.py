@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -27,6 +28,9 @@ class World(NamedTuple):
     """B, the networks that are drawn for."""
     device: torch.device
     dtype: torch.dtype
+    brought: Memory = MappingProxyType({})
+    """For processes that settings name: entries of the slot, in all networks. Of processes that draw before this one
+    they are of the slot that is drawn, of those behind it of the slot before, and in the first slot not there."""
 
 
 class Process:
