@@ -116,6 +116,8 @@ class EdgeNetwork:
     @property
     def present(self) -> Constants:
         """The constants that truly hold in the coming slot, of all networks in double precision: for references."""
+        if not self.scenario.processes:  # the usual ones change none
+            return self.exact
         return adjusted(self.unfolding.processes, self.exact, self.unfolding.slot_of(slice(None)))
 
     @property

@@ -22,7 +22,15 @@ from hadrl_lightning.scenario import GIB, KIB, Scenario
 pytestmark = pytest.mark.unchecked
 
 SCENARIOS = ["es2.yaml", "es3.yaml", "es4.yaml", "es5.yaml"]
-OVERLAYS = ["published.yaml", "tight.yaml", "quick.yaml", "drift.yaml", "slowdowns.yaml"]
+OVERLAYS = [
+    "published.yaml",
+    "tight.yaml",
+    "quick.yaml",
+    "drift.yaml",
+    "slowdowns.yaml",
+    "mobile.yaml",
+    "channel.yaml",
+]
 OTHERS = ["base.yaml", *OVERLAYS]
 
 

@@ -5,7 +5,10 @@ from typing import Any
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator.processes.channel import CorrelatedChannel
 from hadrl_lightning.simulator.processes.drift import DriftingRequests
+from hadrl_lightning.simulator.processes.handover import Handover
+from hadrl_lightning.simulator.processes.moving import MovingUsers
 from hadrl_lightning.simulator.processes.process import (
     Memory,
     Process,
@@ -27,9 +30,12 @@ __all__ = [
     "PROCESSES",
     "USUAL",
     "CellPositions",
+    "CorrelatedChannel",
     "DriftingRequests",
     "FixedPositions",
+    "Handover",
     "Memory",
+    "MovingUsers",
     "Process",
     "RayleighFading",
     "SlowServers",
@@ -59,6 +65,9 @@ PROCESSES.register("fixed_positions")(FixedPositions)
 PROCESSES.register("rayleigh_fading")(RayleighFading)
 PROCESSES.register("drifting_requests")(DriftingRequests)
 PROCESSES.register("slow_servers")(SlowServers)
+PROCESSES.register("moving_users")(MovingUsers)
+PROCESSES.register("handover")(Handover)
+PROCESSES.register("correlated_channel")(CorrelatedChannel)
 
 
 def processes_of(scenario: Scenario) -> dict[str, Process]:
