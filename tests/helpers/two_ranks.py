@@ -1,7 +1,7 @@
 """Trains on two ranks and compares them.
 
     python tests/helpers/two_ranks.py                        by test_training.py: what ranks explore, and their weights
-    torchrun … tests/helpers/two_ranks.py STRATEGY ...       by test_finite.py: numbers that break on rank 1 alone
+    torchrun … tests/helpers/two_ranks.py STRATEGY ...       by test_callbacks.py: numbers that break on rank 1 alone
 
 Both ranks skip these. There the batch size is such that a pass with one transition less has one update less.
 """
@@ -20,7 +20,7 @@ from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.distributed import of_each_rank
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Scenario
-from tests.callbacks.test_finite import CRITIC_LOSS, LATENCY, LOSS, PLAN, SWITCHING
+from tests.callbacks.test_callbacks import CRITIC_LOSS, LATENCY, LOSS, PLAN, SWITCHING
 from tests.helpers import published_collection, published_planner
 from tests.helpers.ensemble_ranks import SCENARIO, build
 
