@@ -7,8 +7,7 @@ from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.processes.channel import CorrelatedChannel
 from hadrl_lightning.simulator.processes.drift import DriftingRequests
-from hadrl_lightning.simulator.processes.handover import Handover
-from hadrl_lightning.simulator.processes.moving import MovingUsers
+from hadrl_lightning.simulator.processes.moving import Handover, MovingUsers
 from hadrl_lightning.simulator.processes.process import (
     Memory,
     Process,
