@@ -13,6 +13,7 @@ from hadrl_lightning.plots.style import (
     colour,
     family,
     file_name,
+    legend_below,
     look,
     save,
     style,
@@ -46,8 +47,6 @@ OVER_BOTH = "95 % interval over seeds and episodes"
 OVER_EPISODES = "95 % interval over episodes"
 ONE_TRAINING = "one training: interval over episodes alone"
 
-LEGEND_CHARACTERS = 130
-"""Characters of a legend that fit beside each other on the width of a page, of which a line and its gap take eight."""
 
 CONVERGENCE = {"convergence": ("HADRL", "learner"), "ablations": ("HADRL", "ablation")}
 """Figures of learning curves, and the families they show."""
@@ -264,7 +263,7 @@ def _room(axes: Any, rows: list[Row]) -> None:
 
 
 def _legend(plt: Any, figure: Any, axes: Any, meaning: str) -> None:
-    """Below the panels, in as many columns as the longest label leaves room for; the last entry is what bands are.
+    """Below the panels; the last entry is what bands are.
 
     There is none for bands that mean nothing, where there are none.
     """
@@ -273,5 +272,4 @@ def _legend(plt: Any, figure: Any, axes: Any, meaning: str) -> None:
         if meaning:
             handles.append(plt.Rectangle((0, 0), 1, 1, color="#555555", alpha=BAND_ALPHA, linewidth=0))
             labels.append(meaning)
-        columns = max(1, LEGEND_CHARACTERS // (max(map(len, labels)) + 8))
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
+        legend_below(figure, handles, labels)

@@ -4,7 +4,7 @@ same colour, marker and dashes in every figure, and a hue stands for a kind of p
 
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's palette without its yellow, which is too pale for lines on white."""
 
 BAND_ALPHA = 0.15
+LEGEND_CHARACTERS = 130
+"""Characters of a legend that fit beside each other on the width of a page, of which a line and its gap take eight."""
 
 SETTINGS = {
     "font.size": 8,
@@ -182,3 +184,9 @@ def look(policy: str) -> dict[str, Any]:
         "linewidth": 2.0 if kind == "HADRL" else 1.2,
         "zorder": 10 if kind == "HADRL" else 3,
     }
+
+
+def legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    """Below the panels, in as many columns as the longest label leaves room for."""
+    columns = max(1, LEGEND_CHARACTERS // (max(map(len, labels)) + 8))
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))

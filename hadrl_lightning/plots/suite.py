@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.plots.style import COLOURS, PAGE_IN, YARDSTICK, file_name, look, save, style
+from hadrl_lightning.plots.style import (
+    COLOURS,
+    PAGE_IN,
+    YARDSTICK,
+    file_name,
+    legend_below,
+    look,
+    save,
+    style,
+)
 
 PLACES = "places.json"
 """What `hadrl benchmark --suite` writes for them."""
@@ -78,7 +87,7 @@ def _worst_loss(place: Place, agent: str) -> dict[str, float]:
 def _distribution(plt: Any, places: list[Place], labels: dict[str, str], agents: list[str]) -> Any:
     """Of every policy the share of networks (and seeds) with at most a ratio."""
     policies = [policy for policy in labels if policy != YARDSTICK]
-    figure, panels = plt.subplots(1, 2, figsize=(PAGE_IN, 2.8 + 0.09 * len(policies)), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(PAGE_IN, 2.6 + 0.16 * len(policies)), sharey=True)
     for axes, (measure, name) in zip(panels, PANELS.items(), strict=True):
         largest = 1.1
         for policy in policies:
@@ -90,7 +99,7 @@ def _distribution(plt: Any, places: list[Place], labels: dict[str, str], agents:
         axes.set(xlabel=name, ylim=(0, 1.02))
     panels[0].set_ylabel("share of networks")
     handles, names = panels[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    legend_below(figure, handles, names)
     return figure
 
 
