@@ -137,7 +137,7 @@ def test_a_benchmark_judges_a_trained_agent_in_a_scenario_of_another_size() -> N
     result = compute(entries[0].cell)
     assert result.scores["hit_ratio"] == 1.0
     assert 1.0 <= result.scores["latency"] / result.scores["own_best_known"] < 1.15
-    assert label_of("agents/es2-{seed}.ckpt") == "HADRL, trained as es2"
+    assert label_of("agents/es2-{seed}.ckpt") == "HADRL, es2.ckpt"
 
 
 def test_a_benchmark_takes_an_agent_for_every_seed(tmp_path: Path) -> None:
