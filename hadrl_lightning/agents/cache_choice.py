@@ -13,7 +13,7 @@ from hadrl_lightning.agents.cache_search import as_action, normal
 from hadrl_lightning.agents.settings import LookaheadSettings
 from hadrl_lightning.planning.cache_descent import MIN_GAIN, Descent, Room
 from hadrl_lightning.planning.frames import Frames
-from hadrl_lightning.planning.named_slots import NamedSlots
+from hadrl_lightning.planning.named_slots import NamedSlots, users_are_few
 
 MOST_SLOT_PAIRS = 2**17
 """Pairs of a user and a server, of all slots and caches, that the last look of a decision draws at most."""
@@ -24,7 +24,8 @@ SURE = 3.0
 LEAST_SAVED = 1e-3
 """And more than this part of the cost: about what the searches leave open."""
 MORE_LOOKS = 3
-"""How often what seems to save something, but not plainly, is looked at once more, on four times the slots."""
+"""How often what seems to save something, but not plainly, is looked at once more, each time on four times the slots
+of the time before."""
 NUM_TRIED, NUM_TRIED_ON = 3, 16
 """Caches that a rehearsal compares with what is remembered, and slots that it does so on."""
 DISTURBANCE = 1.0
@@ -35,9 +36,8 @@ POLISHED_ON = 32
 """Slots at least in which the best ends go downhill once more, with users by name."""
 MOST_POLISHED_CELLS = 2**18
 """Those slots × users × servers × ends at most; large networks, in which a slot is much like any other, do without."""
-USERS_A_SERVER = 8
-"""Among fewer the search goes on from changes of the best caches, so many at once, so many times."""
 NUM_ROUNDS, NUM_CHANGED = 3, 6
+"""Among few users the search goes on from changes of the best caches: so many times, from so many at once."""
 KEPT = 10.0
 """Priority of what such a change keeps, beside noise of deviation 1."""
 MOST_START_CELLS = 2**13
@@ -109,7 +109,7 @@ class CacheChoice:
         row = torch.zeros_like(known, dtype=torch.int64)
         best = ready if bool(known) else self.descent.settled(row, self.descent.greedy())[0]
         rent = self.room.rent
-        noise = normal((1, NUM_TRIED, *best.shape[1:]), self.generator, rent)
+        noise = self._noise((1, NUM_TRIED, *best.shape[1:]))
         starts = self.room.filled(row, as_action(best, rent.dtype).unsqueeze(1) + DISTURBANCE * noise)
         ends, _ = self.descent.settled(row.expand(NUM_TRIED), starts[0])
         compared = torch.cat((best, ends)).unsqueeze(0)
@@ -185,7 +185,7 @@ class CacheChoice:
             return [held][:most]
         room = self.room
         row = torch.arange(len(held), device=held.device)
-        wish = normal((1, count, *held.shape[1:]), self.generator, room.rent)
+        wish = self._noise((1, count, *held.shape[1:]))
         return [held, *room.filled(row, wish.expand(len(held), -1, -1, -1)).unbind(dim=1)]
 
     def _polished(
@@ -203,12 +203,12 @@ class CacheChoice:
         many = MOST_POLISHED_CELLS // (slots * self.num_users * ends.shape[2])
         if not many:
             return ends[:, :0]
-        uniform, found = self._drawn(slots), []
+        asked, found = self.frames.asked(self._drawn(slots)), []
         noise = self._noise((NUM_ROUNDS, NUM_CHANGED, *ends.shape[2:]))
         for row in range(len(ends)):
             begun = ends[row, :many][cost[row, :many].isfinite()]
             room = Room(*(value[row : row + 1] for value in self.room))
-            search = Descent(NamedSlots.of(self.frames, row, uniform), room)
+            search = Descent(NamedSlots.of(self.frames, row, asked[row]), room)
             polished = _searched_around(search, begun, noise if self._few_users else noise[:0])
             found.append(polished[torch.arange(min(many, ends.shape[1])) % len(polished)])
         return torch.stack(found)
@@ -216,7 +216,7 @@ class CacheChoice:
     @property
     def _few_users(self) -> bool:
         """Whether it matters so much who meets whom that a crowd's caches are not even near the best."""
-        return self.num_users < USERS_A_SERVER * self.room.rent.shape[1]
+        return users_are_few(self.num_users, self.room.rent.shape[1])
 
     def _noise(self, shape: tuple[int, ...]) -> Tensor:
         return normal(shape, self.generator, self.room.rent)

@@ -16,6 +16,7 @@ from hadrl_lightning.baselines.problem import (
     square_root_shares,
     summed_latency,
 )
+from hadrl_lightning.planning.named_slots import users_are_few
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Service, equal_shares, serve
 from hadrl_lightning.simulator.constants import Constants
@@ -23,9 +24,7 @@ from hadrl_lightning.simulator.constants import Constants
 PAIRS_AT_ONCE = 4_000_000
 """Pairs of users whose exchange is weighed at once, over all slots: 32 MB a tensor."""
 MOST_PAIRS = 65_536
-"""Users times servers up to which the local search has two starts."""
-FEW_A_SERVER = 8
-"""With as many users a server a relaxed decision is within 0.1 % of the best known."""
+"""Users times servers up to which the local search has further starts."""
 MIN_GAIN = 1e-9
 """A change of targets must save this share of the latency: no endless search among equals."""
 
@@ -167,11 +166,6 @@ def best_targets(
         better = summed_latency(problem, other) < summed_latency(problem, best)
         best = torch.where(better.unsqueeze(1), other, best)
     return best
-
-
-def users_are_few(users: int, servers: int) -> bool:
-    """Whether so few users share a server that splitting them, as a relaxed assignment does, costs much less."""
-    return users < FEW_A_SERVER * servers
 
 
 def greedy_targets(problem: OffloadingProblem) -> Int[Tensor, "batch user"]:

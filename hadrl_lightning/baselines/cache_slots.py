@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hadrl_lightning.baselines.best_known import best_targets, users_are_few
+from hadrl_lightning.baselines.best_known import best_targets
 from hadrl_lightning.baselines.lower_bound import relaxed_assignment
 from hadrl_lightning.baselines.problem import (
     OffloadingProblem,
@@ -18,7 +18,7 @@ from hadrl_lightning.baselines.problem import (
 )
 from hadrl_lightning.planning.cache_descent import Descent, Room
 from hadrl_lightning.planning.frames import Frames
-from hadrl_lightning.planning.named_slots import NamedSlots, Pairs
+from hadrl_lightning.planning.named_slots import NamedSlots, Pairs, users_are_few
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork, spectral_efficiency
 from hadrl_lightning.simulator.constants import constants
@@ -125,12 +125,6 @@ class DrawnSlots:
     ) -> Float[Tensor, "choice slot"]:
         """Latency summed over users in the slots from `first` to `last`, s, of relaxed decisions or the best known."""
         return self._by(self._solve, choices, first, last)
-
-    def relaxed(
-        self, choices: Bool[Tensor, "choice server service"], first: int, last: int
-    ) -> Float[Tensor, "choice slot"]:
-        """The same of relaxed decisions."""
-        return self._by(_relaxed, choices, first, last)
 
     def _by(self, solve: Solve, choices: Tensor, first: int, last: int) -> Tensor:
         some = choices.split(max(CELLS_AT_ONCE // (self.cells * (last - first)), 1))

@@ -79,10 +79,11 @@ def best_caches(
     Where servers have at most `max_compared` choices of maximal contents (nothing more fits; servers of equal
     capacities can change places), all are compared. A cache that holds less can only be better where the cloud outdoes
     a busy server: the best one is also compared with itself less any one service, and if that helps, the choice is not
-    called exact. More choices are searched. From caches of great coverage and random ones, and from where the search
-    among crowds leads from those, descents (`Descent`) go by what each change is about worth on a few of the drawn
-    slots (`NamedSlots`); then from changes of their ends, and on more slots, and so forth (`STAGES`). Of the last ends
-    the best on drawn slots is taken. What still fits is added, unless it does harm, and what does harm is taken away.
+    called exact. More choices are searched. From where a search among crowds leads from caches of great coverage and
+    random ones, and where that is not to many, from these themselves, descents (`Descent`) go by what each change is
+    about worth on a few of the drawn slots (`NamedSlots`); then from changes of their ends, and on more slots, and so
+    forth (`STAGES`). Of the last ends the best on drawn slots is taken. What still fits is added, unless it does harm,
+    and what does harm is taken away.
     The effort depends on the scenario's size alone, not on the machine.
 
     Args:

@@ -9,7 +9,17 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import BITS_PER_BYTE, Scenario
 
-OF_LINKS = ("cells", "published_homes", "power_over_noise_db", "link_loss_db", "reported_efficiency")
+OF_LINKS = (
+    *(
+        "cells",
+        "published_homes",
+        "servers_m",
+        "min_distance_m",
+        "path_loss_constant_db",
+        "path_loss_slope_db",
+    ),
+    *("power_over_noise_db", "link_loss_db", "reported_efficiency"),
+)
 """Constants by which links to the home servers are what they are, which processes may change from slot to slot."""
 _POINTS = ("servers_m", "user_positions_m")
 """Constants that are (x, y) each."""

@@ -17,6 +17,7 @@ from hadrl_lightning.baselines import (
     best_known_and_bound,
     best_known_policy,
     best_targets,
+    cache_slots,
     caches,
     coming_fading,
     coverage,
@@ -527,7 +528,7 @@ def test_a_service_less_is_never_better_where_the_servers_outdo_the_cloud(lack: 
     everything = torch.ones(3, 4, dtype=torch.bool)
     less = everything.clone()
     less[lack] = False
-    full, lacking = slots.relaxed(torch.stack([everything, less]), 0, 64)
+    full, lacking = slots._by(cache_slots._relaxed, torch.stack([everything, less]), 0, 64)
     assert (full <= lacking * (1 + 2e-6)).all()
     assert not slots.better(less, everything)
 

@@ -305,7 +305,7 @@ def test_named_slots_cost_what_drawn_slots_cost_and_know_about_what_changes_save
     uniform = torch.rand(40, USERS, generator=generator(2))
     caches = torch.stack((problem.cache[1], ~problem.cache[1], problem.cache[0]))
     row = torch.zeros(3, dtype=torch.int64)
-    slots = NamedSlots.of(problem.frames, 1, uniform)
+    slots = NamedSlots.of(problem.frames, 1, problem.frames.asked(uniform)[1])
     found = slots.best_parts(row, caches)
     plain = problem.frames.on_slots(row + 1, caches, uniform)
     torch.testing.assert_close(found.cost, plain.mean(dim=1))
@@ -330,7 +330,8 @@ def test_named_slots_cost_what_drawn_slots_cost_and_know_about_what_changes_save
 
 def test_named_slots_are_the_same_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = Problem.random()
-    slots = NamedSlots.of(problem.frames, 0, torch.rand(6, USERS, generator=generator(2)))
+    uniform = torch.rand(6, USERS, generator=generator(2))
+    slots = NamedSlots.of(problem.frames, 0, problem.frames.asked(uniform)[0])
     row = torch.zeros(6, dtype=torch.int64)
     together = slots.best_parts(row, problem.cache)
     worth = slots.worth(row, problem.cache, together.part)

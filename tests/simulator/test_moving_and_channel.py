@@ -23,7 +23,12 @@ from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generat
 from hadrl_lightning.simulator.constants import constants
 from hadrl_lightning.simulator.fields import USER, fields_of
 from hadrl_lightning.simulator.processes import CorrelatedChannel, MovingUsers, World, processes_of
-from hadrl_lightning.simulator.processes.channel import CQI_EFFICIENCY, path_loss_db, quantised, sight_chance
+from hadrl_lightning.simulator.processes.channel import (
+    CQI_EFFICIENCY,
+    quantised,
+    sight_chance,
+    tr38901_loss_db,
+)
 from hadrl_lightning.simulator.processes.moving import _mean_way
 from hadrl_lightning.simulator.unfolding import offloading_view_of
 from hadrl_lightning.simulator.views import OffloadingView
@@ -154,7 +159,7 @@ def test_path_losses_are_those_of_the_standard_worked_out_by_hand(
 ) -> None:
     server_m = {"umi": 10.0, "uma": 25.0}[kind]
     given_ = torch.tensor([apart], dtype=torch.float64), torch.tensor([blocked])
-    assert float(path_loss_db(kind, *given_, 3.5e9, server_m, 1.5)) == pytest.approx(expected, abs=1e-5)
+    assert float(tr38901_loss_db(kind, *given_, 3.5e9, server_m, 1.5)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_line_of_sight_has_the_chance_of_the_standard() -> None:
@@ -210,7 +215,7 @@ def test_shadows_remember_by_the_distance_and_sight_by_its_own(kind: Any, way_m:
         apart = torch.tensor([math.hypot(60 - 100, 60)], dtype=torch.float64)
         height = {"umi": 10.0, "uma": 25.0}[kind]
         both = [
-            float(path_loss_db(kind, apart, torch.tensor([state]), 3.5e9, height, 1.5))
+            float(tr38901_loss_db(kind, apart, torch.tensor([state]), 3.5e9, height, 1.5))
             for state in (False, True)
         ]
         assert losses.tolist() == pytest.approx(both)
@@ -469,7 +474,7 @@ def test_how_far_homes_are_is_not_said_of_users_who_move() -> None:
             r"path_loss must be one of scenario, umi, uma, got 'rma'",
         ),
         ("correlated_channel", {"carrier_hz": 3.5}, r"carrier_hz must be at least 5e\+08, got 3\.5"),
-        ("correlated_channel", {"server_height_m": 1}, r"server_height_m must be greater than 1\.5, got 1"),
+        ("correlated_channel", {"server_height_m": 1}, r"server_height_m must be greater than 1, got 1"),
         ("correlated_channel", {"user_height_m": 1}, r"user_height_m must be at least 1\.5, got 1"),
         (
             "correlated_channel",
@@ -531,3 +536,19 @@ def test_what_does_not_go_together_is_one_line(
     with pytest.raises(ValueError, match=f"^{told}") as refused:
         processes_of(Scenario(**scenario, processes=processes))
     assert "\n" not in str(refused.value)
+
+
+def test_who_is_on_the_way_has_moved_before_the_first_slot_too_so_no_report_tells_the_fading_to_come() -> (
+    None
+):
+    moving = {"pause_s": 0.0, "least_speed_m_per_s": 10.0, "largest_speed_m_per_s": 15.0}
+    processes = {"moving_users": moving, "correlated_channel": {}}
+    network = EdgeNetwork(
+        Scenario(processes=processes), num_envs=20, generator=torch.Generator().manual_seed(0)
+    )
+    path = network.unfolding.slot.more["path_m"]
+    assert 10.0 <= float(path.min()) <= float(path.max()) <= 15.0
+    home = network.homes.unsqueeze(2)
+    reported = network.unfolding.slot.more["reported_efficiency"].gather(2, home).flatten()
+    pair = torch.stack((reported.log(), network.unfolding.slot.fading.flatten().log()))
+    assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.1

@@ -579,3 +579,11 @@ def test_demand_that_cannot_drift_so_is_refused(services: int, chosen: dict[str,
     sizes = {"num_services": {"low": services, "high": 9}, "processes": {"drifting_requests": chosen}}
     with pytest.raises(HadrlError, match=told):
         EdgeNetwork(Scenario.from_dict({"popularity": "zipf", **sizes}))
+
+
+@pytest.mark.unchecked
+def test_swaps_of_a_record_too_long_to_make_them_are_refused() -> None:
+    swaps = {"drifting_requests": {"swaps_per_slot": 1}}
+    told = "swaps_per_slot must be at most 0.32 with history_slots = 1000000, got 1"
+    with pytest.raises(HadrlError, match=rf"^processes\.drifting_requests: {told}$"):
+        EdgeNetwork(Scenario(history_slots=1_000_000, processes=swaps))

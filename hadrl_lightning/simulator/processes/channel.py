@@ -60,7 +60,8 @@ class CorrelatedChannel(Process):
     Shadowing in dB is normal, correlated over the way by exp(-distance / decorrelation) (Gudmundson, Electronics
     Letters 27(23), 1991). Small-scale fading is the size of a complex normal number of unit variance on each axis, a
     Rayleigh(1) factor as without this process, correlated from slot to slot by J0(2 pi * way / wavelength) (Jakes).
-    Phones report the indicator of the slot before; nobody is told the fading of the slot to come.
+    Phones report the indicator of the slot before; nobody is told the fading of the slot to come,
+    which is the same for who stands still.
     """
 
     path_loss: Literal["scenario", "umi", "uma"] = "umi"
@@ -90,7 +91,7 @@ class CorrelatedChannel(Process):
         check_number("carrier_hz", self.carrier_hz, least=0.5e9, most=100e9)
         check_number("user_height_m", self.user_height_m, least=1.5, most=self._site.largest_user_m)
         if self.server_height_m is not None:
-            check_number("server_height_m", self.server_height_m, above=self.user_height_m, most=1000.0)
+            check_number("server_height_m", self.server_height_m, above=1.0, most=1000.0)
         if self.shadowing_db is not None:
             check_number("shadowing_db", self.shadowing_db, least=0.0, most=50.0)
         if self.decorrelation_m is not None:
@@ -153,7 +154,7 @@ class CorrelatedChannel(Process):
             return losses_db(table, at) + clear_db * shadow, torch.zeros_like(shadow, dtype=torch.bool)
         apart = squared_distances_m2(_exact(world.table.servers_m), at).sqrt_()
         blocked = torch.special.ndtr(clearance) >= sight_chance(self.path_loss, apart)
-        mean = path_loss_db(
+        mean = tr38901_loss_db(
             self.path_loss, apart, blocked, self.carrier_hz, self._height_m, self.user_height_m
         )
         return mean + (clear_db + (behind_db - clear_db) * blocked.to(STATE)) * shadow, blocked
@@ -190,7 +191,7 @@ class CorrelatedChannel(Process):
         return self._site.height_m if self.server_height_m is None else self.server_height_m
 
 
-def path_loss_db(
+def tr38901_loss_db(
     kind: Literal["umi", "uma"],
     apart_m: Float[Tensor, "*links"],
     blocked: Bool[Tensor, "*links"],

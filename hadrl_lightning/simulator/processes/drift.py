@@ -33,6 +33,8 @@ LIMITS = {
 """Least and largest value of each setting."""
 LOOKS = 32
 """The record of what was asked for before an episode goes by the demand in so many slots at most, evenly spaced."""
+MOST_SWAPS = 10_000
+"""From one of these looks to the next: each swap is made."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ class DriftingRequests(Process):
         if services < 2 and (self.swaps_per_slot or self.server_difference):
             name = "swaps_per_slot" if self.swaps_per_slot else "server_difference"
             raise ValueError(f"{name} must be 0 where num_services is 1, got {getattr(self, name):g}")
+        swaps = self.swaps_per_slot * scenario.history_slots / LOOKS
+        if swaps > MOST_SWAPS:
+            raise ValueError(
+                f"swaps_per_slot must be at most {MOST_SWAPS * LOOKS / scenario.history_slots:g} with history_slots = "
+                f"{scenario.history_slots}, got {self.swaps_per_slot:g}"
+            )
         if self.bursts_per_slot > services:
             raise ValueError(
                 f"bursts_per_slot must be at most num_services = {services}, got {self.bursts_per_slot:g}"

@@ -101,7 +101,7 @@ class MovingUsers(Process):
         shape = (world.num_envs, world.scenario.num_users)
         begin = self._waypoints if self.model == "random_waypoint" else self._velocities
         state, speed = begin(span, shape, generator)
-        return _memory(world, low, torch.zeros(shape), speed, state)
+        return _memory(world, low, self.slot_s * speed, speed, state)
 
     def advance(self, world: World, memory: Memory, generator: torch.Generator) -> Memory:
         """A slot later."""
@@ -215,7 +215,7 @@ class Handover(Process):
     hysteresis_db: float = 3.0
     """By which another server's link must be better, dB."""
     handover_s: float = 0.05
-    """What a change of the home adds to the latency of the user's task in the slot that follows it, s."""
+    """What a change of the home adds to the latency of the user's task in that slot, s."""
 
     brings = ("homes", "handed_over")
     fields = {
