@@ -327,7 +327,7 @@ def test_a_scenario_with_processes_is_a_value(toys: str) -> None:
 OWN = {
     "my_world": "backlog",
     "my_trace": "trace",
-    "my_drift": "drift",
+    "my_drift": "my_drift",
     "my_walk": "walk",
     "my_device": "device",
     "my_agent": "worth",
@@ -500,7 +500,7 @@ SMALL = [
 
 @pytest.mark.unchecked
 def test_a_training_with_a_process_an_agent_and_a_measure_from_outside(own: Path) -> None:
-    names = ["es2", "quick", "backlog", "drift", "walk", "worth", "mine"]
+    names = ["es2", "quick", "backlog", "my_drift", "walk", "worth", "mine"]
     words = [word for name in names for word in ("--config", f"{name}.yaml")]
     assert main(["fit", *words, *SMALL]) == 0
     (run,) = own.glob("checkpoints/*/version_0")
