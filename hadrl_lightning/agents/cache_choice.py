@@ -280,9 +280,8 @@ def _searched_around(
     server = torch.arange(noise.shape[2], device=noise.device)
     for turn, drawn in enumerate(noise):
         best = ends[cost.argmin()]
-        emptied = server == (turn * len(drawn) + torch.arange(len(drawn), device=server.device))[
-            :, None
-        ] % len(server)
+        turns = turn * len(drawn) + torch.arange(len(drawn), device=server.device)
+        emptied = server == turns[:, None] % len(server)
         priority = drawn + torch.where(emptied.unsqueeze(2), 0.0, KEPT * best)
         changed = search.room.filled(
             torch.zeros(1, dtype=torch.int64, device=cost.device), priority.unsqueeze(0)

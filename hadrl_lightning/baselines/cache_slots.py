@@ -116,7 +116,7 @@ class DrawnSlots:
         """
         both = torch.stack([one, other])
         found = torch.stack(
-            [self._by(solve, both, 0, self.count).mean(dim=1) for solve in (_relaxed, self._solve)]
+            [self._by(solve, both, 0, self.count).mean(dim=1) for solve in {_relaxed, self._solve}]
         )
         return bool((found[:, 0] < found[:, 1] * (1 - INDIFFERENT)).all())
 

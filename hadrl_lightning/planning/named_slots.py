@@ -31,10 +31,9 @@ class Pairs(NamedTuple):
     base: Float[Tensor, "row user server"]
     """What the user waits for alone, s."""
 
-    @property
-    def alone(self) -> Float[Tensor, "row user server"]:
-        """What the user costs where nobody else is."""
-        return self.root.square().sum(dim=1) + self.base
+    def repeated(self, times: int) -> "Pairs":
+        """All rows so many times, one time behind the other."""
+        return Pairs(*(value.repeat(times, *[1] * (value.ndim - 1)) for value in self))
 
 
 class NamedSlots:
@@ -104,11 +103,10 @@ class NamedSlots:
         copies = len(cache)
 
         def added(pairs: Pairs) -> Tensor:
-            root = pairs.root if len(pairs.root) == len(others) else pairs.root.repeat(copies, 1, 1, 1)
-            base = pairs.base if len(pairs.base) == len(others) else pairs.base.repeat(copies, 1, 1)
-            return (root * (root + 2 * others)).sum(dim=1) + base
+            return (pairs.root * (pairs.root + 2 * others)).sum(dim=1) + pairs.base
 
-        at, missing, holding = added(now), added(self._missing), added(self._holding)
+        at = added(now)
+        missing, holding = (added(pairs.repeated(copies)) for pairs in (self._missing, self._holding))
         pays = at.gather(2, place)
         saved = (pays - holding).clamp(min=0)
         least = at.masked_fill(here, torch.inf).amin(dim=2, keepdim=True)
@@ -125,12 +123,10 @@ class NamedSlots:
 
     def _at(self, cache: Bool[Tensor, "n server service"]) -> Pairs:
         """Users under some caches; rows are the slots under the first, under the second, …"""
-        held, copies = self._held(cache), len(cache)
-        root, base = (
-            (one.repeat(copies, *[1] * (one.ndim - 1)), other.repeat(copies, *[1] * (one.ndim - 1)))
-            for one, other in zip(self._holding, self._missing)
-        )
-        return Pairs(torch.where(held.unsqueeze(1), *root), torch.where(held, *base))
+        held = self._held(cache)
+        holding, missing = (pairs.repeated(len(cache)) for pairs in (self._holding, self._missing))
+        root = torch.where(held.unsqueeze(1), holding.root, missing.root)
+        return Pairs(root, torch.where(held, holding.base, missing.base))
 
     def _blocks(self, count: int) -> tuple[Tensor, ...]:
         size = max(1, MOST_CELLS // max(1, self._missing.root.numel()))

@@ -47,7 +47,6 @@ OVER_BOTH = "95 % interval over seeds and episodes"
 OVER_EPISODES = "95 % interval over episodes"
 ONE_TRAINING = "one training: interval over episodes alone"
 
-
 CONVERGENCE = {"convergence": ("HADRL", "learner"), "ablations": ("HADRL", "ablation")}
 """Figures of learning curves, and the families they show."""
 

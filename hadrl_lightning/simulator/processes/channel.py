@@ -10,12 +10,10 @@ from torch import Tensor
 
 from hadrl_lightning.scenario.checks import check_number
 from hadrl_lightning.simulator.constants import Constants
-from hadrl_lightning.simulator.processes.process import Memory, Process, World
+from hadrl_lightning.simulator.processes.process import STATE, Memory, Process, World
 from hadrl_lightning.simulator.radio import efficiency_of, losses_db, squared_distances_m2
 from hadrl_lightning.simulator.slot import Slot
 
-STATE = torch.float32
-"""Of what is remembered and worked out, on the CPU, whatever the networks' number format: it is the same in all."""
 LIGHT_M_PER_S = 3.0e8
 """Speed of light as TR 38.901 takes it for the breakpoint distance, m/s."""
 LEAST_DISTANCE_M = 10.0

@@ -12,12 +12,10 @@ from hadrl_lightning.scenario.checks import check_number
 from hadrl_lightning.simulator.constants import Constants, of_each
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.fields import SERVER, USER, Field
-from hadrl_lightning.simulator.processes.process import Memory, Process, World
+from hadrl_lightning.simulator.processes.process import STATE, Memory, Process, World
 from hadrl_lightning.simulator.radio import at_home, losses_db
 from hadrl_lightning.simulator.slot import Service, Slot
 
-STATE = torch.float32
-"""Of what is remembered and worked out, on the CPU, whatever the networks' number format: it is the same in all."""
 TINY = 1e-30
 MOST_M = 1e7
 """m. No area reaches further, as no cell does."""

@@ -15,6 +15,8 @@ from hadrl_lightning.simulator.decisions import Allocation, extremes
 from hadrl_lightning.simulator.fields import Field
 from hadrl_lightning.simulator.slot import Service, Slot
 
+STATE = torch.float32
+"""Number format of what moving users and their links remember, whatever that of the networks: the same in all."""
 Memory = Mapping[str, Tensor]
 """What a process knows of every network, [B, …] each. Entries that it `brings` are part of the slot."""
 
