@@ -100,7 +100,7 @@ def best_known_and_bound(
     """`best_known_allocation` and `lower_bound` of the same slots at once, with arguments as of the former."""
     problem = offloading_problem(scenario, cache, requests, positions, fading, physics, table)
     if not requests.numel():
-        none = problem.cloud_latency.sum((1, 2))
+        none = problem.alone.sum((1, 2))
         return Bracket(equal_shares(scenario, requests, positions.dtype), none, none)
     relaxation = relaxed_assignment(problem)
     target = best_targets(problem, relaxation)
@@ -154,13 +154,13 @@ def best_targets(
         relaxation: of the problem, where it is known already.
     """
     inserted = local_search(problem, greedy_targets(problem))
-    if problem.cloud_latency[0].numel() > MOST_PAIRS:
+    if problem.alone[0].numel() > MOST_PAIRS:
         return inserted
     rounded = (relaxation or relaxed_assignment(problem)).targets.argmax(dim=2)
     best = local_search(problem, rounded)
     others = [inserted]
-    if users_are_few(*problem.cloud_latency.shape[1:]):
-        alone = problem.radio_root.square() + problem.edge_root.square() + problem.cloud_latency
+    if users_are_few(*problem.alone.shape[1:]):
+        alone = problem.radio_root.square() + problem.edge_root.square() + problem.alone
         others.append(local_search(problem, alone.argmin(dim=2)))
     for other in others:
         better = summed_latency(problem, other) < summed_latency(problem, best)
@@ -226,7 +226,7 @@ class _Changes(NamedTuple):
         """Of the present targets."""
         index = target.unsqueeze(1)
         radio, edge = (root.transpose(1, 2).contiguous() for root in (problem.radio_root, problem.edge_root))
-        added = problem.cloud_latency.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+        added = problem.alone.transpose(1, 2).clone(memory_format=torch.contiguous_format)
         kept = added.gather(1, index)
         for root in (radio, edge):
             own = root.gather(1, index)

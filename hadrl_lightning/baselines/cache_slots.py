@@ -75,7 +75,7 @@ class DrawnSlots:
         """A search by the last `count` of the slots, which `best` looks at last."""
         some = torch.arange(self.count)[-count:]
         missing, holding = (
-            Pairs(torch.stack((one.radio_root, one.edge_root), dim=1), one.cloud_latency)
+            Pairs(torch.stack((one.radio_root, one.edge_root), dim=1), one.alone)
             for one in (self._empty.rows(some), self._full.rows(some))
         )
         slots = NamedSlots(missing, holding, self._requests[some], self._room.rent.shape[2])
@@ -143,7 +143,11 @@ class DrawnSlots:
         return OffloadingProblem(
             radio_root=self._full.radio_root[some].repeat(number, 1, 1),
             edge_root=self._full.edge_root[some].repeat(number, 1, 1) * held,
-            cloud_latency=self._empty.cloud_latency[some].repeat(number, 1, 1) * (1 - held),
+            alone=torch.lerp(
+                self._empty.alone[some].repeat(number, 1, 1),
+                self._full.alone[some].repeat(number, 1, 1),
+                held,
+            ),
         )
 
 

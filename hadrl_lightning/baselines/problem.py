@@ -4,7 +4,7 @@ Given the targets, the latency summed over the users of a server is least when t
 proportion to the square root of input / spectral efficiency and its compute in proportion to the square root of the
 cycles of the hits (Cauchy-Schwarz); it is then (sum of the roots)^2 / capacity. What is left is to choose targets:
 
-    minimise  sum_s (sum_u x_us radio_root_us)^2 + (sum_u x_us edge_root_us)^2 + sum_us x_us cloud_latency_us,
+    minimise  sum_s (sum_u x_us radio_root_us)^2 + (sum_u x_us edge_root_us)^2 + sum_us x_us alone_us,
 
 x_us = 1 where user u offloads to server s. Everything here is batched over B slots and in float64.
 """
@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import Allocation, spectral_efficiency
-from hadrl_lightning.simulator.constants import Constants, constants, of_each
+from hadrl_lightning.simulator import Allocation, rules, spectral_efficiency
+from hadrl_lightning.simulator.constants import Constants, constants
+from hadrl_lightning.simulator.decisions import sum_per_server
 
 QUADRATURE_NODES = 32
 LARGEST_FADING = 8.0
@@ -34,8 +35,9 @@ class OffloadingProblem(NamedTuple):
     """sqrt(input bits / (spectral efficiency * bandwidth of the server)), in sqrt(s)."""
     edge_root: Float[Tensor, "batch user server"]
     """sqrt(cycles / compute of the server) where the server holds the service, else 0, in sqrt(s)."""
-    cloud_latency: Float[Tensor, "batch user server"]
-    """What a miss costs beyond the uplink where the server does not hold the service, else 0, in s."""
+    alone: Float[Tensor, "batch user server"]
+    """What a user waits for by itself, in s: what a miss costs beyond the uplink where the server does not hold the
+    service, the work before it where it does, and the path there."""
 
     def rows(self, index: Tensor) -> "OffloadingProblem":
         """The slots of a mask or index."""
@@ -65,14 +67,23 @@ def offloading_problem(
     if fading is None:
         fading = expected_fading(scenario, positions, physics, table)
     table = table or constants(scenario, positions.device, torch.float64)
-    bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
+    bits, cycles = table.bits_asked(requests), table.cycles_asked(requests)
     efficiency = spectral_efficiency(scenario, positions.double(), fading.double(), physics, table)
     held = holders(cache, requests).double()
-    cloud = table.cloud_seconds(bits, cycles)
+    alone = table.cloud_seconds(bits, cycles).unsqueeze(-1) * (1 - held)
+    if table.waiting_s is not None:
+        alone = alone + table.waiting_s.unsqueeze(-2) * held
+    if table.path_delay_s is not None and table.path_s_per_bit is not None:
+        homes = rules(physics).homes(table).expand_as(requests)[..., None].expand(held.shape)
+        delay, each = (path.gather(1, homes) for path in (table.path_delay_s, table.path_s_per_bit))
+        alone = alone + delay + bits.unsqueeze(-1) * each
+    idle = table.idle(requests)
+    if idle is not None:
+        alone = alone.masked_fill(idle.unsqueeze(-1), 0.0)
     return OffloadingProblem(
         radio_root=((bits / efficiency).unsqueeze(-1) / table.bandwidth_hz.unsqueeze(-2)).sqrt(),
         edge_root=(cycles.unsqueeze(-1) / table.compute_hz.unsqueeze(-2)).sqrt() * held,
-        cloud_latency=cloud.unsqueeze(-1) * (1 - held),
+        alone=alone,
     )
 
 
@@ -88,15 +99,14 @@ def server_loads(
     root: Float[Tensor, "batch user server"], target: Int[Tensor, "batch user"]
 ) -> Float[Tensor, "batch server"]:
     """Sum over the users of each server of their root at it, [B, S]."""
-    own = root.gather(2, target.unsqueeze(-1)).squeeze(-1)
-    return root.new_zeros(root.shape[0], root.shape[2]).scatter_add_(1, target, own)
+    return sum_per_server(root.gather(2, target.unsqueeze(-1)).squeeze(-1), target, root.shape[2])
 
 
 def summed_latency(problem: OffloadingProblem, target: Int[Tensor, "batch user"]) -> Float[Tensor, " batch"]:
     """Least latency summed over users given the targets, in s, [B]."""
     radio, edge = server_loads(problem.radio_root, target), server_loads(problem.edge_root, target)
-    cloud = problem.cloud_latency.gather(2, target.unsqueeze(-1)).squeeze(-1)
-    return radio.square().sum(1) + edge.square().sum(1) + cloud.sum(1)
+    alone = problem.alone.gather(2, target.unsqueeze(-1)).squeeze(-1)
+    return radio.square().sum(1) + edge.square().sum(1) + alone.sum(1)
 
 
 def square_root_shares(
@@ -104,19 +114,17 @@ def square_root_shares(
 ) -> Allocation:
     """The best shares given the targets: each user's root over the sum of its server's roots.
 
-    A server none of whose users hit gives its idle compute out equally, so that shares sum to 1 on every server used.
+    A server gives what none of its users has a use for out equally, such as its compute where none of them hits: shares
+    sum to 1 on every server used.
     """
-    index = target.unsqueeze(-1)
-    radio = problem.radio_root.gather(2, index).squeeze(-1)
-    edge = problem.edge_root.gather(2, index).squeeze(-1)
-    edge_load = server_loads(problem.edge_root, target).gather(1, target)
-    edge = torch.where(edge_load > 0, edge, 1.0)
+    num_servers = problem.alone.shape[2]
 
-    def share(root: Tensor) -> Tensor:
-        total = root.new_zeros(index.shape[0], problem.radio_root.shape[2]).scatter_add_(1, target, root)
-        return (root / total.gather(1, target)).to(dtype)
+    def share(roots: Tensor) -> Tensor:
+        root = roots.gather(2, target.unsqueeze(-1)).squeeze(-1)
+        root = torch.where(sum_per_server(root, target, num_servers).gather(1, target) > 0, root, 1.0)
+        return (root / sum_per_server(root, target, num_servers).gather(1, target)).to(dtype)
 
-    return Allocation(target, share(radio), share(edge))
+    return Allocation(target, share(problem.radio_root), share(problem.edge_root))
 
 
 def expected_fading(

@@ -70,6 +70,19 @@ class Constants(NamedTuple):
     """Path loss of each user's link to every server in a slot, [B, U, S], where it isn't that of the distance."""
     reported_efficiency: Tensor | None = None
     """What phones report of every link in bit/s/Hz, [B, U, S], where it isn't the link, fading aside."""
+    task_bits: Tensor | None = None
+    """Input of each user's task in a slot in bit, [B, U], where it isn't that of its service. Together with the cycles:
+    a task without input and cycles is none, its user idle."""
+    task_cycles: Tensor | None = None
+    """CPU cycles of each user's task, [B, U], where they aren't those of its service."""
+    task_deadlines_s: Tensor | None = None
+    """Deadline of each user's task in s, [B, U], where it isn't that of its service."""
+    waiting_s: Tensor | None = None
+    """How long a task waits at every server before it is computed there, in s, [B, S], where there is work before it."""
+    path_delay_s: Tensor | None = None
+    """Delay of the path from every home to every server that serves in its place, in s, [B, S, S], where paths cost."""
+    path_s_per_bit: Tensor | None = None
+    """What a bit takes along that path, in s, [B, S, S]."""
 
     def bits_of(self, count: Tensor) -> Tensor:
         """Bits that services fill together, [..., K] -> [...]; no matrix product, which autocast would round."""
@@ -77,6 +90,32 @@ class Constants(NamedTuple):
         if size.ndim > 1:
             size = size.view(len(size), *[1] * (count.ndim - 2), -1)
         return (count * size).sum(dim=-1)
+
+    def bits_asked(self, requests: Tensor) -> Tensor:
+        """Input of the tasks of users who ask for these services, [B, U] -> [B, U], bit."""
+        return of_each(self.input_bits, requests) if self.task_bits is None else self.task_bits
+
+    def cycles_asked(self, requests: Tensor) -> Tensor:
+        """CPU cycles of those tasks, [B, U] -> [B, U]."""
+        return of_each(self.cycles, requests) if self.task_cycles is None else self.task_cycles
+
+    def deadlines_asked(self, requests: Tensor) -> Tensor:
+        """Deadlines of those tasks, [B, U] -> [B, U], s."""
+        return of_each(self.deadlines_s, requests) if self.task_deadlines_s is None else self.task_deadlines_s
+
+    def idle(self, requests: Tensor) -> Tensor | None:
+        """Which users have no task, bool [B, U]; None where all have one."""
+        if self.task_bits is None and self.task_cycles is None:
+            return None
+        return (self.bits_asked(requests) == 0) & (self.cycles_asked(requests) == 0)
+
+    def path_seconds(self, homes: Tensor, server: Tensor, bits: Tensor) -> Tensor | None:
+        """What tasks of so many bits take from the users' homes to these servers, [B, U] each, s; None: no time."""
+        if self.path_delay_s is None or self.path_s_per_bit is None:
+            return None
+        place = torch.add(server, homes, alpha=self.path_delay_s.shape[-1])
+        delay, each = (path.flatten(1).gather(1, place) for path in (self.path_delay_s, self.path_s_per_bit))
+        return delay + bits * each
 
     def cloud_seconds(self, bits: Tensor, cycles: Tensor) -> Tensor:
         """What a miss costs beyond the uplink, [B, U] -> [B, U], s."""

@@ -118,7 +118,8 @@ class EdgeNetwork:
         """The constants that truly hold in the coming slot, of all networks in double precision: for references."""
         if not self.scenario.processes:  # the usual ones change none
             return self.exact
-        return adjusted(self.unfolding.processes, self.exact, self.unfolding.slot_of(slice(None)))
+        unfolding = self.unfolding
+        return adjusted(unfolding.processes, self.exact, unfolding.slot_of(slice(None)), self._carried_by_all)
 
     @property
     def popularity(self) -> Float[Tensor, "... service"]:
@@ -216,14 +217,14 @@ class EdgeNetwork:
     def caching_view(self) -> CachingView:
         """What the slow level sees: the constants of the networks, and links to the homes that users have now."""
         slot = self.unfolding.slot
-        now = adjusted(self.unfolding.processes, self._constants, slot, seen=True)
+        now = adjusted(self.unfolding.processes, self._constants, slot, self.state.carried, seen=True)
         table = self._constants._replace(**{name: getattr(now, name) for name in OF_LINKS})
         return self.rules.caching_view(table, self.state, slot)
 
     def offloading_view(self) -> OffloadingView:
         """What the fast level sees, of the class `offloading_view_of(scenario)`."""
         slot = self.unfolding.slot
-        table = adjusted(self.unfolding.processes, self._constants, slot, seen=True)
+        table = adjusted(self.unfolding.processes, self._constants, slot, self.state.carried, seen=True)
         view = self.rules.offloading_view(table, self.state, slot)
         further: dict[str, Tensor] = {}
         for name, process in self.unfolding.processes.items():
@@ -297,6 +298,11 @@ class EdgeNetwork:
         self.table: Constants = exact.to(self.device, self.dtype)
         """The constants of all networks in their number format."""
         self._constants = self.table.rows(self._rows)
+
+    @property
+    def _carried_by_all(self) -> dict[str, dict[str, Tensor]]:
+        """What processes carry, of all networks."""
+        return self.state.carried
 
     @property
     def _rows(self) -> slice:

@@ -13,7 +13,7 @@ from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.constants import Constants, constants
 from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, extremes
 from hadrl_lightning.simulator.physics import Rules, rules
-from hadrl_lightning.simulator.processes import Process
+from hadrl_lightning.simulator.processes import Memory, Process
 from hadrl_lightning.simulator.radio import link_efficiency
 from hadrl_lightning.simulator.slot import Service, Slot
 from hadrl_lightning.simulator.state import NetworkState, count_slot
@@ -92,7 +92,7 @@ def served_slot(
         allocation: targets and shares, which are checked.
     """
     assert slot.fading is not None
-    holds = adjusted(processes, table, slot)
+    holds = adjusted(processes, table, slot, state.carried)
     service = laws.serve(holds, state.cache, slot.requests, slot.positions, slot.fading, allocation)
     carried = dict(state.carried)
     for name, process in processes.items():
@@ -106,11 +106,17 @@ def served_slot(
     return ServedSlot(service, replace(counted, carried=carried))
 
 
-def adjusted(processes: Mapping[str, Process], table: Constants, slot: Slot, seen: bool = False) -> Constants:
+def adjusted(
+    processes: Mapping[str, Process],
+    table: Constants,
+    slot: Slot,
+    carried: Mapping[str, Memory],
+    seen: bool = False,
+) -> Constants:
     """The constants that hold in a slot of networks with these processes; if `seen`, as far as views may show them."""
-    for process in processes.values():
+    for name, process in processes.items():
         if not (seen and process.hidden):
-            table = process.adjusted(table, slot)
+            table = process.adjusted(table, slot, carried.get(name, {}))
     return table
 
 

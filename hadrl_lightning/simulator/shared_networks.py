@@ -12,6 +12,7 @@ from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.network import EdgeNetwork
 from hadrl_lightning.simulator.slot import Service
+from hadrl_lightning.simulator.state import NetworkState
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 AnyView = TypeVar("AnyView", CachingView, OffloadingView)
@@ -85,6 +86,12 @@ class SharedNetworks(EdgeNetwork):
                 raise ValueError(f"num_envs must be {len(value)}, got {self.num_envs}")
         own = {name: value[self.share.items] for name, value in state_dict["state"].items()}
         super().load_state_dict({**state_dict, "state": own})
+
+    @property
+    def _carried_by_all(self) -> dict[str, dict[str, Tensor]]:
+        own = {name: value for name, value in self.state.tensors().items() if name.startswith("carried.")}
+        whole = dict(zip(own, self._whole(*own.values()), strict=True)) if own else {}
+        return NetworkState.carried_of(whole)
 
     @property
     def _rows(self) -> slice:

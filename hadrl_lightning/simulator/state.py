@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator.constants import Constants, of_each
+from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import sum_per_server
 
 
@@ -47,15 +47,20 @@ class NetworkState:
     @staticmethod
     def of(tensors: Mapping[str, Tensor]) -> "NetworkState":
         """The state of such tensors."""
-        own: dict[str, Any] = {}
+        own: dict[str, Any] = {
+            name: value for name, value in tensors.items() if not name.startswith("carried.")
+        }
+        return NetworkState(**own, carried=NetworkState.carried_of(tensors))
+
+    @staticmethod
+    def carried_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """What processes carry, of such tensors."""
         carried: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("carried."):
                 process, entry = name.removeprefix("carried.").rsplit(".", 1)  # a process may be module.Class
                 carried.setdefault(process, {})[entry] = value
-            else:
-                own[name] = value
-        return NetworkState(**own, carried=carried)
+        return carried
 
 
 def empty_state(scenario: Scenario, batch: int, device: torch.device, dtype: torch.dtype) -> NetworkState:
@@ -108,7 +113,7 @@ def count_slot(
     changed: dict[str, Any] = {"request_counts": counts, "hit_counts": hits.view_as(state.hit_counts)}
     if not taken:
         return replace(state, **changed)
-    bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
+    bits, cycles = table.bits_asked(requests), table.cycles_asked(requests)
     if on_server is not None:
         bits, cycles = bits * on_server, cycles * on_server
     gain = (state.request_gain + (counts - state.request_counts)) * (1e10 / table.storage_bits)

@@ -71,7 +71,7 @@ class Slowdown(Process):
         other = torch.where(memory["speed"] == 1, self.factor, 1.0).to(memory["speed"])
         return {"speed": torch.where(changes, other, memory["speed"])}
 
-    def adjusted(self, table, slot):
+    def adjusted(self, table, slot, carried):
         return table._replace(compute_hz=table.compute_hz * slot.more["speed"])
 
 

@@ -122,23 +122,34 @@ class Rules(ABC):
         A hit costs input / rate + cycles / (share * compute). Otherwise the server forwards the task to the cloud:
         input / rate + bits / cloud rate + cycles / cloud compute + cloud delay. Rate is share * bandwidth of the server
         offloaded to * spectral efficiency of the link to the home server (paper, communication and computation models).
+        Where work waits at a server, what it computes waits too; where paths between servers cost, what is served
+        elsewhere than at home takes the path. Who has no task takes no share of those who have one, and no time.
         """
-        server, bandwidth_share, compute_share = allocation
         num_servers, num_services = cache.shape[1:]
+        idle = table.idle(requests)
+        server, bandwidth_share, compute_share = _passed_on(allocation, idle, num_servers)
         bandwidth_load, compute_load = (
             sum_per_server(share, server, num_servers) for share in (bandwidth_share, compute_share)
         )
-        bits, cycles = of_each(table.input_bits, requests), of_each(table.cycles, requests)
+        bits, cycles = table.bits_asked(requests), table.cycles_asked(requests)
         hit = cache.flatten(1).gather(1, torch.add(requests, server, alpha=num_services))
-        efficiency = link_efficiency(table, self.homes(table), positions, fading)
+        homes = self.homes(table)
+        efficiency = link_efficiency(table, homes, positions, fading)
         rate = bandwidth_share.clamp(min=MIN_SHARE) * of_each(table.bandwidth_hz, server) * efficiency
         transmission = bits / rate
         edge = cycles / (compute_share.clamp(min=MIN_SHARE) * of_each(table.compute_hz, server))
+        if table.waiting_s is not None:
+            edge = edge + of_each(table.waiting_s, server)
         latency = transmission + chosen(hit, edge, table.cloud_seconds(bits, cycles))
+        path = table.path_seconds(homes, server, bits)
+        if path is not None:
+            latency = latency + path
+        if idle is not None:
+            latency, hit = latency.masked_fill(idle, 0.0), hit & ~idle
         return Service(
             latency=latency,
             hit=hit,
-            on_time=latency <= of_each(table.deadlines_s, requests),
+            on_time=latency <= table.deadlines_asked(requests),
             energy=transmission * self.transmit_power(table),
             bandwidth_load=bandwidth_load,
             compute_load=compute_load,
@@ -160,6 +171,23 @@ class Rules(ABC):
     @abstractmethod
     def offloading_limits(self, scenario: Scenario) -> Limits:
         """Least and largest values of the offloading view."""
+
+
+def _passed_on(
+    allocation: Allocation, idle: Bool[Tensor, "batch user"] | None, num_servers: int
+) -> Allocation:
+    """What users have who share a server with idle ones: the shares of these too, in proportion to their own."""
+    if idle is None:
+        return allocation
+    server, shares = allocation.server, (allocation.bandwidth_share, allocation.compute_share)
+    least = torch.finfo(shares[0].dtype).tiny
+
+    def passed_on(share: Tensor) -> Tensor:
+        kept = share.clamp(min=MIN_SHARE).masked_fill(idle, 0.0)
+        whole, taken = (sum_per_server(one, server, num_servers).gather(1, server) for one in (share, kept))
+        return kept * (whole / taken.clamp(min=least))
+
+    return Allocation(server, *(passed_on(share) for share in shares))
 
 
 def seen_by_both(laws: Rules, table: Constants, slot: Slot) -> dict[str, Tensor]:

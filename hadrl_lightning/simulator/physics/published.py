@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator.constants import Constants, of_each
+from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation, bin_index, sum_per_server
 from hadrl_lightning.simulator.physics.protocol import (
     MARGIN,
@@ -115,8 +115,8 @@ class Published(Rules):
             bandwidth_hz=table.bandwidth_hz - state.taken_bits,
             compute_hz=table.compute_hz - state.taken_cycles,
             requests=slot.requests,
-            input_bits=of_each(table.input_bits, slot.requests),
-            cycles=of_each(table.cycles, slot.requests),
+            input_bits=table.bits_asked(slot.requests),
+            cycles=table.cycles_asked(slot.requests),
             **seen_by_both(self, table, slot),
         )
 

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator.constants import Constants, of_each
+from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, bin_index, packed, sum_per_server
 from hadrl_lightning.simulator.physics.protocol import (
     Limits,
@@ -94,8 +94,8 @@ class Strict(Rules):
             bandwidth_hz=table.bandwidth_hz.expand(batch, -1),
             compute_hz=table.compute_hz.expand(batch, -1),
             requests=slot.requests,
-            input_bits=of_each(table.input_bits, slot.requests),
-            cycles=of_each(table.cycles, slot.requests),
+            input_bits=table.bits_asked(slot.requests),
+            cycles=table.cycles_asked(slot.requests),
             **seen_by_both(self, table, slot),
         )
 

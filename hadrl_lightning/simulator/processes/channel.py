@@ -132,7 +132,7 @@ class CorrelatedChannel(Process):
         state = {"shadow": shadow, "clearance": clearance, "blocked": blocked, "wave": wave, "at": at}
         return _memory(world, state, loss, report)
 
-    def adjusted(self, table: Constants, slot: Slot) -> Constants:
+    def adjusted(self, table: Constants, slot: Slot, carried: Memory) -> Constants:
         """Links, what is reported of them, and the noise with interference in it."""
         links = ("link_loss_db", "reported_efficiency")
         return table._replace(

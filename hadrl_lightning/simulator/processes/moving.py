@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.scenario.checks import check_number
-from hadrl_lightning.simulator.constants import Constants, of_each
+from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.fields import SERVER, USER, Field
 from hadrl_lightning.simulator.processes.process import STATE, Memory, Process, World
@@ -248,7 +248,7 @@ class Handover(Process):
         better = at_home(losses, before) - least > self.hysteresis_db
         return {"homes": torch.where(better, best, before), "handed_over": better}
 
-    def adjusted(self, table: Constants, slot: Slot) -> Constants:
+    def adjusted(self, table: Constants, slot: Slot, carried: Memory) -> Constants:
         """Homes under any physics."""
         return table._replace(cells=slot.more["homes"], published_homes=slot.more["homes"])
 
@@ -261,7 +261,7 @@ class Handover(Process):
     ) -> tuple[Memory, Service]:
         """Those who changed wait."""
         change = slot.more["handed_over"].to(service.latency.dtype)
-        delayed = service.delayed(self.handover_s * change, of_each(table.deadlines_s, slot.requests))
+        delayed = service.delayed(self.handover_s * change, table.deadlines_asked(slot.requests))
         return {"handovers": carried["handovers"] + change.sum(dim=-1)}, delayed
 
     def shown(self, table: Constants, slot: Slot, carried: Memory) -> Memory:

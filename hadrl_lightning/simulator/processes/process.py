@@ -86,8 +86,8 @@ class Process:
 
     # What follows from it --------------------------------------------------------------------------------------------
 
-    def adjusted(self, table: Constants, slot: Slot) -> Constants:
-        """The constants that hold in a slot, such as servers that have slowed down."""
+    def adjusted(self, table: Constants, slot: Slot, carried: Memory) -> Constants:
+        """The constants that hold in a slot, such as servers that have slowed down, by what is carried into it."""
         return table
 
     def carried(self, table: Constants, batch: int) -> Memory:

@@ -118,7 +118,7 @@ class SlowServers(Process):
 
     # What follows from it --------------------------------------------------------------------------------------------
 
-    def adjusted(self, table: Constants, slot: Slot) -> Constants:
+    def adjusted(self, table: Constants, slot: Slot, carried: Memory) -> Constants:
         """Servers at the speed that they have."""
         speed = slot.more["server_speed"]
         if self.slows_bandwidth:
