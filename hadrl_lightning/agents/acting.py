@@ -39,6 +39,7 @@ from hadrl_lightning.simulator import (
     decode_offloading,
     equal_shares,
     make_generator,
+    num_targets,
     offloading_view_of,
     rules,
     weighted_shares,
@@ -114,7 +115,9 @@ class Acting(nn.Module):
 
     def _planner_of(self, scenario: Scenario, settings: PlannerSettings) -> CEMPlanner:
         users = max(1, scenario.num_users)  # for nobody nothing is planned
-        return CEMPlanner(3 * users, settings, num_users=users, num_targets=scenario.num_servers)
+        return CEMPlanner(
+            3 * users, settings, num_users=users, num_targets=num_targets(scenario, self.physics)
+        )
 
     def plan(
         self,
@@ -206,7 +209,8 @@ class Acting(nn.Module):
             return allocation
         _, *shares = action.chunk(3, dim=1)
         server = allocation.server
-        return Allocation(server, *(weighted_shares(server, one, scenario.num_servers) for one in shares))
+        targets = num_targets(scenario, self.physics)
+        return Allocation(server, *(weighted_shares(server, one, targets) for one in shares))
 
     def sized_planner(self, view: OffloadingView, planner: CEMPlanner | None = None) -> CEMPlanner:
         """A planner (None: the agent's own) for as many servers and users as are seen.
@@ -216,13 +220,17 @@ class Acting(nn.Module):
         """
         planner = planner or self.planner
         scenario = self._of_sizes(view)
-        same = (planner.num_users, planner.num_targets) == (max(1, scenario.num_users), scenario.num_servers)
-        return planner if same else self._planner_of(scenario, planner.settings)
+        sizes = (max(1, scenario.num_users), num_targets(scenario, self.physics))
+        return (
+            planner
+            if (planner.num_users, planner.num_targets) == sizes
+            else self._planner_of(scenario, planner.settings)
+        )
 
     def _of_sizes(self, view: OffloadingView) -> Scenario:
         """The scenario with as many servers, users and services as are seen."""
         sizes = view.sizes()
-        scenario = self.scenario.resized(sizes[SERVER], sizes[USER], sizes[SERVICE])
+        scenario = self.scenario.resized(sizes[SERVER] - view.beyond, sizes[USER], sizes[SERVICE])
         if scenario is not self.scenario and not self.world_model.transfers:
             check_sizes("offloading observation", view, self.scenario)
         return scenario

@@ -52,6 +52,7 @@ class SetPredictions(TransitionModel):
         self.settings = settings
         self.fields = TokenFields.of(view)
         token, user, server = self.fields.token_size, len(self.fields.user), len(self.fields.server)
+        pair = len(self.fields.pair)
         self.resources: SharedResources | DeepSets
         sizes = (settings.ensemble_size, token, settings.hidden_size, settings.weight_size)
         if settings.encoder == "shared_resources":
@@ -64,6 +65,7 @@ class SetPredictions(TransitionModel):
         )
         self.user_normaliser = RunningNormaliser(user)
         self.server_normaliser = RunningNormaliser(server)
+        self.pair_normaliser = RunningNormaliser(pair) if pair else None
         self.user_change_normaliser = RunningNormaliser(user)
         self.server_change_normaliser = RunningNormaliser(server)
         self.latency_normaliser = RunningNormaliser(1)
@@ -78,13 +80,20 @@ class SetPredictions(TransitionModel):
     def _normal_server(self, seen: Numbers) -> Float[Tensor, "*rows server number"]:
         return self.server_normaliser.normalise(compressed(seen.server))
 
+    def _pairs(self, seen: Numbers) -> Float[Tensor, "*rows user server number"]:
+        """What is known of every user and server together, last whether the one holds what the other asks for."""
+        holds = self.fields.holds(seen).unsqueeze(-1) - 0.5
+        if seen.pair is None or self.pair_normaliser is None:
+            return holds
+        return torch.cat((self.pair_normaliser.normalise(compressed(seen.pair)), holds), dim=-1)
+
     def _tokens(self, seen: Numbers) -> Float[Tensor, "*rows user server number"]:
         """Every user at every server."""
-        holds = self.fields.holds(seen)
+        pair = self._pairs(seen)
         user = self.user_normaliser.normalise(compressed(seen.user)).unsqueeze(-2)
         server = self._normal_server(seen).unsqueeze(-3)
-        both = [numbers.expand(*holds.shape, numbers.shape[-1]) for numbers in (user, server)]
-        return torch.cat((*both, holds.unsqueeze(-1) - 0.5), dim=-1)
+        both = [numbers.expand(*pair.shape[:-1], numbers.shape[-1]) for numbers in (user, server)]
+        return torch.cat((*both, pair), dim=-1)
 
     def _tokens_at(
         self, seen: Numbers, target: Int[Tensor, "*rows user"]
@@ -93,7 +102,11 @@ class SetPredictions(TransitionModel):
         user = self.user_normaliser.normalise(compressed(seen.user))
         server = self._normal_server(seen)
         server = server.gather(-2, target.unsqueeze(-1).expand(*target.shape, server.shape[-1]))
-        return torch.cat((user, server, self.fields.holds_at(seen, target).unsqueeze(-1) - 0.5), dim=-1)
+        known = [user, server]
+        if seen.pair is not None and self.pair_normaliser is not None:
+            place = target[..., None, None].expand(*target.shape, 1, seen.pair.shape[-1])
+            known.append(self.pair_normaliser.normalise(compressed(seen.pair.gather(-2, place).squeeze(-2))))
+        return torch.cat((*known, self.fields.holds_at(seen, target).unsqueeze(-1) - 0.5), dim=-1)
 
     def _latency_offset(self, like: Tensor) -> Tensor:
         """The mean log latency seen, so that the models start near what they have to predict."""
@@ -137,7 +150,7 @@ class SetPredictions(TransitionModel):
         return prediction, state._replace(action=action[None])
 
     def _next(self, state: SetRolloutState, members: Int[Tensor, " m"] | None) -> Numbers:
-        """Each member's own trajectory: what is seen + mean change, requests and caches as they are."""
+        """Each member's own trajectory: what is seen + mean change; pairs, requests and caches as they are."""
         assert state.action is not None
         before = state.seen.map(lambda value: value.repeat_interleave(state.num_candidates, dim=1))
         target, share = read_action(state.action, before.server.shape[-2])
@@ -148,10 +161,11 @@ class SetPredictions(TransitionModel):
         )
         user = before.user + self.user_change_normaliser.denormalise(change[0])
         server = before.server + self.server_change_normaliser.denormalise(change[2])
-        request, cache = (
-            value.expand(len(user), *value.shape[1:]) for value in (before.request, before.cache)
+        rest = (
+            None if value is None else value.expand(len(user), *value.shape[1:])
+            for value in (before.pair, before.request, before.cache)
         )
-        return Numbers(user, server, request, cache)
+        return Numbers(user, server, *rest)
 
     def predicted(
         self,
@@ -187,8 +201,8 @@ class SetPredictions(TransitionModel):
         view, log_factor = parted(view)
         seen = self.fields.read(view)
         user = self.user_normaliser.normalise(compressed(seen.user))
-        holds = self.fields.holds(seen) - 0.5
-        found = self.resources.pair_demands(user, self._normal_server(seen), holds, members, pairs_at_once)
+        pair = self._pairs(seen)
+        found = self.resources.pair_demands(user, self._normal_server(seen), pair, members, pairs_at_once)
         return found if log_factor is None else found.mul_(log_factor.exp().to(found).mT.unsqueeze(2))
 
     def service_demands(
@@ -210,6 +224,7 @@ class SetPredictions(TransitionModel):
             (
                 user[:, None, :, None].expand(*shape, -1),
                 server[:, None, None].expand(*shape, -1),
+                user.new_zeros(*shape, len(self.fields.pair)),
                 torch.tensor([-0.5, 0.5], device=user.device)[:, None, None, None].expand(*shape, 1),
             ),
             dim=-1,

@@ -140,6 +140,8 @@ class SetWorldModel(SetPredictions):
         latency = transitions.latency.clamp(min=MIN_LATENCY_S).log()
         self.user_normaliser.update(compressed(before.user), synchronise)
         self.server_normaliser.update(compressed(before.server), synchronise)
+        if before.pair is not None and self.pair_normaliser is not None:
+            self.pair_normaliser.update(compressed(before.pair), synchronise)
         self.user_change_normaliser.update(after.user - before.user, synchronise)
         self.server_change_normaliser.update(after.server - before.server, synchronise)
         self.latency_normaliser.update(latency[..., None], synchronise)

@@ -109,6 +109,7 @@ def check_sizes(what: str, view: View, scenario: Scenario) -> None:
         HadrlError: there is another number of them.
     """
     expected = sizes(scenario)
+    expected[SERVER] += view.beyond
     for axis, length in view.sizes().items():
         if length != expected[axis]:
             raise HadrlError(

@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hadrl_lightning.baselines.best_known import best_targets
 from hadrl_lightning.baselines.lower_bound import relaxed_assignment
@@ -140,6 +141,7 @@ class DrawnSlots:
         number, some = len(choices), slice(first, last)
         requests = self._requests[some].repeat(number, 1)
         held = holders(choices.repeat_interleave(last - first, dim=0), requests).double()
+        held = pad(held, (0, self._full.alone.shape[2] - held.shape[2]))
         return OffloadingProblem(
             radio_root=self._full.radio_root[some].repeat(number, 1, 1),
             edge_root=self._full.edge_root[some].repeat(number, 1, 1) * held,

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Allocation, rules, spectral_efficiency
@@ -29,7 +30,11 @@ LARGEST_FADING = 8.0
 
 
 class OffloadingProblem(NamedTuple):
-    """B slots in which U users choose among S servers."""
+    """B slots in which U users choose among S servers, and behind them their devices and the cloud where they may.
+
+    Where tasks are split (`Constants.offloaded_share` below 1), it leaves out what the devices do meanwhile: a latency
+    is then at least what the problem says.
+    """
 
     radio_root: Float[Tensor, "batch user server"]
     """sqrt(input bits / (spectral efficiency * bandwidth of the server)), in sqrt(s)."""
@@ -70,6 +75,10 @@ def offloading_problem(
     bits, cycles = table.bits_asked(requests), table.cycles_asked(requests)
     efficiency = spectral_efficiency(scenario, positions.double(), fading.double(), physics, table)
     held = holders(cache, requests).double()
+    on_device = None
+    if table.device_hz is not None and table.offloaded_share is not None:
+        on_device = cycles / table.device_hz
+        bits, cycles = table.offloaded_share * bits, table.offloaded_share * cycles
     alone = table.cloud_seconds(bits, cycles).unsqueeze(-1) * (1 - held)
     if table.waiting_s is not None:
         alone = alone + table.waiting_s.unsqueeze(-2) * held
@@ -77,12 +86,22 @@ def offloading_problem(
         homes = rules(physics).homes(table).expand_as(requests)[..., None].expand(held.shape)
         delay, each = (path.gather(1, homes) for path in (table.path_delay_s, table.path_s_per_bit))
         alone = alone + delay + bits.unsqueeze(-1) * each
+    sent, bandwidth = (bits / efficiency).unsqueeze(-1), table.bandwidth_hz.unsqueeze(-2)
+    radio = sent / bandwidth
+    edge_root = (cycles.unsqueeze(-1) / table.compute_hz.unsqueeze(-2)).sqrt() * held
+    if on_device is not None and table.cloud_bandwidth_hz is not None:
+        cell = sent / table.cloud_bandwidth_hz.unsqueeze(-1)
+        radio = torch.cat((radio, torch.zeros_like(cell), cell), dim=-1)
+        edge_root = pad(edge_root, (0, 2))
+        alone = torch.cat(
+            (alone, on_device.unsqueeze(-1), table.cloud_seconds(bits, cycles).unsqueeze(-1)), -1
+        )
     idle = table.idle(requests)
     if idle is not None:
         alone = alone.masked_fill(idle.unsqueeze(-1), 0.0)
     return OffloadingProblem(
-        radio_root=((bits / efficiency).unsqueeze(-1) / table.bandwidth_hz.unsqueeze(-2)).sqrt(),
-        edge_root=(cycles.unsqueeze(-1) / table.compute_hz.unsqueeze(-2)).sqrt() * held,
+        radio_root=radio.sqrt(),
+        edge_root=edge_root,
         alone=alone,
     )
 

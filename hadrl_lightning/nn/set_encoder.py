@@ -166,7 +166,7 @@ class SharedResources(nn.Module):
         self,
         user: Float[Tensor, "rows user of_user"],
         server: Float[Tensor, "rows server of_server"],
-        holds: Float[Tensor, "rows user server"],
+        pair: Float[Tensor, "rows user server of_pair"],
         members: Members,
         pairs_at_once: int,
     ) -> Float[Tensor, "m rows resource_and_base user server"]:
@@ -178,14 +178,15 @@ class SharedResources(nn.Module):
         Args:
             user: numbers of every user, the first of a token.
             server: numbers of every server, the next of a token.
-            holds: last number of the token of each pair.
+            pair: numbers of every pair, the last of a token; of these the last is whether the server holds the service.
             members: the m members to evaluate; None: all.
             pairs_at_once: pairs of a user and a server, of all rows, in one product; a user's of every row at least.
         """
         first, second = cast(EnsembleLinear, self.token[0]), cast(EnsembleLinear, self.token[1])
-        rows, num_users, num_servers = holds.shape
+        rows, num_users, num_servers, of_pair = pair.shape
+        further, holds = pair.split([of_pair - 1, 1], dim=-1)
         parts = self.num_parts - 1 + self.num_waits
-        sizes = [user.shape[-1], server.shape[-1], 1]
+        sizes = [user.shape[-1], server.shape[-1], of_pair - 1, 1]
         layers = [first.select(members)]
         layers += [powers.select(members) for powers in cast(Iterable[EnsembleLinear], self.powers)]
         heads = [
@@ -193,22 +194,27 @@ class SharedResources(nn.Module):
             for head in cast(Iterable[EnsembleLinear], self.heads)
         ]
         num_members = len(layers[0][0])
-        by_user, by_server, of_holding = [], [], []
+        by_user, by_server, of_further, of_holding = [], [], [], []
         for weight, bias in layers:
-            of_user, of_server, holding = weight.split(sizes, dim=1)
+            of_user, of_server, of_both, holding = weight.split(sizes, dim=1)
             found = torch.baddbmm(bias, user.flatten(0, 1).expand(num_members, -1, -1), of_user)
             by_user.append(found.view(num_members, rows, num_users, 1, -1))
             found = server.flatten(0, 1).expand(num_members, -1, -1) @ of_server
             by_server.append(found.view(num_members, rows, 1, num_servers, -1))
+            of_further.append(of_both)
             of_holding.append(holding[:, :, None, None])
         demand = user.new_empty(num_members, rows, self.num_parts, num_users, num_servers)
         size = max(1, pairs_at_once // max(1, rows * num_servers))
         for start in range(0, num_users, size):
             some = slice(start, start + size)
             value, *linear = (
-                (own[:, :, some] + there).addcmul_(holds[:, some, :, None], holding)
+                (own[:, :, some] + there).addcmul_(holds[:, some], holding)
                 for own, there, holding in zip(by_user, by_server, of_holding, strict=True)
             )
+            if of_pair > 1:
+                own = further[:, some].flatten(0, 2).expand(num_members, -1, -1)
+                for found, of_both in zip((value, *linear), of_further, strict=True):
+                    found.add_((own @ of_both).view_as(found))
             value = silu(value, inplace=True)
             value = silu(second(value.flatten(1, 3), members), inplace=True)
             missing, held = (

@@ -21,6 +21,9 @@ class Numbers(Rows):
     server: Float[Tensor, "*rows server of_server"]
     """Of every server."""
 
+    pair: Float[Tensor, "*rows user server of_pair"] | None
+    """Of every user at every server; None where nothing is known of the two together."""
+
     request: Int[Tensor, "*rows user"]
     """The service that each user asks for."""
 
@@ -31,9 +34,9 @@ class Numbers(Rows):
 class TokenFields(NamedTuple):
     """Which fields of a view are numbers of a user, and which of a server: a new one of either becomes part of tokens.
 
-    A token is of a user at a server: the numbers of both and of their network, and whether that server holds what the
-    user asks for. Which service that is says nothing by itself: there is no number of it that means the same in another
-    network.
+    A token is of a user at a server: the numbers of both, of their network and of the two together, and whether that
+    server holds what the user asks for. Which service that is says nothing by itself: there is no number of it that
+    means the same in another network.
     """
 
     declared: tuple[Field, ...]
@@ -41,6 +44,8 @@ class TokenFields(NamedTuple):
     user: tuple[Field, ...]
     """Of a user, and behind them of a network."""
     server: tuple[Field, ...]
+    pair: tuple[Field, ...]
+    """Of a user at a server."""
     request: Field
     cache: Field
 
@@ -55,17 +60,18 @@ class TokenFields(NamedTuple):
             (USER,): [],
             (): [],
             (SERVER,): [],
+            (USER, SERVER): [],
             (SERVER, SERVICE): [],
         }
         for field in fields_of(view):
             if field.axes not in by_axes:
                 raise ValueError(
-                    f"{field.name} of {view.__name__} must be of users, of servers, of the network or the cache to be "
-                    f"part of tokens, got one of {' and '.join(field.axes)}"
+                    f"{field.name} of {view.__name__} must be of users, of servers, of both, of the network or the "
+                    f"cache to be part of tokens, got one of {' and '.join(field.axes)}"
                 )
             if field.in_token:
                 by_axes[field.axes].append(field)
-        user, network, server, caches = by_axes.values()
+        user, network, server, pair, caches = by_axes.values()
         requests = [field for field in user if field.of == SERVICE]
         if len(requests) != 1 or len(caches) != 1:
             raise ValueError(
@@ -73,12 +79,12 @@ class TokenFields(NamedTuple):
                 f"got {len(requests)} and {len(caches)}"
             )
         known = [field for field in user if field.of is None]
-        return cls(fields_of(view), (*known, *network), tuple(server), requests[0], caches[0])
+        return cls(fields_of(view), (*known, *network), tuple(server), tuple(pair), requests[0], caches[0])
 
     @property
     def token_size(self) -> int:
         """Numbers of a token."""
-        return len(self.user) + len(self.server) + 1
+        return len(self.user) + len(self.server) + len(self.pair) + 1
 
     def read(self, seen: Seen) -> Numbers:
         """The numbers of a view.
@@ -101,10 +107,10 @@ class TokenFields(NamedTuple):
                 [one if one.ndim == like.ndim else one.unsqueeze(-1).expand_as(like) for one in columns], -1
             )
 
+        cache = getattr(seen, self.cache.name)
         server = getattr(seen, self.server[0].name) if self.server else request
-        return Numbers(
-            numbers(self.user, request), numbers(self.server, server), request, getattr(seen, self.cache.name)
-        )
+        pair = numbers(self.pair, getattr(seen, self.pair[0].name)) if self.pair else None
+        return Numbers(numbers(self.user, request), numbers(self.server, server), pair, request, cache)
 
     def holds(self, numbers: Numbers) -> Float[Tensor, "*rows user server"]:
         """1 where the server holds the service that the user asks for, else 0."""

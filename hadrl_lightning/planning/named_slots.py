@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hadrl_lightning.planning.frames import MOST_CELLS, Frames, Parts
 from hadrl_lightning.planning.sums import best_targets, moved_targets, targets_cost
@@ -40,8 +41,8 @@ class NamedSlots:
     """Drawn slots of one network, as `cache_descent.Descent` searches in them.
 
     Args:
-        missing: users at servers that do not hold what they ask for.
-        holding: users at servers that do.
+        missing: users at servers that do not hold what they ask for, and at targets behind the servers, if any.
+        holding: users at servers that do, and as before behind them.
         asked: which service each user asks for.
         num_services: K.
     """
@@ -112,14 +113,15 @@ class NamedSlots:
         least = at.masked_fill(here, torch.inf).amin(dim=2, keepdim=True)
         lost = torch.where(here, torch.minimum(least, missing) - pays, 0.0)
         held = self._held(cache)
-        value = torch.where(held, lost, saved).view(copies, -1, cache.shape[1])
+        value = torch.where(held, lost, saved)[..., : cache.shape[1]].reshape(copies, -1, cache.shape[1])
         service = self._asked.flatten()
         found = value.new_zeros(copies, self.asking.shape[1], cache.shape[1]).index_add_(1, service, value)
         return found.transpose(1, 2) / max(1, len(self._asked))
 
     def _held(self, cache: Bool[Tensor, "n server service"]) -> Bool[Tensor, "row user server"]:
         """Whether each server holds what each user asks for."""
-        return cache.transpose(1, 2)[:, self._asked].flatten(0, 1)
+        held = cache.transpose(1, 2)[:, self._asked].flatten(0, 1)
+        return pad(held, (0, self._missing.base.shape[2] - held.shape[2]))
 
     def _at(self, cache: Bool[Tensor, "n server service"]) -> Pairs:
         """Users under some caches; rows are the slots under the first, under the second, …"""

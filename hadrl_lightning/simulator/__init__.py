@@ -1,10 +1,15 @@
 """The edge network: pure batched physics on explicit state."""
 
-from hadrl_lightning.simulator.actions import decode_caching, decode_caching_seen, decode_offloading
+from hadrl_lightning.simulator.actions import (
+    decode_caching,
+    decode_caching_seen,
+    decode_offloading,
+    equal_shares,
+    num_targets,
+)
 from hadrl_lightning.simulator.decisions import (
     Allocation,
     bin_index,
-    equal_shares,
     fill_caches,
     log_weights,
     packed,
@@ -54,6 +59,7 @@ __all__ = [
     "from_vector",
     "log_weights",
     "make_generator",
+    "num_targets",
     "offloading_view_of",
     "packed",
     "packed_rows",

@@ -3,15 +3,28 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.errors import NonFiniteError
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.constants import Constants, constants
-from hadrl_lightning.simulator.decisions import Allocation, extremes
+from hadrl_lightning.simulator.decisions import Allocation, extremes, sum_per_server
 from hadrl_lightning.simulator.physics import rules
+from hadrl_lightning.simulator.processes import targets_beyond
 from hadrl_lightning.simulator.views import CachingView
+
+
+def num_targets(scenario: Scenario, physics: Physics = "strict") -> int:
+    """What a task can be offloaded to: the servers, and behind them what processes and the physics add."""
+    return rules(physics).num_targets(scenario.num_servers) + len(targets_beyond(scenario))
+
+
+def equal_shares(scenario: Scenario, server: Int[Tensor, "batch user"], dtype: torch.dtype) -> Allocation:
+    """The allocation in which every user of a target gets the same share, [B, U]."""
+    one = torch.ones(server.shape, device=server.device, dtype=dtype)
+    share = one / sum_per_server(one, server, num_targets(scenario)).gather(1, server)
+    return Allocation(server, share, share)
 
 
 def decode_offloading(

@@ -78,11 +78,20 @@ class Constants(NamedTuple):
     task_deadlines_s: Tensor | None = None
     """Deadline of each user's task in s, [B, U], where it isn't that of its service."""
     waiting_s: Tensor | None = None
-    """How long a task waits at every server before it is computed there, in s, [B, S], where there is work before it."""
+    """How long a task waits at every server before it is computed there, in s, [B, S], where work is before it."""
     path_delay_s: Tensor | None = None
-    """Delay of the path from every home to every server that serves in its place, in s, [B, S, S], where paths cost."""
+    """Delay of the path from every home to every server that serves in its place, in s, [B, S, S], if paths cost."""
     path_s_per_bit: Tensor | None = None
     """What a bit takes along that path, in s, [B, S, S]."""
+    device_hz: Tensor | None = None
+    """CPU cycles per second of each user's device, [B, U]. Where devices compute there are two further targets: S is a
+    user's own device, S + 1 the cloud by a cell of its own, past the servers."""
+    device_j_per_cycle: Tensor | None = None
+    """What a cycle takes of the energy there, in J, [B, U]."""
+    offloaded_share: Tensor | None = None
+    """What part of a task goes to a server or the cloud; the device works on the rest meanwhile, [B, 1]."""
+    cloud_bandwidth_hz: Tensor | None = None
+    """Bandwidth of the cloud's own cell, in Hz, [B, 1]."""
 
     def bits_of(self, count: Tensor) -> Tensor:
         """Bits that services fill together, [..., K] -> [...]; no matrix product, which autocast would round."""

@@ -116,10 +116,3 @@ def extremes(value: Tensor) -> tuple[int | float, int | float]:
 def bin_index(value: Float[Tensor, "*shape"], num_bins: int) -> Int[Tensor, "*shape"]:
     """Which of `num_bins` equal bins of [-1, 1] a value is in; beyond the ends, the first or the last."""
     return (value + 1).mul_(num_bins / 2).long().clamp_(0, num_bins - 1)
-
-
-def equal_shares(scenario: Scenario, server: Int[Tensor, "batch user"], dtype: torch.dtype) -> Allocation:
-    """The allocation in which every user of a server gets the same share, [B, U]."""
-    one = torch.ones(server.shape, device=server.device, dtype=dtype)
-    share = one / sum_per_server(one, server, scenario.num_servers).gather(1, server)
-    return Allocation(server, share, share)

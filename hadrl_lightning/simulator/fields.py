@@ -6,7 +6,7 @@ declarations.
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -57,12 +57,15 @@ class Field:
     """Of a field that is not: the scenario's constant that it is; empty for what vectors say nothing of."""
     usual: float | None = None
     """What it is where nobody tells; None: it has to be told, and is 0 where a vector can't."""
+    beyond: int = 0
+    """Of a field of servers: entries behind them, of targets that are no servers (`View.beyond`)."""
     in_token: bool = True
     """Whether a latency may depend on it: it then is part of the tokens of structured models."""
 
     def shape(self, scenario: Scenario) -> tuple[int, ...]:
         """Of one row."""
-        return tuple(sizes(scenario)[axis] for axis in self.axes)
+        lengths = sizes(scenario)
+        return tuple(lengths[axis] + (self.beyond if axis == SERVER else 0) for axis in self.axes)
 
     def size(self, scenario: Scenario) -> int:
         """Entries of one row."""
@@ -135,7 +138,8 @@ def fields_of(view: type) -> tuple[Field, ...]:
     known = _FIELDS.get(view)
     if known is None:
         declared = [(one.name, one.metadata[_KEY]) for one in fields(view) if _KEY in one.metadata]
-        known = _FIELDS[view] = tuple(replace(one, name=name) for name, one in declared)
+        beyond = getattr(view, "beyond", 0)
+        known = _FIELDS[view] = tuple(replace(one, name=name, beyond=beyond) for name, one in declared)
     return known
 
 
@@ -147,6 +151,9 @@ def vector_fields_of(view: type) -> tuple[Field, ...]:
 @dataclass(eq=False)
 class View(Rows):
     """What a level sees of B networks. Subclasses are dataclasses whose fields `number` declares."""
+
+    beyond: ClassVar[int] = 0
+    """Targets that are no servers, which fields of servers have behind them."""
 
     @classmethod
     def of(cls, **values: Any) -> Self:

@@ -9,10 +9,12 @@ from torch import Tensor
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.scenario.limits import beyond_memory, network_bytes
+from hadrl_lightning.simulator.actions import num_targets
 from hadrl_lightning.simulator.constants import OF_LINKS, Constants, constants, constants_of_each
 from hadrl_lightning.simulator.decisions import Allocation
-from hadrl_lightning.simulator.physics import rules
-from hadrl_lightning.simulator.processes import World, check_shown
+from hadrl_lightning.simulator.fields import SERVER, fields_of
+from hadrl_lightning.simulator.physics import Rules, rules
+from hadrl_lightning.simulator.processes import World, check_shown, targets_beyond
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
 from hadrl_lightning.simulator.scenario_range import ScenarioRange
 from hadrl_lightning.simulator.service import (
@@ -72,6 +74,7 @@ class EdgeNetwork:
             raise ValueError(f"dtype must be one of floating-point numbers, got {dtype}")
         self.rules = rules(physics)
         self.rules.check_scenario(scenario)
+        check_targets(self.rules, scenario, physics)
         require_memory(scenario, num_envs)
         self.declared = scenario
         """The scenario that was given."""
@@ -202,7 +205,7 @@ class EdgeNetwork:
         if self.frame_over:
             raise RuntimeError("step must follow begin_frame: a caching decision is due")
         shape = list(self.unfolding.slot.requests.shape)
-        check_allocation(allocation, shape, self.rules.num_targets(self.scenario.num_servers))
+        check_allocation(allocation, shape, num_targets(self.scenario, self.physics))
         unfolding = self.unfolding
         unfolding.serve()
         service, state = served_slot(
@@ -227,13 +230,15 @@ class EdgeNetwork:
         table = adjusted(self.unfolding.processes, self._constants, slot, self.state.carried, seen=True)
         view = self.rules.offloading_view(table, self.state, slot)
         further: dict[str, Tensor] = {}
+        beyond = len(targets_beyond(self.scenario))
         for name, process in self.unfolding.processes.items():
-            shown = process.shown(self._constants, slot, self.state.carried.get(name, {}))
-            check_shown(name, process, shown, self.scenario, len(view))
+            shown = process.shown(table, slot, self.state.carried.get(name, {}))
+            check_shown(name, process, shown, self.scenario, len(view), beyond)
             further.update(shown)
-        if not further:
+        if not (further or beyond):
             return view
-        return offloading_view_of(self.scenario)(**dict(view.tensors()), **further)
+        kind = offloading_view_of(self.scenario)
+        return kind(**_beyond(kind, {**dict(view.tensors()), **further}, self.scenario))
 
     def caching_observation(self) -> Float[Tensor, "batch caching"]:
         """The view of the slow level as a vector, [B, K (1 + 2 S) + S]."""
@@ -316,6 +321,32 @@ class EdgeNetwork:
                 f"cache must be bool of shape {shape}, got {cache.dtype} of shape {list(cache.shape)}"
             )
         self.rules.check_cache(self.exact.rows(self._rows), cache)
+
+
+def check_targets(laws: Rules, scenario: Scenario, physics: Physics) -> None:
+    """Refuse processes that bring targets beyond the servers where the physics knows none.
+
+    Raises:
+        HadrlError: they do.
+    """
+    targets = targets_beyond(scenario)
+    if targets and not laws.serves_beyond:
+        raise HadrlError(f"physics must be strict for tasks to go to {' or '.join(targets)}, got {physics}")
+
+
+def _beyond(kind: type[OffloadingView], values: dict[str, Tensor], scenario: Scenario) -> dict[str, Tensor]:
+    """Fields of a view, of further targets too: as usual there, or 0."""
+    made = {}
+    for field in fields_of(kind):
+        value = values[field.name]
+        if field.beyond and SERVER in field.axes:
+            place = 1 + field.axes.index(SERVER)
+            lacking = scenario.num_servers + field.beyond - value.shape[place]
+            if lacking:
+                shape = [*value.shape[:place], lacking, *value.shape[place + 1 :]]
+                value = torch.cat((value, value.new_full(shape, field.usual or 0)), dim=place)
+        made[field.name] = value
+    return made
 
 
 def require_memory(scenario: Scenario, num_envs: int) -> None:

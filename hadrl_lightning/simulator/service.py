@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.simulator.actions import num_targets
 from hadrl_lightning.simulator.constants import Constants, constants
 from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, extremes
 from hadrl_lightning.simulator.physics import Rules, rules
@@ -57,7 +58,7 @@ def serve(
     _check_index("requests", requests, scenario.num_services)
     _check_range("positions", positions)
     _check_range("fading", fading, 0.0, math.inf)
-    check_allocation(allocation, [batch, users], laws.num_targets(scenario.num_servers))
+    check_allocation(allocation, [batch, users], num_targets(scenario, physics))
     table = table or constants(scenario, positions.device, positions.dtype)
     service = laws.serve(table, cache, requests, positions, fading, allocation)
     check_loads(laws, service)
@@ -99,7 +100,9 @@ def served_slot(
         after, service = process.served(table, slot, carried.get(name, {}), allocation, service)
         if after:
             carried[name] = dict(after)
-    all_on_servers = laws.num_targets(state.cache.shape[1]) == state.cache.shape[1]
+    num_servers = state.cache.shape[1]
+    beyond = any(one.targets for one in processes.values())
+    all_on_servers = laws.num_targets(num_servers) == num_servers and not beyond
     counted = count_slot(
         table, state, slot.requests, allocation.server, service.hit, all_on_servers, laws.shows_taken
     )

@@ -19,6 +19,7 @@ from hadrl_lightning.simulator.processes import (
     check_brought,
     check_past,
     processes_of,
+    targets_beyond,
 )
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
 from hadrl_lightning.simulator.slot import Slot
@@ -39,17 +40,19 @@ def offloading_view_of(scenario: Scenario) -> type[OffloadingView]:
             if entry in taken or entry in further:
                 raise ValueError(f"processes.{name} must show a field of a new name, got {entry}")
             further[entry] = declared
-    return _view_with(tuple(further.items())) if further else OffloadingView
+    beyond = len(targets_beyond(scenario))
+    return _view_with(tuple(further.items()), beyond) if further or beyond else OffloadingView
 
 
 @lru_cache(maxsize=64)
-def _view_with(further: tuple[tuple[str, Field], ...]) -> type[OffloadingView]:
-    """The class of views with further fields: the same one for networks of whatever sizes."""
+def _view_with(further: tuple[tuple[str, Field], ...], beyond: int) -> type[OffloadingView]:
+    """The class of views with further fields and targets: the same one for networks of whatever sizes."""
     declared_fields = [
         (entry, Tensor, field(metadata=number(*one.axes, **_without_axes(one)))) for entry, one in further
     ]
     made = make_dataclass(OffloadingView.__name__, declared_fields, bases=(OffloadingView,), eq=False)
     made.__doc__ = OffloadingView.__doc__
+    made.beyond = beyond
     return made
 
 

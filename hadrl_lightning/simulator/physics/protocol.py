@@ -39,6 +39,8 @@ class Rules(ABC):
     """What files call the energy: its name ends in the unit of `transmit_power` times seconds."""
     below_zero: ClassVar[frozenset[str]] = frozenset()
     """Fields of views that may fall below 0."""
+    serves_beyond: ClassVar[bool] = False
+    """Whether processes may add targets to the servers (`Process.targets`), which `serve` reads in the constants."""
     shows_taken: ClassVar[bool] = True
     """Whether views show the published request gain or what servers took in the slot before; else none is kept."""
 
@@ -127,7 +129,7 @@ class Rules(ABC):
         """
         num_servers, num_services = cache.shape[1:]
         idle = table.idle(requests)
-        server, bandwidth_share, compute_share = _passed_on(allocation, idle, num_servers)
+        server, bandwidth_share, compute_share = passed_on(allocation, idle, num_servers)
         bandwidth_load, compute_load = (
             sum_per_server(share, server, num_servers) for share in (bandwidth_share, compute_share)
         )
@@ -173,7 +175,7 @@ class Rules(ABC):
         """Least and largest values of the offloading view."""
 
 
-def _passed_on(
+def passed_on(
     allocation: Allocation, idle: Bool[Tensor, "batch user"] | None, num_servers: int
 ) -> Allocation:
     """What users have who share a server with idle ones: the shares of these too, in proportion to their own."""
@@ -182,12 +184,12 @@ def _passed_on(
     server, shares = allocation.server, (allocation.bandwidth_share, allocation.compute_share)
     least = torch.finfo(shares[0].dtype).tiny
 
-    def passed_on(share: Tensor) -> Tensor:
+    def with_others(share: Tensor) -> Tensor:
         kept = share.clamp(min=MIN_SHARE).masked_fill(idle, 0.0)
         whole, taken = (sum_per_server(one, server, num_servers).gather(1, server) for one in (share, kept))
         return kept * (whole / taken.clamp(min=least))
 
-    return Allocation(server, *(passed_on(share) for share in shares))
+    return Allocation(server, *(with_others(share) for share in shares))
 
 
 def seen_by_both(laws: Rules, table: Constants, slot: Slot) -> dict[str, Tensor]:

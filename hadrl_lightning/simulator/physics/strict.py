@@ -7,6 +7,7 @@ from torch import Tensor
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, bin_index, packed, sum_per_server
+from hadrl_lightning.simulator.physics.devices import served_with_devices
 from hadrl_lightning.simulator.physics.protocol import (
     Limits,
     Rules,
@@ -15,7 +16,8 @@ from hadrl_lightning.simulator.physics.protocol import (
     seen_of_services,
     widened,
 )
-from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.simulator.processes import targets_beyond
+from hadrl_lightning.simulator.slot import Service, Slot
 from hadrl_lightning.simulator.state import NetworkState
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
@@ -29,19 +31,21 @@ class Strict(Rules):
     shows_capacity = True
     takes_any_shares = True
     shows_taken = False
+    serves_beyond = True
 
     def homes(self, table: Constants) -> Int[Tensor, "... user"]:
         """The server of the user's cell, or the nearest one."""
         return table.cells
 
     def decode_offloading(self, scenario: Scenario, action: Float[Tensor, "batch action"]) -> Allocation:
-        """The target is one of S equal bins of [-1, 1]; shares sum to 1 on every server that has users.
+        """The target is one of equal bins of [-1, 1], one for each; shares sum to 1 on every server that has users.
 
         They are weights w = floor + (1 - floor)(a + 1)/2 over their sum on the server; the floor is `share_floor`.
         """
-        target, bandwidth, compute = action.chunk(3, dim=1)  # of no users too
-        server = bin_index(target, scenario.num_servers)
-        return Allocation(server, _share(scenario, bandwidth, server), _share(scenario, compute, server))
+        target, *shares = action.chunk(3, dim=1)  # of no users too
+        targets = self.num_targets(scenario.num_servers) + len(targets_beyond(scenario))
+        server = bin_index(target, targets)
+        return Allocation(server, *(_share(scenario, share, server, targets) for share in shares))
 
     def decode_caching(
         self,
@@ -73,6 +77,21 @@ class Strict(Rules):
     def transmit_power(self, table: Constants) -> Float[Tensor, "..."]:
         """Power in W."""
         return table.transmit_power_w
+
+    def serve(
+        self,
+        table: Constants,
+        cache: Bool[Tensor, "batch server service"],
+        requests: Int[Tensor, "batch user"],
+        positions: Float[Tensor, "batch user 2"],
+        fading: Float[Tensor, "batch user"],
+        allocation: Allocation,
+    ) -> Service:
+        """As any physics, and by users' devices and the cloud's own cell where there are such targets."""
+        slot = (table, cache, requests, positions, fading, allocation)
+        if table.device_hz is None:
+            return super().serve(*slot)
+        return served_with_devices(super().serve, *slot, self.transmit_power(table))
 
     def caching_view(self, table: Constants, state: NetworkState, slot: Slot) -> CachingView:
         """Shares of the episode's requests and hits; the coming decision may fill the whole usable cache."""
@@ -124,10 +143,10 @@ class Strict(Rules):
 
 
 def _share(
-    scenario: Scenario, action: Float[Tensor, "batch user"], server: Int[Tensor, "batch user"]
+    scenario: Scenario, action: Float[Tensor, "batch user"], server: Int[Tensor, "batch user"], targets: int
 ) -> Float[Tensor, "batch user"]:
     weight = (action + 1).mul_((1 - scenario.share_floor) / 2).add_(scenario.share_floor)
-    return weight / sum_per_server(weight, server, scenario.num_servers).gather(1, server)
+    return weight / sum_per_server(weight, server, targets).gather(1, server)
 
 
 def _part(counts: Float[Tensor, "batch entry"]) -> Float[Tensor, "batch entry"]:

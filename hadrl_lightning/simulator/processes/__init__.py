@@ -1,12 +1,15 @@
 """What changes by itself: a process is a class here, or anywhere, and a line in `PROCESSES`."""
 
+from functools import lru_cache
 from typing import Any
 
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.processes.channel import CorrelatedChannel
+from hadrl_lightning.simulator.processes.device import Device
 from hadrl_lightning.simulator.processes.drift import DriftingRequests
+from hadrl_lightning.simulator.processes.hops import Hops
 from hadrl_lightning.simulator.processes.moving import Handover, MovingUsers
 from hadrl_lightning.simulator.processes.process import (
     Memory,
@@ -30,9 +33,11 @@ __all__ = [
     "USUAL",
     "CellPositions",
     "CorrelatedChannel",
+    "Device",
     "DriftingRequests",
     "FixedPositions",
     "Handover",
+    "Hops",
     "Memory",
     "MovingUsers",
     "Process",
@@ -45,6 +50,7 @@ __all__ = [
     "check_shown",
     "demand_is_known",
     "processes_of",
+    "targets_beyond",
 ]
 
 USUAL = ("requests", "positions", "fading")
@@ -67,6 +73,8 @@ PROCESSES.register("slow_servers")(SlowServers)
 PROCESSES.register("moving_users")(MovingUsers)
 PROCESSES.register("handover")(Handover)
 PROCESSES.register("correlated_channel")(CorrelatedChannel)
+PROCESSES.register("device")(Device)
+PROCESSES.register("hops")(Hops)
 
 
 def processes_of(scenario: Scenario) -> dict[str, Process]:
@@ -101,6 +109,16 @@ def processes_of(scenario: Scenario) -> dict[str, Process]:
             further[name] = process
     ordered = [usual[entry] for entry in USUAL if entry in usual]
     return {**dict(ordered), **further}
+
+
+def targets_beyond(scenario: Scenario) -> tuple[str, ...]:
+    """What tasks can be offloaded to beyond the servers, in words."""
+    return _targets_beyond(scenario) if scenario.processes else ()
+
+
+@lru_cache(maxsize=64)
+def _targets_beyond(scenario: Scenario) -> tuple[str, ...]:
+    return sum((one.targets for one in processes_of(scenario).values()), ())
 
 
 def demand_is_known(scenario: Scenario) -> bool:

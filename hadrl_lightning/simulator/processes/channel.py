@@ -168,6 +168,8 @@ class CorrelatedChannel(Process):
         """The efficiency of the largest indicator that the link of a slot carries."""
         power = _exact(world.table.power_over_noise_db)
         power = power.unsqueeze(-1) if power.ndim else power
+        if "user_power_db" in world.brought:
+            power = power + _exact(world.brought["user_power_db"]).unsqueeze(-1)
         return quantised(efficiency_of(power - self.rise_db - loss, fading.unsqueeze(-1)))
 
     @property

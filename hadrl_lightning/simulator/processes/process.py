@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
@@ -57,6 +58,9 @@ class Process:
     One of another popularity brings it as `popularity`, [B, K], for references."""
     fields: ClassVar[Mapping[str, Field]] = {}
     """Further fields of the view of the fast level, by name, which `shown` fills."""
+    targets: ClassVar[tuple[str, ...]] = ()
+    """What tasks can be offloaded to beyond the servers, in words. In views of the fast level they stand behind the
+    servers."""
 
     def check(self, scenario: Scenario) -> None:
         """Say what does not fit this scenario before anything is played, such as a file with other users.
@@ -101,7 +105,10 @@ class Process:
         return carried, service
 
     def shown(self, table: Constants, slot: Slot, carried: Memory) -> Memory:
-        """The `fields` of the view of the fast level."""
+        """The `fields` of the view of the fast level; those of servers for further targets too, or as usual there.
+
+        `table` is what holds in the slot, as far as views may show it.
+        """
         return {}
 
 
@@ -164,7 +171,9 @@ def check_past(name: str, past: Memory, world: World) -> None:
         )
 
 
-def check_shown(name: str, process: Process, shown: Memory, scenario: Scenario, batch: int) -> None:
+def check_shown(
+    name: str, process: Process, shown: Memory, scenario: Scenario, batch: int, beyond: int = 0
+) -> None:
     """Refuse what a process shows if it is not its `fields`.
 
     Raises:
@@ -175,5 +184,6 @@ def check_shown(name: str, process: Process, shown: Memory, scenario: Scenario, 
         raise HadrlError(f"processes.{name} must show {expected}, got {found}")
     for entry, value in shown.items():
         shape = [batch, *process.fields[entry].shape(scenario)]
-        if list(value.shape) != shape:
+        whole = [batch, *replace(process.fields[entry], beyond=beyond).shape(scenario)]
+        if list(value.shape) not in (shape, whole):
             raise HadrlError(f"processes.{name} must show {entry} of shape {shape}, got {list(value.shape)}")
