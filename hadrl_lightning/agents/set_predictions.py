@@ -161,11 +161,8 @@ class SetPredictions(TransitionModel):
         )
         user = before.user + self.user_change_normaliser.denormalise(change[0])
         server = before.server + self.server_change_normaliser.denormalise(change[2])
-        rest = (
-            None if value is None else value.expand(len(user), *value.shape[1:])
-            for value in (before.pair, before.request, before.cache)
-        )
-        return Numbers(user, server, *rest)
+        rest = before.map(lambda value: value.expand(len(user), *value.shape[1:]))
+        return Numbers(user, server, rest.pair, rest.request, rest.cache)
 
     def predicted(
         self,

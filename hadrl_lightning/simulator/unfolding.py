@@ -50,10 +50,10 @@ def _view_with(further: tuple[tuple[str, Field], ...], beyond: int) -> type[Offl
     declared_fields = [
         (entry, Tensor, field(metadata=number(*one.axes, **_without_axes(one)))) for entry, one in further
     ]
-    made = make_dataclass(OffloadingView.__name__, declared_fields, bases=(OffloadingView,), eq=False)
-    made.__doc__ = OffloadingView.__doc__
-    made.beyond = beyond
-    return made
+    more = {"__doc__": OffloadingView.__doc__, "beyond": beyond}
+    return make_dataclass(
+        OffloadingView.__name__, declared_fields, bases=(OffloadingView,), namespace=more, eq=False
+    )
 
 
 def _without_axes(declared: Field) -> dict[str, Any]:

@@ -153,7 +153,7 @@ def test_demands_and_waits_are_products_of_powers_where_the_small_net_says_nothi
     # held: 2 / 30, and 3 √2 + 7 / 500²; missing: 1, and 30 · 500 + 500
     expected = [[2 / 30, 3 * 2**0.5 + 7 / 500**2], [1.0, 30 * 500 + 500]]
     torch.testing.assert_close(found[0], torch.tensor(expected))
-    pairs = resources.pair_demands(token[:, :1, :2], token[:, :1, 2:3], torch.tensor([[[0.5]]]), None, 8)
+    pairs = resources.pair_demands(token[:, :1, :2], token[:, :1, 2:3], torch.tensor([[[[0.5]]]]), None, 8)
     torch.testing.assert_close(pairs.flatten(), torch.tensor(expected[0]))
 
 
@@ -722,7 +722,7 @@ def test_demands_of_all_pairs_are_those_of_their_descriptions(pairs_at_once: int
     members = torch.tensor([2, 0])
     with torch.no_grad():
         described = encoder.describe(torch.cat(parts, dim=-1).flatten(0, 2)[None], members)
-        found = encoder.pair_demands(user, server, holds, members, pairs_at_once)
+        found = encoder.pair_demands(user, server, holds[..., None], members, pairs_at_once)
     expected = encoder.demands(described).unflatten(1, sizes).permute(0, 1, 4, 2, 3)
     torch.testing.assert_close(found, expected)
 

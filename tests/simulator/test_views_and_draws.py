@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents import SetWorldModel, SetWorldModelSettings, WorldModel, WorldModelSettings
+from hadrl_lightning.agents.set_predictions import read_action
 from hadrl_lightning.agents.views import check_caching_view, check_offloading_view
 from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
 from hadrl_lightning.data import (
@@ -49,7 +50,7 @@ from hadrl_lightning.simulator import (
     to_vector,
     vector_size,
 )
-from hadrl_lightning.simulator.fields import SERVER, USER, number
+from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER, number
 from hadrl_lightning.simulator.radio import rayleigh, rayleigh_quantile
 from hadrl_lightning.simulator.rows import concatenated, stacked
 from tests.agents.test_set_world_model import SCENARIO, generator, transitions
@@ -204,8 +205,11 @@ def test_a_new_field_reaches_replay_tokens_learning_and_plans_of_structured_and_
         model.start(DATA.view, 1)
 
 
+LONG = transitions(slots=20, envs=8)
+
+
 def test_a_structured_model_learns_what_a_new_field_means() -> None:
-    data = patient(transitions(slots=20, envs=8))
+    data = patient(LONG)
     model = SetWorldModel(replace(SMALL, hidden_size=16), view=PatientView, generator=generator())
     model.observe(data)
     optimiser, first = model.configure_optimizers(), model.loss(data).latency_error.item()
@@ -222,9 +226,41 @@ class PairView(OffloadingView):
     hops: Float[Tensor, "*rows user server"] = field(metadata=number(USER, SERVER, text="hops of pair {}"))
 
 
+def test_a_structured_model_learns_what_a_new_field_of_users_and_servers_means() -> None:
+    views = {
+        name: PairView(**vars(view), hops=30 * torch.rand(*view.cycles.shape, 2, generator=generator(number)))
+        for number, (name, view) in enumerate({"view": LONG.view, "next_view": LONG.next_view}.items())
+    }
+    target = read_action(LONG.action, 2)[0]
+    hops = views["view"].hops.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    data = replace(LONG, **views, latency=LONG.latency * (1 + hops))
+    model = SetWorldModel(replace(SMALL, hidden_size=16), view=PairView, generator=generator())
+    model.observe(data)
+    optimiser, first = model.configure_optimizers(), model.loss(data).latency_error.item()
+    for _ in range(12):
+        for batch in member_batches(data, MEMBERS, 32, generator()):
+            optimiser.zero_grad()
+            model.loss(batch).total.backward()
+            optimiser.step()
+    assert model.loss(data).latency_error < 0.5 * first
+    pairs = model.pair_demands(data.view[:3])
+    served = model.at_targets(data.view[:3], target[:3]).demand
+    number = served.shape[2]
+    place = target[:3, None, :, None].expand(3, number, -1, 1)
+    found = torch.stack([one.gather(-1, place).squeeze(-1) for one in pairs[:, :, :number]])
+    torch.testing.assert_close(found, served)
+
+
+@dataclass(eq=False)
+class ByServiceView(OffloadingView):
+    wish: Float[Tensor, "*rows user service"] = field(metadata=number(USER, SERVICE, text="wish {}"))
+
+
 def test_a_field_that_no_token_can_hold_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"hops of PairView must be of users, .* got one of user and server"):
-        SetWorldModel(SMALL, view=PairView)
+    with pytest.raises(
+        ValueError, match=r"wish of ByServiceView must be of users, .* got one of user and service"
+    ):
+        SetWorldModel(SMALL, view=ByServiceView)
 
 
 def test_no_rows_of_a_scenario_say_what_its_views_are_like() -> None:
