@@ -49,6 +49,8 @@ def vector_bounds(view: type[View], scenario: Scenario, physics: Rules, narrower
     parts = []
     for field in vector_fields_of(view):
         declared = field.limits(sizes(scenario), field.name in physics.below_zero)
-        limits = narrower.get(field.name, tuple([end] * field.size(scenario) for end in declared))
-        parts.append(Bounds(*(tuple((value + field.first) / field.scale for value in end) for end in limits)))
+        limits = narrower.get(field.name, ([], []))
+        beyond = field.size(scenario) - len(limits[0])  # of what the physics knows nothing
+        ends = [known + [end] * beyond for known, end in zip(limits, declared, strict=True)]
+        parts.append(Bounds(*(tuple((value + field.first) / field.scale for value in end) for end in ends)))
     return join(*parts)

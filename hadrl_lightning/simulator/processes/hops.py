@@ -17,6 +17,8 @@ from hadrl_lightning.simulator.slot import Slot
 
 LEAST_BIT_PER_S, MOST_BIT_PER_S = 1.0, 1e18
 MOST_S = 1e6
+Link = tuple[int | float, ...]
+"""Server, server, and if need be bit/s and s."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Hops(Process):
     `full`: every two; `ring` and `line`: in the order of their numbers; `star`: server 0 with all others."""
     neighbours: int = 2
     """Of each server in `nearest`."""
-    links: tuple[tuple[float, ...], ...] | None = None
+    links: tuple[Link, ...] | None = None
     """In place of a topology: `[server, server]`, `[server, server, bit/s]` or `[server, server, bit/s, s]`, one for a
     link and both its directions, servers from 0 on."""
     link_bit_per_s: float = 1e9
@@ -56,11 +58,11 @@ class Hops(Process):
         check_number("link_bit_per_s", self.link_bit_per_s, least=LEAST_BIT_PER_S, most=MOST_BIT_PER_S)
         for name in ("delay_s", "delay_s_per_km"):
             check_number(name, getattr(self, name), least=0.0, most=MOST_S)
-        check_number("neighbours", self.neighbours, least=1, most=1e6)
+        check_number("neighbours", self.neighbours, least=1.0, most=1e6)
         for link in self.links or ():
             self._check_link(link)
 
-    def _check_link(self, link: tuple[float, ...]) -> None:
+    def _check_link(self, link: Link) -> None:
         if (
             not 2 <= len(link) <= 4
             or any(end != int(end) or end < 0 for end in link[:2])
@@ -131,7 +133,8 @@ class Hops(Process):
         delay = torch.full((servers, servers), torch.inf, dtype=dtype)
         each, own = torch.zeros_like(delay), torch.zeros_like(delay, dtype=torch.bool)
         for link in self.links or ():
-            rate, seconds = (*link[2:], *(self.link_bit_per_s, self.delay_s)[len(link) - 2 :])
+            rate = link[2] if len(link) > 2 else self.link_bit_per_s
+            seconds = link[3] if len(link) > 3 else self.delay_s
             for ends in ((0, 1), (1, 0)):
                 place = tuple(int(link[end]) for end in ends)
                 delay[place], each[place], own[place] = seconds, 1 / rate, len(link) == 4
