@@ -1,6 +1,7 @@
 """The parser: settings files by name, and every mistake told in one line."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -11,12 +12,24 @@ from lightning.pytorch.cli import LightningArgumentParser
 from hadrl_lightning.cli.help import OPENINGS, opening, use_our_texts
 from hadrl_lightning.cli.inspection import inspect_parser
 from hadrl_lightning.cli.studies import benchmark_parser, plot_parser
-from hadrl_lightning.config_files import find_config, groups_of, load_config, merged, numbers_for_units
+from hadrl_lightning.config_files import (
+    BASE,
+    find_config,
+    groups_of,
+    load_config,
+    merged,
+    numbers_for_units,
+    parse_setting,
+)
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.parser_messages import essence, known_settings
 
 BY_NAME = dict[str, dict[str, Any]]
 """Type of settings of several things by their names."""
+FLAG = "\0"
+"""Before the settings of a flag that are read as those of a file would be; nobody can type it."""
+OF_A_PROCESS = re.compile(r"--(data\.scenario\.processes)\.(.+)\.(\w+)")
+"""A flag of one setting of a process: its other settings stay as they are."""
 
 
 class ConfigByName(ActionConfigFile):
@@ -25,7 +38,13 @@ class ConfigByName(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Merge the settings of the file into `cfg`; what is set by name is added to what earlier files name."""
         parser.named_before = {key: cfg.get(key) for key in _set_by_name(parser) if cfg.get(key)}
-        super().__call__(parser, cfg, str(find_config(values)), option_string)
+        if not str(values).startswith(FLAG):
+            super().__call__(parser, cfg, str(find_config(values)), option_string)
+            return
+        parser.flag = yaml.safe_load(values.removeprefix(FLAG))
+        files = list(cfg.get(self.dest) or [])
+        super().__call__(parser, cfg, str(find_config(BASE)), option_string)
+        cfg[self.dest], parser.flag = files, None
 
 
 class HadrlParser(LightningArgumentParser):
@@ -37,19 +56,22 @@ class HadrlParser(LightningArgumentParser):
         super().__init__(*args, **kwargs)
         self._settings: dict[str, Any] = {}
         """Of the file that is parsed."""
+        self.flag: dict[str, Any] | None = None
+        """In place of the file that is parsed."""
         self.named_before: dict[str, Any] = {}
         """What is set by name in the files before it, by the dotted key of the setting."""
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parse, numbers with units too; a whole number beyond double precision is a mistake like any other."""
         try:
-            return super().parse_args(args if args is None else _without_units(args), *rest, **kwargs)
+            words = args if args is None else _flags_as_files(_without_units(args))
+            return super().parse_args(words, *rest, **kwargs)
         except OverflowError as error:
             raise HadrlError(f"settings must be numbers of at most 1.8e308: {error}") from error
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a file of settings in UTF-8, whatever the encoding of the system, numbers with units too."""
-        self._settings = load_config(path, groups_of(self))
+        self._settings = load_config(path, groups_of(self)) if self.flag is None else self.flag
         for key, before in self.named_before.items():
             _add_to(self._settings, key.split("."), before)
         try:
@@ -97,6 +119,25 @@ def _add_to(settings: dict[str, Any], words: Sequence[str], before: Mapping[str,
     now = settings.get(words[-1])
     if isinstance(now, Mapping):
         settings[words[-1]] = merged(before, now)
+
+
+def _flags_as_files(words: Sequence[str]) -> list[str]:
+    """The same command line with `--config` in place of flags of processes: what files name is so added to."""
+    found: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        flag = OF_A_PROCESS.fullmatch(name)
+        value = value if equals or not flag else next(rest, None)
+        if flag is None or value is None:
+            found.append(word)
+            continue
+        key, process, setting = flag.groups()
+        settings: dict[str, Any] = {process: {setting: parse_setting(setting, value)}}
+        for one in reversed(key.split(".")):
+            settings = {one: settings}
+        found += ["--config", FLAG + yaml.safe_dump(settings, sort_keys=False)]
+    return found
 
 
 def _without_units(words: Sequence[str]) -> list[str]:

@@ -66,6 +66,28 @@ def printed_settings(capsys: pytest.CaptureFixture[str], *configs: str) -> dict[
     return yaml.safe_load(capsys.readouterr().out)
 
 
+def test_a_flag_of_a_process_is_added_to_what_files_name(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usual = printed_settings(capsys, "es3.yaml", "slowdowns.yaml", "hops.yaml")["data"]["scenario"]
+    name = "--data.scenario.processes.slow_servers"
+    flags = [
+        f"{name}.slow_part=0.4",
+        f"{name}.slow_slots",
+        "7",
+        "--data.scenario.processes.hops.delay_s",
+        "2ms",
+    ]
+    files = ["--config", "es3.yaml", "--config", "slowdowns.yaml", "--config", "hops.yaml"]
+    with pytest.raises(SystemExit):
+        main(["fit", *files, *flags, "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    changed = usual["processes"]
+    changed["slow_servers"] |= {"slow_part": 0.4, "slow_slots": 7}
+    changed["hops"] |= {"delay_s": 0.002}
+    assert printed["data"]["scenario"] == usual
+
+
 def plain(value: Any) -> Any:
     """Lists for tuples, as YAML has them, and dictionaries for dataclasses."""
     if is_dataclass(value) and not isinstance(value, type):
