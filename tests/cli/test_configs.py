@@ -30,6 +30,8 @@ OVERLAYS = [
     "slowdowns.yaml",
     "mobile.yaml",
     "channel.yaml",
+    "device.yaml",
+    "hops.yaml",
 ]
 OTHERS = ["base.yaml", *OVERLAYS]
 
