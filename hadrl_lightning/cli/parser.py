@@ -128,8 +128,12 @@ def _flags_as_files(words: Sequence[str]) -> list[str]:
     for word in rest:
         name, equals, value = word.partition("=")
         flag = OF_A_PROCESS.fullmatch(name)
-        value = value if equals or not flag else next(rest, None)
-        if flag is None or value is None:
+        if flag is None:
+            found.append(word)
+            continue
+        if not equals:
+            value = next(rest, "")
+        if not value:
             found.append(word)
             continue
         key, process, setting = flag.groups()
