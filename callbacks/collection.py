@@ -155,8 +155,8 @@ class Collection:
         self.slots += self.network.num_envs
         self._add(
             latency=total_latency(service.latency),
-            hit_ratio=service.hit,
-            on_time=service.on_time,
+            hit_ratio=service.hit[service.asked],
+            on_time=service.on_time[service.asked],
             offloading_reward=reward,
         )
 

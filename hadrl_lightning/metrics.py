@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities.data import dim_zero_cat
 
-from hadrl_lightning.play import excess, hits, in_time, share, total_energy, total_latency
+from hadrl_lightning.play import excess, hits, in_time, total_energy, total_latency
 
 
 class _Mean(Metric):
@@ -30,14 +30,17 @@ class _Mean(Metric):
         self.add_state(self._total_name, torch.tensor(0.0, dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state(self._count_name, torch.tensor(0, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def _add(self, values: Tensor, count: int | None = None) -> None:
+    def _add(self, values: Tensor, count: int | Tensor | None = None) -> None:
         """Add values that are each of one, or of `count` in all."""
         total, number = getattr(self, self._total_name), getattr(self, self._count_name)
+        count = values.numel() if count is None else count
+        count = count.to(number.device) if isinstance(count, Tensor) else count
         setattr(self, self._total_name, total + values.sum(dtype=torch.float32).to(total.device))
-        setattr(self, self._count_name, number + (values.numel() if count is None else count))
+        setattr(self, self._count_name, number + count)
 
     def compute(self) -> Float[Tensor, ""]:
-        return share(getattr(self, self._total_name), getattr(self, self._count_name))
+        total, number = getattr(self, self._total_name), getattr(self, self._count_name)
+        return total / number
 
 
 class CacheHitRatio(_Mean):
@@ -46,13 +49,13 @@ class CacheHitRatio(_Mean):
     higher_is_better = True
     quantity = "hit"
 
-    def update(self, hit: Bool[Tensor, "..."]) -> None:
-        """Takes `hit[B, U]` of one slot.
+    def update(self, hit: Bool[Tensor, "..."], asked: Bool[Tensor, "..."] | None = None) -> None:
+        """Takes `hit[B, U]` of one slot, and who had a task (None: everybody).
 
         Raises:
             ValueError: another shape.
         """
-        self._add(hits(_matrix("hit", hit, "user")), hit.numel())
+        self._add(hits(_matrix("hit", hit, "user")), _number(hit, asked))
 
 
 class DeadlineSatisfaction(_Mean):
@@ -61,13 +64,14 @@ class DeadlineSatisfaction(_Mean):
     higher_is_better = True
     quantity = "on_time"
 
-    def update(self, on_time: Bool[Tensor, "..."]) -> None:
-        """Takes `on_time[B, U]` of one slot.
+    def update(self, on_time: Bool[Tensor, "..."], asked: Bool[Tensor, "..."] | None = None) -> None:
+        """Takes `on_time[B, U]` of one slot, and who had a task (None: everybody).
 
         Raises:
             ValueError: another shape.
         """
-        self._add(in_time(_matrix("on_time", on_time, "user")), on_time.numel())
+        who = torch.ones_like(on_time) if asked is None else asked
+        self._add(in_time(_matrix("on_time", on_time, "user"), who), _number(on_time, asked))
 
 
 class TransmitEnergy(_Mean):
@@ -199,6 +203,11 @@ def slot_metrics(**kwargs: Any) -> MetricCollection:
         "compute_over_subscription": ComputeOverSubscription(**kwargs),
     }
     return MetricCollection(metrics, compute_groups=False)
+
+
+def _number(values: Tensor, asked: Tensor | None) -> int | Tensor:
+    """Of the tasks."""
+    return values.numel() if asked is None else asked.sum()
 
 
 def _matrix(name: str, values: Tensor, columns: str) -> Tensor:

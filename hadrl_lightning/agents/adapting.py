@@ -147,6 +147,9 @@ class Adaptation:
         prediction = users.predict(action)
         spread = prediction.log_var.exp().mean(dim=0) + prediction.mean.var(dim=0, correction=0)
         latency = lived.latency.clamp(min=MIN_LATENCY_S).log()
+        asking = lived.view.asking
+        if asking is not None:
+            part = torch.where(asking.unsqueeze(-1), part, 1.0)  # of the others no latency is known
         return Measured(lived.allocation.server, part, spread.log(), latency)
 
     def _loss(self, lived: Lived, log_factor: Float[Tensor, "batch server part"]) -> Float[Tensor, ""]:
@@ -294,6 +297,8 @@ def _latencies(given: Any, view: OffloadingView) -> Float[Tensor, "batch user"]:
         raise HadrlError(
             f"latencies must have shape {list(view.requests.shape)}, got {list(latencies.shape)}"
         )
+    if view.asking is not None:  # who has no task has no latency
+        latencies = torch.where(view.asking, latencies, torch.nan)
     if bool(((latencies <= 0) | latencies.isinf()).any()):
         raise HadrlError("latencies must be above 0 and finite, or NaN where they were not measured")
     return latencies

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.agents.belief import parted
@@ -12,11 +12,20 @@ from hadrl_lightning.agents.transition_model import TransitionModel, derived_rew
 from hadrl_lightning.distributed import summed
 from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.normaliser import RunningNormaliser
-from hadrl_lightning.nn.set_encoder import SetChange, SharedResources, compressed
+from hadrl_lightning.nn.set_encoder import (
+    LOG_BOUND,
+    LOG_VAR_RANGE,
+    SetChange,
+    SharedResources,
+    compressed,
+)
 from hadrl_lightning.nn.tokens import Numbers, TokenFields
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Prediction
 from hadrl_lightning.simulator import CachingView, Field, OffloadingView, Seen, View, bin_index
 from hadrl_lightning.simulator.views import OF_THE_CLOUD
+
+NO_WEIGHT = 1e-12
+"""Weight of a user who has no task, beside 1: its demand of 0 can be divided by it."""
 
 
 class SetRolloutState(NamedTuple):
@@ -146,23 +155,26 @@ class SetPredictions(TransitionModel):
         user = torch.arange(num_users, device=action.device)
         index = (start[:, None] * num_users + user) * num_servers + target
         description = state.description.index_select(1, index.flatten())
-        prediction = self.predicted(description, share, target, num_servers, members)
+        asks = None if state.seen.asks is None else state.seen.asks.index_select(1, start)
+        prediction = self.predicted(description, share, target, num_servers, members, asks)
         return prediction, state._replace(action=action[None])
 
     def _next(self, state: SetRolloutState, members: Int[Tensor, " m"] | None) -> Numbers:
-        """Each member's own trajectory: what is seen + mean change; pairs, requests and caches as they are."""
+        """Each member's own trajectory: what is seen + mean change; pairs, requests and caches as they are.
+
+        Who has a task goes on having one, and who has none goes on without.
+        """
         assert state.action is not None
         before = state.seen.map(lambda value: value.repeat_interleave(state.num_candidates, dim=1))
         target, share = read_action(state.action, before.server.shape[-2])
         target = target.expand(len(before), -1, -1)
         token = self._tokens_at(before, target)
-        change = self.change(
-            token, share.expand(len(before), -1, -1, -1), self._normal_server(before), target, members
-        )
+        shares = share.expand(len(before), -1, -1, -1)
+        change = self.change(token, shares, self._normal_server(before), target, members, before.asks)
         user = before.user + self.user_change_normaliser.denormalise(change[0])
         server = before.server + self.server_change_normaliser.denormalise(change[2])
         rest = before.map(lambda value: value.expand(len(user), *value.shape[1:]))
-        return Numbers(user, server, rest.pair, rest.request, rest.cache)
+        return Numbers(user, server, rest.pair, rest.request, rest.cache, rest.asks)
 
     def predicted(
         self,
@@ -171,13 +183,23 @@ class SetPredictions(TransitionModel):
         target: Int[Tensor, "rows user"],
         num_servers: int,
         members: Int[Tensor, " m"] | None,
+        asks: Bool[Tensor, "m_or_1 rows user"] | None = None,
     ) -> Prediction:
-        """What the members expect of users who are described at their targets, tokens = rows × users."""
+        """What the members expect of users who are described at their targets, tokens = rows × users.
+
+        Of users without a task (`asks`) all of them expect next to no latency, and of a slot of these alone no reward.
+        """
         mean, log_var = self.resources.combine(
-            description, share.flatten(0, 1)[None], target[None], num_servers, members
+            description, share.flatten(0, 1)[None], target[None], num_servers, members, asks
         )
         mean = mean + self._latency_offset(mean)
-        return Prediction(mean, log_var, *derived_reward(mean, log_var))
+        if asks is None:
+            return Prediction(mean, log_var, *derived_reward(mean, log_var))
+        mean, log_var = torch.where(asks, mean, -LOG_BOUND), torch.where(asks, log_var, LOG_VAR_RANGE[0])
+        reward, reward_log_var = derived_reward(mean, log_var)
+        anybody = asks.any(dim=-1)
+        reward = torch.where(anybody, reward, 0.0)
+        return Prediction(mean, log_var, reward, torch.where(anybody, reward_log_var, LOG_VAR_RANGE[0]))
 
     @property
     def knows_sharing(self) -> bool:
@@ -200,6 +222,8 @@ class SetPredictions(TransitionModel):
         user = self.user_normaliser.normalise(compressed(seen.user))
         pair = self._pairs(seen)
         found = self.resources.pair_demands(user, self._normal_server(seen), pair, members, pairs_at_once)
+        if seen.asks is not None:
+            found.mul_(seen.asks[:, None, :, None])
         return found if log_factor is None else found.mul_(log_factor.exp().to(found).mT.unsqueeze(2))
 
     def service_demands(
@@ -247,7 +271,7 @@ class SetPredictions(TransitionModel):
             factor = log_factor.exp().to(described)
             own = factor.gather(1, target.unsqueeze(-1).expand(*target.shape, factor.shape[-1])).flatten(0, 1)
             described = torch.cat((described[..., : len(own.T)] * own, described[..., len(own.T) :]), dim=-1)
-        return UsersAtTargets(self, described, target, seen.server.shape[-2], members)
+        return UsersAtTargets(self, described, target, seen.server.shape[-2], members, seen.asks)
 
 
 class UsersAtTargets:
@@ -260,21 +284,30 @@ class UsersAtTargets:
         target: Int[Tensor, "networks user"],
         num_servers: int,
         members: Int[Tensor, " m"] | None,
+        asks: Bool[Tensor, "networks user"] | None = None,
     ) -> None:
         self._model, self._described, self._members = model, described, members
         self._target, self._num_servers = target, num_servers
+        self._asks = asks
         resources = model.resources
         assert isinstance(resources, SharedResources)
         self._resources = resources
         demand = resources.demands(described)[..., :-1].unflatten(1, target.shape)
         self.demand: Float[Tensor, "m networks resource user"] = demand.permute(0, 1, 3, 2)
+        if asks is not None:
+            self.demand = self.demand * asks.unsqueeze(1)
 
     def slopes(
         self, share: Float[Tensor, "networks user 2"]
     ) -> tuple[Float[Tensor, "m networks resource user"], Float[Tensor, "m networks resource 2 user"]]:
-        """Each user's weight on every resource, and the slopes of its logarithm along its two share actions."""
+        """Each user's weight on every resource, and the slopes of its logarithm along its two share actions.
+
+        A user without a task has next to no weight.
+        """
         found = self._resources.weight_slopes(share.flatten(0, 1), self._members)
         weight, slope = (value.unflatten(-1, self._target.shape) for value in found)
+        if self._asks is not None:
+            weight = torch.where(self._asks, weight, NO_WEIGHT)
         return weight.transpose(1, 2), slope.movedim(3, 1)
 
     def parts(
@@ -282,14 +315,24 @@ class UsersAtTargets:
     ) -> Float[Tensor, "m networks user resource_and_base"]:
         """What each user waits for on every resource, and last alone, in the unit of demands."""
         found = self._resources.parts(
-            self._described, share.flatten(0, 1)[None], self._target[None], self._num_servers, self._members
+            self._described,
+            share.flatten(0, 1)[None],
+            self._target[None],
+            self._num_servers,
+            self._members,
+            self._asked,
         )
         return found.mT.unflatten(1, self._target.shape)
 
     def predict(self, share: Float[Tensor, "networks user 2"]) -> Prediction:
         """What is expected of the slot, rows are networks."""
-        known = (self._described, share, self._target, self._num_servers, self._members)
+        known = (self._described, share, self._target, self._num_servers, self._members, self._asked)
         return self._model.predicted(*known)
+
+    @property
+    def _asked(self) -> Bool[Tensor, "1 networks user"] | None:
+        """Who has a task, of all members alike."""
+        return None if self._asks is None else self._asks[None]
 
 
 def _shown(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.agents.levels import SLOT_MODELS
@@ -41,6 +41,10 @@ class SlotLessons(Lessons):
     """ln s"""
     change_of_user: Float[Tensor, "*rows user of_user"]
     change_of_server: Float[Tensor, "*rows server of_server"]
+    asks: Bool[Tensor, "*rows user"] | None
+    """Who has a task; None: everybody."""
+    goes_on: Bool[Tensor, "*rows user"] | None
+    """Who has one in the next slot too."""
 
 
 class SetWorldModelLoss(NamedTuple):
@@ -138,13 +142,14 @@ class SetWorldModel(SetPredictions):
         """
         before, after = self.fields.read(transitions.view), self.fields.read(transitions.next_view)
         latency = transitions.latency.clamp(min=MIN_LATENCY_S).log()
-        self.user_normaliser.update(compressed(before.user), synchronise)
+        asks, goes_on = before.asks, _both(before.asks, after.asks)
+        self.user_normaliser.update(_chosen(compressed(before.user), asks), synchronise)
         self.server_normaliser.update(compressed(before.server), synchronise)
         if before.pair is not None and self.pair_normaliser is not None:
-            self.pair_normaliser.update(compressed(before.pair), synchronise)
-        self.user_change_normaliser.update(after.user - before.user, synchronise)
+            self.pair_normaliser.update(_chosen(compressed(before.pair), asks), synchronise)
+        self.user_change_normaliser.update(_chosen(after.user - before.user, goes_on), synchronise)
         self.server_change_normaliser.update(after.server - before.server, synchronise)
-        self.latency_normaliser.update(latency[..., None], synchronise)
+        self.latency_normaliser.update(_chosen(latency, asks)[..., None], synchronise)
         self.keep_best_reward(transitions.reward, synchronise)
 
     def prepared(self, transitions: OffloadingTransitions) -> "SlotLessons":
@@ -165,6 +170,8 @@ class SetWorldModel(SetPredictions):
             log_latency=transitions.latency.clamp(min=MIN_LATENCY_S).log(),
             change_of_user=self.user_change_normaliser.normalise(after.user - before.user),
             change_of_server=self.server_change_normaliser.normalise(after.server - before.server),
+            asks=before.asks,
+            goes_on=_both(before.asks, after.asks),
             weight=transitions.weight,
         )
 
@@ -182,22 +189,24 @@ class SetWorldModel(SetPredictions):
         num_servers = batch.server.shape[-2]
         description = self.resources.describe(batch.token.flatten(1, 2))
         share, target = batch.share.flatten(1, 2), batch.target
-        mean, log_var = self.resources.combine(description, share, target, num_servers)
+        mean, log_var = self.resources.combine(description, share, target, num_servers, asks=batch.asks)
         mean = mean + self._latency_offset(mean)
-        latency = over_members(gaussian_nll(mean, log_var, batch.log_latency), batch.weight)
+        latency = over_members(gaussian_nll(mean, log_var, batch.log_latency), batch.weight, batch.asks)
         change = latency.new_zeros(())
         if self.settings.change_weight > 0:
             change = self._change_loss(batch[:, ::CHANGE_ROWS])
         with torch.no_grad():
-            error = (self.held.fraction * (mean - batch.log_latency).square().mean()).sqrt()
+            off = (mean - batch.log_latency).square()
+            off = off if batch.asks is None else off[batch.asks.expand_as(off)]
+            error = (self.held.fraction * off.mean()).sqrt()
         total = latency + self.settings.change_weight * change
         return SetWorldModelLoss(total, latency.detach(), change.detach(), error)
 
     def _change_loss(self, batch: "SlotLessons") -> Float[Tensor, ""]:
-        predicted = self.change(batch.token, batch.share, batch.server, batch.target)
+        predicted = self.change(batch.token, batch.share, batch.server, batch.target, asks=batch.asks)
         user = gaussian_nll(predicted[0], predicted[1], batch.change_of_user)
         server = gaussian_nll(predicted[2], predicted[3], batch.change_of_server)
-        return over_members(user, batch.weight) + over_members(server, batch.weight)
+        return over_members(user, batch.weight, batch.goes_on) + over_members(server, batch.weight)
 
     def check_rows(self, transitions: OffloadingTransitions) -> None:
         """Rows have to be `[members, b]`, or `[b]` for a batch that all members share."""
@@ -226,3 +235,13 @@ class SetWorldModel(SetPredictions):
             settings.decay_steps,
             epsilon=settings.adam_epsilon,
         )
+
+
+def _both(one: Tensor | None, other: Tensor | None) -> Bool[Tensor, "*rows user"] | None:
+    """Who has a task in both of two slots."""
+    return None if one is None or other is None else one & other
+
+
+def _chosen(value: Tensor, asks: Bool[Tensor, "*rows user"] | None) -> Tensor:
+    """Of users who have a task alone."""
+    return value if asks is None else value[asks]

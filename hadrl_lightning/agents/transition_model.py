@@ -4,7 +4,7 @@ from math import log, sqrt
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
@@ -104,13 +104,21 @@ class TransitionModel(LightningModule, SlotModel):
 
 
 def over_members(
-    losses: Float[Tensor, "member rows *numbers"], weight: Float[Tensor, "member_or_1 rows"] | None
+    losses: Float[Tensor, "member rows *numbers"],
+    weight: Float[Tensor, "member_or_1 rows"] | None,
+    counts: Bool[Tensor, "member_or_1 rows column"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean over numbers and rows, each row times its weight if it has one; sum over members.
+
+    With `counts` over those of the numbers alone that count, whose first dimension behind the rows it is.
 
     Raises:
         ValueError: weights of another shape.
     """
+    if counts is not None:
+        part = counts.to(losses.dtype)
+        part = part / part.mean(dim=(1, 2), keepdim=True).clamp(min=1 / part[0].numel())
+        losses = losses * part.view(*part.shape, *[1] * (losses.ndim - 3))
     by_row = losses.flatten(2).mean(dim=2)
     if weight is not None:
         if weight.shape[-1] != by_row.shape[1] or len(weight) not in (1, len(by_row)):

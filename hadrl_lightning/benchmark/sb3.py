@@ -28,7 +28,7 @@ from hadrl_lightning.benchmark.players import Judge, player
 from hadrl_lightning.benchmark.slot_actor import FIELDS, SlotActor, SlotCritic, SlotNumbers, allocation_of
 from hadrl_lightning.benchmark.training import Trained
 from hadrl_lightning.files import load_tensors, replacing
-from hadrl_lightning.play import Frame, Policies, decided
+from hadrl_lightning.play import Frame, Policies, decided, task_latency
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator, num_targets
 
@@ -211,7 +211,8 @@ class SlotEnvs(vec_env.VecEnv):
         allocation = allocation_of(target, share, self._order, num_targets(network.scenario, network.physics))
         assert self._frame is not None
         service = self._frame.serve(decided(allocation)).service
-        reward = -service.latency.mean(dim=1).log()
+        latency = task_latency(service.latency)
+        reward = -torch.where(latency > 0, latency, 1.0).log()  # 0 where nobody has a task
         over = np.full(self.num_envs, network.episode_over)
         if network.episode_over:
             network.reset()

@@ -62,7 +62,7 @@ class Scoreboard:
         """Score the B episodes of a batch."""
         episode = Episode(*(value.cpu() for value in episode))
         for t in range(len(episode.latency)):
-            fields = {name: getattr(episode, name)[t] for name in Service._fields}
+            fields = {name: getattr(episode, name)[t] for name in (*Service._fields, "asked")}
             self._slots.update(**fields)
         for switching in episode.switching:
             self._switching.update(switching)

@@ -1,7 +1,7 @@
 """The same outcome as `SharedResources` without its law: a plain model over sets of users who share servers."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -86,6 +86,7 @@ class DeepSets(nn.Module):
         target: Int[Tensor, "m_or_1 rows user"],
         num_servers: int,
         members: Members = None,
+        asks: Bool[Tensor, "m_or_1 rows user"] | None = None,
     ) -> tuple[Float[Tensor, "m rows user"], Float[Tensor, "m rows user"]]:
         """Mean and log-variance of each user's log latency; arguments as of `SharedResources.combine`."""
         num_members, num_tokens, size = description.shape
@@ -94,6 +95,8 @@ class DeepSets(nn.Module):
         message = silu(self.message(silu(first + action), members))
 
         by_user = message.view(num_members, *target.shape[1:], -1)
+        if asks is not None:
+            by_user = by_user * asks.unsqueeze(-1)
         index = target.unsqueeze(-1).expand_as(by_user)
         pooled = by_user.new_zeros(*by_user.shape[:2], num_servers, by_user.shape[-1])
         pooled = pooled.scatter_add(2, index, by_user).gather(2, index) / TYPICAL_USERS

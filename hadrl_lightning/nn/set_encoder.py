@@ -11,7 +11,7 @@ from math import log
 from typing import cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
@@ -257,6 +257,7 @@ class SharedResources(nn.Module):
         target: Int[Tensor, "m_or_1 rows user"],
         num_servers: int,
         members: Members = None,
+        asks: Bool[Tensor, "m_or_1 rows user"] | None = None,
     ) -> Float[Tensor, "m resource_and_base tokens"]:
         """What each user waits for on every resource, and last alone; arguments as of `combine`."""
         num_members = len(description)
@@ -265,7 +266,8 @@ class SharedResources(nn.Module):
         value = silu(self.weight_action(share, members))
         log_weight = (self.weight(value, members) + self.weight_powers(share, members)).transpose(1, 2)
         weight = log_weight.clamp(-LOG_BOUND, LOG_BOUND).exp()
-        pooled = _pooled(weight.unflatten(2, target.shape[1:]), target, num_servers, self.num_resources)
+        weights = weight.unflatten(2, target.shape[1:])
+        pooled = _pooled(weights, target, num_servers, self.num_resources, asks)
         ratio = pooled.flatten(2) / weight
         return torch.cat((demand[:, :-1] * ratio, demand[:, -1:]), dim=1)
 
@@ -276,6 +278,7 @@ class SharedResources(nn.Module):
         target: Int[Tensor, "m_or_1 rows user"],
         num_servers: int,
         members: Members = None,
+        asks: Bool[Tensor, "m_or_1 rows user"] | None = None,
     ) -> tuple[Float[Tensor, "m rows user"], Float[Tensor, "m rows user"]]:
         """Mean and log-variance of each user's log latency (up to the constant that the caller adds).
 
@@ -285,8 +288,9 @@ class SharedResources(nn.Module):
             target: its server.
             num_servers: S.
             members: the m members to evaluate; None: all.
+            asks: who has a task and so shares in anything; None: everybody. What is said of the others means nothing.
         """
-        part = self.parts(description, share, target, num_servers, members)
+        part = self.parts(description, share, target, num_servers, members, asks)
         variance = description.chunk(2, dim=-1)[1].transpose(1, 2)
         total = part.sum(dim=1)
         squares = (part.square() * variance).sum(dim=1)
@@ -299,14 +303,23 @@ def _pooled(
     target: Int[Tensor, "m_or_1 rows user"],
     num_servers: int,
     num_per_server: int,
+    asks: Bool[Tensor, "m_or_1 rows user"] | None,
 ) -> Float[Tensor, "m resource rows user"]:
-    """What each user shares: the sum over the users of its server, of the other resources the mean over all users."""
+    """What each user shares: the sum over the users of its server, of the other resources the mean over all users.
+
+    Of those who have a task.
+    """
+    if asks is not None:
+        weight = weight * asks.unsqueeze(1)
     own, common = weight.split([num_per_server, weight.shape[1] - num_per_server], dim=1)
     place = target.unsqueeze(1).expand(own.shape)
     pooled = own.new_zeros(*own.shape[:-1], num_servers).scatter_add(-1, place, own).gather(-1, place)
     if not common.shape[1]:
         return pooled
-    return torch.cat((pooled, common.mean(dim=-1, keepdim=True).expand_as(common)), dim=1)
+    mean = common.mean(dim=-1, keepdim=True)
+    if asks is not None:
+        mean = mean / asks.to(mean).mean(dim=-1).clamp(min=SMALL)[:, None, :, None]
+    return torch.cat((pooled, mean.expand_as(common)), dim=1)
 
 
 class SetChange(nn.Module):
@@ -361,14 +374,20 @@ class SetChange(nn.Module):
         server: Float[Tensor, "m_or_1 rows server own"],
         target: Int[Tensor, "m_or_1 rows user"],
         members: Members = None,
+        asks: Bool[Tensor, "m_or_1 rows user"] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mean and log-variance of the users' change [m, rows, U, …], then of the servers' [m, rows, S, …]."""
+        """Mean and log-variance of the users' change [m, rows, U, …], then of the servers' [m, rows, S, …].
+
+        Users put a load on servers who have a task (`asks`; None: everybody).
+        """
         num_members = len(self.user.weight) if members is None else len(members)
         rows, num_users = target.shape[1:]
         num_servers = server.shape[2]
         value = torch.cat((token, share), dim=-1).flatten(1, 2).expand(num_members, -1, -1)
         user = self.user_head(silu(self.user(value, members)), members)
         load = self.load(value, members).view(num_members, rows, num_users, -1)
+        if asks is not None:
+            load = load * asks.unsqueeze(-1)
         index = target[..., None].expand_as(load)
         pooled = load.new_zeros(num_members, rows, num_servers, load.shape[-1]).scatter_add(2, index, load)
         known = server.expand(num_members, -1, -1, -1)

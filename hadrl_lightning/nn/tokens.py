@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadrl_lightning.simulator import Field, Rows, Seen, View, fields_of
+from hadrl_lightning.simulator import Field, OffloadingView, Rows, Seen, View, fields_of
 from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER
 
 
@@ -29,6 +29,9 @@ class Numbers(Rows):
 
     cache: Bool[Tensor, "*rows server service"]
     """Services that each server holds."""
+
+    asks: Bool[Tensor, "*rows user"] | None = None
+    """Who has a task; None where everybody always has one."""
 
 
 class TokenFields(NamedTuple):
@@ -110,7 +113,8 @@ class TokenFields(NamedTuple):
         cache = getattr(seen, self.cache.name)
         server = getattr(seen, self.server[0].name) if self.server else request
         pair = numbers(self.pair, getattr(seen, self.pair[0].name)) if self.pair else None
-        return Numbers(numbers(self.user, request), numbers(self.server, server), pair, request, cache)
+        asks = seen.asking if isinstance(seen, OffloadingView) else None
+        return Numbers(numbers(self.user, request), numbers(self.server, server), pair, request, cache, asks)
 
     def holds(self, numbers: Numbers) -> Float[Tensor, "*rows user server"]:
         """1 where the server holds the service that the user asks for, else 0."""

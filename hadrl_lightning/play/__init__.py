@@ -40,6 +40,7 @@ from hadrl_lightning.play.scores import (
     share,
     slot_scores,
     task_latency,
+    tasks,
     total_energy,
     total_latency,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "share",
     "slot_scores",
     "task_latency",
+    "tasks",
     "total_energy",
     "total_latency",
 ]

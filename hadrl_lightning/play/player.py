@@ -18,6 +18,7 @@ from hadrl_lightning.simulator import (
     decode_offloading,
     equal_shares,
 )
+from hadrl_lightning.simulator.slot import asked
 
 CachingPolicy = Callable[[EdgeNetwork], Tensor]
 """From the network to the next cache, bool [B, S, K]."""
@@ -136,7 +137,7 @@ class PlayedFrame(Generic[Sight, Act]):
 
     @property
     def latency(self) -> Float[Tensor, "slot batch user"]:
-        """Of every task, s."""
+        """Of every task, s; 0 of users without one."""
         return torch.stack([slot.service.latency for slot in self.slots])
 
 
@@ -242,6 +243,11 @@ class Episode(NamedTuple):
     cache: Bool[Tensor, "decision batch server service"]
     switching: Float[Tensor, "decision batch"]
     """s"""
+
+    @property
+    def asked(self) -> Bool[Tensor, "slot batch user"]:
+        """Who had a task."""
+        return asked(self.latency)
 
 
 def run_episode(

@@ -1,7 +1,8 @@
 """What slots, frames and episodes are worth: every score and every reward, once.
 
 `B` networks, `U` users, `S` servers. Functions of what users got take that of a slot, [B, U], or of several, [T, B, U].
-What sums over users leaves the slots as they are; a mean over tasks or servers is one over slots too.
+What sums over users leaves the slots as they are; a mean over tasks or servers is one over slots too. Users without a
+task in a slot count for nothing in it: shares and means are of tasks, and 0 where there was none.
 """
 
 from typing import Any, Literal, NamedTuple, get_args
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from hadrl_lightning.play.player import Episode, PlayedFrame
 from hadrl_lightning.simulator import Service
+from hadrl_lightning.simulator.slot import asked
 
 REWARD_NUMERATOR = 1e4
 """The published reward of the fast level is this over the latency summed over users."""
@@ -29,6 +31,13 @@ of a user in seconds. `hits_and_latency`: hit ratio less `latency_weight` times 
 # What is counted and summed ------------------------------------------------------------------------------------------
 
 
+def tasks(
+    latency: Float[Tensor, "*slot batch user"], dtype: torch.dtype = torch.float32
+) -> Float[Tensor, "*slot batch"]:
+    """Users who had a task."""
+    return asked(latency).sum(dim=-1, dtype=dtype)
+
+
 def hits(
     hit: Bool[Tensor, "*slot batch user"], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "*slot batch"]:
@@ -37,15 +46,17 @@ def hits(
 
 
 def in_time(
-    on_time: Bool[Tensor, "*slot batch user"], dtype: torch.dtype = torch.float32
+    on_time: Bool[Tensor, "*slot batch user"],
+    asked: Bool[Tensor, "*slot batch user"],
+    dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "*slot batch"]:
     """Tasks within their deadline."""
-    return on_time.sum(dim=-1, dtype=dtype)
+    return (on_time & asked).sum(dim=-1, dtype=dtype)
 
 
-def share(tasks: Float[Tensor, "*any"], of_tasks: int | Tensor) -> Float[Tensor, "*any"]:
-    """Hits as the hit ratio, or tasks in time as a share: of so many tasks in all."""
-    return tasks / of_tasks
+def share(some: Float[Tensor, "*any"], of_tasks: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """Hits as the hit ratio, or tasks in time as a share: of so many tasks in all, 0 of none."""
+    return torch.where(of_tasks > 0, some / of_tasks, 0.0)
 
 
 def total_latency(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "*slot batch"]:
@@ -55,7 +66,9 @@ def total_latency(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "
 
 def task_latency(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, " batch"]:
     """Mean latency of a task, s."""
-    return _mean(latency)
+    number = tasks(latency, latency.dtype)
+    over = (0, 2) if latency.ndim == 3 else 1
+    return share(latency.sum(dim=over), number.sum(dim=0) if latency.ndim == 3 else number)
 
 
 def total_energy(energy: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "*slot batch"]:
@@ -70,20 +83,16 @@ def excess(load: Float[Tensor, "*slot batch server"]) -> Float[Tensor, "*slot ba
 
 def over_subscription(load: Float[Tensor, "*slot batch server"]) -> Float[Tensor, " batch"]:
     """What is allotted beyond capacity as a share of it, mean over servers."""
-    return _mean(excess(load))
-
-
-def _mean(values: Float[Tensor, "*slot batch column"]) -> Float[Tensor, " batch"]:
-    """Of each network."""
-    return values.mean(dim=(0, 2) if values.ndim == 3 else 1)
+    return excess(load).mean(dim=(0, 2) if load.ndim == 3 else 1)
 
 
 # Rewards -------------------------------------------------------------------------------------------------------------
 
 
 def offloading_reward(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "*slot batch"]:
-    """The published reward of the fast level, 10^4 over the latency summed over users."""
-    return REWARD_NUMERATOR / total_latency(latency)
+    """The published reward of the fast level, 10^4 over the latency summed over users; 0 where nobody had a task."""
+    total = total_latency(latency)
+    return torch.where(total > 0, REWARD_NUMERATOR / total, 0.0)
 
 
 def caching_reward(
@@ -113,9 +122,10 @@ class FrameScores(NamedTuple):
 
 def frame_scores(frame: PlayedFrame[Any, Any]) -> FrameScores:
     """What each of the B networks is rewarded for in a frame."""
-    slots, _, users = frame.hit.shape
-    ratio = share(hits(frame.hit, frame.switching.dtype).sum(dim=0), slots * users)
-    return FrameScores(ratio * users, ratio, task_latency(frame.latency), frame.switching)
+    latency, dtype = frame.latency, frame.switching.dtype
+    number = tasks(latency, dtype)
+    ratio = share(hits(frame.hit, dtype).sum(dim=0), number.sum(dim=0))
+    return FrameScores(ratio * number.mean(dim=0), ratio, task_latency(latency), frame.switching)
 
 
 def caching_objective(
@@ -174,13 +184,13 @@ class SlotScores(NamedTuple):
 
 def slot_scores(service: Service, switching: Float[Tensor, " batch"]) -> SlotScores:
     """Scores of each of the B networks of a slot; `switching` is the cost of the decision before it, 0 without one."""
-    dtype, users = service.latency.dtype, service.latency.shape[1]
-    hit = hits(service.hit, dtype)
+    dtype = service.latency.dtype
+    hit, number = hits(service.hit, dtype), tasks(service.latency, dtype)
     return SlotScores(
         hits=hit,
-        hit_ratio=share(hit, users),
+        hit_ratio=share(hit, number),
         latency=total_latency(service.latency),
-        on_time=share(in_time(service.on_time, dtype), users),
+        on_time=share(in_time(service.on_time, service.asked, dtype), number),
         energy=total_energy(service.energy),
         bandwidth_over_subscription=over_subscription(service.bandwidth_load),
         compute_over_subscription=over_subscription(service.compute_load),
@@ -213,13 +223,14 @@ class EpisodeScores(NamedTuple):
 
 def episode_scores(episode: Episode) -> EpisodeScores:
     """Scores of each of the B networks of an episode."""
-    dtype, (slots, _, users) = episode.latency.dtype, episode.latency.shape
-    hit, timely = hits(episode.hit, dtype), in_time(episode.on_time, dtype)
+    dtype = episode.latency.dtype
+    hit, number = hits(episode.hit, dtype), tasks(episode.latency, dtype)
+    timely = in_time(episode.on_time, episode.asked, dtype)
     hits_per_frame = hit.unflatten(0, (len(episode.switching), -1)).mean(dim=1)
     return EpisodeScores(
-        hit_ratio=share(hit.mean(dim=0), users),
+        hit_ratio=share(hit.mean(dim=0), number.mean(dim=0)),
         latency=total_latency(episode.latency).mean(dim=0),
-        on_time=share(timely.sum(dim=0), slots * users),
+        on_time=share(timely.sum(dim=0), number.sum(dim=0)),
         energy=total_energy(episode.energy).mean(dim=0),
         switching=episode.switching.mean(dim=0),
         bandwidth_over_subscription=over_subscription(episode.bandwidth_load),

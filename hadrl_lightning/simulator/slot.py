@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -39,9 +40,19 @@ class Service(NamedTuple):
     spectral_efficiency: Float[Tensor, "batch user"]
     """Of the link to the home server in this slot, fading included, in bit/s/Hz, [B, U]."""
 
+    @property
+    def asked(self) -> Bool[Tensor, "batch user"]:
+        """Who had a task, [B, U]."""
+        return asked(self.latency)
+
     def delayed(
         self, seconds: Float[Tensor, "batch user"], deadline_s: Float[Tensor, "batch user"]
     ) -> "Service":
-        """The same, so many seconds later, held against the users' deadlines, [B, U] each."""
-        latency = self.latency + seconds
+        """The same, so many seconds later, held against the users' deadlines, [B, U] each: of who had a task."""
+        latency = torch.where(self.asked, self.latency + seconds, self.latency)
         return self._replace(latency=latency, on_time=latency <= deadline_s)
+
+
+def asked(latency: Float[Tensor, "*rows"]) -> Bool[Tensor, "*rows"]:
+    """Who had a task: of the others the latency is 0, which no task's is."""
+    return latency > 0

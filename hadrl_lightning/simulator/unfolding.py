@@ -34,23 +34,27 @@ def offloading_view_of(scenario: Scenario) -> type[OffloadingView]:
         ValueError: two fields have the same name.
     """
     further: dict[str, Field] = {}
+    idle_users = False
     taken = {one.name for one in fields_of(OffloadingView)}
     for name, process in processes_of(scenario).items():
         for entry, declared in process.fields.items():
             if entry in taken or entry in further:
                 raise ValueError(f"processes.{name} must show a field of a new name, got {entry}")
             further[entry] = declared
+        idle_users |= process.idles
     beyond = len(targets_beyond(scenario))
-    return _view_with(tuple(further.items()), beyond) if further or beyond else OffloadingView
+    if not (further or beyond or idle_users):
+        return OffloadingView
+    return _view_with(tuple(further.items()), beyond, idle_users)
 
 
 @lru_cache(maxsize=64)
-def _view_with(further: tuple[tuple[str, Field], ...], beyond: int) -> type[OffloadingView]:
-    """The class of views with further fields and targets: the same one for networks of whatever sizes."""
+def _view_with(further: tuple[tuple[str, Field], ...], beyond: int, idle_users: bool) -> type[OffloadingView]:
+    """The class of views with further fields and targets, and of users who may be idle: one for networks of any sizes."""
     declared_fields = [
         (entry, Tensor, field(metadata=number(*one.axes, **_without_axes(one)))) for entry, one in further
     ]
-    more = {"__doc__": OffloadingView.__doc__, "beyond": beyond}
+    more = {"__doc__": OffloadingView.__doc__, "beyond": beyond, "idle_users": idle_users}
     return make_dataclass(
         OffloadingView.__name__, declared_fields, bases=(OffloadingView,), namespace=more, eq=False
     )

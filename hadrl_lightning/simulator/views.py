@@ -1,6 +1,7 @@
 """What each level sees of B networks: typed views in SI units, with the batch as first dimension (or `*rows`)."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -136,6 +137,9 @@ class CachingView(View):
 class OffloadingView(View):
     """What the fast level sees before a slot is served."""
 
+    idle_users: ClassVar[bool] = False
+    """Whether users may have no task in a slot (`Process.idles`)."""
+
     cache: Bool[Tensor, "*rows server service"] = field(
         metadata=number(SERVER, SERVICE, text="cache bit {}", dtype=torch.bool, whole=True)
     )
@@ -178,3 +182,8 @@ class OffloadingView(View):
     """CPU cycles per second that the cloud gives a task."""
     cloud_delay_s: Float[Tensor, "*rows"] = field(metadata=CLOUD_DELAY)
     """Fixed delay to the cloud and back."""
+
+    @property
+    def asking(self) -> Bool[Tensor, "*rows user"] | None:
+        """Who has a task in the slot: of no bits and no cycles there is none. None where everybody always has one."""
+        return (self.input_bits > 0) | (self.cycles > 0) if self.idle_users else None

@@ -53,6 +53,8 @@ class Process:
     hidden: ClassVar[bool] = False
     """Whether no view shows what `adjusted` changes: it holds when a slot is served, and for references, which know the
     truth."""
+    idles: ClassVar[bool] = False
+    """Whether users may have no task in a slot: their `task_bits` and `task_cycles` are 0."""
     by_popularity: ClassVar[bool] = False
     """Of a process that brings `requests`: whether they are drawn by the scenario's popularity, in every slot alike.
     One of another popularity brings it as `popularity`, [B, K], for references."""
