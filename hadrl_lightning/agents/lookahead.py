@@ -283,7 +283,7 @@ class LookaheadCaching(CachingAgent):
         """Takes what was asked for in new slots into the usual demand; networks that differ have none in common."""
         view: Any = transitions.view
         if not self._differs:
-            self.demand.watch(view.requests)
+            self.demand.watch(view.requests if view.asking is None else view.requests[view.asking])
 
     @torch.no_grad()
     def update(

@@ -11,7 +11,7 @@ from torch import Tensor
 from hadrl_lightning.distributed import MergedOverRanks, largest
 from hadrl_lightning.scenario import BITS_PER_BYTE, GIB, MIB, Physics, Scenario
 from hadrl_lightning.scenario.limits import POINTS
-from hadrl_lightning.simulator import CachingView, OffloadingView, View, rules
+from hadrl_lightning.simulator import CachingView, OffloadingView, View, offloading_view_of, rules
 from hadrl_lightning.simulator.constants import constants
 from hadrl_lightning.simulator.processes import CellPositions, FixedPositions, processes_of
 from hadrl_lightning.simulator.views import OF_THE_CLOUD
@@ -54,6 +54,8 @@ NUMBERS: dict[str, Unit] = {
 }
 """Every number that is compared, in SI units and bit: what a slot's latencies depend on, but for the requests' law."""
 
+OF_TASKS = ("input of a task", "cycles of a task")
+"""Those of the numbers that are of tasks: not compared where processes set them."""
 Ranges = dict[str, tuple[float, float]]
 """Least and largest value of some numbers, by name."""
 
@@ -75,7 +77,7 @@ def ranges_of_scenario(scenario: Scenario, physics: Physics = "strict") -> Range
 
 def ranges_of_view(view: OffloadingView, physics: Physics) -> Ranges:
     """What views show of these numbers; of capacities nothing where they are shown less what was taken."""
-    columns = {"input of a task": view.input_bits, "cycles of a task": view.cycles}
+    columns = {} if view.idle_users else dict(zip(OF_TASKS, (view.input_bits, view.cycles)))
     columns |= {name: getattr(view, name) for name in OF_THE_CLOUD}
     if rules(physics).shows_capacity:
         columns |= {"bandwidth_hz": view.bandwidth_hz, "compute_hz": view.compute_hz}
@@ -162,6 +164,8 @@ def _of_one_network(scenario: Scenario, physics: Physics) -> Ranges:
         "distance to the home server": _home_distances_m(scenario, physics),
     }
     constants = {name: [float(getattr(scenario, name))] for name in NUMBERS if name not in values}
+    if offloading_view_of(scenario).idle_users:  # sizes of tasks are of processes
+        values.update({name: [] for name in OF_TASKS})
     every = {**constants, **values}
     return {name: (min(every[name]), max(every[name])) for name in NUMBERS if every[name]}
 

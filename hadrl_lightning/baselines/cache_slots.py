@@ -65,9 +65,11 @@ class DrawnSlots:
             torch.zeros(1, *network.cache.shape[1:], dtype=torch.float64),
         )
         efficiency = spectral_efficiency(scenario, network.positions.double(), fading.double(), table=table)
-        asking = torch.bincount(network.requests.flatten(), minlength=scenario.num_services).double()
+        idle = table.idle(network.requests)
+        asked = network.requests.flatten() if idle is None else network.requests[~idle]
+        asking = torch.bincount(asked, minlength=scenario.num_services).double()
         demand = _demand(scenario, efficiency)[None, None]
-        users = torch.tensor([float(scenario.num_users)], dtype=torch.float64)
+        users = torch.tensor([asked.numel() / self.count], dtype=torch.float64)
         self._crowd = Frames(demand, asking[None] / self.count, users)
         self.compared = 0
         """Choices compared so far."""

@@ -47,6 +47,7 @@ def least_loaded_equal(network: EdgeNetwork) -> Allocation:
     """One user after another to the server with the fewest users among those that hold its service, equal shares.
 
     Where none holds it, among all. Users count in proportion to 1 / compute of the server; ties go to the lower index.
+    Work that waits at a server, as views show it, counts as so many users as it takes the time of on average.
     """
     return equal_shares(network.scenario, least_loaded_targets(network), network.dtype)
 
@@ -67,14 +68,21 @@ def least_loaded_sqrt(network: EdgeNetwork) -> Allocation:
 
 def least_loaded_targets(network: EdgeNetwork) -> Int[Tensor, "batch user"]:
     """Targets of `least_loaded_equal`, long [B, U]."""
+    table = network.shown
     compute_hz = network.exact.compute_hz
-    weight = compute_hz.mean(dim=-1, keepdim=True) / compute_hz
+    mean_hz = compute_hz.mean(dim=-1, keepdim=True)
+    weight = mean_hz / compute_hz
     load = weight.new_zeros(network.num_envs, network.scenario.num_servers)
+    if table.waiting_s is not None:
+        usual = (network.exact.popularity * table.cycles).sum(dim=-1, keepdim=True) / mean_hz
+        load += table.waiting_s / usual
+    idle = table.idle(network.requests)
+    counts = torch.ones_like(network.requests) if idle is None else (~idle).long()
     target = torch.zeros_like(network.requests)
     allowed = _holders_or_all(network)
     for user in range(network.scenario.num_users):
         choice = load.masked_fill(~allowed[:, user], torch.inf).argmin(dim=1, keepdim=True)
-        load.scatter_add_(1, choice, weight.expand_as(load).gather(1, choice))
+        load.scatter_add_(1, choice, counts[:, user, None] * weight.expand_as(load).gather(1, choice))
         target[:, user] = choice.squeeze(1)
     return target
 

@@ -29,6 +29,8 @@ def caching_bounds(scenario: Scenario, physics: Physics) -> Bounds:
 def offloading_bounds(scenario: Scenario, physics: Physics) -> Bounds:
     """Bounds of the offloading observation, S K + 3 S + 3 U entries and those of further processes."""
     limits = _limits_of_any(rules(physics).offloading_limits, scenario)
+    if offloading_view_of(scenario).idle_users:  # sizes of tasks are of processes
+        limits = {name: ends for name, ends in limits.items() if name not in ("input_bits", "cycles")}
     return vector_bounds(offloading_view_of(scenario), scenario, rules(physics), limits)
 
 

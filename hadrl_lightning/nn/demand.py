@@ -44,7 +44,7 @@ class UsualDemand(MergedOverRanks):
         self.num_seen += seen[0]
         self.usual_demand += seen[1:] / self.num_seen.clamp(min=1)
 
-    def watch(self, requests: Int[Tensor, "*rows user"]) -> None:
+    def watch(self, requests: Int[Tensor, "..."]) -> None:
         """Takes requests into the mean, each once."""
         counts = torch.bincount(requests.flatten(), minlength=len(self.usual_demand))
         self.add(counts.to(self.usual_demand), requests.numel())

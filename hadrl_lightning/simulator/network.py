@@ -1,5 +1,6 @@
 """`EdgeNetwork`: B parallel networks that are played frame by frame and slot by slot."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -119,10 +120,18 @@ class EdgeNetwork:
     @property
     def present(self) -> Constants:
         """The constants that truly hold in the coming slot, of all networks in double precision: for references."""
+        return self._now(seen=False)
+
+    @property
+    def shown(self) -> Constants:
+        """The same, as far as views may show it: for policies that know no more."""
+        return self._now(seen=True)
+
+    def _now(self, seen: bool) -> Constants:
         if not self.scenario.processes:  # the usual ones change none
             return self.exact
-        unfolding = self.unfolding
-        return adjusted(unfolding.processes, self.exact, unfolding.slot_of(slice(None)), self._carried_by_all)
+        processes, slot = self.unfolding.processes, self.unfolding.slot_of(slice(None))
+        return adjusted(processes, self.exact, slot, self._carried_by_all, seen)
 
     @property
     def popularity(self) -> Float[Tensor, "... service"]:
@@ -222,7 +231,15 @@ class EdgeNetwork:
         slot = self.unfolding.slot
         now = adjusted(self.unfolding.processes, self._constants, slot, self.state.carried, seen=True)
         table = self._constants._replace(**{name: getattr(now, name) for name in OF_LINKS})
-        return self.rules.caching_view(table, self.state, slot)
+        view = self.rules.caching_view(table, self.state, slot)
+        for process in self.unfolding.processes.values():
+            usual = process.usual_tasks(self._constants, self.scenario.num_users)
+            if usual is not None:
+                asking, size = (one.to(self.device, self.dtype) for one in usual)
+                users = (view.users * asking.flatten()).round().clamp(min=1).minimum(view.users)
+                sizes = {"input_bits": view.input_bits * size, "cycles": view.cycles * size}
+                view = replace(view, users=users, **sizes)
+        return view
 
     def offloading_view(self) -> OffloadingView:
         """What the fast level sees, of the class `offloading_view_of(scenario)`."""
@@ -235,7 +252,7 @@ class EdgeNetwork:
             shown = process.shown(table, slot, self.state.carried.get(name, {}))
             check_shown(name, process, shown, self.scenario, len(view), beyond)
             further.update(shown)
-        if not (further or beyond):
+        if not (further or beyond or any(one.sets_tasks for one in self.unfolding.processes.values())):
             return view
         kind = offloading_view_of(self.scenario)
         return kind(**_beyond(kind, {**dict(view.tensors()), **further}, self.scenario))

@@ -97,14 +97,15 @@ def served_slot(
     service = laws.serve(holds, state.cache, slot.requests, slot.positions, slot.fading, allocation)
     carried = dict(state.carried)
     for name, process in processes.items():
-        after, service = process.served(table, slot, carried.get(name, {}), allocation, service)
+        after, service = process.served(holds, slot, carried.get(name, {}), allocation, service)
         if after:
             carried[name] = dict(after)
     num_servers = state.cache.shape[1]
     beyond = any(one.targets for one in processes.values())
     all_on_servers = laws.num_targets(num_servers) == num_servers and not beyond
+    asked = None if holds.idle(slot.requests) is None else service.asked
     counted = count_slot(
-        table, state, slot.requests, allocation.server, service.hit, all_on_servers, laws.shows_taken
+        holds, state, slot.requests, allocation.server, service.hit, all_on_servers, laws.shows_taken, asked
     )
     return ServedSlot(service, replace(counted, carried=carried))
 

@@ -90,23 +90,26 @@ def count_slot(
     hit: Bool[Tensor, "batch user"],
     all_on_servers: bool = True,
     taken: bool = True,
+    asked: Bool[Tensor, "batch user"] | None = None,
 ) -> NetworkState:
     """The state with a served slot added to its counts.
 
     Args:
-        table: the constants.
+        table: what held in the slot.
         state: of the networks.
         requests: service asked by each user, [B, U].
         server: target of each user, [B, U].
         hit: whether it held the service, [B, U].
         all_on_servers: whether every target is a server; what is served elsewhere counts for no server.
         taken: whether the request gain and what servers took are kept too.
+        asked: who had a task; None: everybody.
     """
     servers, services = state.cache.shape[1:]
     on_server = None if all_on_servers else server < servers
     if on_server is not None:
         server, hit = server.clamp(max=servers - 1), hit & on_server
-    ones = torch.ones_like(requests, dtype=state.request_counts.dtype)
+    dtype = state.request_counts.dtype
+    ones = torch.ones_like(requests, dtype=dtype) if asked is None else asked.to(dtype)
     counts = state.request_counts.scatter_add(1, requests, ones)
     pair = torch.add(requests, server, alpha=services)
     hits = state.hit_counts.flatten(1).scatter_add(1, pair, hit.view(torch.uint8).to(ones.dtype))

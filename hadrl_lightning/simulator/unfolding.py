@@ -41,7 +41,7 @@ def offloading_view_of(scenario: Scenario) -> type[OffloadingView]:
             if entry in taken or entry in further:
                 raise ValueError(f"processes.{name} must show a field of a new name, got {entry}")
             further[entry] = declared
-        idle_users |= process.idles
+        idle_users |= process.sets_tasks
     beyond = len(targets_beyond(scenario))
     if not (further or beyond or idle_users):
         return OffloadingView
@@ -50,7 +50,7 @@ def offloading_view_of(scenario: Scenario) -> type[OffloadingView]:
 
 @lru_cache(maxsize=64)
 def _view_with(further: tuple[tuple[str, Field], ...], beyond: int, idle_users: bool) -> type[OffloadingView]:
-    """The class of views with further fields and targets, and of users who may be idle: one for networks of any sizes."""
+    """The class of views with further fields and targets, of users who may be idle: one for networks of any sizes."""
     declared_fields = [
         (entry, Tensor, field(metadata=number(*one.axes, **_without_axes(one)))) for entry, one in further
     ]
@@ -117,8 +117,18 @@ class Unfolding:
                     return None
                 if name in self.world.scenario.processes:
                     check_past(name, past, self.world)
-                return past["requests"].to(self.world.device, self.world.dtype)
+                counts = self._of_tasks(past["requests"], generator)
+                return counts.to(self.world.device, self.world.dtype)
         return None
+
+    def _of_tasks(self, counts: Tensor, generator: torch.Generator) -> Tensor:
+        """What was asked for by those who had a task, of what all users would have asked for."""
+        for process in self.processes.values():
+            usual = process.usual_tasks(self.world.table, self.world.scenario.num_users)
+            if usual is not None:
+                counts = counts.cpu().double()
+                counts = torch.binomial(counts, usual.asking.expand_as(counts), generator=generator)
+        return counts
 
     def serve(self) -> None:
         """Draw what is not known before a slot is served."""

@@ -138,7 +138,7 @@ class OffloadingView(View):
     """What the fast level sees before a slot is served."""
 
     idle_users: ClassVar[bool] = False
-    """Whether users may have no task in a slot (`Process.idles`)."""
+    """Whether users may have no task in a slot (`Process.sets_tasks`)."""
 
     cache: Bool[Tensor, "*rows server service"] = field(
         metadata=number(SERVER, SERVICE, text="cache bit {}", dtype=torch.bool, whole=True)

@@ -19,6 +19,7 @@ from hadrl_lightning.simulator.processes.process import (
     check_past,
     check_shown,
 )
+from hadrl_lightning.simulator.processes.queues import Queues
 from hadrl_lightning.simulator.processes.slowdowns import SlowServers
 from hadrl_lightning.simulator.processes.usual import (
     CellPositions,
@@ -41,6 +42,7 @@ __all__ = [
     "Memory",
     "MovingUsers",
     "Process",
+    "Queues",
     "RayleighFading",
     "SlowServers",
     "StationaryRequests",
@@ -75,14 +77,17 @@ PROCESSES.register("handover")(Handover)
 PROCESSES.register("correlated_channel")(CorrelatedChannel)
 PROCESSES.register("device")(Device)
 PROCESSES.register("hops")(Hops)
+PROCESSES.register("queues")(Queues)
 
 
 def processes_of(scenario: Scenario) -> dict[str, Process]:
     """The processes of a scenario by name, in the order in which they draw: the usual ones first.
 
+    Those that follow others come last. The order of the settings decides among the rest.
+
     Raises:
         ValueError: there is no process of a name, a setting of it is unknown, of another type or out of range, it does
-            not fit the scenario, or two of them bring the same entry of the slot.
+            not fit the scenario, two of them bring the same entry of the slot, or slots are of different lengths.
     """
     fixed = scenario.user_positions_m is not None
     usual: dict[str, tuple[str, Process]] = {
@@ -108,7 +113,20 @@ def processes_of(scenario: Scenario) -> dict[str, Process]:
         else:
             further[name] = process
     ordered = [usual[entry] for entry in USUAL if entry in usual]
-    return {**dict(ordered), **further}
+    ordered += sorted(further.items(), key=lambda one: one[1].follows_others)
+    _check_slots(dict(ordered))
+    return dict(ordered)
+
+
+def _check_slots(processes: dict[str, Process]) -> None:
+    """Refuse slots of different lengths."""
+    lengths = {name: one.slot_s for name, one in processes.items() if hasattr(one, "slot_s")}
+    for name, length in lengths.items():
+        first, other = next(iter(lengths.items()))
+        if length != other:
+            raise ValueError(
+                f"processes must agree on slot_s, got {other:g} of {first} and {length:g} of {name}"
+            )
 
 
 def targets_beyond(scenario: Scenario) -> tuple[str, ...]:

@@ -156,7 +156,7 @@ class Device(Process):
         energy = torch.minimum(service.energy, held)
         left = held - energy
         after = (left + self.charge_w * self.slot_s).clamp(max=self.battery_j)
-        dropped = empty & (table.bits_asked(slot.requests) + table.cycles_asked(slot.requests) > 0)
+        dropped = empty & (slot.more["tasks"] > 0) if "tasks" in slot.more else empty
         service = service._replace(
             energy=energy,
             latency=service.latency.masked_fill(dropped, self.dropped_s),

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.errors import HadrlError
@@ -36,6 +37,15 @@ class World(NamedTuple):
     they are of the slot that is drawn, of those behind it of the slot before, and in the first slot not there."""
 
 
+class UsualTasks(NamedTuple):
+    """What tasks are like in the long run, of all networks or of each, in double precision on the CPU."""
+
+    asking: Float[Tensor, "batch_or_1 1"]
+    """Share of the users who have one in a slot."""
+    size: Float[Tensor, "batch_or_1 1"]
+    """Its mean size, in parts of one of its service."""
+
+
 class Process:
     """One thing that changes by itself, for B networks at once.
 
@@ -53,8 +63,10 @@ class Process:
     hidden: ClassVar[bool] = False
     """Whether no view shows what `adjusted` changes: it holds when a slot is served, and for references, which know the
     truth."""
-    idles: ClassVar[bool] = False
-    """Whether users may have no task in a slot: their `task_bits` and `task_cycles` are 0."""
+    sets_tasks: ClassVar[bool] = False
+    """Whether `adjusted` sets sizes of tasks, of which some may be 0: the users have no task then."""
+    follows_others: ClassVar[bool] = False
+    """Whether it goes by what others change, such as the speed of servers: it then comes behind them."""
     by_popularity: ClassVar[bool] = False
     """Of a process that brings `requests`: whether they are drawn by the scenario's popularity, in every slot alike.
     One of another popularity brings it as `popularity`, [B, K], for references."""
@@ -90,6 +102,10 @@ class Process:
         """
         return {}
 
+    def usual_tasks(self, table: Constants, num_users: int) -> "UsualTasks | None":
+        """What tasks are like in the long run where it `sets_tasks`, for who looks beyond a slot; None: as usual."""
+        return None
+
     # What follows from it --------------------------------------------------------------------------------------------
 
     def adjusted(self, table: Constants, slot: Slot, carried: Memory) -> Constants:
@@ -103,7 +119,10 @@ class Process:
     def served(
         self, table: Constants, slot: Slot, carried: Memory, allocation: Allocation, service: Service
     ) -> tuple[Memory, Service]:
-        """What is carried on after a slot was served, and what became of the service by what was carried so far."""
+        """What is carried on after a slot was served, and what became of the service by what was carried so far.
+
+        `table` is what held in the slot.
+        """
         return carried, service
 
     def shown(self, table: Constants, slot: Slot, carried: Memory) -> Memory:
