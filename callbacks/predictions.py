@@ -34,7 +34,7 @@ DECISIONS = {
     "hit": "1 where `server` held the service, 0 where the task went on to the cloud",
     "on_time": "1 where the latency was within the deadline, else 0",
 }
-"""Columns of decisions.csv but the last, one row a user and slot, and what they mean."""
+"""Columns of decisions.csv but the last, one row a task, of a user in a slot, and what they mean."""
 ENERGY = {
     "energy_j": ("what the user's radio spent, J", "transmit power in W"),
     "energy_dbm_s": ("the energy of the published code, which is none: dBm·s", "transmit power in dBm"),
@@ -64,7 +64,8 @@ Every score follows from these files and the scenario in `scenario.yaml`. With `
 - `switching_s` = storage of the services that are new to a server / `backhaul_bytes_per_s`, summed over servers; all
   caches are empty before the first decision of an episode.
 
-A share below 10⁻⁹ counts as 10⁻⁹.
+A share below 10⁻⁹ counts as 10⁻⁹. Users without a task in a slot have no row in it. Processes of the scenario may change
+sizes of tasks, capacities and latencies from slot to slot, which these files don't say.
 `hadrl_lightning.Scenario.from_config("scenario.yaml")` has the constants: `input_bits`, `cycles`, `storage_bits`, …
 """
 
@@ -74,7 +75,7 @@ def write_decisions(
 ) -> list[Path]:
     """Write the decisions of B episodes, and what they led to, as files in `folder`, and return these.
 
-    `decisions.csv` has a row a user and slot, `caches.csv` a row a server and caching decision, `switching.csv` a row a
+    `decisions.csv` has a row a user with a task and slot, `caches.csv` a row a server and caching decision, `switching.csv` a row a
     caching decision; columns.md explains the columns, scenario.yaml has the constants, and where networks
     differ scenario-0.yaml those of episode 0, and so on. Indices are 0-based. Rows are appended where `first_episode`
     is not 0.
@@ -173,12 +174,13 @@ def _decision_rows(episode: Episode, network: EdgeNetwork, first_episode: int) -
             episode.energy,
         )
     ]
-    slots_per_decision = num_slots // len(episode.cache)
+    slots_per_decision, asked = num_slots // len(episode.cache), episode.asked.tolist()
     for b in range(num_episodes):
         for t in range(num_slots):
             head = (first_episode + b, t // slots_per_decision, t)
             for u in range(num_users):
-                yield (*head, u, *(column[t][b][u] for column in columns))
+                if asked[t][b][u]:
+                    yield (*head, u, *(column[t][b][u] for column in columns))
 
 
 def _cache_rows(episode: Episode, first_episode: int) -> Iterator[Sequence[object]]:

@@ -91,6 +91,11 @@ class Device(Process):
                 f"battery_j must be 0 or more than empty_j = {self.empty_j:g}, got {self.battery_j:g}"
             )
 
+    @property
+    def sets_tasks(self) -> bool:
+        """Those of users whose battery is empty."""
+        return self.battery_j > 0
+
     def check(self, scenario: Scenario) -> None:
         """Values that are listed must be of every user."""
         for name in ("device_hz", "transmit_power_dbm"):

@@ -63,8 +63,6 @@ class Process:
     hidden: ClassVar[bool] = False
     """Whether no view shows what `adjusted` changes: it holds when a slot is served, and for references, which know the
     truth."""
-    sets_tasks: ClassVar[bool] = False
-    """Whether `adjusted` sets sizes of tasks, of which some may be 0: the users have no task then."""
     follows_others: ClassVar[bool] = False
     """Whether it goes by what others change, such as the speed of servers: it then comes behind them."""
     by_popularity: ClassVar[bool] = False
@@ -75,6 +73,11 @@ class Process:
     targets: ClassVar[tuple[str, ...]] = ()
     """What tasks can be offloaded to beyond the servers, in words. In views of the fast level they stand behind the
     servers."""
+
+    @property
+    def sets_tasks(self) -> bool:
+        """Whether `adjusted` sets sizes of tasks, of which some may be 0: the users have no task then."""
+        return False
 
     def check(self, scenario: Scenario) -> None:
         """Say what does not fit this scenario before anything is played, such as a file with other users.

@@ -62,7 +62,6 @@ class Queues(Process):
     """What a dropped task counts as, in s."""
 
     brings = ("tasks",)
-    sets_tasks = True
     follows_others = True
     fields = {"backlog_s": Field(axes=(SERVER,), text="backlog of server {}", unit="s", usual=0.0)}
 
@@ -85,6 +84,11 @@ class Queues(Process):
         elif (self.load is None) == (self.tasks_per_slot is None):
             found = "neither" if self.load is None else f"{self.load:g} and {self.tasks_per_slot:g}"
             raise ValueError(f"load or tasks_per_slot must be given, and the other be null, got {found}")
+
+    @property
+    def sets_tasks(self) -> bool:
+        """It does."""
+        return True
 
     def check(self, scenario: Scenario) -> None:
         """Who has one task at most can't have more on average."""
