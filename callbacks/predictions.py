@@ -64,8 +64,8 @@ Every score follows from these files and the scenario in `scenario.yaml`. With `
 - `switching_s` = storage of the services that are new to a server / `backhaul_bytes_per_s`, summed over servers; all
   caches are empty before the first decision of an episode.
 
-A share below 10⁻⁹ counts as 10⁻⁹. Users without a task in a slot have no row in it. Processes of the scenario may change
-sizes of tasks, capacities and latencies from slot to slot, which these files don't say.
+A share below 10⁻⁹ counts as 10⁻⁹. Users without a task in a slot have no row in it. Processes of the scenario may
+change sizes of tasks, capacities and latencies from slot to slot, which these files don't say.
 `hadrl_lightning.Scenario.from_config("scenario.yaml")` has the constants: `input_bits`, `cycles`, `storage_bits`, …
 """
 
@@ -75,10 +75,10 @@ def write_decisions(
 ) -> list[Path]:
     """Write the decisions of B episodes, and what they led to, as files in `folder`, and return these.
 
-    `decisions.csv` has a row a user with a task and slot, `caches.csv` a row a server and caching decision, `switching.csv` a row a
-    caching decision; columns.md explains the columns, scenario.yaml has the constants, and where networks
-    differ scenario-0.yaml those of episode 0, and so on. Indices are 0-based. Rows are appended where `first_episode`
-    is not 0.
+    `decisions.csv` has a row a user and slot with a task, `caches.csv` a row a server and caching decision,
+    `switching.csv` a row a caching decision; columns.md explains the columns, scenario.yaml has the constants, and
+    where networks differ scenario-0.yaml those of episode 0, and so on. Indices are 0-based. Rows are appended where
+    `first_episode` is not 0.
 
     Args:
         folder: of the files.

@@ -1,0 +1,461 @@
+"""Tasks that arrive by chance, work that carries over, and users without a task wherever tasks are counted."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hadrl_lightning.agents import SetWorldModel, SetWorldModelSettings
+from hadrl_lightning.baselines import OFFLOADING_POLICIES, lower_bound
+from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.planning.sums import plan_by_sums
+from hadrl_lightning.play import episode_scores, home_equal, offloading_reward, run_episode, slot_scores
+from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import (
+    Allocation,
+    EdgeNetwork,
+    Use,
+    decode_offloading,
+    equal_shares,
+    make_generator,
+)
+from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.processes import Queues, SlowServers, World
+
+CPU = torch.device("cpu")
+PLAIN: dict[str, Any] = {"load": None, "tasks_per_slot": 0.7}
+
+
+def world(**chosen: Any) -> Scenario:
+    """ES3 with queues of these settings, and slow servers that it is named together with."""
+    further = chosen.pop("further", {})
+    sizes = chosen.pop("sizes", {})
+    base = replace(Scenario.from_config("es3.yaml"), **sizes)
+    return replace(base, processes={"queues": chosen, **further})
+
+
+def network_of(scenario: Scenario, num_envs: int = 3, seed: int = 0, **more: Any) -> EdgeNetwork:
+    return EdgeNetwork(scenario, num_envs=num_envs, generator=make_generator(seed, Use.TEST_NETWORKS), **more)
+
+
+def full(network: EdgeNetwork) -> Tensor:
+    return torch.ones_like(network.cache)
+
+
+def carried(network: EdgeNetwork) -> dict[str, Tensor]:
+    return network.state.carried["queues"]
+
+
+def tasks_of(process: Queues, scenario: Scenario, num_envs: int, slots: int) -> Tensor:
+    """Tasks of every slot, network and user."""
+    seen = World(scenario, constants(scenario, CPU, torch.float64), num_envs, CPU, torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    memory = [process.initial(seen, generator)]
+    for _ in range(slots - 1):
+        memory.append(process.advance(seen, memory[-1], generator))
+    return torch.stack([one["tasks"] for one in memory]).double()
+
+
+# Arrivals ------------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_arrive_as_often_as_is_said_and_at_any_load() -> None:
+    scenario = replace(Scenario.from_config("es3.yaml"), num_users=20)
+    cycles = torch.tensor(scenario.cycles, dtype=torch.float64) @ torch.tensor(
+        scenario.popularity_vector, dtype=torch.float64
+    )
+    for load in (0.3, 0.6):
+        mean = load * 0.5 * 60e9 / (20 * float(cycles))
+        for arrivals in ("bernoulli", "poisson", "bursts"):
+            process = Queues(arrivals=arrivals, load=load, slot_s=0.5, on_slots=3.0, off_slots=6.0)  # type: ignore[arg-type]
+            found = tasks_of(process, scenario, 200, 120)
+            asked = found > 0
+            offered = found.mean() * 20 * cycles / 0.5
+            assert float(offered) == pytest.approx(load * 60e9, rel=0.03)
+            expected = process.usual_tasks(constants(scenario, CPU, torch.float64), 20)
+            assert float(asked.double().mean()) == pytest.approx(float(expected.asking), rel=0.03)
+            assert float(found[asked].mean()) == pytest.approx(float(expected.size), rel=0.02)
+            variance = float(found.var())
+            if arrivals == "bernoulli":
+                assert set(found.unique().tolist()) == {0.0, 1.0}
+                assert variance == pytest.approx(mean * (1 - mean), rel=0.02)
+            elif arrivals == "poisson":
+                assert variance == pytest.approx(mean, rel=0.03)
+            else:  # on a third of the time, thrice as many then
+                assert variance == pytest.approx(mean + 2 * mean**2, rel=0.05)
+                both = (asked[1:] & asked[:-1]).double().mean() / asked.double().mean()
+                busy = 1 - torch.tensor(-3 * mean).exp()
+                assert float(both) == pytest.approx(float(2 / 3 * busy), rel=0.06)
+
+
+def test_a_task_of_everybody_in_every_slot_leaves_the_draws_and_sizes_as_they_are() -> None:
+    scenario = world(arrivals="every", load=None, slot_s=100.0, buffer_s=1e5)
+    usual = replace(scenario, processes={})
+    one, other = (run_episode(network_of(it), full, home_equal) for it in (scenario, usual))
+    for name, mine, theirs in zip(one._fields, one, other, strict=True):
+        assert torch.equal(mine, theirs), name
+    assert torch.equal(
+        network_of(scenario).caching_view().past_requests, network_of(usual).caching_view().past_requests
+    )
+
+
+def test_what_is_drawn_depends_on_no_decision() -> None:
+    scenario = world(load=1.2, sizes={"decisions_per_episode": 2})
+    networks = [network_of(scenario), network_of(scenario)]
+    policies = (home_equal, OFFLOADING_POLICIES["least_loaded_equal"](scenario, torch.Generator()))
+    for policy, network in zip(policies, networks, strict=True):
+        run_episode(network, full, policy)
+    mine, theirs = (network.unfolding.memory["queues"]["tasks"] for network in networks)
+    assert torch.equal(mine, theirs)
+    assert not torch.equal(carried(networks[0])["backlog"], carried(networks[1])["backlog"])
+
+
+# Work ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("late", ["kept", "dropped"])
+def test_queues_are_those_of_a_twin_in_plain_python(late: str) -> None:
+    slow = {"slow_servers": {"slow_part": 0.4, "slow_slots": 4.0, "slow_factor": 0.5}}
+    chosen = {"load": 1.5, "buffer_s": 2.0, "slot_s": 0.5, "late": late, "dropped_s": 7.0}
+    sizes = {"num_users": 7, "decisions_per_episode": 8}
+    scenario = world(**chosen, sizes=sizes, further=slow)
+    network = network_of(scenario, 1)
+    bits, cycles, deadlines = scenario.input_bits, scenario.cycles, scenario.deadlines_s
+    backlog, room, counts = [0.0] * 3, 2 * 20e9, dict.fromkeys(("arrived", "admitted", "dropped", "late"), 0)
+    for slot in range(scenario.slots_per_episode):
+        if network.frame_over:
+            network.begin_frame(torch.tensor([[[True] * 10, [False] * 10, [True] * 10]]))
+        view = network.offloading_view()
+        assert view.backlog_s[0].tolist() == pytest.approx([work / 20e9 for work in backlog])  # type: ignore[attr-defined]
+        number = network.unfolding.slot.more["tasks"][0].tolist()
+        speed = [20e9 * one for one in network.unfolding.slot.more["server_speed"][0].tolist()]
+        asked = network.requests[0].tolist()
+        assert view.input_bits[0].tolist() == pytest.approx([n * bits[k] for n, k in zip(number, asked)])
+        target = [(user * user + slot) % 3 for user in range(7)]
+        band = [1.0 + (3 * user + slot) % 5 for user in range(7)]
+        share = [band[u] / sum(band[v] for v in range(7) if target[v] == target[u]) for u in range(7)]
+        allocation = Allocation(torch.tensor([target]), *[torch.tensor([share])] * 2)
+        service = network.step(allocation)
+        sent, latency = [0.0] * 7, [0.0] * 7
+        for u, (n, k, s) in enumerate(zip(number, asked, target)):
+            mine = share[u] / sum(share[v] for v in range(7) if target[v] == s and number[v]) if n else 1.0
+            if n:
+                rate = mine * scenario.bandwidth_hz * float(service.spectral_efficiency[0, u])
+                sent[u] = n * bits[k] / rate
+                there = backlog[s] / speed[s] + n * cycles[k] / (mine * speed[s])
+                away = n * bits[k] / (4 * 1024**2) + n * cycles[k] / 4e9 + 0.1
+                latency[u] = sent[u] + (away if s == 1 else there)
+        left, taken = list(backlog), [False] * 7
+        for s in (0, 2):
+            users = sorted((u for u in range(7) if target[u] == s and number[u]), key=lambda u: sent[u])
+            shut = False
+            for u in users:
+                work = number[u] * cycles[asked[u]]
+                if late == "dropped" and latency[u] > deadlines[asked[u]]:
+                    continue
+                shut |= left[s] + work > room
+                if not shut:
+                    left[s] += work
+                    taken[u] = True
+        for u in range(7):
+            drops = bool(number[u]) and target[u] != 1 and not taken[u]
+            timely = not drops and latency[u] <= deadlines[asked[u]]
+            assert float(service.latency[0, u]) == pytest.approx(7.0 if drops else latency[u], rel=1e-4)
+            assert (bool(service.hit[0, u]), bool(service.on_time[0, u])) == (taken[u], timely)
+            assert bool(service.asked[0, u]) == bool(number[u])
+            counts["arrived"] += bool(number[u])
+            counts["admitted"] += taken[u]
+            counts["dropped"] += drops
+            counts["late"] += bool(number[u]) and not drops and not timely
+        backlog = [max(0.0, work - 0.5 * hz) for work, hz in zip(left, speed)]
+    found = {name: int(carried(network)[name]) for name in counts}
+    assert found == counts
+    assert all(counts.values())
+
+
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+    st.sampled_from(["bernoulli", "poisson", "bursts"]),
+    st.floats(0.3, 1.0),
+    st.floats(1.0, 4.0),
+    st.sampled_from(["kept", "dropped"]),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_work_is_lost_and_none_appears(
+    arrivals: str, tasks: float, buffer_s: float, late: str, seed: int
+) -> None:
+    chosen = {"arrivals": arrivals, "load": None, "tasks_per_slot": tasks, "buffer_s": buffer_s, "late": late}
+    network = network_of(world(**chosen, sizes={"compute_hz": 8e9}), 4, seed)
+    offered = torch.zeros(4, dtype=torch.float64)
+    draws = torch.Generator().manual_seed(seed)
+    while not network.episode_over:
+        if network.frame_over:
+            network.begin_frame(torch.rand(network.cache.shape, generator=draws) < 0.8)
+        cycles = network.present.cycles_asked(network.requests)
+        action = 2 * torch.rand(4, network.scenario.offloading_action_size, generator=draws) - 1
+        service = network.step(decode_offloading(network.scenario, action))
+        assert service.latency.isfinite().all()
+        offered += (cycles * service.hit).sum(dim=1)
+        now = carried(network)
+        # Cycles are whole numbers, of which sums in double precision are exact.
+        assert torch.equal(now["admitted_cycles"], offered)
+        assert torch.equal(now["admitted_cycles"], now["served_cycles"] + now["backlog"].sum(dim=1))
+        assert (now["backlog"] >= 0).all()
+        assert (now["backlog"] <= now["room"]).all()
+        assert (now["arrived"] >= now["admitted"] + now["dropped"]).all()
+    assert (now["admitted"] > 0).all()
+
+
+def test_permuting_users_permutes_what_they_get_and_leaves_the_backlogs() -> None:
+    scenario, order = world(load=1.5, buffer_s=1.0, sizes={"num_users": 6}), torch.tensor([3, 0, 5, 1, 4, 2])
+    action = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = []
+    for index in (torch.arange(6), order):
+        network = network_of(scenario, 2)
+        network.unfolding.serve()
+        slot = network.unfolding.slot
+        assert slot.fading is not None
+        slot.requests, slot.positions, slot.fading = (
+            one[:, index] for one in (slot.requests, slot.positions, slot.fading)
+        )
+        slot.more["tasks"] = slot.more["tasks"][:, index]
+        network._constants = network._constants._replace(cells=network._constants.cells[index])
+        network.unfolding.serve = lambda: None  # type: ignore[method-assign]
+        network.begin_frame(full(network))
+        service = network.step(decode_offloading(scenario, action[:, :, index].flatten(1)))
+        found.append((service, carried(network)))
+    (one, left), (other, left_then) = found
+    for name in ("latency", "hit", "energy", "on_time"):
+        torch.testing.assert_close(getattr(one, name)[:, order], getattr(other, name))
+    assert bool(left["dropped"].any())
+    for name, value in left.items():
+        assert torch.equal(value, left_then[name]), name
+
+
+def test_queues_go_on_from_a_saved_state_to_the_bit() -> None:
+    scenario = world(arrivals="bursts", load=1.0, buffer_s=2.0)
+    here, there = network_of(scenario), network_of(scenario, seed=1)
+
+    def frame(network: EdgeNetwork) -> list[Tensor]:
+        network.begin_frame(full(network))
+        found = []
+        while not network.frame_over:
+            service = network.step(equal_shares(scenario, network.homes, torch.float32))
+            found += [*service, network.requests, network.offloading_observation()]
+        return [*found, *carried(network).values(), network.caching_view().requests]
+
+    frame(here)
+    there.load_state_dict(here.state_dict())
+    for _ in range(3):
+        for mine, theirs in zip(frame(here), frame(there), strict=True):
+            assert torch.equal(mine, theirs)
+
+
+def test_queues_compose_with_every_world_and_any_sizes_whatever_the_order_of_the_settings() -> None:
+    worlds: dict[str, Any] = {
+        name: {} for name in ("queues", "slow_servers", "moving_users", "handover", "correlated_channel")
+    }
+    worlds["drifting_requests"] = {"regimes": 3, "server_difference": 0.3}
+    scenario = replace(
+        Scenario.from_config("es2.yaml", "tight.yaml"), decisions_per_episode=2, processes=worlds
+    )
+    found = []
+    for names in (list(scenario.processes), list(reversed(scenario.processes))):
+        processes = {name: scenario.processes[name] for name in names}
+        network = network_of(replace(scenario, processes=processes))
+        episode = run_episode(network, lambda net: torch.zeros_like(net.cache), home_equal)
+        assert list(network.unfolding.processes)[-1] == "queues"
+        found.append([*episode, *carried(network).values()])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+    published = EdgeNetwork(world(), "published", 2, generator=torch.Generator().manual_seed(0))
+    assert run_episode(published, full, home_equal).latency.isfinite().all()
+    ranges: dict[str, Any] = {
+        "num_servers": {"low": 1, "high": 5},
+        "num_users": {"low": 1, "high": 9},
+        "num_services": {"low": 3, "high": 6},
+        "popularity": "zipf",
+        "compute_hz": {"low": 1e9, "high": 9e10},
+    }
+    drawn = network_of(Scenario.from_dict({**ranges, "processes": {"queues": {}}}))
+    for _ in range(3):
+        assert run_episode(drawn, full, home_equal).latency.isfinite().all()
+        assert (carried(drawn)["room"].shape) == (3, drawn.scenario.num_servers)
+
+
+# Users without a task ------------------------------------------------------------------------------------------------
+
+
+def test_users_without_a_task_count_for_nothing() -> None:
+    scenario = world(**PLAIN, arrivals="bernoulli")
+    network = network_of(scenario, 8)
+    past = network.caching_view().past_requests.sum(dim=1) / (1000 * 30)
+    torch.testing.assert_close(past, torch.full((8,), 0.7), rtol=0, atol=0.01)
+    assert (network.caching_view().users == 21).all()
+    asked = []
+
+    def note(slot: Any) -> None:
+        asked.append(network.state.request_counts.sum(dim=1))
+
+    episode = run_episode(network, full, home_equal, note)
+    idle = ~episode.asked
+    assert 0.25 < float(idle.double().mean()) < 0.35
+    assert torch.equal(torch.stack(asked), episode.asked.sum(dim=2).cumsum(dim=0).float())
+    assert not episode.hit[idle].any()
+    assert not episode.latency[idle].any()
+    assert not episode.energy[idle].any()
+    scores = episode_scores(episode)
+    assert (scores.hit_ratio == 1).all()
+    torch.testing.assert_close(
+        scores.on_time, (episode.on_time & episode.asked).sum((0, 2)) / episode.asked.sum((0, 2))
+    )
+    assert torch.equal(network.state.hit_counts.sum((1, 2)), network.state.request_counts.sum(1))
+
+
+def test_a_slot_in_which_nobody_asks_is_worth_nothing_and_has_no_ratio() -> None:
+    network = network_of(world(load=None, tasks_per_slot=1e-3, sizes={"num_users": 2}), 2)
+    for policy in OFFLOADING_POLICIES.values():
+        network.begin_frame(full(network))
+        while not network.frame_over:
+            assert bool(network.present.idle(network.requests).all())
+            service = network.step(policy(network.scenario, torch.Generator().manual_seed(0))(network))
+            for value in slot_scores(service, torch.zeros(2)):
+                assert not value.any()
+            assert not offloading_reward(service.latency).any()
+        network.reset()
+
+
+def test_references_know_how_long_tasks_wait_and_the_least_loaded_server_is_that_of_the_least_backlog() -> (
+    None
+):
+    scenario = world(sizes={"num_users": 3})
+    network = network_of(scenario, 1)
+    network.begin_frame(full(network))
+    network.unfolding.slot.more["tasks"] = torch.ones(1, 3)
+    network.unfolding.memory["queues"]["tasks"] = torch.ones(1, 3)
+    carried(network)["backlog"] = torch.tensor([[0.0, 60e9, 80e9]], dtype=torch.float64)
+    assert network.present.waiting_s.tolist() == [[0.0, 3.0, 4.0]]
+    for name in ("best_known", "least_loaded_equal", "least_loaded_sqrt", "genetic"):
+        policy = OFFLOADING_POLICIES[name](scenario, torch.Generator().manual_seed(0))
+        assert policy(network).server.tolist() == [[0, 0, 0]], name
+    slot = (scenario, network.cache, network.requests, network.positions, torch.ones(1, 3))
+    waiting = lower_bound(*slot, table=network.present)
+    alone = lower_bound(*slot, table=network.exact)
+    assert float(waiting) >= float(alone)
+    carried(network)["backlog"] = torch.full((1, 3), 20e9, dtype=torch.float64)
+    torch.testing.assert_close(lower_bound(*slot, table=network.present), alone + 3)
+
+
+def test_a_hidden_speed_is_not_told_by_the_backlog_that_views_show() -> None:
+    slow = {"slow_servers": {"slow_part": 0.9, "slow_factor": 0.5, "out_part": 0.0}}
+    network = network_of(world(further=slow), 4)
+    carried(network)["backlog"] = torch.full((4, 3), 40e9, dtype=torch.float64)
+    process = network.unfolding.processes["slow_servers"]
+    assert isinstance(process, SlowServers)
+    assert (network.offloading_view().backlog_s == 2).all()  # type: ignore[attr-defined]
+    speed = network.unfolding.slot.more["server_speed"].double()
+    torch.testing.assert_close(network.present.waiting_s, 2 / speed)
+
+
+def model_of(scenario: Scenario, transitions: OffloadingTransitions) -> SetWorldModel:
+    made = SetWorldModel.made_for(
+        scenario,
+        "strict",
+        SetWorldModelSettings(ensemble_size=2, change_weight=0.1),
+        torch.Generator().manual_seed(0),
+    )
+    made.observe(transitions)
+    return made
+
+
+def transitions_of(scenario: Scenario) -> OffloadingTransitions:
+    network = network_of(scenario, 6)
+    network.begin_frame(full(network))
+    view = network.offloading_view()
+    action = torch.rand(6, scenario.offloading_action_size, generator=torch.Generator().manual_seed(0)) - 0.5
+    service = network.step(decode_offloading(scenario, action))
+    after = network.offloading_view()
+    return OffloadingTransitions(view, action, offloading_reward(service.latency), after, service.latency)
+
+
+def test_users_without_a_task_change_nothing_of_what_a_model_learns_and_plans() -> None:
+    scenario = world(**PLAIN, sizes={"num_users": 6})
+    seen = transitions_of(scenario)
+    idle = ~seen.view.asking  # type: ignore[operator, union-attr]
+    assert bool(idle.any())
+    other = seen.clone()
+    other.latency[idle] = 123.0
+    other.action.view(6, 3, 6)[:, 1:][idle.unsqueeze(1).expand(-1, 2, -1)] = 0.7
+    for view in (other.view, other.next_view):
+        gone = ~view.asking  # type: ignore[operator, union-attr]
+        view.spectral_efficiency[gone] = 0.3  # type: ignore[union-attr]
+        view.requests[gone] = 0  # type: ignore[union-attr]
+    one, two = (model_of(scenario, it) for it in (seen, other))
+    for mine, theirs in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    losses = [one.loss(it) for it in (seen, other)]
+    for mine, theirs in zip(*losses, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    losses[0].total.backward()
+    assert all(value.grad.isfinite().all() for value in one.parameters() if value.grad is not None)
+    demand = one.pair_demands(seen.view)
+    assert not demand.transpose(2, 3)[:, idle].any()
+    plans = [plan_by_sums(one, it.view, None) for it in (seen, other)]
+    torch.testing.assert_close(plans[0].share[~idle], plans[1].share[~idle])
+    assert torch.equal(plans[0].target[~idle], plans[1].target[~idle])
+    torch.testing.assert_close(plans[0].prediction.reward_mean, plans[1].prediction.reward_mean)
+    assert (plans[0].prediction.mean[:, idle] < -15).all()
+
+
+def test_a_plan_for_users_who_ask_is_that_of_a_network_without_the_others() -> None:
+    scenario = world(**PLAIN, sizes={"num_users": 6})
+    seen = transitions_of(scenario)
+    model = model_of(scenario, seen)
+    for row in range(6):
+        view: Any = seen.view[row : row + 1]
+        who = view.asking[0]
+        alone = view.map(lambda value, who=who: value[:, who] if value.shape[1:2] == (6,) else value)
+        step, alone_step = (
+            model.step(model.start(one, 1), action)[0]
+            for one, action in (
+                (view, seen.action[row : row + 1]),
+                (alone, seen.action[row].view(3, 6)[:, who].reshape(1, -1)),
+            )
+        )
+        torch.testing.assert_close(step.mean[:, :, who], alone_step.mean)
+        torch.testing.assert_close(step.reward_mean, alone_step.reward_mean, rtol=1e-4, atol=0)
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chosen", "problem"),
+    [
+        ({"load": 0.0}, "load must be"),
+        ({"load": 11.0}, "load must be"),
+        ({"load": None}, "load or tasks_per_slot must be given, and the other be null, got neither"),
+        ({"load": 0.5, "tasks_per_slot": 1.0}, "and the other be null, got 0.5 and 1"),
+        ({"load": None, "tasks_per_slot": 101.0}, "tasks_per_slot must be"),
+        ({"slot_s": 0.0}, "slot_s must be"),
+        ({"buffer_s": 0.5}, "buffer_s must be at least slot_s = 1, the work of a slot, got 0.5"),
+        ({"dropped_s": -1.0}, "dropped_s must be"),
+        ({"on_slots": 0.5}, "on_slots must be"),
+        ({"off_slots": float("inf")}, "off_slots must be"),
+        ({"arrivals": "often"}, "arrivals"),
+        ({"late": "never"}, "late"),
+        ({"arrivals": "every"}, "load must be null with arrivals every"),
+        ({"arrivals": "every", "load": None, "tasks_per_slot": 2.0}, "tasks_per_slot must be null"),
+        ({"arrivals": "bernoulli", "load": None, "tasks_per_slot": 1.5}, "must be at most 1"),
+        ({"arrivals": "bernoulli", "load": 2.0}, "load must be at most 0.926 with arrivals bernoulli"),
+        ({"further": {"moving_users": {"slot_s": 2.0}}}, "must agree on slot_s, got 2 of moving_users and 1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_in_one_line(chosen: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem) as caught:
+        network_of(world(**chosen))
+    assert "\n" not in str(caught.value)
