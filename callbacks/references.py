@@ -25,7 +25,7 @@ from hadrl_lightning.simulator import (
     decode_offloading,
     make_generator,
 )
-from hadrl_lightning.simulator.processes import demand_is_known
+from hadrl_lightning.simulator.processes import demand_is_known, processes_of
 
 OWN, LEAST = "best known, same caches", "least known"
 """The yardsticks: the best known decisions under the agent's caches, and under the latency-optimal ones."""
@@ -59,6 +59,10 @@ class References:
             )
         elif not least_latency(self.scenario).exact:
             notes.append(f"{LEAST}: its caches are the best that a search found")
+        if any(one.carries_work for one in processes_of(self.scenario).values()):
+            notes.append(
+                "the best known decisions are those of each slot by itself: who leaves less work behind can do better"
+            )
         if not demand_is_known(self.scenario):
             notes.append(
                 f"{LEAST} holds the same caches all along, the best ones on average over requests as episodes begin: "

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hadrl_lightning.agents import SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.baselines import OFFLOADING_POLICIES, lower_bound
+from hadrl_lightning.callbacks.references import References
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.planning.sums import plan_by_sums
 from hadrl_lightning.play import episode_scores, home_equal, offloading_reward, run_episode, slot_scores
@@ -343,6 +344,7 @@ def test_references_know_how_long_tasks_wait_and_the_least_loaded_server_is_that
         policy = OFFLOADING_POLICIES[name](scenario, torch.Generator().manual_seed(0))
         assert policy(network).server.tolist() == [[0, 0, 0]], name
     slot = (scenario, network.cache, network.requests, network.positions, torch.ones(1, 3))
+    assert any("leaves less work behind" in note for note in References(scenario, "strict").notes)
     waiting = lower_bound(*slot, table=network.present)
     alone = lower_bound(*slot, table=network.exact)
     assert float(waiting) >= float(alone)

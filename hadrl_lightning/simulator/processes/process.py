@@ -65,6 +65,8 @@ class Process:
     truth."""
     follows_others: ClassVar[bool] = False
     """Whether it goes by what others change, such as the speed of servers: it then comes behind them."""
+    carries_work: ClassVar[bool] = False
+    """Whether a decision counts in later slots too, by the work that it leaves to them."""
     by_popularity: ClassVar[bool] = False
     """Of a process that brings `requests`: whether they are drawn by the scenario's popularity, in every slot alike.
     One of another popularity brings it as `popularity`, [B, K], for references."""

@@ -63,6 +63,7 @@ class Queues(Process):
 
     brings = ("tasks",)
     follows_others = True
+    carries_work = True
     fields = {"backlog_s": Field(axes=(SERVER,), text="backlog of server {}", unit="s", usual=0.0)}
 
     def __post_init__(self) -> None:
