@@ -34,6 +34,7 @@ FIELDS = TokenFields.of(OffloadingView)
 class SlotNumbers(NamedTuple):
     """What is seen of a slot of B networks; users and servers beyond those of a network are absent, behind the others.
 
+    So are users without a task.
     Users come in the order in which they decide.
     """
 
@@ -55,8 +56,12 @@ class SlotNumbers(NamedTuple):
             for value in (compressed(seen.user), FIELDS.holds(seen))
         )
         server = compressed(seen.server)
-        ones = [torch.ones(value.shape[:2], dtype=torch.bool, device=user.device) for value in (user, server)]
-        return cls(user, server, holds, *ones), order
+        present, there = (
+            torch.ones(value.shape[:2], dtype=torch.bool, device=user.device) for value in (user, server)
+        )
+        if view.asking is not None:  # who asks for nothing comes last
+            present = view.asking.gather(1, order)
+        return cls(user, server, holds, present, there), order
 
     def cropped(self) -> "SlotNumbers":
         """Without users and servers that are absent from all networks."""
@@ -221,7 +226,7 @@ class SlotActor(nn.Module):
         density = -(noise.square() / 2 + self.log_noise).sum(dim=-1) - log(2 * torch.pi)
         likely = log_part.gather(1, target[:, None]).squeeze(1) + density
         entropy = -(log_part.exp() * log_part.clamp(min=-LOG_BOUND * 2)).sum(dim=1)
-        users = seen.present.sum(dim=1)
+        users = seen.present.sum(dim=1).clamp(min=1)
         return tuple(
             value.new_zeros(len(users)).index_add(0, pairs.network, value) / users
             for value in (likely, entropy)
@@ -254,7 +259,7 @@ class SlotCritic(nn.Module):
             (pairs.code * pairs.there.unsqueeze(-1)).sum(dim=1) / servers,
             pairs.code.masked_fill(~pairs.there.unsqueeze(-1), -1.0).amax(dim=1),
         ]
-        users = seen.present.sum(dim=1)[:, None]
+        users = seen.present.sum(dim=1).clamp(min=1)[:, None]
         both = torch.cat(of_user, dim=1)
         mean = both.new_zeros(len(users), both.shape[1]).index_add(0, pairs.network, both) / users
         top = both.new_full((len(users), HIDDEN_SIZE), -1.0)

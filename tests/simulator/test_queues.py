@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hadrl_lightning.agents import SetWorldModel, SetWorldModelSettings
+from hadrl_lightning.agents.adapting import Adaptation, Lived, _latencies
 from hadrl_lightning.baselines import OFFLOADING_POLICIES, lower_bound
+from hadrl_lightning.benchmark.slot_actor import SlotActor, SlotCritic, SlotNumbers
 from hadrl_lightning.callbacks.references import References
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.planning.sums import plan_by_sums
@@ -19,6 +21,7 @@ from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import (
     Allocation,
     EdgeNetwork,
+    OffloadingView,
     Use,
     decode_offloading,
     equal_shares,
@@ -430,6 +433,47 @@ def test_a_plan_for_users_who_ask_is_that_of_a_network_without_the_others() -> N
         )
         torch.testing.assert_close(step.mean[:, :, who], alone_step.mean)
         torch.testing.assert_close(step.reward_mean, alone_step.reward_mean, rtol=1e-4, atol=0)
+
+
+def test_what_is_believed_of_servers_goes_by_tasks_alone() -> None:
+    scenario = world(**PLAIN, sizes={"num_users": 6})
+    seen = transitions_of(scenario)
+    view: Any = seen.view
+    idle = ~view.asking
+    allocation = decode_offloading(scenario, seen.action)
+    found = []
+    for value in (0.0, torch.nan, 99.0):
+        adaptation = Adaptation(model_of(scenario, seen), "all")
+        measured = _latencies(seen.latency.masked_fill(idle, value), view)
+        assert measured.isnan().equal(idle)
+        adaptation.learn(Lived(view, allocation, measured))
+        assert adaptation.belief is not None
+        found.append(adaptation.belief.mean)
+        assert found[-1].isfinite().all()
+        assert torch.equal(found[-1], found[0])
+        assert all(value.isfinite().all() for value in adaptation.model.parameters())
+    assert found[0].any()
+
+
+def test_an_actor_over_sets_decides_for_those_alone_who_have_a_task() -> None:
+    scenario = Scenario(num_servers=3, num_users=6)
+    kind = type("Idle", (OffloadingView,), {"idle_users": True})
+    view = network_of(scenario, 2).offloading_view()
+    sizes = {name: getattr(view, name).clone() for name in ("input_bits", "cycles")}
+    for value in sizes.values():
+        value[0, 2:] = 0
+        value[1] = 0
+    idle = kind(**{**dict(view.tensors()), **sizes})
+    seen, order = SlotNumbers.of(idle)
+    assert seen.present.tolist() == [[True] * 2 + [False] * 4, [False] * 6]
+    assert set(order[0, :2].tolist()) == {0, 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        actor, critic = SlotActor(), SlotCritic()
+        target, share = actor.act(seen)
+    assert not share[~seen.present].any()
+    for value in (*actor.judge(seen, target, share), critic(seen)):
+        assert value.isfinite().all()
 
 
 # What is refused -----------------------------------------------------------------------------------------------------
