@@ -61,9 +61,9 @@ class Scoreboard:
     def add(self, episode: Episode) -> None:
         """Score the B episodes of a batch."""
         episode = Episode(*(value.cpu() for value in episode))
+        of_slots = {name: getattr(episode, name) for name in (*Service._fields, "asked")}
         for t in range(len(episode.latency)):
-            fields = {name: getattr(episode, name)[t] for name in (*Service._fields, "asked")}
-            self._slots.update(**fields)
+            self._slots.update(**{name: value[t] for name, value in of_slots.items()})
         for switching in episode.switching:
             self._switching.update(switching)
         self._scores.append(episode_scores(episode))
