@@ -143,15 +143,16 @@ class Queues(Process):
 
     def initial(self, world: World, generator: torch.Generator) -> Memory:
         """The tasks of the first slot."""
-        if self.arrivals == "bernoulli" and self.load is not None:
+        mean = self._mean(world.table, world.scenario.num_users)
+        if self.arrivals == "bernoulli":
             try:
-                self._check_chance(float(self._mean(world.table, world.scenario.num_users).max()))
+                self._check_chance(float(mean.max()))
             except ValueError as error:
                 raise HadrlError(f"processes.queues: {error}") from error
         on = None
         if self.arrivals == "bursts":
             on = _draws(world, generator) < self._on_part
-        return self._arrived(world, on, generator)
+        return self._arrived(world, mean.expand(world.num_envs, -1), on, generator)
 
     def advance(self, world: World, memory: Memory, generator: torch.Generator) -> Memory:
         """The tasks of the next slot."""
@@ -159,22 +160,26 @@ class Queues(Process):
         if self.arrivals == "bursts":
             before, draws = memory["on"].cpu(), _draws(world, generator)
             on = torch.where(before, draws >= 1 / self.on_slots, draws < 1 / self.off_slots)
-        return self._arrived(world, on, generator)
+        return self._arrived(world, memory["mean"].cpu(), on, generator)
 
     def _arrived(
-        self, world: World, on: Bool[Tensor, "batch user"] | None, generator: torch.Generator
+        self,
+        world: World,
+        mean: Float[Tensor, "batch 1"],
+        on: Bool[Tensor, "batch user"] | None,
+        generator: torch.Generator,
     ) -> Memory:
         shape = (world.num_envs, world.scenario.num_users)
-        mean = self._mean(world.table, shape[1]).expand(shape) / self._on_part
         if self.arrivals == "every":
             tasks = torch.ones(shape, dtype=torch.float64)
         elif self.arrivals == "bernoulli":
             tasks = (_draws(world, generator) < mean).double()
         else:
-            tasks = torch.poisson(mean, generator=generator)
-        if on is None:
-            return {"tasks": tasks.to(world.device, world.dtype)}
-        return {"tasks": (tasks * on).to(world.device, world.dtype), "on": on.to(world.device)}
+            tasks = torch.poisson((mean / self._on_part).expand(shape), generator=generator)
+        memory = {"mean": mean.to(world.device)}
+        if on is not None:
+            tasks, memory["on"] = tasks * on, on.to(world.device)
+        return {**memory, "tasks": tasks.to(world.device, world.dtype)}
 
     # What follows from it --------------------------------------------------------------------------------------------
 
