@@ -32,6 +32,7 @@ OVERLAYS = [
     "channel.yaml",
     "device.yaml",
     "hops.yaml",
+    "queues.yaml",
 ]
 OTHERS = ["base.yaml", *OVERLAYS]
 
