@@ -291,6 +291,24 @@ def test_queues_compose_with_every_world_and_any_sizes_whatever_the_order_of_the
         assert (carried(drawn)["room"].shape) == (3, drawn.scenario.num_servers)
 
 
+def test_an_empty_battery_drops_the_tasks_of_those_alone_who_have_one() -> None:
+    device = {"device": {"battery_j": 2.0, "empty_j": 1.9, "transmit_power_dbm": 40.0}}
+    scenario = world(**PLAIN, arrivals="bernoulli", further=device)
+    network = network_of(scenario)
+    arrived = torch.zeros(3)
+    network.begin_frame(full(network))
+    while not network.frame_over:
+        tasks = network.unfolding.slot.more["tasks"] > 0
+        service = network.step(equal_shares(scenario, network.homes, network.dtype))
+        assert torch.equal(service.asked, tasks)
+        arrived += tasks.sum(dim=1)
+    counts, dropped = carried(network), network.state.carried["device"]["dropped"]
+    assert torch.equal(counts["arrived"].float(), arrived)
+    assert 0 < float(dropped.sum()) < float(arrived.sum())
+    assert torch.equal(counts["admitted"] + dropped, counts["arrived"])
+    assert not counts["late"].any()
+
+
 # Users without a task ------------------------------------------------------------------------------------------------
 
 

@@ -221,7 +221,7 @@ class Queues(Process):
         )
         new = sum_per_server(cycles * admitted, server, backlog.shape[1])
         done = torch.minimum(backlog + new, self.slot_s * table.compute_hz.to(WORK))
-        late = asked & ~service.on_time & ~dropped
+        late = (cycles + sent > 0) & ~service.on_time & ~dropped  # and not dropped by others
         found = {"arrived": asked, "admitted": admitted, "dropped": dropped, "late": late}
         found |= {"admitted_cycles": new, "served_cycles": done}
         counts = {name: carried[name] + value.sum(dim=-1) for name, value in found.items()}
