@@ -212,7 +212,7 @@ class SlotEnvs(vec_env.VecEnv):
         assert self._frame is not None
         service = self._frame.serve(decided(allocation)).service
         latency = task_latency(service.latency)
-        reward = -torch.where(latency > 0, latency, 1.0).log()  # 0 where nobody has a task
+        reward = -torch.where(latency == 0, 1.0, latency).log()  # 0 where nobody has a task
         over = np.full(self.num_envs, network.episode_over)
         if network.episode_over:
             network.reset()

@@ -56,7 +56,7 @@ def in_time(
 
 def share(some: Float[Tensor, "*any"], of_tasks: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Hits as the hit ratio, or tasks in time as a share: of so many tasks in all, 0 of none."""
-    return torch.where(of_tasks > 0, some / of_tasks, 0.0)
+    return torch.where(of_tasks == 0, 0.0, some / of_tasks)
 
 
 def total_latency(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "*slot batch"]:
@@ -92,7 +92,7 @@ def over_subscription(load: Float[Tensor, "*slot batch server"]) -> Float[Tensor
 def offloading_reward(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "*slot batch"]:
     """The published reward of the fast level, 10^4 over the latency summed over users; 0 where nobody had a task."""
     total = total_latency(latency)
-    return torch.where(total > 0, REWARD_NUMERATOR / total, 0.0)
+    return torch.where(total == 0, 0.0, REWARD_NUMERATOR / total)
 
 
 def caching_reward(

@@ -55,4 +55,4 @@ class Service(NamedTuple):
 
 def asked(latency: Float[Tensor, "*rows"]) -> Bool[Tensor, "*rows"]:
     """Who had a task: of the others the latency is 0, which no task's is."""
-    return latency > 0
+    return latency != 0  # so that what is not a number is not passed over

@@ -16,7 +16,15 @@ from hadrl_lightning.benchmark.slot_actor import SlotActor, SlotCritic, SlotNumb
 from hadrl_lightning.callbacks.references import References
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.planning.sums import plan_by_sums
-from hadrl_lightning.play import episode_scores, home_equal, offloading_reward, run_episode, slot_scores
+from hadrl_lightning.play import (
+    episode_scores,
+    home_equal,
+    offloading_reward,
+    run_episode,
+    slot_scores,
+    task_latency,
+    tasks,
+)
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import (
     Allocation,
@@ -349,6 +357,13 @@ def test_a_slot_in_which_nobody_asks_is_worth_nothing_and_has_no_ratio() -> None
                 assert not value.any()
             assert not offloading_reward(service.latency).any()
         network.reset()
+
+
+def test_a_latency_that_is_no_number_is_no_user_without_a_task() -> None:
+    latency = torch.tensor([[1.0, torch.nan], [0.0, torch.nan]])
+    assert tasks(latency).tolist() == [2.0, 1.0]
+    for value in (offloading_reward(latency), task_latency(latency)):
+        assert value.isnan().all()
 
 
 def test_references_know_how_long_tasks_wait_and_the_least_loaded_server_is_that_of_the_least_backlog() -> (
