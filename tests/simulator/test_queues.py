@@ -1,6 +1,8 @@
 """Tasks that arrive by chance, work that carries over, and users without a task wherever tasks are counted."""
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,10 @@ from hadrl_lightning.agents import SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.agents.adapting import Adaptation, Lived, _latencies
 from hadrl_lightning.baselines import OFFLOADING_POLICIES, lower_bound
 from hadrl_lightning.benchmark.slot_actor import SlotActor, SlotCritic, SlotNumbers
+from hadrl_lightning.callbacks.predictions import write_decisions
 from hadrl_lightning.callbacks.references import References
 from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.judge.scores import Scoreboard
 from hadrl_lightning.planning.sums import plan_by_sums
 from hadrl_lightning.play import (
     episode_scores,
@@ -357,6 +361,24 @@ def test_a_slot_in_which_nobody_asks_is_worth_nothing_and_has_no_ratio() -> None
                 assert not value.any()
             assert not offloading_reward(service.latency).any()
         network.reset()
+
+
+def test_files_and_figures_of_episodes_are_of_tasks(tmp_path: Path) -> None:
+    network = network_of(world(**PLAIN, arrivals="bernoulli"), 2)
+    episode = run_episode(network, lambda net: full(net) & (torch.arange(10) < 5), home_equal)
+    write_decisions(tmp_path, episode, network)
+    with (tmp_path / "decisions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == int(episode.asked.sum()) < episode.asked.numel()
+    timely = [int(row["on_time"]) for row in rows]
+    assert 0 < sum(timely) < len(rows)
+    board = Scoreboard("it")
+    board.add(episode)
+    assert float(board.values()["on_time"]) == pytest.approx(sum(timely) / len(rows))
+    held = run_episode(network, full, home_equal)
+    board = Scoreboard("it")
+    board.add(held)
+    assert float(board.values()["hit_ratio"]) == 1
 
 
 def test_a_latency_that_is_no_number_is_no_user_without_a_task() -> None:
