@@ -82,9 +82,20 @@ PUBLISHED_POPULARITY = (
 """Request probabilities of services K, K-1, ..., 1 in the published code; what is missing to 1 falls on service 1."""
 
 
-def network_bytes(num_servers: int, num_users: int, num_services: int, num_envs: int = 1) -> int:
-    """About what networks take of memory while they are played, in bytes, as measured with up to 4 million pairs."""
-    return num_envs * (50 * num_servers * num_services + 150 * num_users) + 500 * (num_servers + num_services)
+def network_bytes(
+    num_servers: int, num_users: int, num_services: int, num_envs: int = 1, links: bool = False
+) -> int:
+    """About what networks take of memory while they are played, in bytes, as measured with up to 4 million pairs.
+
+    Args:
+        num_servers: S.
+        num_users: U.
+        num_services: K.
+        num_envs: networks in parallel.
+        links: whether something is remembered of every user's link to every server, as processes do that move them.
+    """
+    own = 50 * num_servers * num_services + 150 * num_users + links * 140 * num_servers * num_users
+    return num_envs * own + 500 * (num_servers + num_services)
 
 
 def beyond_memory(needed_bytes: int) -> str:

@@ -372,7 +372,9 @@ def require_memory(scenario: Scenario, num_envs: int) -> None:
     Raises:
         HadrlError: there are.
     """
-    lacking = beyond_memory(network_bytes(**scenario.largest_counts, num_envs=num_envs))
+    lacking = beyond_memory(
+        network_bytes(**scenario.largest_counts, num_envs=num_envs, links=bool(scenario.processes))
+    )
     if lacking:
         raise HadrlError(
             f"networks in parallel must be as many as fit into memory, got {as_floats(num_envs):g}: {lacking}"

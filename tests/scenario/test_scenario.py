@@ -817,6 +817,11 @@ def test_the_largest_networks_have_to_fit_into_memory() -> None:
         HadrlError, match="networks in parallel must be as many as fit into memory, got 10000"
     ):
         EdgeNetwork(large, num_envs=10_000)
+    apart = Scenario(num_servers=1000, num_users=1000, processes={"hops": {}})
+    with pytest.raises(
+        HadrlError, match="networks in parallel must be as many as fit into memory, got 10000"
+    ):
+        EdgeNetwork(apart, num_envs=10_000)  # 140 bytes a link: 1.3 TiB
 
 
 @pytest.mark.unchecked
