@@ -1,0 +1,298 @@
+"""What the overlays of `docs/worlds.md` do over time, what trainings in them reach, and what a slot of them costs.
+
+python benchmarks/worlds.py draw [--output docs/worlds]     # the figure: every world over some slots
+python benchmarks/worlds.py train [--seeds 0 1 2] [--output worlds]    # a training of each world and seed; goes on
+python benchmarks/worlds.py cost [--networks 8 256]         # CPU time of a slot, in parts of one without processes
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hadrl_lightning import HADRL, EdgeNetwork, Scenario
+from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
+from hadrl_lightning.judge import interval
+from hadrl_lightning.play import episode_scores, home_equal, run_episode
+from hadrl_lightning.plots.style import COLOURS, PAGE_IN, save, style
+from hadrl_lightning.simulator import Use, equal_shares, fill_caches, make_generator
+
+OVERLAYS = ("drift", "slowdowns", "mobile", "channel", "queues", "device", "hops")
+WORLDS = (*OVERLAYS, "mobile+channel+hops", "drift+queues+slowdowns", "+".join(OVERLAYS))
+"""Those of one overlay, and combinations."""
+ES3 = ("es3.yaml", "tight.yaml")
+EPISODES, TEST_SEED = 10, 1000
+
+
+def configs(world: str) -> list[str]:
+    """Settings files of a world."""
+    return [*ES3, *(f"{name}.yaml" for name in world.split("+") if name)]
+
+
+# What worlds do over time ---------------------------------------------------------------------------------------------
+
+
+def played(
+    world: str, slots: int, note: Callable[[EdgeNetwork], dict[str, Tensor]], seed: int = 0, **more: Any
+) -> dict[str, Tensor]:
+    """What is noted of one network in every slot, where users go home, under caches that are filled by popularity."""
+    frames = {"decisions_per_episode": slots // 5, "slots_per_decision": 5}
+    fields = Scenario.from_config(*configs(world)).to_dict()
+    scenario = Scenario.from_dict({**fields, **frames, **more})
+    network = EdgeNetwork(scenario, num_envs=1, generator=make_generator(seed, Use.TEST_NETWORKS))
+    caching = CACHING_POLICIES["popularity"](scenario, make_generator(seed, Use.CACHE_SEARCH))
+    noted = []
+    while not network.episode_over:
+        if network.frame_over:
+            network.begin_frame(caching(network))
+        noted.append(note(network))
+        network.step(home_equal(network))
+    return {name: torch.stack([one[name] for one in noted]) for name in noted[0]}
+
+
+def draw(output: Path) -> None:
+    """A panel for each overlay."""
+    with style() as plt:
+        figure, grid = plt.subplots(4, 2, figsize=(PAGE_IN, 7.2))
+        panels = (_drift, _slowdowns, _mobile, _channel, _queues, _device, _hops, _energy)
+        for axes, panel in zip(grid.flat, panels, strict=True):
+            panel(axes)
+            axes.set_xlabel("slot")
+        for file in save(figure, output):
+            print(file)
+
+
+def _lines(axes: Any, values: Tensor, labels: list[str], **more: Any) -> None:
+    for column, label, colour in zip(values.T, labels, COLOURS, strict=False):
+        axes.plot(column.tolist(), label=label, color=colour, **more)
+    axes.legend(ncols=len(labels), loc="upper right", handlelength=1.2, columnspacing=0.8)
+
+
+def _drift(axes: Any) -> None:
+    found = played("drift", 100, lambda network: {"chance": network.popularity.reshape(-1)})["chance"]
+    services = [0, 3, 6, 9]
+    _lines(axes, found[:, services], [f"service {k}" for k in services])
+    axes.set(title="drift.yaml", ylabel="probability of a request", ylim=(0, None))
+
+
+def _slowdowns(axes: Any) -> None:
+    def note(network: EdgeNetwork) -> dict[str, Tensor]:
+        view: Any = network.offloading_view()
+        return {"speed": network.unfolding.slot.more["server_speed"][0], "seen": 1 / view.slowdown[0]}
+
+    found = played("slowdowns", 100, note, seed=1)
+    _lines(axes, found["speed"], [f"server {s}" for s in range(3)], drawstyle="steps-mid")
+    for column, colour in zip(found["seen"].T, COLOURS, strict=False):
+        axes.plot(column.tolist(), ".", color=colour, markersize=2)
+    axes.set(title="slowdowns.yaml (dots: as last measured)", ylabel="speed ÷ full speed", yscale="log")
+
+
+def _mobile(axes: Any) -> None:
+    def note(network: EdgeNetwork) -> dict[str, Tensor]:
+        return {"x": network.positions[0, :3, 0], "home": network.homes[0, :3]}
+
+    found = played("mobile", 100, note, seed=3)
+    _lines(axes, found["x"], [f"user {u}" for u in range(3)])
+    servers = Scenario.from_config(*configs("mobile")).servers_m
+    for user, colour in zip(range(3), COLOURS, strict=False):
+        axes.plot(
+            [servers[home][0] for home in found["home"][:, user].tolist()],
+            ":",
+            color=colour,
+            drawstyle="steps-mid",
+        )
+    axes.set(title="mobile.yaml (dotted: the user's home)", ylabel="x (m)")
+
+
+def _channel(axes: Any) -> None:
+    def note(network: EdgeNetwork) -> dict[str, Tensor]:
+        view: Any = network.offloading_view()
+        return {"reported": view.spectral_efficiency[0, 0]}
+
+    found = played("mobile+channel", 100, note, seed=3)["reported"]
+    truth = _efficiencies("mobile+channel", 100, seed=3)
+    _lines(axes, torch.stack((truth, found), dim=1), ["link in the slot", "reported before it"])
+    axes.set(title="channel.yaml, with mobile.yaml: one user", ylabel="bit/s/Hz", ylim=(0, None))
+
+
+def _efficiencies(world: str, slots: int, seed: int) -> Tensor:
+    scenario = Scenario.from_config(*configs(world))
+    scenario = Scenario.from_dict({**scenario.to_dict(), "decisions_per_episode": slots // 5})
+    network = EdgeNetwork(scenario, num_envs=1, generator=make_generator(seed, Use.TEST_NETWORKS))
+    caching = CACHING_POLICIES["popularity"](scenario, make_generator(seed, Use.CACHE_SEARCH))
+    return run_episode(network, caching, home_equal).spectral_efficiency[:, 0, 0]
+
+
+def _queues(axes: Any) -> None:
+    def note(network: EdgeNetwork) -> dict[str, Tensor]:
+        view: Any = network.offloading_view()
+        return {"backlog": view.backlog_s[0]}
+
+    found = played("queues", 100, note, cache_bytes=2e11)["backlog"]
+    _lines(axes, found, [f"server {s}" for s in range(3)])
+    axes.set(title="queues.yaml (every service held)", ylabel="backlog (s)", ylim=(0, None))
+
+
+def _device(axes: Any) -> None:
+    battery = {"device": {"battery_j": 60.0, "charge_w": 0.3}}
+    found = _on_devices(battery)["battery"]
+    _lines(axes, found[:, :4], [f"user {u}" for u in range(4)])
+    axes.set(title="device.yaml, all tasks on devices of 60 J", ylabel="battery", ylim=(0, 1.15))
+
+
+def _energy(axes: Any) -> None:
+    found = _on_devices({"device": {}})["joules"]
+    _lines(axes, found, ["on the device", "home server"])
+    axes.set(title="device.yaml", ylabel="energy of a slot (J)", yscale="log")
+
+
+def _on_devices(changes: dict[str, dict[str, Any]]) -> dict[str, Tensor]:
+    scenario = Scenario.from_config(*configs("device"))
+    own = {name: {**scenario.processes[name], **change} for name, change in changes.items()}
+    scenario = Scenario.from_dict({**scenario.to_dict(), "processes": own, "decisions_per_episode": 20})
+    batteries: list[Tensor] = []
+
+    def stays(network: EdgeNetwork) -> Any:
+        view: Any = network.offloading_view()
+        batteries.append(view.battery[0])
+        return equal_shares(
+            network.scenario, torch.full_like(network.requests, scenario.num_servers), network.dtype
+        )
+
+    joules = []
+    for policy in (stays, home_equal):
+        network = EdgeNetwork(scenario, num_envs=1, generator=make_generator(0, Use.TEST_NETWORKS))
+        caching = CACHING_POLICIES["popularity"](scenario, make_generator(0, Use.CACHE_SEARCH))
+        joules.append(run_episode(network, caching, policy).energy.sum(dim=(1, 2)))
+    return {"battery": torch.stack(batteries), "joules": torch.stack(joules, dim=1)}
+
+
+def _hops(axes: Any) -> None:
+    def note(network: EdgeNetwork) -> dict[str, Tensor]:
+        view: Any = network.offloading_view()
+        return {"path": 1000 * view.path_s[0, 0]}
+
+    found = played("mobile+hops", 100, note, seed=3)["path"]
+    _lines(axes, found, [f"to server {s}" for s in range(3)], drawstyle="steps-mid")
+    axes.set(title="hops.yaml, with mobile.yaml: one user", ylabel="path of its task (ms)", ylim=(0, None))
+
+
+# What trainings reach -------------------------------------------------------------------------------------------------
+
+
+def train(worlds: list[str], seeds: list[int], output: Path) -> None:
+    """Train in every world by README's form of command, and judge on episodes that no training has met."""
+    for world in worlds:
+        found = [_trained(world, seed, output) for seed in seeds]
+        ends = {}
+        for name in ("HADRL", "best known, same caches", "home, equal, same caches", "random"):
+            ends[name] = interval([one["latency"][name] for one in found])
+            print(f"{world} | {name} | {ends[name].mean:.2f} ± {ends[name].half:.2f}", flush=True)
+        rivals = ("home, equal, same caches", "random")
+        ahead = all(ends["HADRL"].high < ends[rival].low for rival in rivals)
+        seconds = max(one["seconds"] for one in found)
+        print(
+            f"{world} | ahead of both, outside the intervals: {ahead} | at most {seconds:.0f} s", flush=True
+        )
+
+
+def _trained(world: str, seed: int, output: Path) -> dict[str, Any]:
+    folder = (output / f"{world}-{seed}").resolve()
+    done = folder / "scores.json"
+    if not done.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        files = [word for name in configs(world) for word in ("--config", name)]
+        words = ["fit", *files, "--data.seed", str(seed), "--trainer.default_root_dir", str(folder)]
+        began = time.monotonic()
+        with (folder / "fit.log").open("w") as log:
+            subprocess.run(
+                [sys.executable, "-m", "hadrl_lightning.cli", *words], check=True, stdout=log, stderr=log
+            )
+        seconds = time.monotonic() - began
+        (run,) = folder.glob("checkpoints/*/version_0")
+        done.write_text(json.dumps({"latency": judged(run / "best.ckpt"), "seconds": seconds}))
+    return json.loads(done.read_text())
+
+
+def judged(checkpoint: Path) -> dict[str, list[float]]:
+    """Latency summed over users, s, mean over the slots of each episode; all agents of a world meet the same ones."""
+    agent = HADRL.from_checkpoint(checkpoint)
+    caching, offloading = agent.policies()
+    draws = make_generator(TEST_SEED, Use.RANDOM_REFERENCE)
+    policies = {
+        "HADRL": (caching, offloading),
+        "best known, same caches": (caching, OFFLOADING_POLICIES["best_known"](agent.scenario, draws)),
+        "home, equal, same caches": (caching, home_equal),
+        "random": (
+            CACHING_POLICIES["random"](agent.scenario, draws),
+            OFFLOADING_POLICIES["random"](agent.scenario, draws),
+        ),
+    }
+    scores = {}
+    for name, pair in policies.items():
+        network = EdgeNetwork(
+            agent.scenario, num_envs=EPISODES, generator=make_generator(TEST_SEED, Use.TEST_NETWORKS)
+        )
+        scores[name] = episode_scores(run_episode(network, *pair)).latency.tolist()
+    return scores
+
+
+# What a slot costs ----------------------------------------------------------------------------------------------------
+
+
+def cost(networks: list[int]) -> None:
+    """CPU time of a slot in every world, as a part of one without processes: the median of pairs of episodes."""
+    torch.set_num_threads(1)
+    for count in networks:
+        plain = _network("", count)
+        for world in ("", *OVERLAYS, *WORLDS[len(OVERLAYS) :]):
+            other = _network(world, count)
+            ratios = [_seconds(other) / _seconds(plain) for _ in range(9)]
+            print(f"{count} networks | {world or 'nothing'} | {statistics.median(ratios):.2f}", flush=True)
+
+
+def _network(world: str, count: int) -> EdgeNetwork:
+    scenario = Scenario.from_config(*configs(world))
+    return EdgeNetwork(scenario, num_envs=count, generator=make_generator(0, Use.TEST_NETWORKS))
+
+
+def _seconds(network: EdgeNetwork) -> float:
+    cells = network.exact.cells.expand(network.num_envs, -1)
+    home = equal_shares(network.scenario, cells, network.dtype)
+    full = fill_caches(network.scenario, torch.ones(network.cache.shape, dtype=torch.float64))
+    network.reset()
+    began = time.process_time()
+    while not network.episode_over:
+        if network.frame_over:
+            network.begin_frame(full)
+        network.offloading_view()
+        network.step(home)
+    return time.process_time() - began
+
+
+def main() -> None:
+    """Do what is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("draw")
+    one.add_argument("--output", type=Path, default=Path("docs/worlds"))
+    one = commands.add_parser("train")
+    one.add_argument("--worlds", nargs="+", default=list(WORLDS))
+    one.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    one.add_argument("--output", type=Path, default=Path("worlds"))
+    one = commands.add_parser("cost")
+    one.add_argument("--networks", nargs="+", type=int, default=[8, 256])
+    words = vars(parser.parse_args())
+    {"draw": draw, "train": train, "cost": cost}[words.pop("command")](**words)
+
+
+if __name__ == "__main__":
+    main()
