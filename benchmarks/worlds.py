@@ -23,6 +23,7 @@ from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
 from hadrl_lightning.judge import interval
 from hadrl_lightning.play import episode_scores, home_equal, run_episode
 from hadrl_lightning.plots.style import COLOURS, PAGE_IN, save, style
+from hadrl_lightning.scenario.scenario import GIB
 from hadrl_lightning.simulator import Use, equal_shares, fill_caches, make_generator
 
 OVERLAYS = ("drift", "slowdowns", "mobile", "channel", "queues", "device", "hops")
@@ -66,6 +67,7 @@ def draw(output: Path) -> None:
         for axes, panel in zip(grid.flat, panels, strict=True):
             panel(axes)
             axes.set_xlabel("slot")
+            axes.set_title(axes.get_title(), pad=15)
         for file in save(figure, output):
             print(file)
 
@@ -73,14 +75,15 @@ def draw(output: Path) -> None:
 def _lines(axes: Any, values: Tensor, labels: list[str], **more: Any) -> None:
     for column, label, colour in zip(values.T, labels, COLOURS, strict=False):
         axes.plot(column.tolist(), label=label, color=colour, **more)
-    axes.legend(ncols=len(labels), loc="upper right", handlelength=1.2, columnspacing=0.8)
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.97), "borderaxespad": 0.0}
+    axes.legend(ncols=len(labels), handlelength=1.2, columnspacing=0.8, **place)
 
 
 def _drift(axes: Any) -> None:
     found = played("drift", 100, lambda network: {"chance": network.popularity.reshape(-1)})["chance"]
     services = [0, 3, 6, 9]
     _lines(axes, found[:, services], [f"service {k}" for k in services])
-    axes.set(title="drift.yaml", ylabel="probability of a request", ylim=(0, None))
+    axes.set(title="drift.yaml", ylabel="probability", ylim=(0, None))
 
 
 def _slowdowns(axes: Any) -> None:
@@ -136,7 +139,7 @@ def _queues(axes: Any) -> None:
         view: Any = network.offloading_view()
         return {"backlog": view.backlog_s[0]}
 
-    found = played("queues", 100, note, cache_bytes=2e11)["backlog"]
+    found = played("queues", 100, note, cache_bytes=200 * GIB)["backlog"]
     _lines(axes, found, [f"server {s}" for s in range(3)])
     axes.set(title="queues.yaml (every service held)", ylabel="backlog (s)", ylim=(0, None))
 
@@ -145,13 +148,13 @@ def _device(axes: Any) -> None:
     battery = {"device": {"battery_j": 60.0, "charge_w": 0.3}}
     found = _on_devices(battery)["battery"]
     _lines(axes, found[:, :4], [f"user {u}" for u in range(4)])
-    axes.set(title="device.yaml, all tasks on devices of 60 J", ylabel="battery", ylim=(0, 1.15))
+    axes.set(title="device.yaml: all tasks stay, batteries of 60 J", ylabel="battery", ylim=(0, 1.15))
 
 
 def _energy(axes: Any) -> None:
     found = _on_devices({"device": {}})["joules"]
-    _lines(axes, found, ["on the device", "home server"])
-    axes.set(title="device.yaml", ylabel="energy of a slot (J)", yscale="log")
+    _lines(axes, found, ["on the devices", "at the home servers"])
+    axes.set(title="device.yaml: all tasks stay, or go home", ylabel="energy of a slot (J)", yscale="log")
 
 
 def _on_devices(changes: dict[str, dict[str, Any]]) -> dict[str, Tensor]:

@@ -130,7 +130,7 @@ def check_number(
 
 
 def _check_memory(counts: dict[str, int]) -> None:
-    lacking = beyond_memory(network_bytes(**counts))
+    lacking = beyond_memory(network_bytes(*(counts[name] for name in SIZES)))
     if lacking:
         name, other = "num_servers", "num_services"
         if counts["num_services"] > counts["num_servers"]:
