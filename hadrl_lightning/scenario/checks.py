@@ -130,7 +130,8 @@ def check_number(
 
 
 def _check_memory(counts: dict[str, int]) -> None:
-    lacking = beyond_memory(network_bytes(*(counts[name] for name in SIZES)))
+    servers, users, services = (counts[name] for name in SIZES)
+    lacking = beyond_memory(network_bytes(servers, users, services))
     if lacking:
         name, other = "num_servers", "num_services"
         if counts["num_services"] > counts["num_servers"]:
