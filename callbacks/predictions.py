@@ -4,7 +4,6 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 import yaml
 from torch import Tensor
 
@@ -12,7 +11,6 @@ from hadrl_lightning.files import replacing, writing
 from hadrl_lightning.play import Episode
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, rules
-from hadrl_lightning.simulator.constants import of_each
 
 DECISIONS = {
     "episode": "the episode, from 0 on",
@@ -20,23 +18,25 @@ DECISIONS = {
     "slot": "the slot, from 0 on in every episode",
     "user": "the user, from 0 on",
     "service": "the service asked for, from 0 on",
+    "input_bits": "of the task, bit",
+    "cycles": "CPU cycles of the task",
     "home": "the server whose radio the user uses, from 0 on",
     "x_m": "where the user is, m",
     "y_m": "where the user is, m",
     "spectral_efficiency": "of the link to the home server in this slot, fading included, bit/s/Hz",
-    "server": "the server that the task was offloaded to, from 0 on",
+    "server": "the server that the task was offloaded to, from 0 on; with devices S is the user's own, S + 1 the cloud",
     "bandwidth_share": "share of the bandwidth of `server`",
     "compute_share": "share of the compute of `server`",
-    "bandwidth_hz": "the bandwidth that this share is, Hz",
-    "compute_hz": "the compute that this share is, Hz",
+    "bandwidth_hz": "the bandwidth that this share is, and its part of what users without a task leave, Hz",
+    "compute_hz": "the compute that this share is, Hz; nan where there is none, as of the bandwidth",
     "latency_s": "from the request to the result, s",
-    "deadline_s": "of the service, s",
+    "deadline_s": "of the task, s",
     "hit": "1 where `server` held the service, 0 where the task went on to the cloud",
     "on_time": "1 where the latency was within the deadline, else 0",
 }
 """Columns of decisions.csv but the last, one row a task, of a user in a slot, and what they mean."""
 ENERGY = {
-    "energy_j": ("what the user's radio spent, J", "transmit power in W"),
+    "energy_j": ("what the user's radio, and the device where it computes, spent, J", "transmit power in W"),
     "energy_dbm_s": ("the energy of the published code, which is none: dBm·s", "transmit power in dBm"),
 }
 """The last column, by the name that the physics has for it: what it means, and what it is the product of."""
@@ -55,7 +55,7 @@ SWITCHING = {
 """Columns of switching.csv, one row a caching decision."""
 EXPLANATION, SCENARIO = "columns.md", "scenario.yaml"
 FORMULAS = """
-Every score follows from these files and the scenario in `scenario.yaml`. With `bits` and `cycles` of the service:
+Every score follows from these files and the scenario in `scenario.yaml`. With `bits` = `input_bits` of the task:
 
 - a hit: `latency_s` = bits / (`bandwidth_hz` × `spectral_efficiency`) + cycles / `compute_hz`;
 - else: `latency_s` = bits / (`bandwidth_hz` × `spectral_efficiency`) + bits / `cloud_rate_bit_per_s`
@@ -64,8 +64,9 @@ Every score follows from these files and the scenario in `scenario.yaml`. With `
 - `switching_s` = storage of the services that are new to a server / `backhaul_bytes_per_s`, summed over servers; all
   caches are empty before the first decision of an episode.
 
-A share below 10⁻⁹ counts as 10⁻⁹. Users without a task in a slot have no row in it. Processes of the scenario may
-change sizes of tasks, capacities and latencies from slot to slot, which these files don't say.
+A share below 10⁻⁹ counts as 10⁻⁹. Users without a task in a slot have no row in it. Processes that the scenario names
+add to latencies: handovers, paths between servers, work that waits, devices, what a dropped task counts as. Their
+equations are in docs/worlds.md of the package.
 `hadrl_lightning.Scenario.from_config("scenario.yaml")` has the constants: `input_bits`, `cycles`, `storage_bits`, …
 """
 
@@ -92,7 +93,7 @@ def write_decisions(
     folder = Path(folder)
     files = tables(network.physics)
     rows = {
-        "decisions.csv": _decision_rows(episode, network, first_episode),
+        "decisions.csv": _decision_rows(episode, first_episode),
         "caches.csv": _cache_rows(episode, first_episode),
         "switching.csv": _switching_rows(episode, first_episode),
     }
@@ -141,34 +142,25 @@ def _explanation(physics: Physics) -> str:
     return text + "\n## How the scores are made\n" + formulas
 
 
-def _decision_rows(episode: Episode, network: EdgeNetwork, first_episode: int) -> Iterator[Sequence[object]]:
+def _decision_rows(episode: Episode, first_episode: int) -> Iterator[Sequence[object]]:
     num_slots, num_episodes, num_users = episode.latency.shape
-    server, requests = episode.server.cpu(), episode.requests.cpu()
-    table = network.table.to(requests.device, episode.latency.dtype)
-    home = network.homes.cpu().expand_as(requests)
-
-    elsewhere = network.rules.num_targets(network.scenario.num_servers) - network.scenario.num_servers
-
-    def of_slots(values: Tensor, index: Tensor) -> Tensor:
-        """Of no server: not a number."""
-        values = torch.nn.functional.pad(values, (0, elsewhere), value=torch.nan)
-        return torch.stack([of_each(values, one) for one in index])
-
     columns = [
         _cells(value)
         for value in (
-            requests,
-            home,
+            episode.requests,
+            episode.input_bits,
+            episode.cycles,
+            episode.home,
             episode.positions[..., 0],
             episode.positions[..., 1],
             episode.spectral_efficiency,
-            server,
+            episode.server,
             episode.bandwidth_share,
             episode.compute_share,
-            episode.bandwidth_share.cpu() * of_slots(table.bandwidth_hz, server),
-            episode.compute_share.cpu() * of_slots(table.compute_hz, server),
+            episode.bandwidth_hz,
+            episode.compute_hz,
             episode.latency,
-            of_slots(table.deadlines_s, requests),
+            episode.deadline_s,
             episode.hit.int(),
             episode.on_time.int(),
             episode.energy,

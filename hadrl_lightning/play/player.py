@@ -17,6 +17,7 @@ from hadrl_lightning.simulator import (
     decode_caching,
     decode_offloading,
     equal_shares,
+    terms,
 )
 from hadrl_lightning.simulator.slot import asked
 
@@ -243,6 +244,13 @@ class Episode(NamedTuple):
     cache: Bool[Tensor, "decision batch server service"]
     switching: Float[Tensor, "decision batch"]
     """s"""
+    home: Int[Tensor, "slot batch user"]
+    input_bits: Float[Tensor, "slot batch user"]
+    cycles: Float[Tensor, "slot batch user"]
+    deadline_s: Float[Tensor, "slot batch user"]
+    bandwidth_hz: Float[Tensor, "slot batch user"]
+    """As of `simulator.Terms`, as the rest."""
+    compute_hz: Float[Tensor, "slot batch user"]
 
     @property
     def asked(self) -> Bool[Tensor, "slot batch user"]:
@@ -259,14 +267,20 @@ def run_episode(
     """Reset the networks and play one episode to its end; `after_slot` is told of every slot that was served."""
     slow, fast = by_policy(caching_policy), by_policy(offloading_policy)
     network.reset()
-    frames = []
+    frames, held = [], []
+
+    def note(slot: PlayedSlot[Any, Any]) -> None:
+        held.append(terms(network.rules, network.held, slot.requests, slot.allocation))
+        if after_slot is not None:
+            after_slot(slot)
+
     while not network.episode_over:
-        frames.append(play_frame(network, slow, fast, after_slot))
+        frames.append(play_frame(network, slow, fast, note))
     slots = [
         (slot.requests, slot.positions, *slot.allocation, *slot.service)
         for frame in frames
         for slot in frame.slots
     ]
     decisions = [(frame.cache, frame.switching) for frame in frames]
-    columns = [*zip(*slots, strict=True), *zip(*decisions, strict=True)]
+    columns = [column for rows in (slots, decisions, held) for column in zip(*rows, strict=True)]
     return Episode._make(torch.stack(column) for column in columns)

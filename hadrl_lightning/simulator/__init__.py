@@ -23,7 +23,7 @@ from hadrl_lightning.simulator.radio import path_loss_db
 from hadrl_lightning.simulator.randomness import Use, check_seed, make_generator, restore_generator
 from hadrl_lightning.simulator.rows import Rows
 from hadrl_lightning.simulator.scenario_range import ScenarioRange
-from hadrl_lightning.simulator.service import serve, spectral_efficiency, switching_cost
+from hadrl_lightning.simulator.service import Terms, serve, spectral_efficiency, switching_cost, terms
 from hadrl_lightning.simulator.shared_networks import SharedNetworks
 from hadrl_lightning.simulator.slot import Service, Slot
 from hadrl_lightning.simulator.unfolding import offloading_view_of
@@ -46,6 +46,7 @@ __all__ = [
     "SharedNetworks",
     "Slot",
     "Strict",
+    "Terms",
     "Use",
     "View",
     "bin_index",
@@ -69,6 +70,7 @@ __all__ = [
     "serve",
     "spectral_efficiency",
     "switching_cost",
+    "terms",
     "to_vector",
     "vector_size",
     "weighted_shares",

@@ -19,6 +19,7 @@ from hadrl_lightning.simulator.processes import World, check_shown, targets_beyo
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
 from hadrl_lightning.simulator.scenario_range import ScenarioRange
 from hadrl_lightning.simulator.service import (
+    ServedSlot,
     adjusted,
     check_allocation,
     check_loads,
@@ -169,6 +170,8 @@ class EdgeNetwork:
         """Caching decisions made in this episode."""
         self.slot = 0
         """Slots served in this episode."""
+        self.held: Constants = self._constants
+        """The constants that held in the slot served last."""
         if self.declared.ranges:
             self._begun += 1
             self._take_constants()
@@ -217,14 +220,23 @@ class EdgeNetwork:
         check_allocation(allocation, shape, num_targets(self.scenario, self.physics))
         unfolding = self.unfolding
         unfolding.serve()
-        service, state = served_slot(
-            self.rules, unfolding.processes, self._constants, self.state, unfolding.slot, allocation
-        )
-        check_loads(self.rules, service)
-        self.state = state
+        service, self.state, self.held = self._served(allocation)
         unfolding.advance()
         self.slot += 1
         return service
+
+    def _served(self, allocation: Allocation) -> ServedSlot:
+        """What becomes of the slot.
+
+        Raises:
+            ValueError: servers give away more than the physics allows.
+        """
+        slot = self.unfolding.slot
+        served = served_slot(
+            self.rules, self.unfolding.processes, self._constants, self.state, slot, allocation
+        )
+        check_loads(self.rules, served.service)
+        return served
 
     def caching_view(self) -> CachingView:
         """What the slow level sees: the constants of the networks, and links to the homes that users have now."""

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.actions import num_targets
-from hadrl_lightning.simulator.constants import Constants, constants
+from hadrl_lightning.simulator.constants import Constants, constants, of_each
 from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, extremes
 from hadrl_lightning.simulator.physics import Rules, rules
+from hadrl_lightning.simulator.physics.protocol import passed_on
 from hadrl_lightning.simulator.processes import Memory, Process
 from hadrl_lightning.simulator.radio import link_efficiency
 from hadrl_lightning.simulator.slot import Service, Slot
@@ -72,6 +73,8 @@ class ServedSlot(NamedTuple):
     """What its users got."""
     state: NetworkState
     """What the networks remember from then on."""
+    held: Constants
+    """The constants that held in it."""
 
 
 def served_slot(
@@ -107,7 +110,50 @@ def served_slot(
     counted = count_slot(
         holds, state, slot.requests, allocation.server, service.hit, all_on_servers, laws.shows_taken, asked
     )
-    return ServedSlot(service, replace(counted, carried=carried))
+    return ServedSlot(service, replace(counted, carried=carried), holds)
+
+
+class Terms(NamedTuple):
+    """What a slot was served by, of every user."""
+
+    home: Int[Tensor, "batch user"]
+    """The server whose radio it used."""
+    input_bits: Float[Tensor, "batch user"]
+    """Of its task, bit."""
+    cycles: Float[Tensor, "batch user"]
+    """Of its task."""
+    deadline_s: Float[Tensor, "batch user"]
+    """Of its task, s."""
+    bandwidth_hz: Float[Tensor, "batch user"]
+    """What its share of its target's bandwidth is, with what idle users of it leave, Hz; not a number where there is
+    none."""
+    compute_hz: Float[Tensor, "batch user"]
+    """What its share of its target's compute is, of its own device all of it, Hz; not a number where there is none."""
+
+
+def terms(laws: Rules, held: Constants, requests: Int[Tensor, "batch user"], allocation: Allocation) -> Terms:
+    """What a slot was served by, where these constants held in it."""
+    servers = held.bandwidth_hz.shape[-1]
+    server, bandwidth_share, compute_share = passed_on(allocation, held.idle(requests), servers + 2)
+    beyond = int(server.max()) >= servers if server.numel() else False
+
+    def of_target(values: Tensor) -> Tensor:
+        return of_each(torch.nn.functional.pad(values, (0, 2), value=torch.nan), server)
+
+    bandwidth = bandwidth_share * of_target(held.bandwidth_hz)
+    compute = compute_share * of_target(held.compute_hz)
+    if beyond and held.device_hz is not None and held.cloud_bandwidth_hz is not None:
+        compute = torch.where(server == servers, held.device_hz, compute)
+        cell = bandwidth_share * held.cloud_bandwidth_hz
+        bandwidth = torch.where(server == servers + 1, cell, bandwidth)
+    return Terms(
+        home=laws.homes(held).expand_as(requests),
+        input_bits=held.bits_asked(requests),
+        cycles=held.cycles_asked(requests),
+        deadline_s=held.deadlines_asked(requests),
+        bandwidth_hz=bandwidth,
+        compute_hz=compute,
+    )
 
 
 def adjusted(

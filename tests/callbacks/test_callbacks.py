@@ -32,10 +32,18 @@ from hadrl_lightning.errors import HadrlWarning, NonFiniteError, OutputError
 from hadrl_lightning.files import load_tensors
 from hadrl_lightning.judge import Scoreboard
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings
-from hadrl_lightning.play import Episode, episode_scores, run_episode
+from hadrl_lightning.play import Episode, episode_scores, home_equal, run_episode
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, decode_caching, decode_offloading, rules
+from hadrl_lightning.simulator import (
+    Allocation,
+    EdgeNetwork,
+    Use,
+    decode_caching,
+    decode_offloading,
+    fill_caches,
+    rules,
+)
 from tests.helpers import published_collection, published_planner, torchrun
 
 NAN, INF = float("nan"), float("inf")
@@ -412,6 +420,41 @@ def test_every_row_can_be_computed_again_from_the_files(physics: Physics, tmp_pa
         x, y = scenario.servers_m[scenario.cells[int(row["user"])]]
         assert -100 <= float(row["x_m"]) - x < 100
         assert -100 <= float(row["y_m"]) - y < 100
+
+
+def test_rows_say_what_truly_held_in_their_slot(tmp_path: Path) -> None:
+    fast = {"least_speed_m_per_s": 30.0, "largest_speed_m_per_s": 60.0, "pause_s": 0.0}
+    processes = {
+        "slow_servers": {"slow_part": 0.4, "slows_bandwidth": True},
+        "moving_users": fast,
+        "handover": {"handover_s": 0.0},
+        "queues": {"buffer_s": 1e5},
+    }
+    scenario = replace(UNEVEN, processes=processes, cloud_delay_s=0.0)
+    network = EdgeNetwork(scenario, num_envs=2, generator=torch.Generator().manual_seed(3))
+    full = fill_caches(scenario, torch.ones(2, scenario.num_servers, scenario.num_services).double())
+    episode = run_episode(network, lambda network: full, home_equal)
+    write_decisions(tmp_path, episode, network)
+    rows = read(tmp_path / "decisions.csv")
+    compute: set[int] = set()
+    homes: dict[tuple[str, str], set[str]] = {}
+    waited = 0
+    for row in rows:
+        homes.setdefault((row["episode"], row["user"]), set()).add(row["home"])
+        bits, cycles, hz = (float(row[name]) for name in ("input_bits", "cycles", "compute_hz"))
+        sending = bits / (float(row["bandwidth_hz"]) * float(row["spectral_efficiency"]))
+        if row["hit"] == "0":
+            rest = bits / scenario.cloud_rate_bit_per_s + cycles / scenario.cloud_compute_hz
+            assert float(row["latency_s"]) == pytest.approx(sending + rest, rel=1e-5)
+            continue
+        compute.add(round(hz / float(row["compute_share"]) / 1e6))
+        latency = sending + cycles / hz
+        assert float(row["latency_s"]) >= latency * (1 - 1e-5)
+        waited += float(row["latency_s"]) > latency * (1 + 1e-5)
+        assert row["home"] == row["server"]
+    assert max(map(len, homes.values())) > 1
+    assert len(compute) > len(set(scenario.compute_per_server_hz))
+    assert 0 < waited < len(rows)
 
 
 def test_a_distance_and_a_fading_make_the_link(tmp_path: Path) -> None:
