@@ -55,6 +55,8 @@ class CacheChoice:
         num_users: of each network.
         settings: how much is searched.
         generator: of what is drawn, alike for all rows.
+        idle_users: whether it is left to chance who of all users asks: slots of just so many users by name then say no
+            more than a crowd does.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class CacheChoice:
         num_users: int,
         settings: LookaheadSettings,
         generator: torch.Generator,
+        idle_users: bool = False,
     ) -> None:
         self.frames, self.room = frames, room
+        self.idle_users = idle_users
         self.descent = Descent(frames, room)
         self.num_users = max(1, num_users)
         self.settings = settings
@@ -216,7 +220,7 @@ class CacheChoice:
     @property
     def _few_users(self) -> bool:
         """Whether it matters so much who meets whom that a crowd's caches are not even near the best."""
-        return users_are_few(self.num_users, self.room.rent.shape[1])
+        return not self.idle_users and users_are_few(self.num_users, self.room.rent.shape[1])
 
     def _noise(self, shape: tuple[int, ...]) -> Tensor:
         return normal(shape, self.generator, self.room.rent)

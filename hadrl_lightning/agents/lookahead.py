@@ -19,7 +19,7 @@ from hadrl_lightning.nn.demand import UsualDemand
 from hadrl_lightning.planning.cache_descent import Room
 from hadrl_lightning.planning.frames import FrameModel, Frames
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import CachingView, Use, make_generator, rules
+from hadrl_lightning.simulator import CachingView, Use, make_generator, offloading_view_of, rules
 from hadrl_lightning.simulator.rows import kinds_of
 from hadrl_lightning.simulator.views import OF_THE_CLOUD
 
@@ -230,7 +230,7 @@ class LookaheadCaching(CachingAgent):
         view, demand = view[first], demand[first]
         parts = [None if one is None else one[first] for one in (member, log_factor)]
         room = self._room(view)
-        choice = CacheChoice(self.frames(view, demand, *parts), room, int(users[0]), self.settings, generator)
+        choice = self._choice(self.frames(view, demand, *parts), room, int(users[0]), generator)
         ready, known = self._known(view, room)
         return choice.best(view.cache, ready, known, exploring=member is not None)[kind]
 
@@ -256,6 +256,10 @@ class LookaheadCaching(CachingAgent):
         if log_factor is not None:
             tasks = tasks * log_factor.exp().to(tasks).mT[:, None, :, None]
         return Frames(tasks, demand * users[:, None], users)
+
+    def _choice(self, frames: Frames, room: Room, num_users: int, generator: torch.Generator) -> CacheChoice:
+        idle = offloading_view_of(self.scenario).idle_users
+        return CacheChoice(frames, room, num_users, self.settings, generator, idle)
 
     def _users(self, view: CachingView) -> Float[Tensor, " batch"]:
         """Users of each network; as many as the scenario has where the view does not tell."""
@@ -309,7 +313,7 @@ class LookaheadCaching(CachingAgent):
         usual = self.demand.usual(view.requests.shape[1], view.demand).unsqueeze(0)
         free = room._replace(rent=torch.zeros_like(room.rent))
         generator = make_generator(self.settings.seed, Use.CACHING_LESSONS, int(self.num_rehearsed))
-        choice = CacheChoice(self.frames(view, usual), free, int(self._users(view)), self.settings, generator)
+        choice = self._choice(self.frames(view, usual), free, int(self._users(view)), generator)
         self.remembered = choice.rehearsed(*self._known(view, room))[0].clone()
         self.num_rehearsed += 1
         return NothingToLearn()
