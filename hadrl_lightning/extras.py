@@ -11,6 +11,7 @@ EXTRAS = {
     "stable_baselines3": ("Stable-Baselines3", "baselines"),
     "matplotlib": ("matplotlib", "plots"),
     "ray": ("Ray", "ray"),
+    "polars": ("Polars", "files"),
 }
 """By the package that is imported: its name, and the extra of this package that has it."""
 
