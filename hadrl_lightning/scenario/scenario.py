@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hadrl_lightning.config_files import load_config, merged
 from hadrl_lightning.errors import HadrlError, shown
+from hadrl_lightning.network_files import SETTINGS, with_files
 from hadrl_lightning.scenario.checks import (
     check_beside_sizes,
     check_counts,
@@ -177,10 +178,11 @@ class Scenario:
                 unknown field, or a value out of range.
         """
         settings = merged(*(load_config(name, {"data": False, "data.scenario": False}) for name in names))
-        fields = settings.get("data", {}).get("scenario")
-        if fields is None:
+        data = settings.get("data", {})
+        files = {name: data[name] for name in SETTINGS if name in data}
+        if data.get("scenario") is None and not files:
             raise ValueError(f"config {', '.join(map(str, names)) or 'of no file'} has no data.scenario")
-        return cls.from_dict(fields)
+        return cls.from_dict(data.get("scenario") or {}).with_files(files)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Scenario":
@@ -201,6 +203,20 @@ class Scenario:
         values = asdict(self)
         ranges = values.pop("ranges")
         return {**values, **ranges}
+
+    def with_files(self, files: Mapping[str, Any]) -> "Scenario":
+        """The scenario with what files say of it; files of its own processes count too.
+
+        Args:
+            files: paths of `sites`, `users`, `services`, `requests`, `moves` and `channel`, and `columns`: what columns
+                are called there, by these names.
+
+        Raises:
+            HadrlError: a file can't be read, or does not fit the others or the scenario.
+        """
+        fields = self.to_dict()
+        made = with_files(fields, files)
+        return self if made == fields else type(self).from_dict(made)
 
     def resized(self, num_servers: int, num_users: int, num_services: int) -> "Scenario":
         """The scenario with other counts; what is listed one by one for a count that changes has its default.
