@@ -175,7 +175,7 @@ def _home_distances_m(scenario: Scenario, physics: Physics) -> list[float]:
     usual = CellPositions, FixedPositions
     if any(
         {"positions", "homes"} & set(process.brings) and not isinstance(process, usual)
-        for process in processes_of(scenario).values()
+        for process in processes_of(scenario, check=False).values()
     ):
         return []
     table = constants(scenario, torch.device("cpu"), torch.float64)

@@ -247,9 +247,9 @@ class EdgeNetwork:
         for process in self.unfolding.processes.values():
             usual = process.usual_tasks(self._constants, self.scenario.num_users)
             if usual is not None:
-                asking, size = (one.to(self.device, self.dtype) for one in usual)
+                asking, bits, cycles = (one.to(self.device, self.dtype) for one in usual)
                 users = (view.users * asking.flatten()).round().clamp(min=1).minimum(view.users)
-                sizes = {"input_bits": view.input_bits * size, "cycles": view.cycles * size}
+                sizes = {"input_bits": view.input_bits * bits, "cycles": view.cycles * cycles}
                 view = replace(view, users=users, **sizes)
         return view
 

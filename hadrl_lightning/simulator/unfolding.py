@@ -36,7 +36,7 @@ def offloading_view_of(scenario: Scenario) -> type[OffloadingView]:
     further: dict[str, Field] = {}
     idle_users = False
     taken = {one.name for one in fields_of(OffloadingView)}
-    for name, process in processes_of(scenario).items():
+    for name, process in processes_of(scenario, check=False).items():
         for entry, declared in process.fields.items():
             if entry in taken or entry in further:
                 raise ValueError(f"processes.{name} must show a field of a new name, got {entry}")
@@ -117,13 +117,15 @@ class Unfolding:
                     return None
                 if name in self.world.scenario.processes:
                     check_past(name, past, self.world)
-                counts = self._of_tasks(past["requests"], generator)
+                counts = self._of_tasks(name, past["requests"], generator)
                 return counts.to(self.world.device, self.world.dtype)
         return None
 
-    def _of_tasks(self, counts: Tensor, generator: torch.Generator) -> Tensor:
-        """What was asked for by those who had a task, of what all users would have asked for."""
-        for process in self.processes.values():
+    def _of_tasks(self, told_by: str, counts: Tensor, generator: torch.Generator) -> Tensor:
+        """What was asked for by those who had a task, of what a process tells that users would have asked for."""
+        for name, process in self.processes.items():
+            if name == told_by:  # its record is of tasks
+                continue
             usual = process.usual_tasks(self.world.table, self.world.scenario.num_users)
             if usual is not None:
                 counts = counts.cpu().double()

@@ -94,7 +94,7 @@ def test_tasks_arrive_as_often_as_is_said_and_at_any_load() -> None:
             assert float(offered) == pytest.approx(load * 60e9, rel=0.03)
             expected = process.usual_tasks(constants(scenario, CPU, torch.float64), 20)
             assert float(asked.double().mean()) == pytest.approx(float(expected.asking), rel=0.03)
-            assert float(found[asked].mean()) == pytest.approx(float(expected.size), rel=0.02)
+            assert float(found[asked].mean()) == pytest.approx(float(expected.cycles), rel=0.02)
             variance = float(found.var())
             if arrivals == "bernoulli":
                 assert set(found.unique().tolist()) == {0.0, 1.0}

@@ -1,5 +1,6 @@
 """What changes by itself: a process is a class here, or anywhere, and a line in `PROCESSES`."""
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +12,7 @@ from hadrl_lightning.simulator.processes.device import Device
 from hadrl_lightning.simulator.processes.drift import DriftingRequests
 from hadrl_lightning.simulator.processes.hops import Hops
 from hadrl_lightning.simulator.processes.moving import Handover, MovingUsers
+from hadrl_lightning.simulator.processes.of_files import GainsOfFile, MovesOfFile, RequestsOfFile
 from hadrl_lightning.simulator.processes.process import (
     Memory,
     Process,
@@ -27,6 +29,7 @@ from hadrl_lightning.simulator.processes.usual import (
     RayleighFading,
     StationaryRequests,
 )
+from hadrl_lightning.trace_files import Part
 from hadrl_lightning.typed import read_settings
 
 __all__ = [
@@ -37,13 +40,16 @@ __all__ = [
     "Device",
     "DriftingRequests",
     "FixedPositions",
+    "GainsOfFile",
     "Handover",
     "Hops",
     "Memory",
+    "MovesOfFile",
     "MovingUsers",
     "Process",
     "Queues",
     "RayleighFading",
+    "RequestsOfFile",
     "SlowServers",
     "StationaryRequests",
     "World",
@@ -51,6 +57,7 @@ __all__ = [
     "check_past",
     "check_shown",
     "demand_is_known",
+    "for_part",
     "processes_of",
     "targets_beyond",
 ]
@@ -78,12 +85,28 @@ PROCESSES.register("correlated_channel")(CorrelatedChannel)
 PROCESSES.register("device")(Device)
 PROCESSES.register("hops")(Hops)
 PROCESSES.register("queues")(Queues)
+PROCESSES.register("requests_of_file")(RequestsOfFile)
+PROCESSES.register("moves_of_file")(MovesOfFile)
+PROCESSES.register("gains_of_file")(GainsOfFile)
 
 
-def processes_of(scenario: Scenario) -> dict[str, Process]:
+def for_part(scenario: Scenario, part: Part) -> Scenario:
+    """The scenario whose files are played in this part of their time, where settings do not say in which."""
+    processes = dict(scenario.processes)
+    for name, settings in scenario.processes.items():
+        if PROCESSES.find(name, "processes").has_parts and settings.get("part") is None:
+            processes[name] = {**settings, "part": part}
+    return scenario if processes == scenario.processes else replace(scenario, processes=processes)
+
+
+def processes_of(scenario: Scenario, check: bool = True) -> dict[str, Process]:
     """The processes of a scenario by name, in the order in which they draw: the usual ones first.
 
     Those that follow others come last. The order of the settings decides among the rest.
+
+    Args:
+        scenario: that names them.
+        check: whether they must fit it; where nothing is played, files that are played need not be there.
 
     Raises:
         ValueError: there is no process of a name, a setting of it is unknown, of another type or out of range, it does
@@ -98,7 +121,7 @@ def processes_of(scenario: Scenario) -> dict[str, Process]:
     further: dict[str, Process] = {}
     brought_by: dict[str, str] = {}
     for name in scenario.processes:
-        process = _made(name, scenario)
+        process = _made(name, scenario, check)
         for entry in process.brings:
             if entry in brought_by:
                 raise ValueError(
@@ -120,7 +143,8 @@ def processes_of(scenario: Scenario) -> dict[str, Process]:
 
 def _check_slots(processes: dict[str, Process]) -> None:
     """Refuse slots of different lengths."""
-    lengths = {name: one.slot_s for name, one in processes.items() if hasattr(one, "slot_s")}
+    said = {name: getattr(one, "slot_s", None) for name, one in processes.items()}
+    lengths = {name: length for name, length in said.items() if length is not None}
     for name, length in lengths.items():
         first, other = next(iter(lengths.items()))
         if length != other:
@@ -136,16 +160,18 @@ def targets_beyond(scenario: Scenario) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _targets_beyond(scenario: Scenario) -> tuple[str, ...]:
-    return sum((one.targets for one in processes_of(scenario).values()), ())
+    return sum((one.targets for one in processes_of(scenario, check=False).values()), ())
 
 
 def demand_is_known(scenario: Scenario) -> bool:
     """Whether requests are drawn by the scenario's popularity, in every slot alike."""
-    return any(one.by_popularity for one in processes_of(scenario).values())
+    return any(one.by_popularity for one in processes_of(scenario, check=False).values())
 
 
-def _made(name: str, scenario: Scenario) -> Process:
+def _made(name: str, scenario: Scenario, check: bool) -> Process:
     process = read_settings(PROCESSES.find(name, "processes"), scenario.processes[name], f"processes.{name}")
+    if not check:
+        return process
     try:
         for one in (scenario, *(scenario.corners() if scenario.sizes_vary else ())):
             process.check(one)

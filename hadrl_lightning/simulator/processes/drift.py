@@ -110,15 +110,16 @@ class DriftingRequests(Process):
 
         The demand in at most `LOOKS` of the slots stands for that in all.
         """
+        asked = num_slots * world.scenario.num_users
         if self._still:
-            return {"requests": counted(world, world.table.popularity_cdf, num_slots, generator)}
+            return {"requests": counted(world, world.table.popularity_cdf, asked, generator)}
         stride = -(-num_slots // LOOKS)
         looks = -(-num_slots // stride)
         total = torch.zeros(world.num_envs, world.scenario.num_services, dtype=torch.float64)
         for look in range(looks):
             memory = self._moved(memory, -stride if look else -((stride + 1) // 2), generator)
             total += _of_all_users(world, self._by_cell(world, memory))
-        return {"requests": counted(world, _ends(total), num_slots, generator)}
+        return {"requests": counted(world, _ends(total), asked, generator)}
 
     # What is remembered ----------------------------------------------------------------------------------------------
 

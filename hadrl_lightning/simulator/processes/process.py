@@ -42,8 +42,10 @@ class UsualTasks(NamedTuple):
 
     asking: Float[Tensor, "batch_or_1 1"]
     """Share of the users who have one in a slot."""
-    size: Float[Tensor, "batch_or_1 1"]
-    """Its mean size, in parts of one of its service."""
+    bits: Float[Tensor, "batch_or_1 1"]
+    """Its mean input, in parts of that of its service."""
+    cycles: Float[Tensor, "batch_or_1 1"]
+    """Its mean cycles, in parts of those of its service."""
 
 
 class Process:
@@ -70,6 +72,9 @@ class Process:
     by_popularity: ClassVar[bool] = False
     """Of a process that brings `requests`: whether they are drawn by the scenario's popularity, in every slot alike.
     One of another popularity brings it as `popularity`, [B, K], for references."""
+    has_parts: ClassVar[bool] = False
+    """Whether a setting `part` says which part of its time is played: one of `train`, `validation` and `test`. Where
+    that is none, those who judge set it, and without it training is played."""
     fields: ClassVar[Mapping[str, Field]] = {}
     """Further fields of the view of the fast level, by name, which `shown` fills."""
     targets: ClassVar[tuple[str, ...]] = ()

@@ -137,7 +137,7 @@ class Queues(Process):
             asking = mean
         else:
             asking = on * -torch.expm1(-mean / on)
-        return UsualTasks(asking, mean / asking)
+        return UsualTasks(asking, mean / asking, mean / asking)
 
     # What is drawn ---------------------------------------------------------------------------------------------------
 

@@ -34,15 +34,16 @@ class StationaryRequests(Process):
 
     def past(self, world: World, memory: Memory, num_slots: int, generator: torch.Generator) -> Memory:
         """How often each service was asked for."""
-        return {"requests": counted(world, world.table.popularity_cdf, num_slots, generator)}
+        asked = num_slots * world.scenario.num_users
+        return {"requests": counted(world, world.table.popularity_cdf, asked, generator)}
 
 
 def counted(
-    world: World, ends: Float[Tensor, "... service"], num_slots: int, generator: torch.Generator
+    world: World, ends: Float[Tensor, "... service"], asked: int | Tensor, generator: torch.Generator
 ) -> Float[Tensor, "batch service"]:
-    """How often each service is asked for in so many slots, [B, K], drawn by where the services end in [0, 1]."""
+    """How often each service is asked for in so many requests, [B, K], drawn by where the services end in [0, 1]."""
     ends = ends.expand(world.num_envs, -1)
-    left = ends.new_full((world.num_envs,), num_slots * world.scenario.num_users)
+    left = torch.as_tensor(asked).to(ends).expand(world.num_envs)
     begin, counts = torch.zeros_like(left), []
     for end in ends.unbind(dim=1):  # of those who asked for no service before, so many ask for this one
         part = (end - begin) / (1 - begin).clamp(min=TINY)
