@@ -129,7 +129,7 @@ class EpisodeEvaluation(Callback):
         self._others = None
         if self.references and trainer.is_global_zero:
             data = _data(trainer)
-            self._others = References(data.scenario, data.physics)
+            self._others = References(data.test_dataloader().scenario, data.physics)
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any

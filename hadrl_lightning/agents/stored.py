@@ -24,6 +24,7 @@ from hadrl_lightning.agent_files import (
 from hadrl_lightning.config_files import class_parser, construct, groups_of, load_config, merged
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import replacing
+from hadrl_lightning.network_files import names_files
 from hadrl_lightning.scenario import Scenario
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class StoredAgent(LightningModule):
         parser = class_parser(cls, "model", {"data": OF_DATA})
         given = merged(*(load_config(name, groups_of(parser)) for name in names))
         data = {name: value for name, value in given.get("data", {}).items() if name in OF_DATA}
+        if names_files(given.get("data", {})):
+            settings = {"scenario": Scenario.from_config(*names), **settings}
         return construct(cls, parser, {"model": given.get("model", {}), "data": data}, settings)
 
     @classmethod

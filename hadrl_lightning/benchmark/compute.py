@@ -61,9 +61,9 @@ def _computed(cell: Cell, folder: Path | None) -> CellResult:
     stream = EpisodeStream(scenario, physics, test["episodes"], parallel, test["seed"], Use.TEST_NETWORKS)
     started = time.perf_counter()
     if cell.policy == LOWER_BOUND:
-        caching = CACHING_POLICIES["latency_optimal"](scenario, make_generator(0, Use.CACHE_SEARCH))
+        caching = CACHING_POLICIES["latency_optimal"](stream.scenario, make_generator(0, Use.CACHE_SEARCH))
         return _finished(cell.policy, stream, {"latency": bounds(stream, caching)}, {}, started)
-    trained = _trained(cell, scenario, physics, folder)
+    trained = _trained(cell, scenario, stream.scenario, physics, folder)
     training_s = time.perf_counter() - started if trained.slots else 0.0
     started = time.perf_counter()
     episodes = play(stream, trained.play)
@@ -118,15 +118,18 @@ def _known(validation: Validation) -> dict[str, Any]:
     return {name: value for name, value in validation._asdict().items() if value is not None}
 
 
-def _trained(cell: Cell, scenario: Scenario, physics: Physics, folder: Path | None) -> Trained:
+def _trained(
+    cell: Cell, scenario: Scenario, played: Scenario, physics: Physics, folder: Path | None
+) -> Trained:
+    """A policy for a scenario, which may know the world that is `played`; those who learn do so in that of training."""
     seed, settings = cell.seed or 0, cell.settings
     import_modules(settings.get("modules", {}))
     pair = pair_of(cell.policy) if "kind" not in settings else None
     if pair is not None:
         draws = [make_generator(seed, use) for use in (Use.BASELINE_CACHING, Use.BASELINE_OFFLOADING)]
         policies = (
-            CACHING_POLICIES[pair.caching](scenario, draws[0]),
-            OFFLOADING_POLICIES[pair.offloading](scenario, draws[1]),
+            CACHING_POLICIES[pair.caching](played, draws[0]),
+            OFFLOADING_POLICIES[pair.offloading](played, draws[1]),
         )
         return Trained(player(policies), 0, [])
     if "agent" in settings:

@@ -36,6 +36,7 @@ from hadrl_lightning.config_files import BASE, load_config, parse_setting, said
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.extras import require
 from hadrl_lightning.judge import LEAST_KNOWN
+from hadrl_lightning.network_files import played_files
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import check_seed
 from hadrl_lightning.units import read_prefix
@@ -242,13 +243,15 @@ def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     """All that a policy and its judgement depend on but the seed, out of the (resolved) settings of a scenario.
 
     Learners get the same budget of slots and are validated after the same slots on the same episodes. Of what is a
-    user's own, such as a policy or a process, the text of its module counts too.
+    user's own, such as a policy or a process, the text of its module counts too, and of files that are played when they
+    were written.
     """
     contents = _contents(policy, base, plan)
     pair = None if policy in LEARNERS else pair_of(policy)
     parts = named(contents.get("config", {"data": base["data"]}))
     modules = own_modules([*parts, *(pair.factories.values() if pair is not None else ())])
-    return {**contents, "modules": modules} if modules else contents
+    files = played_files(base["data"]["scenario"]["processes"])
+    return {**contents, **({"modules": modules} if modules else {}), **({"files": files} if files else {})}
 
 
 def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:

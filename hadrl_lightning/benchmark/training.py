@@ -23,6 +23,7 @@ from hadrl_lightning.config_files import groups_of, merged, refuse_nulls, said
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import KeepBest, Validation
+from hadrl_lightning.network_files import SETTINGS
 from hadrl_lightning.parser_messages import essence, known_settings
 from hadrl_lightning.planning import MEASURES
 from hadrl_lightning.process import quiet_trainer, quieten
@@ -180,7 +181,19 @@ def _with_defaults(settings: Mapping[str, Any]) -> tuple[Settings, Settings]:
     for name in SHARED:
         full["model"].pop(name, None)
     full["data"].pop("seed", None)
+    full["data"] = _with_files(full["data"])
     return full, settings.get("trainer", {})
+
+
+def _with_files(data: Settings) -> Settings:
+    """The settings of the data with what files say in the scenario."""
+    try:
+        return TransitionDataModule.resolved(data)
+    except HadrlError as error:
+        names_file = str(error).partition(" ")[0].partition(".")[0] in SETTINGS
+        raise HadrlError(f"data.{error}" if names_file else error) from error
+    except ValueError as error:
+        raise _in_one_line(error) from error
 
 
 def _check_trainer(trainer: Settings) -> None:

@@ -253,7 +253,10 @@ class HadrlCLI(LightningCLI):
         self.checkpoint = checkpoints.read_checkpoint(
             file, to_resume=self.subcommand == "fit", recorded=self._recorded
         )
-        wanted = {name: self.settings["data"][name] for name in self.shared}
+        resolved = getattr(self.classes["data"], "resolved", dict)
+        with naming_settings(self.classes, dict(self.config[self.config.subcommand].items())):
+            data = resolved(self.settings["data"])
+        wanted = {name: data[name] for name in self.shared}
         transfers = getattr(self.model_class, "transfers", lambda settings: False)
         if self.subcommand != "fit" and transfers(self.settings.get("model") or {}):
             del wanted["scenario"]
@@ -277,8 +280,11 @@ class HadrlCLI(LightningCLI):
 
     def _build_data(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         kwargs.pop("applied_instantiation_links", None)
-        self._shared_values = {name: kwargs[name] for name in self.shared}
-        return cls(*args, **kwargs)
+        made = cls(*args, **kwargs)
+        self._shared_values = {
+            name: getattr(made, name, kwargs[name]) for name in self.shared
+        }  # files may say more
+        return made
 
     def _build_model(self, cls: type, *args: Any, **kwargs: Any) -> Any:
         kwargs.pop("applied_instantiation_links", None)

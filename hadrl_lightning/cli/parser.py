@@ -22,6 +22,7 @@ from hadrl_lightning.config_files import (
     parse_setting,
 )
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.network_files import FILES, PROCESSES
 from hadrl_lightning.parser_messages import essence, known_settings
 
 BY_NAME = dict[str, dict[str, Any]]
@@ -65,7 +66,7 @@ class HadrlParser(LightningArgumentParser):
         """Parse, numbers with units too; a whole number beyond double precision is a mistake like any other."""
         try:
             words = args if args is None else _flags_as_files(_without_units(args))
-            return super().parse_args(words, *rest, **kwargs)
+            return _with_absolute_paths(super().parse_args(words, *rest, **kwargs))
         except OverflowError as error:
             raise HadrlError(f"settings must be numbers of at most 1.8e308: {error}") from error
 
@@ -105,6 +106,18 @@ class HadrlParser(LightningArgumentParser):
         """Raise the essence of `message`."""
         parser = getattr(ex, "subcommand_parser", None) or self
         raise HadrlError(essence(message, known_settings(parser))) from ex
+
+
+def _with_absolute_paths(settings: Any) -> Any:
+    """The same settings, with paths of files of the network that hold wherever they are used."""
+    data = (settings.get(settings.get("subcommand") or "") or settings).get("data")
+    places = [(data, name) for name in FILES] if data is not None else []
+    processes = (data.get("scenario") or {}).get("processes") if data is not None else None
+    places += [(one, "file") for name, one in (processes or {}).items() if name in PROCESSES.values() and one]
+    for place, name in places:
+        if isinstance(place.get(name), str):
+            place[name] = os.path.abspath(place[name])
+    return settings
 
 
 def _set_by_name(parser: Any) -> list[str]:

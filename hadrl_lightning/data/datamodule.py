@@ -1,5 +1,6 @@
 """`TransitionDataModule`: owns the simulator and the replay buffers, streams the batches."""
 
+from collections.abc import Mapping
 from math import inf
 from typing import Any
 
@@ -12,9 +13,11 @@ from hadrl_lightning.data.streams import EpisodeStream, TrainingStream
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
 from hadrl_lightning.distributed import ActingAsOne, members_held, of_each_rank
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.network_files import FILES, SETTINGS, names_files
 from hadrl_lightning.scenario import GIB, Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, SharedNetworks, Use, check_seed, make_generator, rules
 from hadrl_lightning.simulator.network import require_memory
+from hadrl_lightning.simulator.processes import processes_of
 from hadrl_lightning.typed import typed
 
 
@@ -51,6 +54,16 @@ class TransitionDataModule(LightningDataModule):
         parallel_episodes: of these, how many are played at once.
         validation_seed: seed of the validation episodes.
         test_seed: seed of the test and predict episodes.
+        sites: file of the servers' places, `x_m` and `y_m` or `lat` and `lon`, and of their `compute_hz`,
+            `bandwidth_hz` and `cache_bytes`. All files are CSV or Parquet, and win over the scenario (docs/files.md).
+        users: file of the users' places, in the units of the sites.
+        services: file of `name`, `storage_bytes` or `load_s`, `input_bytes`, `cycles`, `deadline_s`, `weight`.
+        requests: file of requests: `time_s`, `user`, `service`, and `input_bytes`, `cycles`, `deadline_s` of their own.
+            How they come to slots is said by the settings of the process `requests_of_file`.
+        moves: file, folder or pattern of moves: `time_s`, `user`, places as sites have them (`moves_of_file`).
+        channel: file of gains: `time_s`, `user`, `server`, `gain_db` or `gain` (`gains_of_file`).
+        columns: what columns are called in these files: `{requests: {user: uid, time_s: timestamp}}`; by numbers from 0
+            in a file without a row of names.
 
     Raises:
         ValueError: a number is out of its range.
@@ -77,6 +90,13 @@ class TransitionDataModule(LightningDataModule):
         parallel_episodes: int = 50,
         validation_seed: int = 1001,
         test_seed: int = 2002,
+        sites: str | None = None,
+        users: str | None = None,
+        services: str | None = None,
+        requests: str | None = None,
+        moves: str | None = None,
+        channel: str | None = None,
+        columns: dict[str, dict[str, Any]] = {},  # noqa: B006 (nothing changes it)
     ) -> None:
         super().__init__()
         at_least_one = {
@@ -109,8 +129,11 @@ class TransitionDataModule(LightningDataModule):
             "bootstrap": bootstrap,
         }
         """The arguments by name, but for the scenario and its physics."""
+        files = (sites, users, services, requests, moves, channel)
+        scenario = scenario.with_files({**dict(zip(FILES, files, strict=True)), "columns": columns})
         scenario.require_users()
         rules(physics).check_scenario(scenario)
+        processes_of(scenario)  # which have to fit it
         self.scenario = scenario
         self.physics: Physics = physics
         self.num_envs = num_envs
@@ -142,6 +165,19 @@ class TransitionDataModule(LightningDataModule):
         """What the slow level has met."""
         self._stream: TrainingStream | None = None
         self._restored: dict[str, Any] | None = None
+
+    @staticmethod
+    def resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a data module as plain values, with what files say in the scenario, and without the files.
+
+        Raises:
+            HadrlError: a file can't be read or does not fit.
+        """
+        rest = {name: value for name, value in settings.items() if name not in SETTINGS}
+        if not names_files(settings):
+            return rest
+        scenario = Scenario.from_dict(settings["scenario"])
+        return {**rest, "scenario": scenario.with_files({n: settings.get(n) for n in SETTINGS}).to_dict()}
 
     def __str__(self) -> str:
         """The networks, and what was collected of them."""

@@ -13,6 +13,11 @@ from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTrans
 from hadrl_lightning.distributed import of_each_rank
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator, restore_generator
+from hadrl_lightning.simulator.processes import for_part
+from hadrl_lightning.trace_files import Part
+
+PART_OF: dict[Use, Part] = {Use.VALIDATION_NETWORKS: "validation", Use.TEST_NETWORKS: "test"}
+"""Which part of the time of files is meant for a use."""
 
 
 class TrainingBatch(NamedTuple):
@@ -161,7 +166,8 @@ class EpisodeStream:
         use: Use,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.scenario = scenario
+        self.scenario = for_part(scenario, PART_OF.get(use, "train"))
+        """That of the networks: files are played in the part of their time that is meant for this use."""
         self.physics: Physics = physics
         self.num_episodes = num_episodes
         self.parallel = parallel
