@@ -1,6 +1,7 @@
 """Worlds that move: demand that drifts, servers that slow down."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -30,10 +31,16 @@ from hadrl_lightning.simulator import (
     decode_offloading,
     equal_shares,
     make_generator,
+    num_targets,
 )
 from hadrl_lightning.simulator.constants import constants, constants_of_each
+from hadrl_lightning.simulator.decisions import sum_per_server
 from hadrl_lightning.simulator.processes import DriftingRequests, SlowServers, World, demand_is_known
+from hadrl_lightning.simulator.service import served_slot
+from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.simulator.state import NetworkState
 from hadrl_lightning.simulator.unfolding import Unfolding
+from hadrl_lightning.typed import as_floats
 
 CPU = torch.device("cpu")
 
@@ -587,3 +594,113 @@ def test_swaps_of_a_record_too_long_to_make_them_are_refused() -> None:
     told = "swaps_per_slot must be at most 0.32 with history_slots = 1000000, got 1"
     with pytest.raises(HadrlError, match=rf"^processes\.drifting_requests: {told}$"):
         EdgeNetwork(Scenario(history_slots=1_000_000, processes=swaps))
+
+
+# Any two worlds together --------------------------------------------------------------------------------------------
+
+OVERLAYS = {
+    name: Scenario.from_config(f"{name}.yaml").processes
+    for name in ("drift", "slowdowns", "mobile", "channel", "queues", "device", "hops")
+}
+OVERLAYS["battery"] = {"device": {**OVERLAYS["device"]["device"], "battery_j": 20.0, "charge_w": 0.5}}
+OVERLAYS["late"] = {"queues": {**OVERLAYS["queues"]["queues"], "arrivals": "bursts", "late": "dropped"}}
+PAIRS = [
+    (one, other)
+    for number, one in enumerate(OVERLAYS)
+    for other in list(OVERLAYS)[number + 1 :]
+    if not OVERLAYS[one].keys() & OVERLAYS[other].keys()
+]
+SIZES = {"num_servers": 3, "num_users": 7, "num_services": 5, "popularity": "zipf", "cache_bytes": 16e9}
+
+
+def floats(value: Any) -> Any:
+    """Whole numbers as real ones, but for those that count."""
+    return {
+        name: {
+            key: one if key in ("regimes", "neighbours") else as_floats(one) for key, one in settings.items()
+        }
+        for name, settings in value.items()
+    }
+
+
+@pytest.mark.unchecked
+@given(st.sampled_from(PAIRS), st.integers(0, 1000), st.integers(1, 3))
+@settings(deadline=None, derandomize=True, max_examples=10)
+def test_two_worlds_together_conserve_work_energy_and_shares_and_know_no_order_of_users(
+    pair: tuple[str, str], seed: int, num_envs: int
+) -> None:
+    processes = floats(OVERLAYS[pair[0]]) | floats(OVERLAYS[pair[1]])
+    scenario = Scenario(**SIZES, processes=processes, decisions_per_episode=2, slots_per_decision=2)
+    network, draw = network_of(scenario, num_envs, seed), make_generator(seed, Use.EXPLORATION)
+    caching = CACHING_POLICIES["random"](scenario, draw)
+    offloading = OFFLOADING_POLICIES["random"](scenario, draw)
+    full_j = processes.get("device", {}).get("battery_j", 0.0)
+    used = torch.zeros(num_envs, dtype=torch.float64)
+    while not network.episode_over:
+        if network.frame_over:
+            network.begin_frame(caching(network))
+        allocation = offloading(network)
+        _same_in_any_order(network, allocation)
+        _same_alone(network, allocation)
+        taken = allocation.server.new_zeros(num_envs, num_targets(scenario)).scatter(1, allocation.server, 1)
+        for share in allocation[1:]:
+            load = sum_per_server(share, allocation.server, num_targets(scenario))
+            torch.testing.assert_close(load, taken.to(load.dtype))
+        service = network.step(allocation)
+        assert bool(service.latency.isfinite().all())
+        assert bool((service.latency[service.asked] > 0).all())
+        assert bool((service.energy >= 0).all())
+        assert not bool((service.hit & ~service.asked).any())
+        assert float(service.bandwidth_load.max()) <= 1 + 1e-3
+        used += service.energy.double().sum(dim=1)
+        carried = network.state.carried
+        if "queues" in carried:
+            work = carried["queues"]
+            left = work["admitted_cycles"] - work["served_cycles"]
+            torch.testing.assert_close(work["backlog"].sum(dim=1), left, rtol=1e-9, atol=1.0)
+            assert bool((work["arrived"] >= work["admitted"] + work["dropped"]).all())
+        if full_j:
+            held = full_j * carried["device"]["battery"].double().sum(dim=1)
+            expected = full_j * 7 - used + carried["device"]["charged_j"].double()
+            torch.testing.assert_close(held, expected, rtol=1e-4, atol=1e-3)
+
+
+def _outcome(
+    network: EdgeNetwork, allocation: Allocation, change: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """What the coming slot would become, with all that is known of it changed alike."""
+    unfolding = network.unfolding
+    slot = unfolding.foreseen()
+    more = {name: change(value) for name, value in slot.more.items()}
+    assert slot.fading is not None
+    own = Slot(change(slot.requests), change(slot.positions), change(slot.fading), more)
+    state = NetworkState.of({name: change(value) for name, value in network.state.tensors().items()})
+    cells = network.table.cells.expand(network.num_envs, -1)
+    table = network.table._replace(cells=change(cells), published_homes=change(cells))
+    decided = Allocation(*(change(value) for value in allocation))
+    service, after, _ = served_slot(network.rules, unfolding.processes, table, state, own, decided)
+    return {**service._asdict(), **after.tensors()}
+
+
+def _same_in_any_order(network: EdgeNetwork, allocation: Allocation) -> None:
+    users = network.scenario.num_users
+    order = torch.randperm(users, generator=torch.Generator().manual_seed(int(network.slot)))
+
+    def permuted(value: Tensor) -> Tensor:
+        for axis in range(1, value.ndim):
+            if value.shape[axis] == users:
+                return value.index_select(axis, order)
+        return value
+
+    usual = _outcome(network, allocation, lambda value: value)
+    for name, value in _outcome(network, allocation, permuted).items():
+        torch.testing.assert_close(value, permuted(usual[name]), rtol=1e-4, atol=1e-4, msg=name)
+
+
+def _same_alone(network: EdgeNetwork, allocation: Allocation) -> None:
+    """One network at a time: what happens in one is of no concern to the others."""
+    together = _outcome(network, allocation, lambda value: value)
+    for row in range(network.num_envs):
+        alone = _outcome(network, allocation, lambda value, row=row: value[row : row + 1])  # type: ignore[misc]
+        for name, value in alone.items():
+            torch.testing.assert_close(value, together[name][row : row + 1], rtol=1e-5, atol=1e-5, msg=name)
