@@ -1,6 +1,6 @@
 """Train the agent that ships, store its weights alone, with a README that says how it came about and what it scores.
 
-python benchmarks/train_agents.py                                  # into checkpoints/hadrl.ckpt; links by scenario
+python benchmarks/train_agents.py                                  # into checkpoints/hadrl.ckpt
 python benchmarks/train_agents.py --seeds 0 1 2 --output agents    # one of each seed, agents/hadrl-{seed}.ckpt
 python benchmarks/train_agents.py --run checkpoints/any/version_0 --seeds 0    # of a training that was made already
 """
@@ -28,7 +28,7 @@ not met. It is what `hadrl validate`, `test` and `predict` use where no checkpoi
 hadrl test --config campus.yaml
 ```
 
-`es2.ckpt` … `es5.ckpt` are links to it: names of the same agent in the scenario of that name
+`es2.ckpt` … `es5.ckpt` are names of it too, each for the agent in the scenario of that name
 (`hadrl test --ckpt_path es2.ckpt`). The file holds weights alone: what `hadrl fit` found best by validation, without
 optimizers, replay, simulator. It loads with `torch.load(…, weights_only=True)`; `HADRL.from_checkpoint("hadrl.ckpt")`
 makes the agent, and refuses a file that is not what was written. `hadrl inspect hadrl.ckpt` shows what it was made by

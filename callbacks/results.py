@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from hadrl_lightning.agent_files import is_shipped
+from hadrl_lightning.agent_files import is_shipped, stored_file
 from hadrl_lightning.callbacks.references import LEAST, OWN
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import load_tensors
@@ -124,7 +124,7 @@ def _name(file: Path) -> str:
 
 def _contents(file: str | Path) -> dict[str, Any]:
     try:
-        contents = load_tensors(file)
+        contents = load_tensors(stored_file(file))
     except HadrlError:  # whoever loads the weights has said so
         return {}
     return contents if isinstance(contents, dict) else {}

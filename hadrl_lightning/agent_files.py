@@ -14,7 +14,9 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import is_file, load_tensors
 
 SHIPPED = "hadrl.ckpt"
-"""The agent for any network. The other shipped names are links to it, each with the scenario of its name."""
+"""The agent for any network, the one file that ships."""
+SHIPPED_NAMES = ("es2.ckpt", "es3.ckpt", "es4.ckpt", "es5.ckpt", SHIPPED)
+"""What it is found by: its own name, and one for each of these scenarios, in which it then is."""
 SUFFIX = ".ckpt"
 """Ending of the files of trained agents."""
 FORMAT = 3
@@ -27,14 +29,10 @@ BEFORE_ANYTHING = ("best_reward", "seen.least", "seen.most")
 """Endings of the names of numbers that are infinite before anything was seen."""
 
 
-def shipped_agents() -> tuple[str, ...]:
-    """Names of the trained agents that ship with the package, in alphabetical order."""
-    files = resources.files("hadrl_lightning.checkpoints").iterdir()
-    return tuple(sorted(file.name for file in files if file.name.endswith(SUFFIX) and file.is_file()))
-
-
 def find_agent(name: str | Path, what: str = "ckpt_path") -> Path:
     """The file that `name` stands for: a path if there is one, else the agent of that name that ships with the package.
+
+    Under the name of a scenario there is no file: `stored_file` says which one to open.
 
     Args:
         name: a path, or the name of a shipped agent.
@@ -44,26 +42,31 @@ def find_agent(name: str | Path, what: str = "ckpt_path") -> Path:
         HadrlError: there is neither such a file nor a shipped agent of that name.
     """
     path = Path(name)
-    if is_file(path):
+    if is_file(path) or is_shipped(path):
         return path
-    shipped = shipped_agents()
-    if str(name) in shipped:
+    if str(name) in SHIPPED_NAMES:
         return shipped_folder() / str(name)
     found = "a folder" if os.path.isdir(path) else "no such file"
     raise HadrlError(
-        f"{what} must be an existing file or one of the shipped agents ({', '.join(shipped)}), "
+        f"{what} must be an existing file or one of the shipped agents ({', '.join(SHIPPED_NAMES)}), "
         f"got {str(name)!r} ({found})"
     )
 
 
 def shipped_folder() -> Path:
-    """Where the shipped agents lie."""
+    """Where the shipped agent lies."""
     return Path(str(resources.files("hadrl_lightning.checkpoints")))
 
 
 def is_shipped(path: Path) -> bool:
-    """Whether the file is one of the shipped agents."""
-    return path.absolute().parent == shipped_folder() and path.name in shipped_agents()
+    """Whether the path is that of the shipped agent, under any of its names."""
+    return path.absolute().parent == shipped_folder() and path.name in SHIPPED_NAMES
+
+
+def stored_file(path: str | Path) -> Path:
+    """The file to open for a path: where none lies at one of the names of the shipped agent, the one that ships."""
+    path = Path(path)
+    return path.with_name(SHIPPED) if is_shipped(path) and not is_file(path) else path
 
 
 def settings_of_shipped(path: Path) -> str:
@@ -81,7 +84,7 @@ def read_agent(path: str | Path, name: str = "ckpt_path") -> dict[str, Any]:
     Raises:
         HadrlError: it is damaged, of another version, holds code or no agent, or a weight that is not finite.
     """
-    contents = load_tensors(path, name)
+    contents = load_tensors(stored_file(path), name)
     if not isinstance(contents, dict) or not set(AGENT) <= set(contents):
         raise HadrlError(f"{name} must be a checkpoint saved by hadrl fit, got {path}, which holds no agent")
     check_contents(contents, path, name)

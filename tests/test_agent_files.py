@@ -19,13 +19,22 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger
 
 from hadrl_lightning import __version__
-from hadrl_lightning.agent_files import RECORD, find_agent, read_agent, recorded, shipped_agents
+from hadrl_lightning.agent_files import (
+    RECORD,
+    SHIPPED_NAMES,
+    find_agent,
+    is_shipped,
+    read_agent,
+    recorded,
+    stored_file,
+)
 from hadrl_lightning.agents import HADRL, WorldModelSettings
 from hadrl_lightning.agents.seen import SeenRanges
 from hadrl_lightning.benchmark import PlanSettings, compute, label_of, make_plan
 from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
 from hadrl_lightning.cli import main
 from hadrl_lightning.cli.app import HadrlCLI
+from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError, HadrlWarning
 from hadrl_lightning.play import episode_scores
@@ -41,11 +50,26 @@ WEIGHT = "world_model.resources.heads.0.weight"
 SMALL = ["--data.test_episodes", "1", "--evaluation.references", "false"]
 
 
-def test_one_agent_ships_by_its_own_name_and_by_that_of_every_scenario() -> None:
-    assert shipped_agents() == (*(f"{name}.ckpt" for name in SCENARIOS), "hadrl.ckpt")
-    assert {find_agent(name).read_bytes() for name in shipped_agents()} == {
-        find_agent("hadrl.ckpt").read_bytes()
-    }
+def test_one_agent_ships_by_its_own_name_and_by_that_of_every_scenario(root: Path) -> None:
+    assert (*(f"{name}.ckpt" for name in SCENARIOS), "hadrl.ckpt") == SHIPPED_NAMES
+    assert [file.name for file in (root / "checkpoints").glob("*.ckpt")] == ["hadrl.ckpt"]
+    for name in SHIPPED_NAMES:
+        found = find_agent(name)
+        assert (found.name, find_agent(found)) == (name, found)
+        assert stored_file(found) == find_agent("hadrl.ckpt")
+
+
+def test_a_file_of_ones_own_is_no_shipped_agent_whatever_its_name(in_empty_folder: Path) -> None:
+    Path("es2.ckpt").write_bytes(b"mine")
+    assert stored_file("es2.ckpt") == Path("es2.ckpt")
+    assert not is_shipped(Path("es2.ckpt"))
+
+
+def test_a_trainer_reads_the_agent_by_the_name_of_a_scenario(in_empty_folder: Path) -> None:
+    plain, named = (
+        AtomicCheckpointIO().load_checkpoint(find_agent(name)) for name in ("hadrl.ckpt", "es2.ckpt")
+    )
+    assert plain["hadrl"] == named["hadrl"]
 
 
 def test_the_readme_knows_size_and_hash_of_the_agent(root: Path) -> None:
@@ -59,7 +83,7 @@ def test_the_readme_knows_size_and_hash_of_the_agent(root: Path) -> None:
     ("name", "config"), [*((name, f"{name}.yaml") for name in SCENARIOS), ("hadrl", "any.yaml")]
 )
 def test_a_shipped_agent_is_weights_alone_for_the_scenario_of_its_name(name: str, config: str) -> None:
-    contents = torch.load(find_agent(f"{name}.ckpt"), weights_only=True)
+    contents = torch.load(stored_file(find_agent(f"{name}.ckpt")), weights_only=True)
     assert set(contents) == {"state_dict", "hyper_parameters", "pytorch-lightning_version", "hadrl"}
     agent = HADRL.from_checkpoint(f"{name}.ckpt")
     assert agent.scenario == Scenario.from_config(config)
@@ -195,8 +219,8 @@ def test_a_subclass_stays_one_in_another_scenario() -> None:
 
 
 def rewritten(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
-    """A copy of es2.ckpt with other contents, and digests of those."""
-    contents = torch.load(find_agent("es2.ckpt"), weights_only=True)
+    """A copy of hadrl.ckpt with other contents, and digests of those."""
+    contents = torch.load(find_agent("hadrl.ckpt"), weights_only=True)
     change(contents)
     record = contents.pop(RECORD, None)
     if record is not None and "state_dict" in contents:
@@ -238,8 +262,8 @@ def test_a_file_of_another_version_or_with_other_keys_is_refused_in_one_line(
 
 
 def test_no_flipped_bit_loads_other_weights(tmp_path: Path) -> None:
-    whole = find_agent("es2.ckpt").read_bytes()
-    expected = read_agent(find_agent("es2.ckpt"))["state_dict"]
+    whole = find_agent("hadrl.ckpt").read_bytes()
+    expected = read_agent(find_agent("hadrl.ckpt"))["state_dict"]
     draw, path, refused = random.Random(4), tmp_path / "mine.ckpt", 0
     for _ in range(60):
         broken, bit = bytearray(whole), draw.randrange(8 * len(whole))
@@ -256,7 +280,7 @@ def test_no_flipped_bit_loads_other_weights(tmp_path: Path) -> None:
 
 
 def test_a_truncated_file_is_refused_in_one_line(tmp_path: Path) -> None:
-    whole = find_agent("es2.ckpt").read_bytes()
+    whole = find_agent("hadrl.ckpt").read_bytes()
     for length in (0, 1, 100, len(whole) // 2, len(whole) - 1000, len(whole) - 1):
         (tmp_path / "mine.ckpt").write_bytes(whole[:length])
         assert "must be an undamaged checkpoint" in refusal(tmp_path / "mine.ckpt")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hadrl_lightning.agent_files import SUFFIX, find_agent, read_agent
+from hadrl_lightning.agent_files import SUFFIX, find_agent, read_agent, stored_file
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.errors import HadrlError
@@ -99,7 +99,7 @@ def agent_contents(policy: str, seed: int) -> dict[str, Any]:
         HadrlError: there is no such file.
     """
     file = find_agent(policy.replace(SEED, str(seed)))
-    return {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    return {"file": str(file), "sha256": hashlib.sha256(stored_file(file).read_bytes()).hexdigest()}
 
 
 def check_files(policy: str, seeds: Sequence[int]) -> None:

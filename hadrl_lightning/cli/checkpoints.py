@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule
 
-from hadrl_lightning.agent_files import RECORD, check_contents, read_agent
+from hadrl_lightning.agent_files import RECORD, check_contents, is_shipped, read_agent, stored_file
 from hadrl_lightning.agents.stored import OF_DATA
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import load_tensors, replacing
@@ -26,8 +26,19 @@ AGENT = {"state_dict", "hyper_parameters", "pytorch-lightning_version"}
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes to a temporary file in the same folder and renames it when it is safely on disk.
 
-    Whatever interrupts a save, the file under its name is the whole new checkpoint or the whole old one.
+    Whatever interrupts a save, the file under its name is the whole new checkpoint or the whole old one. The shipped
+    agent is read by any of its names.
     """
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = lambda storage, place: storage,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """The contents of the file at `path`, or of the shipped agent where that is one of its names."""
+        file = stored_file(path) if is_shipped(Path(path)) else path  # which may be one of remote storage
+        return super().load_checkpoint(file, map_location, weights_only)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
@@ -62,7 +73,7 @@ def read_checkpoint(path: Path, *, to_resume: bool = False, recorded: bool = Fal
         HadrlError: it is damaged, or not a checkpoint of Lightning.
     """
     try:
-        checkpoint = read_agent(path) if recorded else load_tensors(path)
+        checkpoint = read_agent(path) if recorded else load_tensors(stored_file(path))
     except HadrlError as error:
         raise HadrlError(f"{error}{_other_checkpoint(path)}") from error
     if not isinstance(checkpoint, dict) or not set(checkpoint) >= AGENT:

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from torch import nn
 
 from hadrl_lightning import cli
-from hadrl_lightning.agent_files import find_agent
+from hadrl_lightning.agent_files import find_agent, stored_file
 from hadrl_lightning.cli import app
 from hadrl_lightning.cli.checkpointing import Checkpointing
 from hadrl_lightning.errors import HadrlError
@@ -80,7 +80,7 @@ class TinyModel(LightningModule):
         return self.net(batch)
 
     def load_weights(self, path: str) -> None:
-        found = torch.load(find_agent(path), weights_only=True)["state_dict"]
+        found = torch.load(stored_file(find_agent(path)), weights_only=True)["state_dict"]
         try:
             self.load_state_dict(found)
         except RuntimeError as error:
