@@ -16,7 +16,7 @@ from hadrl_lightning.simulator.decisions import (
     packed_rows,
     weighted_shares,
 )
-from hadrl_lightning.simulator.fields import Field, View, fields_of
+from hadrl_lightning.simulator.fields import Field, Seen, View, fields_of, from_vector, to_vector, vector_size
 from hadrl_lightning.simulator.network import EdgeNetwork
 from hadrl_lightning.simulator.physics import Limits, Published, Rules, Strict, rules
 from hadrl_lightning.simulator.radio import path_loss_db
@@ -27,7 +27,6 @@ from hadrl_lightning.simulator.service import Terms, serve, spectral_efficiency,
 from hadrl_lightning.simulator.shared_networks import SharedNetworks
 from hadrl_lightning.simulator.slot import Service, Slot
 from hadrl_lightning.simulator.unfolding import offloading_view_of
-from hadrl_lightning.simulator.vectors import Seen, from_vector, to_vector, vector_size
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 __all__ = [

@@ -13,7 +13,7 @@ from hadrl_lightning.scenario.limits import beyond_memory, network_bytes
 from hadrl_lightning.simulator.actions import num_targets
 from hadrl_lightning.simulator.constants import OF_LINKS, Constants, constants, constants_of_each
 from hadrl_lightning.simulator.decisions import Allocation
-from hadrl_lightning.simulator.fields import SERVER, fields_of
+from hadrl_lightning.simulator.fields import SERVER, fields_of, to_vector
 from hadrl_lightning.simulator.physics import Rules, rules
 from hadrl_lightning.simulator.processes import World, check_shown, targets_beyond
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
@@ -29,7 +29,6 @@ from hadrl_lightning.simulator.service import (
 from hadrl_lightning.simulator.slot import Service
 from hadrl_lightning.simulator.state import NetworkState, empty_state
 from hadrl_lightning.simulator.unfolding import Unfolding, offloading_view_of
-from hadrl_lightning.simulator.vectors import to_vector
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 from hadrl_lightning.typed import as_floats, typed
 
