@@ -19,7 +19,7 @@ from hadrl_lightning.simulator import (
     equal_shares,
     terms,
 )
-from hadrl_lightning.simulator.slot import asked
+from hadrl_lightning.simulator.state import asked
 
 CachingPolicy = Callable[[EdgeNetwork], Tensor]
 """From the network to the next cache, bool [B, S, K]."""

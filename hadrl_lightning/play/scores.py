@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hadrl_lightning.play.player import Episode, PlayedFrame
 from hadrl_lightning.simulator import Service
-from hadrl_lightning.simulator.slot import asked
+from hadrl_lightning.simulator.state import asked
 
 REWARD_NUMERATOR = 1e4
 """The published reward of the fast level is this over the latency summed over users."""

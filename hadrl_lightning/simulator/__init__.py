@@ -25,7 +25,7 @@ from hadrl_lightning.simulator.rows import Rows
 from hadrl_lightning.simulator.scenario_range import ScenarioRange
 from hadrl_lightning.simulator.service import Terms, serve, spectral_efficiency, switching_cost, terms
 from hadrl_lightning.simulator.shared_networks import SharedNetworks
-from hadrl_lightning.simulator.slot import Service, Slot
+from hadrl_lightning.simulator.state import Service, Slot
 from hadrl_lightning.simulator.unfolding import offloading_view_of
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 

@@ -26,8 +26,7 @@ from hadrl_lightning.simulator.service import (
     served_slot,
     switching_cost,
 )
-from hadrl_lightning.simulator.slot import Service
-from hadrl_lightning.simulator.state import NetworkState, empty_state
+from hadrl_lightning.simulator.state import NetworkState, Service, empty_state
 from hadrl_lightning.simulator.unfolding import Unfolding, offloading_view_of
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 from hadrl_lightning.typed import as_floats, typed

@@ -17,8 +17,7 @@ from hadrl_lightning.simulator.physics import Rules, rules
 from hadrl_lightning.simulator.physics.protocol import passed_on
 from hadrl_lightning.simulator.processes import Memory, Process
 from hadrl_lightning.simulator.radio import link_efficiency
-from hadrl_lightning.simulator.slot import Service, Slot
-from hadrl_lightning.simulator.state import NetworkState, count_slot
+from hadrl_lightning.simulator.state import NetworkState, Service, Slot, count_slot
 
 
 def serve(

@@ -11,8 +11,7 @@ from hadrl_lightning.distributed.shares import Share
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.network import EdgeNetwork
-from hadrl_lightning.simulator.slot import Service
-from hadrl_lightning.simulator.state import NetworkState
+from hadrl_lightning.simulator.state import NetworkState, Service
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 AnyView = TypeVar("AnyView", CachingView, OffloadingView)

@@ -22,7 +22,7 @@ from hadrl_lightning.simulator.processes import (
     targets_beyond,
 )
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
-from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.simulator.state import Slot
 from hadrl_lightning.simulator.views import OffloadingView
 
 

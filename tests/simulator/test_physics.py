@@ -28,8 +28,7 @@ from hadrl_lightning.simulator.constants import constants
 from hadrl_lightning.simulator.processes import usual
 from hadrl_lightning.simulator.processes.usual import requested
 from hadrl_lightning.simulator.service import served_slot
-from hadrl_lightning.simulator.slot import Slot
-from hadrl_lightning.simulator.state import NetworkState
+from hadrl_lightning.simulator.state import NetworkState, Slot
 from tests.helpers.twin import GIB_BITS, PUBLISHED, PublishedTwin, StrictTwin
 
 check = settings(deadline=None, derandomize=True, max_examples=60)

@@ -37,8 +37,7 @@ from hadrl_lightning.simulator.constants import constants, constants_of_each
 from hadrl_lightning.simulator.decisions import sum_per_server
 from hadrl_lightning.simulator.processes import DriftingRequests, SlowServers, World, demand_is_known
 from hadrl_lightning.simulator.service import served_slot
-from hadrl_lightning.simulator.slot import Slot
-from hadrl_lightning.simulator.state import NetworkState
+from hadrl_lightning.simulator.state import NetworkState, Slot
 from hadrl_lightning.simulator.unfolding import Unfolding
 from hadrl_lightning.typed import as_floats
 

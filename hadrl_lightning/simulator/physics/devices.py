@@ -9,7 +9,7 @@ from torch import Tensor
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
 from hadrl_lightning.simulator.physics.protocol import MIN_SHARE, passed_on
-from hadrl_lightning.simulator.slot import Service
+from hadrl_lightning.simulator.state import Service
 
 
 def served_with_devices(

@@ -11,8 +11,7 @@ from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
 from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
 from hadrl_lightning.simulator.radio import link_efficiency, reported_efficiency
-from hadrl_lightning.simulator.slot import Service, Slot
-from hadrl_lightning.simulator.state import NetworkState
+from hadrl_lightning.simulator.state import NetworkState, Service, Slot
 from hadrl_lightning.simulator.views import OF_THE_CLOUD, CachingView, OffloadingView
 
 MIN_SHARE = 1e-9

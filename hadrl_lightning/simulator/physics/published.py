@@ -18,8 +18,7 @@ from hadrl_lightning.simulator.physics.protocol import (
     seen_of_services,
     widened,
 )
-from hadrl_lightning.simulator.slot import Slot
-from hadrl_lightning.simulator.state import NetworkState, falling_scale
+from hadrl_lightning.simulator.state import NetworkState, Slot, falling_scale
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 

@@ -17,8 +17,7 @@ from hadrl_lightning.simulator.physics.protocol import (
     widened,
 )
 from hadrl_lightning.simulator.processes import targets_beyond
-from hadrl_lightning.simulator.slot import Service, Slot
-from hadrl_lightning.simulator.state import NetworkState
+from hadrl_lightning.simulator.state import NetworkState, Service, Slot
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
 MAX_FILLED = 1 + 1e-6

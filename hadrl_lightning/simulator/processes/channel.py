@@ -12,7 +12,7 @@ from hadrl_lightning.scenario.checks import check_number
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.processes.process import STATE, Memory, Process, World
 from hadrl_lightning.simulator.radio import efficiency_of, losses_db, squared_distances_m2
-from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.simulator.state import Slot
 
 LIGHT_M_PER_S = 3.0e8
 """Speed of light as TR 38.901 takes it for the breakpoint distance, m/s."""

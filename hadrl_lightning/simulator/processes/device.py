@@ -14,7 +14,7 @@ from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.fields import SERVER, USER, Field
 from hadrl_lightning.simulator.processes.process import Memory, Process, World
-from hadrl_lightning.simulator.slot import Service, Slot
+from hadrl_lightning.simulator.state import Service, Slot
 
 OfUsers = float | tuple[float, ...] | Mapping[str, float]
 """One number for all users, one for each, or `{low: …, high: …}`: drawn evenly for every user at the start of an

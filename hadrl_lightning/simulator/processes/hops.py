@@ -13,7 +13,7 @@ from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.fields import SERVER, USER, Field
 from hadrl_lightning.simulator.processes.process import Memory, Process, World
 from hadrl_lightning.simulator.radio import squared_distances_m2
-from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.simulator.state import Slot
 
 LEAST_BIT_PER_S, MOST_BIT_PER_S = 1.0, 1e18
 MOST_S = 1e6

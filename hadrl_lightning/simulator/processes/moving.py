@@ -14,7 +14,7 @@ from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.fields import SERVER, USER, Field
 from hadrl_lightning.simulator.processes.process import STATE, Memory, Process, World
 from hadrl_lightning.simulator.radio import at_home, losses_db
-from hadrl_lightning.simulator.slot import Service, Slot
+from hadrl_lightning.simulator.state import Service, Slot
 
 TINY = 1e-30
 MOST_M = 1e7

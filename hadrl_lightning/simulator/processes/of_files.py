@@ -15,7 +15,7 @@ from hadrl_lightning.scenario import BITS_PER_BYTE, Scenario
 from hadrl_lightning.simulator.constants import Constants, of_each
 from hadrl_lightning.simulator.processes.process import Memory, Process, UsualTasks, World
 from hadrl_lightning.simulator.processes.usual import counted, requested
-from hadrl_lightning.simulator.slot import Slot
+from hadrl_lightning.simulator.state import Slot
 from hadrl_lightning.trace_files import PARTS, Part, bounds_of
 
 CLOCKS = {"file_time_s": "requests_of_file", "moved_time_s": "moves_of_file"}

@@ -15,7 +15,7 @@ from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation, extremes
 from hadrl_lightning.simulator.fields import Field
-from hadrl_lightning.simulator.slot import Service, Slot
+from hadrl_lightning.simulator.state import Service, Slot
 
 STATE = torch.float32
 """Number format of what moving users and their links remember, whatever that of the networks: the same in all."""

@@ -15,7 +15,7 @@ from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation, sum_per_server
 from hadrl_lightning.simulator.fields import SERVER, Field
 from hadrl_lightning.simulator.processes.process import Memory, Process, UsualTasks, World
-from hadrl_lightning.simulator.slot import Service, Slot
+from hadrl_lightning.simulator.state import Service, Slot
 
 LIMITS: Mapping[str, tuple[float, float]] = {
     "load": (1e-3, 10.0),

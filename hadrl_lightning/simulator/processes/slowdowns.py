@@ -11,7 +11,7 @@ from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.fields import SERVER, Field
 from hadrl_lightning.simulator.processes.process import Memory, Process, World
-from hadrl_lightning.simulator.slot import Service, Slot
+from hadrl_lightning.simulator.state import Service, Slot
 
 FULL, SLOW, OUT = 0, 1, 2
 """States of a server."""
