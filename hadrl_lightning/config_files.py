@@ -16,7 +16,7 @@ import yaml
 
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import is_file
-from hadrl_lightning.parser_messages import essence, known_settings
+from hadrl_lightning.messages import essence, known_settings
 from hadrl_lightning.units import read_units
 
 BASE = "base.yaml"

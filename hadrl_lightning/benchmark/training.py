@@ -23,8 +23,8 @@ from hadrl_lightning.config_files import groups_of, merged, refuse_nulls, said
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import KeepBest, Validation
+from hadrl_lightning.messages import essence, known_settings
 from hadrl_lightning.network_files import SETTINGS
-from hadrl_lightning.parser_messages import essence, known_settings
 from hadrl_lightning.planning import MEASURES
 from hadrl_lightning.process import quiet_trainer, quieten
 from hadrl_lightning.registries import Registry, import_module

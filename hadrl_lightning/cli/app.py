@@ -44,7 +44,7 @@ from hadrl_lightning.config_files import BASE, load_config, refuse_nulls
 from hadrl_lightning.console import show
 from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy, require_members
 from hadrl_lightning.errors import HadrlError, HadrlWarning
-from hadrl_lightning.parser_messages import known_settings
+from hadrl_lightning.messages import known_settings
 from hadrl_lightning.process import quieten, spare_the_collector
 
 WEIGHTS_HELP = (

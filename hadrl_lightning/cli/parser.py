@@ -22,8 +22,8 @@ from hadrl_lightning.config_files import (
     parse_setting,
 )
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.messages import essence, known_settings
 from hadrl_lightning.network_files import FILES, PROCESSES
-from hadrl_lightning.parser_messages import essence, known_settings
 
 BY_NAME = dict[str, dict[str, Any]]
 """Type of settings of several things by their names."""

@@ -15,7 +15,7 @@ from hadrl_lightning.cli.parser import HadrlParser
 from hadrl_lightning.cli.runs import find_checkpoint, name_of, next_version, reserve_version, run_name
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.parser_messages import essence
+from hadrl_lightning.messages import essence
 from tests.helpers.stand_in import (
     QUIET,
     Planning,
