@@ -1,6 +1,16 @@
 """What several ranks need of each other, by torch alone: exchanges, shares of items, modules that know their share."""
 
-from hadrl_lightning.distributed.collectives import largest, largest_of_ranks, of_each_rank, summed, this_rank
+from hadrl_lightning.distributed.collectives import (
+    ALONE,
+    ActingAsOne,
+    DataShare,
+    Share,
+    largest,
+    largest_of_ranks,
+    of_each_rank,
+    summed,
+    this_rank,
+)
 from hadrl_lightning.distributed.members import (
     MemberWise,
     MergedOverRanks,
@@ -9,7 +19,6 @@ from hadrl_lightning.distributed.members import (
     member_parameters,
     members_held,
 )
-from hadrl_lightning.distributed.shares import ALONE, ActingAsOne, DataShare, Share
 
 __all__ = [
     "ALONE",

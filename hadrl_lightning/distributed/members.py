@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grads_with_norm_, get_total_norm
 
-from hadrl_lightning.distributed.collectives import summed
-from hadrl_lightning.distributed.shares import ALONE, DataShare, Share
+from hadrl_lightning.distributed.collectives import ALONE, DataShare, Share, summed
 
 
 class MemberWise(nn.Module):

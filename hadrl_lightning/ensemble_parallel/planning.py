@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from hadrl_lightning.distributed.collectives import (
+    Share,
     actions_of_every_rank,
     predictions_of_every_member,
     rows_of_every_rank,
@@ -18,7 +19,6 @@ from hadrl_lightning.distributed.collectives import (
     whole_rows,
 )
 from hadrl_lightning.distributed.members import members_held
-from hadrl_lightning.distributed.shares import Share
 from hadrl_lightning.planning.cem import CEMPlanner
 from hadrl_lightning.planning.free_energy import FreeEnergy
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE, PlanningModel, Prediction

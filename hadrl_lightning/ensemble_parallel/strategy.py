@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hadrl_lightning.agents import HADRL
-from hadrl_lightning.distributed.collectives import gathered_on_root, summed, this_rank
+from hadrl_lightning.distributed.collectives import ActingAsOne, Share, gathered_on_root, summed, this_rank
 from hadrl_lightning.distributed.members import (
     MemberWise,
     MergedOverRanks,
@@ -20,7 +20,6 @@ from hadrl_lightning.distributed.members import (
     member_parameters,
     members_held,
 )
-from hadrl_lightning.distributed.shares import ActingAsOne, Share
 from hadrl_lightning.ensemble_parallel.planning import plan_on_ranks
 from hadrl_lightning.errors import HadrlError
 

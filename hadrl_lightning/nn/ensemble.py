@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, relu, silu
 from torch.nn.utils import skip_init
 
+from hadrl_lightning.distributed.collectives import Share
 from hadrl_lightning.distributed.members import MemberWise
-from hadrl_lightning.distributed.shares import Share
 
 Members = Int[Tensor, " member"] | None
 """Indices of the members to evaluate, in this order; None: all."""

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadrl_lightning.distributed.collectives import this_rank, whole_rows
-from hadrl_lightning.distributed.shares import Share
+from hadrl_lightning.distributed.collectives import Share, this_rank, whole_rows
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.network import EdgeNetwork
