@@ -17,7 +17,7 @@ from hadrl_lightning.cli.checkpoints import BEST, LAST
 from hadrl_lightning.cli.signals import Stopped
 from hadrl_lightning.errors import HadrlWarning, OutputError
 from hadrl_lightning.files import replacing
-from hadrl_lightning.judge.selection import compared_by, improves
+from hadrl_lightning.judge.scores import compared_by, improves
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.typed import typed
 

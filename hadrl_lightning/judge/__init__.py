@@ -10,14 +10,17 @@ from hadrl_lightning.judge.references import (
     own_best_known,
     replayed,
 )
-from hadrl_lightning.judge.scores import BY_EPISODE, Scoreboard, by_unit, possible
-from hadrl_lightning.judge.selection import (
+from hadrl_lightning.judge.scores import (
+    BY_EPISODE,
     BestAndLast,
     KeepBest,
+    Scoreboard,
     Validation,
     best_and_last,
+    by_unit,
     compared_by,
     improves,
+    possible,
 )
 from hadrl_lightning.judge.tables import (
     HEADINGS,

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from hadrl_lightning.judge.intervals import Interval
-from hadrl_lightning.judge.selection import BestAndLast, Validation
+from hadrl_lightning.judge.scores import BestAndLast, Validation
 
 NONE = "–"
 """Where there is nothing to show."""
