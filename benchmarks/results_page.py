@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hadrl_lightning.benchmark import Archive, Group, Record, groups, intervals
-from hadrl_lightning.benchmark.aggregate import aggregate
-from hadrl_lightning.benchmark.records import Place
+from hadrl_lightning.benchmark.records import Place, aggregate
 from hadrl_lightning.benchmark.report import FIGURES, rises_text, seeds_text_of, slots_text
 from hadrl_lightning.benchmark.spread import MEASURES, agents_of, place_cells, spread_cells, suite_of
 from hadrl_lightning.judge import HEADINGS, LEAST_KNOWN, NONE, Interval, cell

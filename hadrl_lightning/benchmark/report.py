@@ -7,8 +7,17 @@ from typing import Any
 
 from rich.table import Table
 
-from hadrl_lightning.benchmark.aggregate import Summary, aggregate
-from hadrl_lightning.benchmark.records import SCORES, Group, Place, Record, groups, intervals, place_name
+from hadrl_lightning.benchmark.records import (
+    SCORES,
+    Group,
+    Place,
+    Record,
+    Summary,
+    aggregate,
+    groups,
+    intervals,
+    place_name,
+)
 from hadrl_lightning.benchmark.spread import spread_rows, suite_of, suite_tables, write_places
 from hadrl_lightning.files import replacing
 from hadrl_lightning.judge import NONE, Interval, cell, figures_table, interval, possible

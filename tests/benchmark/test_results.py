@@ -35,10 +35,9 @@ from hadrl_lightning.benchmark import (
     run_cells,
     write_report,
 )
-from hadrl_lightning.benchmark.aggregate import _middle_mean, _probability, aggregate
 from hadrl_lightning.benchmark.archive import judged
 from hadrl_lightning.benchmark.plan import parse_sweep
-from hadrl_lightning.benchmark.records import early_bests, groups
+from hadrl_lightning.benchmark.records import _middle_mean, _probability, aggregate, early_bests, groups
 from hadrl_lightning.benchmark.report import result_table
 from hadrl_lightning.benchmark.spread import (
     agents_of,
