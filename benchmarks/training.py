@@ -53,7 +53,7 @@ from hadrl_lightning.benchmark.sb3 import train_sb3
 from hadrl_lightning.callbacks.collection import Collection
 from hadrl_lightning.cli import main as hadrl
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.extras import require
+from hadrl_lightning.errors import require
 from hadrl_lightning.planning import sums
 from hadrl_lightning.play import episode_scores
 from hadrl_lightning.scenario import GIB, Scenario

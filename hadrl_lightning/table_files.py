@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from hadrl_lightning.errors import HadrlError, shown
-from hadrl_lightning.extras import require
+from hadrl_lightning.errors import HadrlError, require, shown
 
 if TYPE_CHECKING:
     import polars

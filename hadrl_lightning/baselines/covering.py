@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hadrl_lightning.extras import require
+from hadrl_lightning.errors import require
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import fill_caches
 

@@ -23,7 +23,7 @@ from hadrl_lightning.benchmark.players import Judge, play, player, trained_playe
 from hadrl_lightning.benchmark.policies import LOWER_BOUND, pair_of
 from hadrl_lightning.benchmark.training import Trained, build, import_modules, train
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.extras import require
+from hadrl_lightning.errors import require
 from hadrl_lightning.judge import (
     BY_EPISODE,
     Scoreboard,

@@ -33,8 +33,7 @@ from hadrl_lightning.benchmark.training import (
     with_slots,
 )
 from hadrl_lightning.config_files import BASE, load_config, parse_setting, said
-from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.extras import require
+from hadrl_lightning.errors import HadrlError, require
 from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.network_files import played_files
 from hadrl_lightning.scenario import Scenario

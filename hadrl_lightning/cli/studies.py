@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hadrl_lightning.cli.mistakes import LineParser
-from hadrl_lightning.errors import HadrlError, HadrlWarning
-from hadrl_lightning.extras import require
+from hadrl_lightning.errors import HadrlError, HadrlWarning, require
 from hadrl_lightning.files import replacing
 
 QUICK_POLICIES = (
@@ -258,7 +257,7 @@ def _place_names(plan: Any) -> dict[str, str]:
 def _require_extras(options: argparse.Namespace, policies: Sequence[str]) -> None:
     """Name all packages that are missing before hours of work, not one after the other."""
     from hadrl_lightning.benchmark.plan import optional_modules
-    from hadrl_lightning.benchmark.ray_engine import set_environment
+    from hadrl_lightning.benchmark.runner import set_environment
 
     modules = [] if options.report_only else optional_modules(policies)
     if options.engine == "ray" and not options.report_only:

@@ -12,7 +12,7 @@ from hadrl_lightning.baselines import (
     optimal_coverage,
 )
 from hadrl_lightning.data import EpisodeStream
-from hadrl_lightning.extras import MissingExtra
+from hadrl_lightning.errors import MissingExtra
 from hadrl_lightning.play import CachingPolicy, Episode, Policies, run_episode
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hadrl_lightning.extras import require
+from hadrl_lightning.errors import require
 from hadrl_lightning.files import writing
 
 COLUMN_IN, PAGE_IN = 3.5, 7.16
