@@ -3,12 +3,11 @@
 from lightning.pytorch import Callback, Trainer
 
 from hadrl_lightning.agents import HADRL
-from hadrl_lightning.callbacks.epoch_metrics import EpochMetrics
 from hadrl_lightning.callbacks.evaluation import EpisodeEvaluation
 from hadrl_lightning.callbacks.finite import FiniteNumbers
 from hadrl_lightning.callbacks.planning import CEMPlanning
 from hadrl_lightning.callbacks.progress import TrainingProgress
-from hadrl_lightning.callbacks.random_state import RandomState
+from hadrl_lightning.callbacks.resuming import EpochMetrics, RandomState
 
 __all__ = [
     "CEMPlanning",
