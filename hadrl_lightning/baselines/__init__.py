@@ -12,25 +12,23 @@ from hadrl_lightning.baselines.best_known import (
 )
 from hadrl_lightning.baselines.cache_choices import maximal_contents
 from hadrl_lightning.baselines.caches import BestCaches, best_caches, least_latency
-from hadrl_lightning.baselines.caching import (
+from hadrl_lightning.baselines.covering import Coverage, coverage, optimal_coverage
+from hadrl_lightning.baselines.genetic import GeneticSearch, GeneticSettings
+from hadrl_lightning.baselines.lower_bound import Relaxation, lower_bound, relaxed_assignment
+from hadrl_lightning.baselines.policies import (
     CACHING_POLICIES,
+    OFFLOADING_POLICIES,
     LeastRecentlyUsed,
+    all_cloud,
     density_knapsack,
     fixed_caches,
     least_frequently_used,
+    least_loaded_equal,
+    least_loaded_sqrt,
     no_caching,
     popularity_first,
     random_caching,
     random_full_caches,
-)
-from hadrl_lightning.baselines.covering import Coverage, coverage, optimal_coverage
-from hadrl_lightning.baselines.genetic import GeneticSearch, GeneticSettings
-from hadrl_lightning.baselines.lower_bound import Relaxation, lower_bound, relaxed_assignment
-from hadrl_lightning.baselines.offloading import (
-    OFFLOADING_POLICIES,
-    all_cloud,
-    least_loaded_equal,
-    least_loaded_sqrt,
     random_offloading,
 )
 from hadrl_lightning.baselines.problem import (
