@@ -9,16 +9,20 @@ from hadrl_lightning.plots.style import (
     BAND_ALPHA,
     PAGE_IN,
     YARDSTICK,
+    Row,
+    axis,
     band,
     colour,
+    distinct,
     family,
     file_name,
     legend_below,
     look,
+    number,
+    read_rows,
     save,
     style,
 )
-from hadrl_lightning.plots.tables import Row, axis, distinct, number, read_rows
 
 HEAD = ("policy", "label", "scenario", "sweep_key", "sweep_value")
 

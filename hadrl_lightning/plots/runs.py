@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.plots.style import COLOURS, PAGE_IN, save, style
-from hadrl_lightning.plots.tables import Row, number, read_rows
+from hadrl_lightning.plots.style import COLOURS, PAGE_IN, Row, number, read_rows, save, style
 
 
 class Panel(NamedTuple):

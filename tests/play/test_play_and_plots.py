@@ -52,8 +52,7 @@ from hadrl_lightning.plots.benchmark import (
     _convergence,
     _sweep,
 )
-from hadrl_lightning.plots.style import colour, family, look, style
-from hadrl_lightning.plots.tables import axis, read_rows
+from hadrl_lightning.plots.style import axis, colour, family, look, read_rows, style
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
