@@ -22,8 +22,7 @@ from hadrl_lightning.distributed.members import members_held
 from hadrl_lightning.planning.cem import CEMPlanner
 from hadrl_lightning.planning.free_energy import FreeEnergy
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE, PlanningModel, Prediction
-from hadrl_lightning.planning.plan import Plan
-from hadrl_lightning.planning.proposal import AnyProposal, CategoricalProposal
+from hadrl_lightning.planning.proposal import AnyProposal, CategoricalProposal, Plan
 from hadrl_lightning.planning.sums import AtTargets, SharingModel
 from hadrl_lightning.simulator import Seen
 

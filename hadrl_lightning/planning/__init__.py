@@ -19,8 +19,13 @@ from hadrl_lightning.planning.measures import (
     needs_uniform,
 )
 from hadrl_lightning.planning.model import PlanningModel, Prediction, rollout
-from hadrl_lightning.planning.plan import Plan, plan_from_state, plan_state
-from hadrl_lightning.planning.proposal import CategoricalProposal, GaussianProposal
+from hadrl_lightning.planning.proposal import (
+    CategoricalProposal,
+    GaussianProposal,
+    Plan,
+    plan_from_state,
+    plan_state,
+)
 from hadrl_lightning.planning.refine import RefinementSettings, refine
 from hadrl_lightning.planning.settings import PlannerSettings
 

@@ -11,13 +11,14 @@ from torch import Tensor
 from hadrl_lightning.planning.free_energy import FreeEnergy, FreeEnergyForm, expected_free_energy
 from hadrl_lightning.planning.measures import Draws
 from hadrl_lightning.planning.model import Members, PlanningModel, Prediction, require_outcomes, rollout
-from hadrl_lightning.planning.plan import Plan, join_plans
 from hadrl_lightning.planning.proposal import (
     AnyProposal,
     CategoricalProposal,
     GaussianProposal,
+    Plan,
     average,
     bin_centre,
+    join_plans,
 )
 from hadrl_lightning.planning.refine import NO_DRAWS, refine
 from hadrl_lightning.planning.settings import PlannerSettings
