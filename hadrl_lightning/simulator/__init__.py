@@ -20,9 +20,14 @@ from hadrl_lightning.simulator.fields import Field, Seen, View, fields_of, from_
 from hadrl_lightning.simulator.network import EdgeNetwork
 from hadrl_lightning.simulator.physics import Limits, Published, Rules, Strict, rules
 from hadrl_lightning.simulator.radio import path_loss_db
-from hadrl_lightning.simulator.randomness import Use, check_seed, make_generator, restore_generator
+from hadrl_lightning.simulator.randomness import (
+    ScenarioRange,
+    Use,
+    check_seed,
+    make_generator,
+    restore_generator,
+)
 from hadrl_lightning.simulator.rows import Rows
-from hadrl_lightning.simulator.scenario_range import ScenarioRange
 from hadrl_lightning.simulator.service import Terms, serve, spectral_efficiency, switching_cost, terms
 from hadrl_lightning.simulator.shared_networks import SharedNetworks
 from hadrl_lightning.simulator.state import Service, Slot

@@ -16,8 +16,13 @@ from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.fields import SERVER, fields_of, to_vector
 from hadrl_lightning.simulator.physics import Rules, rules
 from hadrl_lightning.simulator.processes import World, check_shown, targets_beyond
-from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
-from hadrl_lightning.simulator.scenario_range import ScenarioRange
+from hadrl_lightning.simulator.randomness import (
+    ScenarioRange,
+    Use,
+    make_generator,
+    restore_generator,
+    seed_aside,
+)
 from hadrl_lightning.simulator.service import (
     ServedSlot,
     adjusted,
