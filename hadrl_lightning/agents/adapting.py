@@ -13,7 +13,7 @@ from hadrl_lightning.agents.lookahead import LookaheadCaching
 from hadrl_lightning.agents.set_predictions import UsersAtTargets
 from hadrl_lightning.agents.set_world_model import MIN_LATENCY_S, SetWorldModel
 from hadrl_lightning.errors import HadrlError, shown
-from hadrl_lightning.nn.ensemble import gaussian_nll
+from hadrl_lightning.nn.perceptrons import gaussian_nll
 from hadrl_lightning.play import Episode, PlayedSlot, run_episode
 from hadrl_lightning.simulator import (
     Allocation,

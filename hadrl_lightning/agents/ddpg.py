@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from hadrl_lightning.agents.actor_critic import ActorCritic, ActorCriticSettings
 from hadrl_lightning.agents.levels import CACHING_AGENTS
 from hadrl_lightning.data.transitions import Transitions
-from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES, Actor, Critic
+from hadrl_lightning.nn.perceptrons import HIDDEN_SIZES, Actor, Critic
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import CachingView, Seen, to_vector, vector_size
 from hadrl_lightning.typed import typed

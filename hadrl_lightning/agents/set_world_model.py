@@ -14,7 +14,7 @@ from hadrl_lightning.agents.settings import SetWorldModelSettings
 from hadrl_lightning.agents.transition_model import over_members
 from hadrl_lightning.data.transitions import Lessons, OffloadingTransitions
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.nn.ensemble import gaussian_nll
+from hadrl_lightning.nn.perceptrons import gaussian_nll
 from hadrl_lightning.nn.set_encoder import compressed
 from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.scenario import Physics, Scenario

@@ -11,8 +11,8 @@ from torch import Tensor
 from hadrl_lightning.agents.levels import SLOT_MODELS
 from hadrl_lightning.agents.transition_model import TransitionModel, over_members
 from hadrl_lightning.data.transitions import OffloadingTransitions
-from hadrl_lightning.nn.ensemble import DynamicsEnsemble, RewardModel, gaussian_nll
 from hadrl_lightning.nn.normaliser import RunningNormaliser
+from hadrl_lightning.nn.perceptrons import DynamicsEnsemble, RewardModel, gaussian_nll
 from hadrl_lightning.planning.model import Prediction
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Seen, offloading_view_of, to_vector, vector_size

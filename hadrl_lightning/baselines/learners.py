@@ -12,8 +12,8 @@ from hadrl_lightning.agents import DDPG, CachingAgent
 from hadrl_lightning.agents.ddpg import DDPGSettings
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, ReplayBuffer, Transitions
 from hadrl_lightning.envs.core import JointCore
-from hadrl_lightning.nn.actor_critic import HIDDEN_SIZES
 from hadrl_lightning.nn.normaliser import RunningNormaliser
+from hadrl_lightning.nn.perceptrons import HIDDEN_SIZES
 from hadrl_lightning.play import (
     Frame,
     Policies,

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hadrl_lightning.nn.actor_critic import multilayer_perceptron
 from hadrl_lightning.nn.demand import UsualDemand
+from hadrl_lightning.nn.perceptrons import multilayer_perceptron
 from hadrl_lightning.simulator import CachingView
 from hadrl_lightning.simulator.rows import Rows
 

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from hadrl_lightning.nn.ensemble import EnsembleLinear, Members, bounded
+from hadrl_lightning.nn.perceptrons import EnsembleLinear, Members, bounded
 from hadrl_lightning.nn.set_encoder import INITIAL_LOG_VAR, LOG_VAR_RANGE
 
 TYPICAL_USERS = 10

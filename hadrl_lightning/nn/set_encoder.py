@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from hadrl_lightning.nn.ensemble import EnsembleLinear, Members, bounded
+from hadrl_lightning.nn.perceptrons import EnsembleLinear, Members, bounded
 
 LOG_VAR_RANGE = (-11.0, 1.0)
 """Bounds of the log-variance of each part of a latency, relative to the part."""

@@ -24,7 +24,7 @@ from hadrl_lightning.agents import (
 from hadrl_lightning.agents.actor_critic import ActorCritic, ActorCriticLosses
 from hadrl_lightning.data import CachingTransitions, OffloadingTransitions, TrainingBatch, member_batches
 from hadrl_lightning.errors import HadrlError, NonFiniteError
-from hadrl_lightning.nn.actor_critic import Actor, Critic
+from hadrl_lightning.nn.perceptrons import Actor, Critic
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.scenario import GIB
 from hadrl_lightning.simulator import CachingView, OffloadingView, vector_size

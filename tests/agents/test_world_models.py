@@ -21,8 +21,8 @@ from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn import DynamicsEnsemble, EnsembleLinear, RewardModel, RunningNormaliser
-from hadrl_lightning.nn.ensemble import gaussian_nll
 from hadrl_lightning.nn.normaliser import batch_moments, merge
+from hadrl_lightning.nn.perceptrons import gaussian_nll
 from hadrl_lightning.planning import CEMPlanner, PlanningModel, rollout
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, OffloadingView, log_weights, weighted_shares
