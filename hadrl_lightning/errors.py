@@ -11,6 +11,15 @@ LONGEST_VALUE = 200
 LONGEST = 1000
 """Characters of a message that are shown of what was got, and of all of it."""
 
+EXTRAS = {
+    "scipy": ("SciPy", "baselines"),
+    "stable_baselines3": ("Stable-Baselines3", "baselines"),
+    "matplotlib": ("matplotlib", "plots"),
+    "ray": ("Ray", "ray"),
+    "polars": ("Polars", "files"),
+}
+"""By the package that is imported: its name, and the extra of this package that has it."""
+
 
 class HadrlError(ValueError):
     """A request that can't be carried out: one line that names what is wrong, the value and what is allowed.
@@ -52,16 +61,6 @@ class NonFiniteError(HadrlError):
     """A number of the training that is infinite or not a number."""
 
     status = 3
-
-
-EXTRAS = {
-    "scipy": ("SciPy", "baselines"),
-    "stable_baselines3": ("Stable-Baselines3", "baselines"),
-    "matplotlib": ("matplotlib", "plots"),
-    "ray": ("Ray", "ray"),
-    "polars": ("Polars", "files"),
-}
-"""By the package that is imported: its name, and the extra of this package that has it."""
 
 
 class MissingExtra(HadrlError, ImportError):

@@ -10,6 +10,16 @@ from typing import Any
 
 from hadrl_lightning.errors import HadrlWarning
 
+PLAIN = {
+    "int": ("a whole number", "whole numbers"),
+    "float": ("a number", "numbers"),
+    "bool": ("true|false", "true or false"),
+    "str": ("a text", "texts"),
+    "dict": ("a mapping", "mappings"),
+    "NoneType": ("null", "null"),
+}
+"""What a type of Python is called: one of it, and several."""
+
 
 def tell(kind: str, message: object) -> None:
     """Print one line, such as `hadrl: error: …`."""
@@ -46,17 +56,6 @@ def _rank() -> int:
     """Which rank this process is; 0 as long as nothing knows of ranks."""
     known = sys.modules.get("lightning.pytorch.utilities.rank_zero")
     return getattr(known.rank_zero_only, "rank", 0) if known is not None else 0
-
-
-PLAIN = {
-    "int": ("a whole number", "whole numbers"),
-    "float": ("a number", "numbers"),
-    "bool": ("true|false", "true or false"),
-    "str": ("a text", "texts"),
-    "dict": ("a mapping", "mappings"),
-    "NoneType": ("null", "null"),
-}
-"""What a type of Python is called: one of it, and several."""
 
 
 def known_settings(parser: Any) -> list[str]:

@@ -41,6 +41,9 @@ SCORES = {
 Place = tuple[str, str, Any]
 """Scenario, key and value of a sweep."""
 
+RESAMPLES = 2000
+"""Of a bootstrap."""
+
 
 class Record(NamedTuple):
     """The result of one policy with one seed in one place."""
@@ -177,9 +180,6 @@ def place_name(place: Place) -> str:
     """A place in words."""
     scenario, key, value = place
     return f"{scenario}, {key} = {with_unit(key, value)}" if key else scenario
-
-
-RESAMPLES = 2000
 
 
 class Summary(NamedTuple):

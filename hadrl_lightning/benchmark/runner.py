@@ -34,6 +34,15 @@ from hadrl_lightning.process import start_worker
 Engine = Literal["processes", "ray"]
 """What computes: processes of this machine, or Ray, on this machine or a cluster."""
 
+OBJECT_STORE_BYTES = 80 * 1024**2
+"""Shared memory of a Ray that is started here; a result takes some kilobytes."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # calls nobody
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset, every worker warns of it
+    "RAY_task_oom_retries": str(MAX_RETRIES),  # by default, without end
+}
+"""Settings that Ray reads where it starts; those of the user win."""
+
 
 def run_cells(
     cells: Sequence[Cell],
@@ -160,16 +169,6 @@ def in_processes(cells: Sequence[Cell], workers: int, compute: Compute) -> Attem
         for process, _ in [*running.values(), *idle]:
             process.terminate()
             process.join()
-
-
-OBJECT_STORE_BYTES = 80 * 1024**2
-"""Shared memory of a Ray that is started here; a result takes some kilobytes."""
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # calls nobody
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset, every worker warns of it
-    "RAY_task_oom_retries": str(MAX_RETRIES),  # by default, without end
-}
-"""Settings that Ray reads where it starts; those of the user win."""
 
 
 def set_environment() -> None:

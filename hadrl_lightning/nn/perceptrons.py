@@ -17,6 +17,15 @@ from hadrl_lightning.distributed.members import MemberWise
 
 HIDDEN_SIZES = (256, 128)
 NEGATIVE_SLOPE = 0.01
+"""Of the flat actor and critic of the slow level, as published: two hidden layers with LeakyReLU(0.01)."""
+
+Members = Int[Tensor, " member"] | None
+"""Indices of the members to evaluate, in this order; None: all."""
+
+LOG_VAR_RANGE = (-5.0, -1.0)
+"""Published bounds of the log-variance of the normalised change."""
+REWARD_LOG_VAR_RANGE = (-10.0, 10.0)
+"""Wide enough for normalised rewards and for raw ones; the middle, 0, is where an untrained model starts."""
 
 
 def multilayer_perceptron(sizes: Sequence[int], generator: torch.Generator | None = None) -> nn.Sequential:
@@ -79,15 +88,6 @@ class Critic(nn.Module):
     ) -> Float[Tensor, "*rows"]:
         """The value of each row's action at its observation."""
         return self.layers(torch.cat((observation, action), dim=-1)).squeeze(-1)
-
-
-Members = Int[Tensor, " member"] | None
-"""Indices of the members to evaluate, in this order; None: all."""
-
-LOG_VAR_RANGE = (-5.0, -1.0)
-"""Published bounds of the log-variance of the normalised change."""
-REWARD_LOG_VAR_RANGE = (-10.0, 10.0)
-"""Wide enough for normalised rewards and for raw ones; the middle, 0, is where an untrained model starts."""
 
 
 def bounded(value: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:
