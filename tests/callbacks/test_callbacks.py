@@ -267,7 +267,7 @@ def test_a_broken_plan_becomes_the_middle_of_the_action_space(monkeypatch: pytes
 )
 def test_ranks_skip_together_what_breaks_on_one_of_them(strategy: str, stored: list[tuple[int, int]]) -> None:
     counts = {"loss": 2, "gradient": 0, "plan": 1, "transition": 2}
-    assert torchrun(2, "two_ranks.py", strategy).splitlines()[-1] == f"{counts} {stored}"
+    assert torchrun(2, "ranks.py", "break", strategy).splitlines()[-1] == f"{counts} {stored}"
 
 
 @pytest.mark.unchecked

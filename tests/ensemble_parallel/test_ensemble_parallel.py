@@ -27,7 +27,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import GaussianProposal
 from hadrl_lightning.simulator import OffloadingView, Use, make_generator
 from tests.helpers import torchrun
-from tests.helpers.ensemble_ranks import MEMBERS, SCENARIO, build, plan, random_rows, train
+from tests.helpers.ranks import MEMBERS, SCENARIO, build, plan, random_rows, train
 
 KINDS = ("flat", "set")
 
@@ -37,7 +37,7 @@ def launch(ranks: int, folder: Path, kinds: str, max_epochs: int, name: str, res
     words = [kinds, str(max_epochs), str(folder / f"KIND-{name}.ckpt")]
     if resume_from:
         words.append(str(folder / f"KIND-{resume_from}.ckpt"))
-    torchrun(ranks, "ensemble_ranks.py", *words)
+    torchrun(ranks, "ranks.py", "train", *words)
 
 
 def checkpoint(folder: Path, kind: str, name: str) -> dict[str, Any]:

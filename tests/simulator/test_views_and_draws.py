@@ -54,7 +54,7 @@ from hadrl_lightning.simulator.fields import SERVER, SERVICE, USER, number
 from hadrl_lightning.simulator.radio import rayleigh, rayleigh_quantile
 from hadrl_lightning.simulator.rows import concatenated, stacked
 from tests.agents.test_set_world_model import SCENARIO, generator, transitions
-from tests.helpers.ensemble_ranks import build
+from tests.helpers.ranks import build
 
 DATA = transitions(slots=1, envs=6)
 MEMBERS = 2

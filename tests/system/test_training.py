@@ -244,9 +244,9 @@ def test_a_checkpoint_of_another_scenario_is_refused_in_one_line(
 
 @pytest.mark.whole
 def test_two_processes_explore_differently_and_agree_on_weights(tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "helpers/two_ranks.py"
+    script = Path(__file__).parents[1] / "helpers/ranks.py"
     done = subprocess.run(
-        [sys.executable, str(script)],
+        [sys.executable, str(script), "explore"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(script.parents[2])},
         capture_output=True,

@@ -1,6 +1,8 @@
-"""A small training on given data, alone or as one of several ranks: shared by test_ensemble_parallel.py.
+"""Small trainings on one or several ranks, which are compared: shared by tests, and run by them on ranks.
 
-torchrun --standalone --nproc_per_node 2 tests/helpers/ensemble_ranks.py KIND MAX_EPOCHS SAVE_TO [RESUME_FROM]
+torchrun … tests/helpers/ranks.py train KIND MAX_EPOCHS SAVE_TO [RESUME_FROM]    by test_ensemble_parallel.py
+torchrun … tests/helpers/ranks.py break STRATEGY                                 by test_callbacks.py
+python tests/helpers/ranks.py explore                                            by test_training.py
 """
 
 import os
@@ -8,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import distributed
 
 from hadrl_lightning.agents import (
     HADRL,
@@ -18,8 +22,9 @@ from hadrl_lightning.agents import (
     SetWorldModelSettings,
     WorldModelSettings,
 )
+from hadrl_lightning.callbacks import FiniteNumbers
 from hadrl_lightning.data import ReplayBuffer, TransitionDataModule
-from hadrl_lightning.distributed import member_parameters
+from hadrl_lightning.distributed import member_parameters, of_each_rank
 from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy
 from hadrl_lightning.planning import PlannerSettings
 from hadrl_lightning.process import quiet_trainer
@@ -177,15 +182,109 @@ def train(
     return module
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    words = sys.argv[1:]
+class CompareExplored(Callback):
+    """At the end, every rank compares its weights and its collected actions with those of the others."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule
+        own = {
+            "weights": dict(pl_module.state_dict()),
+            "actions": data.offloading_buffer.contents().action,
+        }
+        ranks: list[Any] = [None] * trainer.world_size
+        distributed.all_gather_object(ranks, own)
+        first, second = ranks
+        assert first["weights"].keys() == second["weights"].keys()
+        for name, value in first["weights"].items():
+            assert torch.equal(value, second["weights"][name]), name
+        assert not torch.equal(first["actions"], second["actions"])
+        sys.stdout.write(f"rank {trainer.global_rank} agrees\n")
+        sys.stdout.flush()
+
+
+def exploring() -> None:
+    """Two ranks explore, each for itself, and have the same weights."""
+    scenario = Scenario(num_users=6)
+    planner = published_planner(plan_horizon=2, n_candidates=16, top_candidates=4, optimisation_iters=2)
+    world_model = WorldModelSettings(ensemble_size=2, hidden_size=16)
+    module = HADRL(
+        scenario,
+        fast_level="flat",
+        slow_level="flat",
+        world_model=world_model,
+        ddpg=DDPGSettings(hidden_sizes=(16,)),
+        planner=planner,
+        reset_world_model=True,
+    )
+    data = TransitionDataModule(
+        scenario, passes_per_epoch=2, num_envs=2, caching_batch_size=4, caching_updates_per_epoch=2
+    )
+    trainer = quiet_trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy="ddp_find_unused_parameters_true",
+        max_epochs=3,
+        callbacks=[published_collection(seed_decisions=2, decisions_per_epoch=1), CompareExplored()],
+    )
+    trainer.fit(module, datamodule=data)
+
+
+class CompareSkipped(Callback):
+    """At the end: the counts of all ranks, and whether what they share is equal and finite."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule
+        totals = of_each_rank(FiniteNumbers.of(trainer).totals)
+        stored = of_each_rank((len(data.offloading_buffer), len(data.caching_buffer)))
+        shared = {name: value.detach() for name, value in pl_module.named_parameters() if "ddpg" in name}
+        for rank in of_each_rank(shared):
+            assert all(torch.equal(value, shared[name]) for name, value in rank.items())
+        assert all(bool(value.isfinite().all()) for value in pl_module.state_dict().values())
+        updates = of_each_rank([int(state["step"]) for state in trainer.optimizers[0].state.values()])
+        assert all(set(one) == set(updates[0]) for one in updates)
+        if trainer.is_global_zero:
+            counts = {kind: sum(one[kind] for one in totals) for kind in totals[0]}
+            sys.stdout.write(f"{counts} {stored}\n")
+
+
+def breaking(strategy: str) -> None:
+    """Numbers break on rank 1 alone: both ranks skip these.
+
+    The batch size is such that a pass with one transition less has one update less.
+    """
+    from tests.callbacks.test_callbacks import CRITIC_LOSS, LATENCY, LOSS, PLAN, SWITCHING
+
+    torch.manual_seed(0)
+    module, data = build("set")
+    data.samples_per_pass, data.batch_size = None, 2 * SCENARIO.slots_per_decision * data.num_envs - 1
+    trainer = quiet_trainer(
+        accelerator="cpu",
+        devices=2,
+        strategy=strategy,
+        max_epochs=2,
+        callbacks=[
+            published_collection(seed_decisions=2, decisions_per_epoch=2),
+            FiniteNumbers("skip"),
+            CompareSkipped(),
+        ],
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        for inject in (LOSS, CRITIC_LOSS, PLAN, LATENCY, SWITCHING) if trainer.global_rank == 1 else ():
+            inject(patch)
+        trainer.fit(module, datamodule=data)
+
+
+def training(kinds: str, max_epochs: str, save_to: str, resume_from: str | None = None) -> None:
+    """Trains each of the kinds as a rank; KIND in the files stands for it."""
     world = int(os.environ["WORLD_SIZE"])
-    for kind in words[0].split(","):
-        save_to = Path(words[2].replace("KIND", kind))
-        resume_from = Path(words[3].replace("KIND", kind)) if len(words) > 3 else None
-        train(kind, int(words[1]), save_to, resume_from, strategy=EnsembleParallelStrategy(), devices=world)
+    for kind in kinds.split(","):
+        files = [Path(file.replace("KIND", kind)) for file in (save_to, resume_from) if file]
+        train(kind, int(max_epochs), *files, strategy=EnsembleParallelStrategy(), devices=world)
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    what, *words = sys.argv[1:]
+    {"train": training, "break": breaking, "explore": exploring}[what](*words)
+    if what == "break":
+        distributed.destroy_process_group()
