@@ -1,7 +1,8 @@
-"""How good and how fast decisions of a slot are: by sums and by samples, for shipped agents and for a city.
+"""How good, how fast and how steady decisions of a slot are: by sums and by samples, for agents and for a city.
 
     OMP_NUM_THREADS=1 python benchmarks/decisions.py [--networks 10] [--cities 20x300x10 125x816x10 200x3000x100]
     OMP_NUM_THREADS=1 python benchmarks/decisions.py --growth docs/performance.svg
+    OMP_NUM_THREADS=1 python benchmarks/decisions.py --stability es2.ckpt es3.ckpt es5.ckpt [--views 24] [--episodes 20]
 
 Agents play an episode each way under the caches of most hits, on the same requests, positions and fading: latency over
 that of the best known decisions, and the CPU time of a decision for one network (median and largest) and per network of
@@ -10,6 +11,12 @@ process, and with `--compare`, which takes seconds, latency over that of the bes
 
 `--growth` draws the CPU time of a decision against users x servers, and fits its exponent: by all sizes, and by those
 of the last decade alone, where what does not depend on the sizes hardly counts.
+
+`--stability` says how many users move when nothing or little has changed, and what that costs. For views from the third
+frame of an episode (or another, by `--frame`): users whose server differs under other draws; after one user's input
+grew by 1 %; and the *others'* whose server differs after one user asks for another service. Then the latency of
+episodes, summed over users, mean over slots, the same for every version of the package, and the CPU time of one
+decision for one network and for ten.
 """
 
 import argparse
@@ -23,14 +30,23 @@ from pathlib import Path
 from statistics import linear_regression, median
 
 import torch
+from torch import Tensor
 
 from hadrl_lightning import HADRL, EdgeNetwork
 from hadrl_lightning.baselines import CACHING_POLICIES, best_known_allocation, best_known_policy
 from hadrl_lightning.files import writing
-from hadrl_lightning.play import OffloadingPolicy, episode_scores, run_episode
+from hadrl_lightning.play import Frame, OffloadingPolicy, by_policy, episode_scores, play_frame, run_episode
 from hadrl_lightning.plots.style import COLOURS, COLUMN_IN, style
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import Allocation, Use, fill_caches, make_generator, serve
+from hadrl_lightning.simulator import (
+    Allocation,
+    OffloadingView,
+    Use,
+    decode_offloading,
+    fill_caches,
+    make_generator,
+    serve,
+)
 
 PLACES = [(name, cache) for name in ("es2", "es3", "es4", "es5") for cache in (20, 40, 80, 200)]
 GROWTH = [(2, 30), (4, 60), (8, 120), (16, 240), (32, 480), (64, 960), (96, 1440), (128, 1920), (200, 3000)]
@@ -46,11 +62,18 @@ def main() -> None:
     )
     parser.add_argument("--compare", action="store_true", help="cities beside the best known decisions")
     parser.add_argument("--growth", type=Path, metavar="FILE", help="draw the growth with the sizes, and end")
+    parser.add_argument("--stability", nargs="+", metavar="AGENT", help="who moves, and end")
+    parser.add_argument("--views", type=int, default=24)
+    parser.add_argument("--frame", type=int, default=3)
+    parser.add_argument("--episodes", type=int, default=20)
     words = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     if words.growth:
         growth(words.growth)
+        return
+    if words.stability:
+        stability(words.stability, words.views, words.frame, words.episodes)
         return
     print("place | samples: ÷ best known, ms of one, a network of several | sums")
     for name, cache in PLACES:
@@ -184,6 +207,88 @@ def timed_decisions(servers: int, users: int, services: int) -> list[float]:
 def exponent(counts: list[int], seconds: list[float]) -> tuple[float, float]:
     """Slope and level of the line of least squares through the logarithms."""
     return linear_regression(list(map(math.log, counts)), list(map(math.log, seconds)))
+
+
+def stability(names: list[str], count: int, frame: int, episodes: int) -> None:
+    """Print a row of every agent."""
+    print(
+        "agent | other draws | input + 1 % | others, one other request | latency (s) | ms, 1 network | ms, 10"
+    )
+    for name in names:
+        agent = HADRL.from_checkpoint(name)
+        views = views_of(agent, count, frame)
+        first = targets(agent, views, 1)
+        changed, user = other_request(agent, views)
+        others = targets(agent, changed, 1) != first
+        others[torch.arange(len(user)), user] = False
+        counts = [
+            (targets(agent, views, 2) != first).sum() / len(views),
+            (targets(agent, heavier(agent, views), 1) != first).sum() / len(views),
+            others.sum() / len(views),
+        ]
+        moved = " | ".join(f"{float(count):.2f}" for count in counts)
+        speed = " | ".join(f"{cpu_ms(agent, views[:size]):.1f}" for size in (1, 10))
+        print(f"{name} | {moved} | {mean_latency(agent, episodes):.3f} | {speed}", flush=True)
+
+
+def seeded(seed: int) -> torch.Generator:
+    """A generator."""
+    return torch.Generator().manual_seed(seed)
+
+
+def views_of(agent: HADRL, count: int, frame: int) -> OffloadingView:
+    """Offloading views at the start of a frame, of networks that the agent has served until then."""
+    network = EdgeNetwork(agent.scenario, num_envs=count, generator=seeded(3))
+    caching, offloading = agent.policies()
+    for _ in range(frame - 1):
+        play_frame(network, by_policy(caching), by_policy(offloading))
+    Frame(network, by_policy(caching))
+    return network.offloading_view()
+
+
+def targets(agent: HADRL, views: OffloadingView, seed: int) -> Tensor:
+    """The servers decided, view by view, each with the same draws."""
+    plans = [agent.plan(view, agent.planner, seeded(seed)).action for view in views.split(1)]
+    return decode_offloading(agent.scenario, torch.cat(plans)).server
+
+
+def heavier(agent: HADRL, views: OffloadingView) -> OffloadingView:
+    """The views with one user's input grown by 1 %."""
+    users = agent.scenario.num_users
+    user = torch.randint(users, (len(views),), generator=seeded(7))
+    views = views.clone()
+    views.input_bits[torch.arange(len(views)), user] *= 1.01
+    return views
+
+
+def other_request(agent: HADRL, views: OffloadingView) -> tuple[OffloadingView, Tensor]:
+    """The views with one user's request replaced, and who that user is."""
+    scenario, draw = agent.scenario, seeded(3)
+    rows, users = torch.arange(len(views)), scenario.num_users
+    user = torch.randint(users, (len(views),), generator=draw)
+    views = views.clone()
+    step = torch.randint(1, scenario.num_services, (len(views),), generator=draw)
+    service = (views.requests[rows, user] + step) % scenario.num_services
+    views.requests[rows, user] = service
+    views.input_bits[rows, user] = torch.tensor(scenario.input_bits)[service]
+    views.cycles[rows, user] = torch.tensor(scenario.cycles)[service]
+    return views, user
+
+
+def mean_latency(agent: HADRL, episodes: int) -> float:
+    """Of episodes that depend on nothing but their number."""
+    network = EdgeNetwork(agent.scenario, num_envs=episodes, generator=seeded(5))
+    return float(episode_scores(agent.play(network)).latency.mean())
+
+
+def cpu_ms(agent: HADRL, views: OffloadingView, repeats: int = 10) -> float:
+    """CPU time of a decision for some networks, the least of several."""
+    times = []
+    for _ in range(repeats):
+        began = time.process_time()
+        agent.plan(views, agent.planner, seeded(1))
+        times.append(1e3 * (time.process_time() - began))
+    return min(times)
 
 
 if __name__ == "__main__":
