@@ -39,7 +39,7 @@ class Device(Process):
     """A task may stay on the user's device, go to a server, or to the cloud past the servers.
 
     Targets behind the servers are the user's own device and the cloud by a cell of its own
-    (`physics.devices.served_with_devices`). A device takes κ f² joules for a cycle, with f its cycles per second, and
+    (`physics.strict.served_with_devices`). A device takes κ f² joules for a cycle, with f its cycles per second, and
     its radio the transmit power while it sends. A device whose battery is empty neither computes nor sends: its user's
     task is dropped.
     """
