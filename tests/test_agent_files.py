@@ -37,6 +37,7 @@ from hadrl_lightning.cli.app import HadrlCLI
 from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError, HadrlWarning
+from hadrl_lightning.network_files import SETTINGS
 from hadrl_lightning.play import episode_scores
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import GIB, Physics, Scenario
@@ -339,7 +340,8 @@ def test_a_checkpoint_of_a_trainer_says_what_it_was_made_by_and_is_checked(tmp_p
     assert record["training"] == {"epochs": 1, "slots": 1}
     assert record["data"]["num_envs"] == 1
     arguments = set(inspect.signature(TransitionDataModule).parameters)
-    assert record["data"].keys() == arguments - {"scenario", "physics"}
+    of_scenario = {"scenario", "physics", *SETTINGS}  # what files say is part of the scenario
+    assert record["data"].keys() == arguments - of_scenario
     again = HADRL.from_checkpoint(path)
     assert again.origin == record
     assert again.seen.ranges()["num_users"] == (3.0, 3.0)
