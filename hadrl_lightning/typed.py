@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import numpy as np
 
 from hadrl_lightning.errors import HadrlError, shown
-from hadrl_lightning.units import read_unit
+from hadrl_lightning.units import read_units
 
 Cls = TypeVar("Cls", bound=type)
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def read_as(name: str, value: Any, hint: Any) -> Any:
     Raises:
         ValueError: the value is of another type.
     """
-    found = _as(plain(read_unit(name, value)), hint)
+    found = _as(plain(read_units(value, name)), hint)
     if found is _OTHER:
         raise ValueError(f"{name} must be {_called(hint)}, got {shown(value)}")
     return found

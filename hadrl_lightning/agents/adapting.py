@@ -64,6 +64,8 @@ class Adaptation:
         self.model = model
         self.adapt = adapt
         self.belief: Belief | None = None
+        self._beyond = 0
+        """Targets behind the servers, of which something is believed too."""
         self._lived: deque[tuple[Lived, Tensor]] = deque(maxlen=REMEMBERED)
         self._draws = make_generator(0, Use.ADAPTING)
         self._anchor = {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -75,21 +77,23 @@ class Adaptation:
         return view if factor is None else Believed(view, factor)
 
     def log_factor(self, view: Any) -> Float[Tensor, "batch server part"] | None:
-        """What is believed of the servers of these networks; None: nothing was measured yet.
+        """What is believed of the servers of these networks, and of targets behind them that the view shows.
+
+        None: nothing was measured yet.
 
         Raises:
             HadrlError: they are not those that was learnt of.
         """
         if self.belief is None:
             return None
-        shape = (len(view), view.sizes()[SERVER])
-        known = tuple(self.belief.mean.shape[:2])
+        servers = view.sizes()[SERVER] - view.beyond
+        shape, known = (len(view), servers), (len(self.belief.mean), self.belief.mean.shape[1] - self._beyond)
         if shape != known:
             raise HadrlError(
                 f"view must be of the networks that the agent learns of, {known[0]} with {known[1]} servers "
                 f"(agent.forget() begins anew), got {shape[0]} with {shape[1]}"
             )
-        return self.belief.mean
+        return self.belief.mean[:, : servers + view.beyond]
 
     def learn(self, lived: Lived) -> None:
         """Takes in a slot."""
@@ -120,6 +124,7 @@ class Adaptation:
     def _believe(self, lived: Lived) -> None:
         measured = self._measured(lived)
         if self.belief is None:
+            self._beyond = lived.view.beyond
             sizes = (len(lived.view), lived.view.sizes()[SERVER], measured.part.shape[-1])
             self.belief = Belief(*sizes, like=measured.part)
         else:

@@ -13,6 +13,7 @@ from hadrl_lightning.scenario import BITS_PER_BYTE, GIB, MIB, Physics, Scenario
 from hadrl_lightning.scenario.limits import POINTS
 from hadrl_lightning.simulator import CachingView, OffloadingView, View, offloading_view_of, rules
 from hadrl_lightning.simulator.constants import constants
+from hadrl_lightning.simulator.fields import SERVER
 from hadrl_lightning.simulator.processes import CellPositions, FixedPositions, processes_of
 from hadrl_lightning.simulator.views import OF_THE_CLOUD
 
@@ -80,7 +81,8 @@ def ranges_of_view(view: OffloadingView, physics: Physics) -> Ranges:
     columns = {} if view.idle_users else dict(zip(OF_TASKS, (view.input_bits, view.cycles)))
     columns |= {name: getattr(view, name) for name in OF_THE_CLOUD}
     if rules(physics).shows_capacity:
-        columns |= {"bandwidth_hz": view.bandwidth_hz, "compute_hz": view.compute_hz}
+        servers = view.bandwidth_hz.shape[-1] - view.beyond
+        columns |= {name: getattr(view, name)[..., :servers] for name in ("bandwidth_hz", "compute_hz")}
     return _of_view(view, columns)
 
 
@@ -191,7 +193,9 @@ def _of_view(view: View, columns: dict[str, Tensor]) -> Ranges:
     if not len(view):
         return {}
     ends = [torch.stack((one.min(), one.max())).double() for one in columns.values()]
-    counts = {f"num_{axis}s": (float(length), float(length)) for axis, length in view.sizes().items()}
+    lengths = view.sizes()
+    lengths[SERVER] -= view.beyond
+    counts = {f"num_{axis}s": (float(length), float(length)) for axis, length in lengths.items()}
     return {
         **counts,
         **{name: (least, most) for name, (least, most) in zip(columns, torch.stack(ends).tolist())},

@@ -25,7 +25,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.messages import essence, known_settings
 from hadrl_lightning.network_files import FILES, PROCESSES
 
-BY_NAME = dict[str, dict[str, Any]]
+BY_NAME = dict[str, dict[str, Any] | None]
 """Type of settings of several things by their names."""
 FLAG = "\0"
 """Before the settings of a flag that are read as those of a file would be; nobody can type it."""

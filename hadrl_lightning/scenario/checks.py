@@ -119,7 +119,8 @@ def check_number(
     name: str, value: Any, least: float | None = None, above: float | None = None, most: float | None = None
 ) -> None:
     """Raise a ValueError that names the field if the value is no finite number in this range."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    value = as_floats(value)
+    if not isinstance(value, float) or not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, got {value!r}")
     if above is not None and value <= above:
         raise ValueError(f"{name} must be greater than {above:g}, got {value:g}")

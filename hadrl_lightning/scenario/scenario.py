@@ -32,10 +32,13 @@ BITS_PER_BYTE = 8
 Count = int
 Number = float
 PerServer = float | tuple[float, ...]
+ByName = dict[str, dict[str, Any]]
 PerService = tuple[float, ...] | None
 Popularity = Literal["published", "zipf"] | tuple[float, ...]
 Points = tuple[tuple[float, float], ...]
 Positions = Points | None
+if not TYPE_CHECKING:
+    ByName = dict[str, dict[str, Any] | None]  # none: off, whatever was said of it before
 if not TYPE_CHECKING:  # what may be given for them too: a range, which `Scenario` keeps in `ranges`
     Count, Number, PerServer, PerService, Popularity, Positions = (
         one | dict[str, float | bool | str]
@@ -44,13 +47,13 @@ if not TYPE_CHECKING:  # what may be given for them too: a range, which `Scenari
 
 
 def _by_name(settings: Any) -> dict[str, dict[str, Any]]:
-    """Settings of some things by their names.
+    """Settings of some things by their names; what is none is off.
 
     Raises:
         ValueError: they are something else.
     """
     try:
-        return {str(name): dict(one or {}) for name, one in dict(settings or {}).items()}
+        return {str(name): dict(one) for name, one in dict(settings or {}).items() if one is not None}
     except (TypeError, ValueError) as error:
         raise ValueError(f"processes must be settings by the name of a process, got {settings!r}") from error
 
@@ -141,7 +144,7 @@ class Scenario:
     offload_thresholds: tuple[float, ...] | None = None
     """`published` physics only: the S - 1 increasing thresholds between servers in [-1, 1]; equal bins if not given."""
 
-    processes: dict[str, dict[str, Any]] = field(default_factory=dict, hash=False)
+    processes: ByName = field(default_factory=dict, hash=False)
     """What changes by itself beyond the usual, or in its place: the settings of each process by its name (a registered
     one, or `module.Class`), such as `{my_module.Backlog: {limit_bits: 1e9}}`."""
 

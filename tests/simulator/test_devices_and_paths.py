@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hadrl_lightning.agents import HADRL
+from hadrl_lightning.agents.seen import ranges_of_view
 from hadrl_lightning.baselines import OFFLOADING_POLICIES, best_known_policy, lower_bound
 from hadrl_lightning.baselines.problem import expected_fading, offloading_problem, summed_latency
 from hadrl_lightning.errors import HadrlError
@@ -403,8 +405,17 @@ def test_devices_and_paths_are_in_networks_of_every_size() -> None:
 OUT_OF_RANGE = [
     ("device", "device_hz", 0, "must be at least 1000, got 0"),
     ("device", "device_hz", "fast", "must be a finite number, got 'fast'"),
-    ("device", "device_hz", {"low": 2e9, "high": 1e9}, "must have a low and a high that is no less, got .*"),
-    ("device", "transmit_power_dbm", {"low": 2}, "must have a low and a high that is no less, got .*"),
+    (
+        "device",
+        "device_hz",
+        {"low": 2e9, "high": 1e9},
+        "must have a high that is no less than its low, got .*",
+    ),
+    ("device", "device_hz", None, "must be a finite number, got None"),
+    ("device", "device_hz", 10**400, "must be a finite number, got inf"),
+    ("device", "transmit_power_dbm", {"low": 2}, "must be a range of a low and a high alone, got .*"),
+    ("hops", "links", [[0, 1], [1, 0, 1e6]], "must join two servers once, got .1, 0, 1000000.0. as well"),
+    ("hops", "links", [[0, 1, -1.0]], ".third number. must be at least 1, got -1"),
     ("device", "transmit_power_dbm", 500, "must be at most 200, got 500"),
     ("device", "kappa", -1, "must be at least 0, got -1"),
     ("device", "offloaded_share", 0, "must be at least 0.001, got 0"),
@@ -429,6 +440,39 @@ OUT_OF_RANGE = [
 def test_a_setting_out_of_range_is_refused_by_name(name: str, setting: str, value: Any, told: str) -> None:
     with pytest.raises(HadrlError, match=rf"^processes\.{name}\.{setting} {told}$"):
         EdgeNetwork(Scenario(processes={name: {setting: value}}))
+
+
+def test_what_a_device_drops_is_not_delayed_by_a_handover_whichever_is_named_first() -> None:
+    device = {"device": {**DEVICE, "battery_j": 1.5, "dropped_s": 7.0}}
+    fast = {"moving_users": {"least_speed_m_per_s": 60.0, "largest_speed_m_per_s": 90.0, "pause_s": 0.0}}
+    walk = {**fast, "handover": {"handover_s": 3.0, "hysteresis_db": 0.0}}
+    found, on_device = [], torch.full((2, 12), 3)
+    for processes in ({**device, **walk}, {**walk, **device}):
+        network = network_of(processes, num_servers=3, num_users=12)
+        episode = run_episode(
+            network, half_cached, lambda network: equal_shares(network.scenario, on_device, network.dtype)
+        )
+        found.append(episode.latency)
+    assert torch.equal(*found)
+    assert bool((found[0] == 7.0).any())
+    assert not bool((found[0] == 10.0).any())
+
+
+def test_an_agent_believes_something_of_devices_too_and_places_by_what_it_believes_of_servers() -> None:
+    agent = HADRL(Scenario(**SMALL, processes=shipped("device.yaml")))
+    network = EdgeNetwork(agent.scenario, num_envs=2, generator=make_generator(0, Use.TEST_NETWORKS))
+    for _ in range(6):
+        if network.frame_over:
+            network.begin_frame(agent.place(network.caching_view()))
+        view = network.offloading_view()
+        allocation = agent.decide(view)
+        agent.learn(view, allocation, network.step(allocation).latency, adapt="heads")
+    assert agent._adaptation is not None
+    factor = agent._adaptation.log_factor(network.offloading_view())
+    assert factor is not None
+    assert factor.shape[:2] == (2, 4)
+    assert ranges_of_view(network.offloading_view(), "strict")["num_servers"] == (2.0, 2.0)
+    assert ranges_of_view(network.offloading_view(), "strict")["compute_hz"] == pytest.approx((60e9, 60e9))
 
 
 def test_settings_that_are_listed_must_be_of_every_user() -> None:

@@ -1,6 +1,5 @@
 """Users' devices: tasks that stay there or are split, energy, batteries, and the cloud as a choice of its own."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -66,6 +65,7 @@ class Device(Process):
     """What a dropped task counts as, s."""
 
     brings = ("device_hz", "user_power_db")
+    follows_others = True  # what an empty battery leaves undone is not delayed
     targets = ("the user's own device", "the cloud")
     fields = {
         "device_hz": Field(axes=(USER,), text="compute of the device of user {}", unit="Hz", scale=1e9),
@@ -84,8 +84,9 @@ class Device(Process):
             if isinstance(value, Mapping):
                 _check_range(name, value)
                 value = tuple(value.values())
-            for one in value if isinstance(value, tuple) else () if value is None else (value,):
-                check_number(name, one, least=low, most=high)
+            if value is not None or name != "transmit_power_dbm":
+                for one in value if isinstance(value, tuple) else (value,):
+                    check_number(name, one, least=low, most=high)
         if 0 < self.battery_j <= self.empty_j:
             raise ValueError(
                 f"battery_j must be 0 or more than empty_j = {self.empty_j:g}, got {self.battery_j:g}"
@@ -198,6 +199,9 @@ def _of_users(value: OfUsers, world: World, generator: torch.Generator) -> Float
 
 
 def _check_range(name: str, value: Mapping[str, float]) -> None:
-    numbers = [one for one in value.values() if isinstance(one, int | float) and math.isfinite(one)]
-    if set(value) != {"low", "high"} or len(numbers) != 2 or value["low"] > value["high"]:
-        raise ValueError(f"{name} must have a low and a high that is no less, got {dict(value)}")
+    if set(value) != {"low", "high"}:
+        raise ValueError(f"{name} must be a range of a low and a high alone, got {dict(value)}")
+    for end, number in value.items():
+        check_number(f"{name}.{end}", number)
+    if value["low"] > value["high"]:
+        raise ValueError(f"{name} must have a high that is no less than its low, got {dict(value)}")

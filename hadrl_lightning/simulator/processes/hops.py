@@ -59,10 +59,17 @@ class Hops(Process):
         for name in ("delay_s", "delay_s_per_km"):
             check_number(name, getattr(self, name), least=0.0, most=MOST_S)
         check_number("neighbours", self.neighbours, least=1.0, most=1e6)
+        joined: set[frozenset[int]] = set()
         for link in self.links or ():
             self._check_link(link)
+            ends = frozenset(int(end) for end in link[:2])
+            if ends in joined:
+                raise ValueError(f"links must join two servers once, got {list(link)} as well")
+            joined.add(ends)
 
     def _check_link(self, link: Link) -> None:
+        for value in link:
+            check_number("links", value)
         if (
             not 2 <= len(link) <= 4
             or any(end != int(end) or end < 0 for end in link[:2])
@@ -71,10 +78,9 @@ class Hops(Process):
             raise ValueError(
                 f"links must be of two different servers, and of bit/s and s if need be, got {list(link)}"
             )
-        for name, value, least, most in zip(
-            ("bit/s of links", "s of links"), link[2:], (LEAST_BIT_PER_S, 0.0), (MOST_BIT_PER_S, MOST_S)
-        ):
-            check_number(name, value, least=least, most=most)
+        limits = {"third": (LEAST_BIT_PER_S, MOST_BIT_PER_S), "fourth": (0.0, MOST_S)}
+        for (place, (least, most)), value in zip(limits.items(), link[2:]):
+            check_number(f"links ({place} number)", value, least=least, most=most)
 
     def check(self, scenario: Scenario) -> None:
         """Links must be of servers that are there, and join them all."""
