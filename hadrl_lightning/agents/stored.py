@@ -26,6 +26,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import replacing
 from hadrl_lightning.network_files import names_files
 from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.simulator import fields_of, offloading_view_of
 
 if TYPE_CHECKING:
     from typing import Self
@@ -176,7 +177,11 @@ class StoredAgent(LightningModule):
             HadrlError: as in `from_checkpoint`, or the weights don't fit the models of this agent.
         """
         path = find_agent(path, "weights")
-        found = read_agent(path, "weights")["state_dict"]
+        contents = read_agent(path, "weights")
+        found = contents["state_dict"]
+        agent: Any = self
+        if agent.world_model.transfers:  # flat ones have other sizes too, and say so
+            check_seen("weights", path, contents, agent.scenario)
         fresh = {
             name: value
             for name, value in self.state_dict().items()
@@ -275,6 +280,32 @@ class StoredAgent(LightningModule):
         return {
             name: cls.parts[name](**value) if name in cls.parts else value for name, value in settings.items()
         }
+
+
+def check_seen(name: str, path: Path, contents: Mapping[str, Any], scenario: Scenario) -> None:
+    """Refuse an agent whose views showed other fields or targets than those of a scenario, as processes add them.
+
+    Args:
+        name: of the setting, for the error.
+        path: of the file.
+        contents: of the file.
+        scenario: in which the agent shall decide.
+
+    Raises:
+        HadrlError: they differ.
+    """
+    settings = contents.get("hyper_parameters", {}).get("scenario")
+    if settings is None:
+        return
+    there, here = (offloading_view_of(one) for one in (Scenario.from_dict(settings), scenario))
+    saw, sees = ({field.name for field in fields_of(view)} for view in (there, here))
+    if saw == sees and there.beyond == here.beyond:
+        return
+    further, lacking = (", ".join(sorted(one)) or "nothing" for one in (saw - sees, sees - saw))
+    raise HadrlError(
+        f"{name} must be an agent of this world, where views show {lacking} more and {further} less, got {path}: train "
+        "one in it, by hadrl fit with the same files"
+    )
 
 
 def _of_name(path: Path) -> dict[str, Scenario]:

@@ -11,7 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule
 
 from hadrl_lightning.agent_files import RECORD, check_contents, is_shipped, read_agent, stored_file
-from hadrl_lightning.agents.stored import OF_DATA
+from hadrl_lightning.agents.stored import OF_DATA, check_seen
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import load_tensors, replacing
 from hadrl_lightning.scenario import Scenario
@@ -182,6 +182,8 @@ def _meant(key: str, setting: Any) -> Any:
 def check_weights(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:
     """Raise HadrlError if the weights in the checkpoint don't fit into `model`."""
     saved = checkpoint["state_dict"]
+    if isinstance(scenario := getattr(model, "scenario", None), Scenario):
+        check_seen("ckpt_path", path, checkpoint, scenario)
     for name, parameter in model.named_parameters():
         if name not in saved:
             raise HadrlError(f"ckpt_path must be a checkpoint of this model, got {path} without {name}")

@@ -475,6 +475,17 @@ def test_an_agent_believes_something_of_devices_too_and_places_by_what_it_believ
     assert ranges_of_view(network.offloading_view(), "strict")["compute_hz"] == pytest.approx((60e9, 60e9))
 
 
+def test_an_agent_of_another_world_is_refused_by_what_it_does_not_see() -> None:
+    told = "^weights must be an agent of this world, where views show path_s more and nothing less, got "
+    with pytest.raises(HadrlError, match=told):
+        HADRL(Scenario(**SMALL, processes=shipped("hops.yaml"))).load_weights("hadrl.ckpt")
+    HADRL(Scenario(**SMALL, processes=shipped("drift.yaml"))).load_weights("hadrl.ckpt")
+
+
+def test_a_process_that_is_none_is_off() -> None:
+    assert Scenario(processes={"hops": {}, "device": None}).processes == {"hops": {}}
+
+
 def test_settings_that_are_listed_must_be_of_every_user() -> None:
     told = r"^processes\.device: device_hz must have num_users = 3 values, got 2$"
     with pytest.raises(HadrlError, match=told):
