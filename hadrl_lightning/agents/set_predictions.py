@@ -22,6 +22,7 @@ from hadrl_lightning.nn.set_encoder import (
 from hadrl_lightning.nn.tokens import Numbers, TokenFields
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Prediction
 from hadrl_lightning.simulator import CachingView, Field, OffloadingView, Seen, View, bin_index
+from hadrl_lightning.simulator.fields import SERVER
 from hadrl_lightning.simulator.views import OF_THE_CLOUD
 
 NO_WEIGHT = 1e-12
@@ -338,15 +339,21 @@ class UsersAtTargets:
 def _shown(
     fields: tuple[Field, ...], shown: dict[str, Tensor], normaliser: RunningNormaliser
 ) -> Float[Tensor, "batch entry number"]:
-    """Normalised numbers of users or servers of which some fields are shown; the others are as usual, 0."""
+    """Normalised numbers of users or servers of which some fields are shown; the others are as usual, 0.
+
+    No flag of a target holds of a server, such as that it is a device.
+    """
     known = {name: value for name, value in shown.items() if name in {field.name for field in fields}}
     like = next(iter(known.values()))
     columns = [
         field.scaled(known[field.name], like.dtype) if field.name in known else torch.zeros_like(like)
         for field in fields
     ]
-    usual = torch.tensor([field.name not in known for field in fields], device=like.device)
-    return normaliser.normalise(compressed(torch.stack(columns, dim=-1))).masked_fill(usual, 0.0)
+    flags = [field.dtype == torch.bool and field.axes == (SERVER,) for field in fields]
+    usual = [field.name not in known and not flag for field, flag in zip(fields, flags, strict=True)]
+    return normaliser.normalise(compressed(torch.stack(columns, dim=-1))).masked_fill(
+        torch.tensor(usual, device=like.device), 0.0
+    )
 
 
 def read_action(action: Float[Tensor, "*rows action"], num_servers: int) -> tuple[Tensor, Tensor]:

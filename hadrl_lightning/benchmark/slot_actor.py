@@ -28,6 +28,8 @@ SMALL_START = 0.01
 """Of what the last layers begin with: targets at random, equal shares."""
 LOG_NOISE = log(0.15)
 """Standard deviation of what is explored about the share actions, at the start."""
+LEAST_ASKED = -1e30
+"""Logarithm of what a task asks for that is nothing."""
 FIELDS = TokenFields.of(OffloadingView)
 
 
@@ -50,6 +52,8 @@ class SlotNumbers(NamedTuple):
         """The numbers of a view, and which of its users decides first, second, …: who asks for most."""
         seen = FIELDS.read(view)
         asked = view.input_bits.log() - view.spectral_efficiency.log() + view.cycles.log()
+        if view.asking is not None:  # a task of no cycles comes before none
+            asked = torch.where(view.asking, asked.clamp(min=LEAST_ASKED), -torch.inf)
         order = asked.argsort(dim=1, descending=True, stable=True)
         user, holds = (
             value.gather(1, order.unsqueeze(-1).expand_as(value))
@@ -113,6 +117,7 @@ class PairEncoder(nn.Module):
         """Rows are the present users of all networks."""
         network, place = seen.present.nonzero(as_tuple=True)
         counts = torch.stack([seen.present.sum(dim=1), seen.there.sum(dim=1)], dim=1)
+        counts = counts.clamp(min=1)  # of a network in which nobody asks no row is looked up
         users, servers = counts.unbind(1)
         there = seen.there[network].unsqueeze(-1)
         of_network = torch.cat([counts.log() / 2 - 1, ((users / servers).log() / 2 - 1)[:, None]], dim=1)

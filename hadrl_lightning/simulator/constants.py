@@ -21,6 +21,8 @@ OF_LINKS = (
     *("power_over_noise_db", "link_loss_db", "reported_efficiency"),
 )
 """Constants by which links to the home servers are what they are, which processes may change from slot to slot."""
+DEVICE_TARGETS = ("the user's own device", "the cloud")
+"""Targets behind the servers where users' devices compute, in words."""
 _POINTS = ("servers_m", "user_positions_m")
 """Constants that are (x, y) each."""
 
@@ -77,6 +79,8 @@ class Constants(NamedTuple):
     """CPU cycles of each user's task, [B, U], where they aren't those of its service."""
     task_deadlines_s: Tensor | None = None
     """Deadline of each user's task in s, [B, U], where it isn't that of its service."""
+    off: Tensor | None = None
+    """Whose devices are off, bool [B, U]: their tasks are asked of nobody."""
     waiting_s: Tensor | None = None
     """How long a task waits at every server before it is computed there, in s, [B, S], where work is before it."""
     path_delay_s: Tensor | None = None
@@ -100,23 +104,39 @@ class Constants(NamedTuple):
             size = size.view(len(size), *[1] * (count.ndim - 2), -1)
         return (count * size).sum(dim=-1)
 
+    def sizes(self, requests: Tensor) -> tuple[Tensor, Tensor]:
+        """Input in bit and CPU cycles of users' tasks, [B, U] each, whether or not their devices are on."""
+        bits = of_each(self.input_bits, requests) if self.task_bits is None else self.task_bits
+        cycles = of_each(self.cycles, requests) if self.task_cycles is None else self.task_cycles
+        return bits, cycles
+
     def bits_asked(self, requests: Tensor) -> Tensor:
         """Input of the tasks of users who ask for these services, [B, U] -> [B, U], bit."""
-        return of_each(self.input_bits, requests) if self.task_bits is None else self.task_bits
+        bits = of_each(self.input_bits, requests) if self.task_bits is None else self.task_bits
+        return bits if self.off is None else bits.masked_fill(self.off, 0.0)
 
     def cycles_asked(self, requests: Tensor) -> Tensor:
         """CPU cycles of those tasks, [B, U] -> [B, U]."""
-        return of_each(self.cycles, requests) if self.task_cycles is None else self.task_cycles
+        cycles = of_each(self.cycles, requests) if self.task_cycles is None else self.task_cycles
+        return cycles if self.off is None else cycles.masked_fill(self.off, 0.0)
 
     def deadlines_asked(self, requests: Tensor) -> Tensor:
         """Deadlines of those tasks, [B, U] -> [B, U], s."""
         return of_each(self.deadlines_s, requests) if self.task_deadlines_s is None else self.task_deadlines_s
 
     def idle(self, requests: Tensor) -> Tensor | None:
-        """Which users have no task, bool [B, U]; None where all have one."""
+        """Who asks for nothing: without a task, or off, bool [B, U]; None where all ask."""
+        without = self.without_task(requests)
+        if self.off is None or without is None:
+            return without if self.off is None else self.off
+        return without | self.off
+
+    def without_task(self, requests: Tensor) -> Tensor | None:
+        """Which users have no task, whether or not their devices are on, bool [B, U]; None where all have one."""
         if self.task_bits is None and self.task_cycles is None:
             return None
-        return (self.bits_asked(requests) == 0) & (self.cycles_asked(requests) == 0)
+        bits, cycles = self.sizes(requests)
+        return (bits == 0) & (cycles == 0)
 
     def path_seconds(self, homes: Tensor, server: Tensor, bits: Tensor) -> Tensor | None:
         """What tasks of so many bits take from the users' homes to these servers, [B, U] each, s; None: no time."""

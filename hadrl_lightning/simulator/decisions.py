@@ -21,7 +21,7 @@ class Allocation(NamedTuple):
     """Where each user's task goes and what it gets there."""
 
     server: Int[Tensor, "batch user"]
-    """Server offloaded to, long [B, U]."""
+    """Target offloaded to, long [B, U]: a server, or from S on what is behind them."""
     bandwidth_share: Float[Tensor, "batch user"]
     """Share of that server's bandwidth, [B, U]."""
     compute_share: Float[Tensor, "batch user"]

@@ -261,10 +261,11 @@ class EdgeNetwork:
         slot = self.unfolding.slot
         table = adjusted(self.unfolding.processes, self._constants, slot, self.state.carried, seen=True)
         view = self.rules.offloading_view(table, self.state, slot)
+        seen = table._replace(cells=self.rules.homes(table))
         further: dict[str, Tensor] = {}
         beyond = len(targets_beyond(self.scenario))
         for name, process in self.unfolding.processes.items():
-            shown = process.shown(table, slot, self.state.carried.get(name, {}))
+            shown = process.shown(seen, slot, self.state.carried.get(name, {}))
             check_shown(name, process, shown, self.scenario, len(view), beyond)
             further.update(shown)
         if not (further or beyond or any(one.sets_tasks for one in self.unfolding.processes.values())):
@@ -362,7 +363,7 @@ def check_targets(laws: Rules, scenario: Scenario, physics: Physics) -> None:
         HadrlError: they do.
     """
     targets = targets_beyond(scenario)
-    if targets and not laws.serves_beyond:
+    if targets and targets != laws.serves_beyond:
         raise HadrlError(f"physics must be strict for tasks to go to {' or '.join(targets)}, got {physics}")
 
 

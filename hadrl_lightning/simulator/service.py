@@ -133,15 +133,16 @@ class Terms(NamedTuple):
 def terms(laws: Rules, held: Constants, requests: Int[Tensor, "batch user"], allocation: Allocation) -> Terms:
     """What a slot was served by, where these constants held in it."""
     servers = held.bandwidth_hz.shape[-1]
-    server, bandwidth_share, compute_share = passed_on(allocation, held.idle(requests), servers + 2)
-    beyond = int(server.max()) >= servers if server.numel() else False
+    devices = held.device_hz is not None and held.cloud_bandwidth_hz is not None
+    beyond = laws.num_targets(servers) - servers + 2 * devices
+    server, bandwidth_share, compute_share = passed_on(allocation, held.idle(requests), servers + beyond)
 
     def of_target(values: Tensor) -> Tensor:
-        return of_each(torch.nn.functional.pad(values, (0, 2), value=torch.nan), server)
+        return of_each(torch.nn.functional.pad(values, (0, beyond), value=torch.nan), server)
 
     bandwidth = bandwidth_share * of_target(held.bandwidth_hz)
     compute = compute_share * of_target(held.compute_hz)
-    if beyond and held.device_hz is not None and held.cloud_bandwidth_hz is not None:
+    if held.device_hz is not None and held.cloud_bandwidth_hz is not None:
         compute = torch.where(server == servers, held.device_hz, compute)
         cell = bandwidth_share * held.cloud_bandwidth_hz
         bandwidth = torch.where(server == servers + 1, cell, bandwidth)

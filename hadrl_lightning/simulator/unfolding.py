@@ -81,6 +81,7 @@ class Unfolding:
         self.generator = generator
         self.rows = rows
         self.processes: dict[str, Process] = processes_of(world.scenario)
+        self._drawing = sorted(self.processes.items(), key=lambda one: not one[1].draws_first)
         self.memory: dict[str, Memory] = {}
         self._streams: dict[str, torch.Generator] = {}
         self.slot: Slot
@@ -168,7 +169,7 @@ class Unfolding:
         return brought
 
     def _draw(self, known: bool) -> None:
-        for name, process in self.processes.items():
+        for name, process in self._drawing:
             if process.known != known:
                 continue
             named = name in self.world.scenario.processes

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -150,13 +151,13 @@ def test_what_batteries_give_is_what_tasks_take_and_what_was_charged(charge_w: f
         used, dropped, off = used + service.energy, dropped + int(empty.sum()), off + int(empty.any())
     carried = network.state.carried["device"]
     torch.testing.assert_close(
-        9.0 * carried["battery"].sum(dim=1),
-        27.0 - used.sum(dim=1) + carried["charged_j"],
+        carried["battery_j"].sum(dim=1),
+        27.0 - used.double().sum(dim=1) + carried["charged_j"],
         rtol=1e-4,
         atol=1e-4,
     )
     assert int(carried["dropped"].sum()) == dropped > 0
-    assert bool((carried["battery"] >= 0).all())
+    assert bool((carried["battery_j"] >= 0).all())
     if charge_w:
         assert off < 20  # they are on again in between
     else:
@@ -424,7 +425,7 @@ OUT_OF_RANGE = [
     ("device", "battery_j", 0.5, "must be 0 or more than empty_j = 1, got 0.5"),
     ("device", "charge_w", -1, "must be at least 0, got -1"),
     ("device", "slot_s", 0, "must be at least 1e-06, got 0"),
-    ("device", "dropped_s", -1, "must be at least 0, got -1"),
+    ("device", "dropped_s", 0, "must be at least 1e-06, got 0"),
     ("hops", "topology", "tree", "must be one of nearest, full, ring, line, star, got 'tree'"),
     ("hops", "neighbours", 0, "must be at least 1, got 0"),
     ("hops", "link_bit_per_s", 0, "must be at least 1, got 0"),
@@ -475,11 +476,35 @@ def test_an_agent_believes_something_of_devices_too_and_places_by_what_it_believ
     assert ranges_of_view(network.offloading_view(), "strict")["compute_hz"] == pytest.approx((60e9, 60e9))
 
 
+@pytest.mark.unchecked
 def test_an_agent_of_another_world_is_refused_by_what_it_does_not_see() -> None:
     told = "^weights must be an agent of this world, where views show path_s more and nothing less, got "
     with pytest.raises(HadrlError, match=told):
         HADRL(Scenario(**SMALL, processes=shipped("hops.yaml"))).load_weights("hadrl.ckpt")
     HADRL(Scenario(**SMALL, processes=shipped("drift.yaml"))).load_weights("hadrl.ckpt")
+
+
+def test_paths_of_the_view_begin_where_the_physics_has_users_homes() -> None:
+    scenario = replace(Scenario.from_config("es4.yaml"), processes={"hops": {"delay_s": 1.0}})
+    network = EdgeNetwork(scenario, "published", generator=make_generator(0, Use.TEST_NETWORKS))
+    view: Any = network.offloading_view()
+    assert float(view.path_s.gather(-1, network.homes.unsqueeze(-1)).abs().max()) == 0
+    assert not torch.equal(network.table.cells, network.table.published_homes)
+
+
+def test_phones_report_by_their_power_from_the_first_slot_on() -> None:
+    channel = {"correlated_channel": {"path_loss": "scenario", "speed_m_per_s": 0.0, "slot_s": 1.0}}
+    points = tuple((100.0 + 40 * user, 60.0) for user in range(3))
+    found = []
+    for power in (-30.0, -10.0):
+        device = {"device": {**DEVICE, "transmit_power_dbm": power}}
+        network = network_of({**channel, **device}, user_positions_m=points)
+        first: Any = network.offloading_view()
+        served(network, [[0, 0, 0]] * 2)
+        second: Any = network.offloading_view()
+        assert torch.equal(first.spectral_efficiency, second.spectral_efficiency)  # nobody moves
+        found.append(first.spectral_efficiency)
+    assert bool((found[0] < found[1]).all())
 
 
 def test_a_process_that_is_none_is_off() -> None:

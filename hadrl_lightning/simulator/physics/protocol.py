@@ -38,8 +38,8 @@ class Rules(ABC):
     """What files call the energy: its name ends in the unit of `transmit_power` times seconds."""
     below_zero: ClassVar[frozenset[str]] = frozenset()
     """Fields of views that may fall below 0."""
-    serves_beyond: ClassVar[bool] = False
-    """Whether processes may add targets to the servers (`Process.targets`), which `serve` reads in the constants."""
+    serves_beyond: ClassVar[tuple[str, ...]] = ()
+    """Targets behind the servers that `serve` finds in the constants, in words: those that a process may bring."""
     shows_taken: ClassVar[bool] = True
     """Whether views show the published request gain or what servers took in the slot before; else none is kept."""
 

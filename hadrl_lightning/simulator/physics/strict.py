@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator.constants import Constants
+from hadrl_lightning.simulator.constants import DEVICE_TARGETS, Constants
 from hadrl_lightning.simulator.decisions import MAX_SHARE, Allocation, bin_index, packed, sum_per_server
 from hadrl_lightning.simulator.physics.protocol import (
     MIN_SHARE,
@@ -26,6 +26,8 @@ from hadrl_lightning.simulator.processes import targets_beyond
 from hadrl_lightning.simulator.state import NetworkState, Service, Slot
 from hadrl_lightning.simulator.views import CachingView, OffloadingView
 
+LEAST_S = 1e-12
+"""A task takes at least so long: 0 s are of who has none."""
 MAX_FILLED = 1 + 1e-6
 """A cache may hold so much of what is usable: decisions are made by views, in single precision."""
 
@@ -36,7 +38,7 @@ class Strict(Rules):
     shows_capacity = True
     takes_any_shares = True
     shows_taken = False
-    serves_beyond = True
+    serves_beyond = DEVICE_TARGETS
 
     def homes(self, table: Constants) -> Int[Tensor, "... user"]:
         """The server of the user's cell, or the nearest one."""
@@ -206,7 +208,7 @@ def served_with_devices(
     sending = away_bits / rate
     cloud = sending + split.cloud_seconds(away_bits, away_cycles)
     kept = torch.where(stays, cycles, cycles - away_cycles)
-    on_device = kept / table.device_hz
+    on_device = (kept / table.device_hz).clamp(min=LEAST_S)
     away = torch.where(direct, cloud, service.latency)
     latency = torch.where(stays, on_device, torch.maximum(away, on_device))
     if idle is not None:

@@ -136,7 +136,7 @@ def processes_of(scenario: Scenario, check: bool = True) -> dict[str, Process]:
         else:
             further[name] = process
     ordered = [usual[entry] for entry in USUAL if entry in usual]
-    ordered += sorted(further.items(), key=lambda one: one[1].follows_others)
+    ordered += sorted(further.items(), key=lambda one: one[1].order)
     _check_slots(dict(ordered))
     return dict(ordered)
 

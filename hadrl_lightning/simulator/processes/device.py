@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.scenario.checks import check_number
-from hadrl_lightning.simulator.constants import Constants
+from hadrl_lightning.simulator.constants import DEVICE_TARGETS, Constants
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.fields import SERVER, USER, Field
 from hadrl_lightning.simulator.processes.process import Memory, Process, World
@@ -28,9 +28,13 @@ LIMITS = {
     "empty_j": (0.0, 1e12),
     "charge_w": (0.0, 1e9),
     "slot_s": (1e-6, 1e6),
-    "dropped_s": (0.0, 1e6),
+    "dropped_s": (1e-6, 1e6),
 }
 """Least and largest value of each setting."""
+
+
+ENERGY = torch.float64
+"""Number format of what batteries hold, whatever that of the networks: nothing is lost of small energies."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +69,16 @@ class Device(Process):
     """What a dropped task counts as, s."""
 
     brings = ("device_hz", "user_power_db")
-    follows_others = True  # what an empty battery leaves undone is not delayed
-    targets = ("the user's own device", "the cloud")
+    order = 1  # what an empty battery leaves undone is not delayed, and comes to no queue
+    draws_first = True  # what phones report goes by their power
+    targets = DEVICE_TARGETS
     fields = {
         "device_hz": Field(axes=(USER,), text="compute of the device of user {}", unit="Hz", scale=1e9),
         "battery": Field(
             axes=(USER,), text="battery of user {}, as a part of a full one", high=1.0, usual=1.0
         ),
-        "is_device": Field(
-            axes=(SERVER,), text="whether target {} is the device", dtype=torch.bool, usual=0.0
-        ),
-        "is_cloud": Field(axes=(SERVER,), text="whether target {} is the cloud", dtype=torch.bool, usual=0.0),
+        "is_device": Field(axes=(SERVER,), text="whether target {} is the device", dtype=torch.bool),
+        "is_cloud": Field(axes=(SERVER,), text="whether target {} is the cloud", dtype=torch.bool),
     }
 
     def __post_init__(self) -> None:
@@ -91,6 +94,11 @@ class Device(Process):
             raise ValueError(
                 f"battery_j must be 0 or more than empty_j = {self.empty_j:g}, got {self.battery_j:g}"
             )
+
+    @property
+    def carries_work(self) -> bool:  # type: ignore[override]
+        """Batteries carry over."""
+        return self.battery_j > 0
 
     @property
     def sets_tasks(self) -> bool:
@@ -126,11 +134,7 @@ class Device(Process):
         like = table.compute_hz
         hz, power_db = (slot.more[name].to(like.dtype) for name in ("device_hz", "user_power_db"))
         if self.battery_j:
-            on = (~self._empty(carried)).to(like.dtype)
-            table = table._replace(
-                task_bits=table.bits_asked(slot.requests) * on,
-                task_cycles=table.cycles_asked(slot.requests) * on,
-            )
+            table = table._replace(off=carried["battery_j"] <= self.empty_j)
         return table._replace(
             device_hz=hz,
             device_j_per_cycle=self.kappa * hz.square(),
@@ -142,34 +146,29 @@ class Device(Process):
         )
 
     def carried(self, table: Constants, batch: int) -> Memory:
-        """What batteries hold, as parts of full ones, [B, U]; what was charged, J, and how many tasks dropped, [B]."""
-        nothing = table.compute_hz.new_zeros(batch)
-        users = table.cells.shape[-1]
-        return {
-            "battery": table.compute_hz.new_ones(batch, users),
-            "charged_j": nothing,
-            "dropped": nothing,
-        }
+        """What batteries hold, J, [B, U]; what was charged, J, and how many tasks were dropped, [B]."""
+        full = table.compute_hz.new_full((batch, table.cells.shape[-1]), self.battery_j, dtype=ENERGY)
+        nothing = full.new_zeros(batch)
+        return {"battery_j": full, "charged_j": nothing, "dropped": nothing}
 
     def served(
         self, table: Constants, slot: Slot, carried: Memory, allocation: Allocation, service: Service
     ) -> tuple[Memory, Service]:
         """Batteries after the slot; the last task of one takes no more than it holds."""
-        if not self.battery_j:
+        if table.off is None:
             return carried, service
-        empty = self._empty(carried)
-        held = carried["battery"] * self.battery_j
-        energy = torch.minimum(service.energy, held)
+        held, without = carried["battery_j"], table.without_task(slot.requests)
+        energy = torch.minimum(service.energy.to(ENERGY), held)
         left = held - energy
         after = (left + self.charge_w * self.slot_s).clamp(max=self.battery_j)
-        dropped = empty & (slot.more["tasks"] > 0) if "tasks" in slot.more else empty
+        dropped = table.off if without is None else table.off & ~without
         service = service._replace(
-            energy=energy,
+            energy=energy.to(service.energy.dtype),
             latency=service.latency.masked_fill(dropped, self.dropped_s),
             on_time=service.on_time & ~dropped,
         )
         return {
-            "battery": after / self.battery_j,
+            "battery_j": after,
             "charged_j": carried["charged_j"] + (after - left).sum(dim=-1),
             "dropped": carried["dropped"] + dropped.sum(dim=-1),
         }, service
@@ -180,13 +179,15 @@ class Device(Process):
         place = torch.arange(servers + 2, device=table.compute_hz.device).expand(len(slot.requests), -1)
         return {
             "device_hz": slot.more["device_hz"],
-            "battery": carried["battery"],
+            "battery": self._part(carried, table),
             "is_device": place == servers,
             "is_cloud": place == servers + 1,
         }
 
-    def _empty(self, carried: Memory) -> Bool[Tensor, "batch user"]:
-        return carried["battery"] * self.battery_j <= self.empty_j
+    def _part(self, carried: Memory, table: Constants) -> Float[Tensor, "batch user"]:
+        """What is left of a full battery; all where there is none."""
+        left = carried["battery_j"]
+        return (left / self.battery_j if self.battery_j else torch.ones_like(left)).to(table.compute_hz.dtype)
 
 
 def _of_users(value: OfUsers, world: World, generator: torch.Generator) -> Float[Tensor, "batch user"]:

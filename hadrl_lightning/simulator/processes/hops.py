@@ -102,7 +102,7 @@ class Hops(Process):
         """The paths of the episode: nothing is drawn."""
         table = world.table
         points = table.servers_m.cpu().double()
-        points = points.expand(world.num_envs, *points.shape[-2:])
+        points = points if points.ndim == 3 else points.unsqueeze(0)
         servers = points.shape[1]
         metres = squared_distances_m2(points, points).sqrt()
         if self.links is None:
@@ -117,7 +117,8 @@ class Hops(Process):
         bits = (table.input_bits.cpu().double() * table.popularity.cpu()).sum(dim=-1)
         paths = _quickest(delay, each, bits.reshape(-1, 1, 1))
         return {
-            name: path.to(world.device, world.dtype) for name, path in zip(self.brings, paths, strict=True)
+            name: path.to(world.device, world.dtype).expand(world.num_envs, -1, -1)
+            for name, path in zip(self.brings, paths, strict=True)
         }
 
     def _joined(self, metres: Float[Tensor, "batch server server"]) -> Bool[Tensor, "batch server server"]:

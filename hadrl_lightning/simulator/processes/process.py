@@ -65,8 +65,9 @@ class Process:
     hidden: ClassVar[bool] = False
     """Whether no view shows what `adjusted` changes: it holds when a slot is served, and for references, which know the
     truth."""
-    follows_others: ClassVar[bool] = False
-    """Whether it goes by what others change, such as the speed of servers: it then comes behind them."""
+    order: ClassVar[int] = 0
+    """Its place among those that add to the usual ones: who goes by what others change, such as the speed of servers,
+    has a larger number. Of equals the order of the settings holds."""
     carries_work: ClassVar[bool] = False
     """Whether a decision counts in later slots too, by the work that it leaves to them."""
     by_popularity: ClassVar[bool] = False
@@ -75,11 +76,13 @@ class Process:
     has_parts: ClassVar[bool] = False
     """Whether a setting `part` says which part of its time is played: one of `train`, `validation` and `test`. Where
     that is none, those who judge set it, and without it training is played."""
+    draws_first: ClassVar[bool] = False
+    """Whether it draws before all others of a slot, which may go by what it brings."""
     fields: ClassVar[Mapping[str, Field]] = {}
     """Further fields of the view of the fast level, by name, which `shown` fills."""
     targets: ClassVar[tuple[str, ...]] = ()
-    """What tasks can be offloaded to beyond the servers, in words. In views of the fast level they stand behind the
-    servers."""
+    """What tasks can be offloaded to beyond the servers, in words, as the physics names them (`Rules.serves_beyond`).
+    In views of the fast level they stand behind the servers."""
 
     @property
     def sets_tasks(self) -> bool:
@@ -138,7 +141,7 @@ class Process:
     def shown(self, table: Constants, slot: Slot, carried: Memory) -> Memory:
         """The `fields` of the view of the fast level; those of servers for further targets too, or as usual there.
 
-        `table` is what holds in the slot, as far as views may show it.
+        `table` is what holds in the slot, as far as views may show it, with users' homes as `cells`.
         """
         return {}
 

@@ -62,7 +62,7 @@ class Queues(Process):
     """What a dropped task counts as, in s."""
 
     brings = ("tasks",)
-    follows_others = True
+    order = 2
     carries_work = True
     fields = {"backlog_s": Field(axes=(SERVER,), text="backlog of server {}", unit="s", usual=0.0)}
 
@@ -185,10 +185,10 @@ class Queues(Process):
 
     def adjusted(self, table: Constants, slot: Slot, carried: Memory) -> Constants:
         """The sizes of tasks, and the work before them."""
-        tasks = slot.more["tasks"]
+        tasks, (bits, cycles) = slot.more["tasks"], table.sizes(slot.requests)
         return table._replace(
-            task_bits=table.bits_asked(slot.requests) * tasks,
-            task_cycles=table.cycles_asked(slot.requests) * tasks,
+            task_bits=bits * tasks,
+            task_cycles=cycles * tasks,
             waiting_s=(carried["backlog"] / table.compute_hz).to(table.compute_hz.dtype),
         )
 
