@@ -37,7 +37,7 @@ class Service(NamedTuple):
     on_time: Bool[Tensor, "batch user"]
     """The latency is within the service's deadline, [B, U]."""
     energy: Float[Tensor, "batch user"]
-    """Of sending, and of computing on the user's own device, in joules (`published`: the number of dBm times s), [B, U]."""
+    """Of sending, and of computing on the user's device, in joules (`published`: the number of dBm times s), [B, U]."""
     bandwidth_load: Float[Tensor, "batch server"]
     """Sum of the bandwidth shares of each server: 1 is its capacity, [B, S], and of targets behind them."""
     compute_load: Float[Tensor, "batch server"]

@@ -330,7 +330,7 @@ OWN = {
     "my_trace": "trace",
     "my_drift": "my_drift",
     "my_walk": "walk",
-    "my_device": "mine",
+    "my_device": "stay",
     "my_agent": "worth",
     "my_measures": "mine",
 }
@@ -519,7 +519,7 @@ def test_a_training_with_a_process_an_agent_and_a_measure_from_outside(own: Path
 @pytest.mark.unchecked
 def test_a_training_in_a_physics_from_outside(own: Path) -> None:
     assert (
-        main(["fit", "--config", "es2.yaml", "--config", "quick.yaml", "--config", "mine.yaml", *SMALL]) == 0
+        main(["fit", "--config", "es2.yaml", "--config", "quick.yaml", "--config", "stay.yaml", *SMALL]) == 0
     )
     assert main(["predict", "--ckpt_path", "last"]) == 0
     (decisions,) = own.glob("checkpoints/**/decisions.csv")
