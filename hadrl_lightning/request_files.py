@@ -186,18 +186,20 @@ class Requests:
             found[name][cell] = values[entry]
         return found
 
-    def sums(self, name: str, first: int, last: int, num_services: int) -> Array:
-        """The sizes of the requests of some slots, summed over those of each service, [K]; of no services all, [1]."""
+    def sum(self, name: str, first: int, last: int) -> float:
+        """The sizes that the requests of some slots have of their own, all in all."""
         low, high = int(self.starts[first]), int(self.starts[last])
-        own = np.nan_to_num(np.asarray(self.sizes[name][low:high], dtype=float))
-        if self.service is None:
-            return own.sum(keepdims=True)
-        return np.bincount(self.service[low:high], weights=own, minlength=num_services)
+        return float(np.nansum(self.sizes[name][low:high], dtype=float)) if name in self.sizes else 0.0
 
-    def lacking(self, name: str, first: int, last: int) -> int:
-        """How many requests of some slots have no such size of their own."""
+    def lacking(self, name: str, first: int, last: int, num_services: int) -> Array:
+        """How many requests of some slots have no such size of their own, of each service, [K]; of no services, [1]."""
+        if name not in self.sizes:
+            return self.counts(first, last, num_services)
         low, high = int(self.starts[first]), int(self.starts[last])
-        return int(np.isnan(self.sizes[name][low:high]).sum()) if name in self.sizes else high - low
+        without = np.isnan(self.sizes[name][low:high])
+        if self.service is None:
+            return np.array([without.sum()])
+        return np.bincount(self.service[low:high][without], minlength=num_services)
 
     def counts(self, first: int, last: int, num_services: int) -> Array:
         """How often each service was asked for from one slot to before another, [K]; of no services all, [1]."""

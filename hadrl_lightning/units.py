@@ -94,7 +94,8 @@ def common_unit(name: str, values: Sequence[int | float]) -> tuple[str, float]:
 
 def unit_end(name: str) -> str:
     """The end of a setting's name that says its unit, such as `_bytes`; empty where there is none."""
-    return next((end for end in UNITS if name.endswith(end)), "")
+    end = next((end for end in UNITS if name.endswith(end)), "")
+    return "" if end == "_s" and name.endswith("_per_s") else end
 
 
 def read_units(settings: Any, name: str = "") -> Any:

@@ -15,7 +15,7 @@ from hadrl_lightning.simulator.constants import OF_LINKS, Constants, constants, 
 from hadrl_lightning.simulator.decisions import Allocation
 from hadrl_lightning.simulator.fields import SERVER, fields_of, to_vector
 from hadrl_lightning.simulator.physics import Rules, rules
-from hadrl_lightning.simulator.processes import World, check_shown, targets_beyond
+from hadrl_lightning.simulator.processes import World, check_shown, targets_beyond, usual_tasks_of
 from hadrl_lightning.simulator.randomness import (
     ScenarioRange,
     Use,
@@ -247,13 +247,12 @@ class EdgeNetwork:
         now = adjusted(self.unfolding.processes, self._constants, slot, self.state.carried, seen=True)
         table = self._constants._replace(**{name: getattr(now, name) for name in OF_LINKS})
         view = self.rules.caching_view(table, self.state, slot)
-        for process in self.unfolding.processes.values():
-            usual = process.usual_tasks(self._constants, self.scenario.num_users)
-            if usual is not None:
-                asking, bits, cycles = (one.to(self.device, self.dtype) for one in usual)
-                users = (view.users * asking.flatten()).round().clamp(min=1).minimum(view.users)
-                sizes = {"input_bits": view.input_bits * bits, "cycles": view.cycles * cycles}
-                view = replace(view, users=users, **sizes)
+        found = usual_tasks_of(self.unfolding.processes, self._constants, self.scenario.num_users)
+        for usual in found.values():
+            asking, bits, cycles = (one.to(self.device, self.dtype) for one in usual)
+            users = (view.users * asking.flatten()).round().clamp(min=1).minimum(view.users)
+            sizes = {"input_bits": view.input_bits * bits, "cycles": view.cycles * cycles}
+            view = replace(view, users=users, **sizes)
         return view
 
     def offloading_view(self) -> OffloadingView:

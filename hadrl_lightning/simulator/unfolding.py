@@ -15,11 +15,13 @@ from hadrl_lightning.simulator.processes import (
     USUAL,
     Memory,
     Process,
+    UsualTasks,
     World,
     check_brought,
     check_past,
     processes_of,
     targets_beyond,
+    usual_tasks_of,
 )
 from hadrl_lightning.simulator.randomness import Use, make_generator, restore_generator, seed_aside
 from hadrl_lightning.simulator.state import Slot
@@ -84,6 +86,7 @@ class Unfolding:
         self._drawing = sorted(self.processes.items(), key=lambda one: not one[1].draws_first)
         self.memory: dict[str, Memory] = {}
         self._streams: dict[str, torch.Generator] = {}
+        self._usual: dict[str, UsualTasks] = {}
         self.slot: Slot
         """What is the case in the networks simulated here.
 
@@ -103,7 +106,11 @@ class Unfolding:
 
     def begin(self, scenario: Scenario, table: Constants) -> None:
         """Draw what is known of the first slot of an episode of networks of a scenario, with these constants."""
-        self.world = self.world._replace(scenario=scenario, table=table)
+        self._usual = usual_tasks_of(self.processes, table, scenario.num_users)
+        asked = next(
+            (one for name, one in self._usual.items() if "requests" in self.processes[name].brings), None
+        )
+        self.world = self.world._replace(scenario=scenario, table=table, asked=asked)
         self.memory = {}
         self._draw(known=True)
 
@@ -124,11 +131,8 @@ class Unfolding:
 
     def _of_tasks(self, told_by: str, counts: Tensor, generator: torch.Generator) -> Tensor:
         """What was asked for by those who had a task, of what a process tells that users would have asked for."""
-        for name, process in self.processes.items():
-            if name == told_by:  # its record is of tasks
-                continue
-            usual = process.usual_tasks(self.world.table, self.world.scenario.num_users)
-            if usual is not None:
+        for name, usual in self._usual.items():
+            if name != told_by:  # whose record is of tasks
                 counts = counts.cpu().double()
                 counts = torch.binomial(counts, usual.asking.expand_as(counts), generator=generator)
         return counts

@@ -323,7 +323,8 @@ def test_the_slow_level_sees_tasks_as_they_usually_are(tmp_path: Path) -> None:
     assert usual is not None
     own = [row.split(",") for row in rows[: round(0.7 * len(rows))]]
     sizes = {"a": 8000, "b": 2000}
-    mean = sum(float(size) / sizes[service] if size else 1.0 for _, _, service, size, _ in own) / len(own)
+    mean = sum(float(size or sizes[service]) for _, _, service, size, _ in own)
+    mean /= sum(sizes[service] for _, _, service, _, _ in own)
     assert float(usual.asking) == pytest.approx(3 / 8, abs=0.005)
     assert float(usual.bits) == pytest.approx(mean, abs=0.005)
     assert float(usual.cycles) == 1
@@ -331,6 +332,31 @@ def test_the_slow_level_sees_tasks_as_they_usually_are(tmp_path: Path) -> None:
     places = network.unfolding.memory["requests_of_file"]["place"]
     asked = [sum(n % 4 > 0 for n in range(max(0, int(at) - 40), int(at))) for at in places + 1]
     assert network.state.past_counts.sum(dim=1).tolist() == asked, "who told of tasks is not asked again"
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "bernoulli"])
+def test_queues_meet_their_load_with_what_requests_of_a_file_ask_for(arrivals: str, tmp_path: Path) -> None:
+    """Of 4 users only one asks, for much at a service that needs little, or for what its service needs."""
+    rows = [f"{n},{'wxyz'[n % 4]},{'ab'[n // 4 % 2]},{('9e9', '')[n // 4 % 2]}" for n in range(2000)]
+    file = requests_file(tmp_path, *rows, header="time_s,user,service,cycles")
+    scenario = scenario_of(
+        {"requests": file},
+        num_services=2,
+        workload_cycles=(1e8, 6e9),
+        processes={
+            "requests_of_file": {"slot_s": 1.0, "services": ("a", "b")},
+            "queues": {"load": 0.05, "arrivals": arrivals, "slot_s": 1.0},
+        },
+    )
+    network, asked = network_of(scenario, 400), []
+    for _ in range(2):
+        network.begin_frame(torch.ones_like(network.cache))
+        for _ in range(3):
+            assert network.present.task_cycles is not None
+            asked.append(float(network.present.task_cycles.sum(1).mean()))
+            network.step(home_equal(network))
+    compute = sum(scenario.compute_per_server_hz)
+    assert sum(asked) / len(asked) / compute == pytest.approx(0.05, rel=0.06)
 
 
 def test_parts_follow_one_another_and_no_episode_leaves_its_own(tmp_path: Path) -> None:

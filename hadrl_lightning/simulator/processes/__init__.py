@@ -16,10 +16,12 @@ from hadrl_lightning.simulator.processes.of_files import GainsOfFile, MovesOfFil
 from hadrl_lightning.simulator.processes.process import (
     Memory,
     Process,
+    UsualTasks,
     World,
     check_brought,
     check_past,
     check_shown,
+    usual_tasks_of,
 )
 from hadrl_lightning.simulator.processes.queues import Queues
 from hadrl_lightning.simulator.processes.slowdowns import SlowServers
@@ -52,6 +54,7 @@ __all__ = [
     "RequestsOfFile",
     "SlowServers",
     "StationaryRequests",
+    "UsualTasks",
     "World",
     "check_brought",
     "check_past",
@@ -60,6 +63,7 @@ __all__ = [
     "for_part",
     "processes_of",
     "targets_beyond",
+    "usual_tasks_of",
 ]
 
 USUAL = ("requests", "positions", "fading")

@@ -48,8 +48,10 @@ class RequestsOfFile(RequestSettings, Process):
         """With tasks, where it sets them."""
         return ("requests", "file_time_s", *(TASKS if self.sets_tasks else ()))
 
-    def usual_tasks(self, table: Constants, num_users: int) -> UsualTasks | None:
-        """What the training part has: how many users ask in a slot, and the mean sizes."""
+    def usual_tasks(
+        self, table: Constants, num_users: int, asked: UsualTasks | None = None
+    ) -> UsualTasks | None:
+        """What the training part has: how many users ask in a slot, and the mean sizes in parts of the usual mean."""
         if not self.sets_tasks:
             return None
         services = table.popularity.shape[-1]
@@ -59,21 +61,22 @@ class RequestsOfFile(RequestSettings, Process):
         popularity = table.popularity.cpu()
         means = []
         for name, of_service in (("input_bytes", table.input_bits / BITS_PER_BYTE), ("cycles", table.cycles)):
-            each = 1 / of_service.cpu().double()
-            each = (popularity * each).sum(-1, keepdim=True) if self.services == () else each
-            own = (sums[name] * each).sum(-1, keepdim=True) if name in sums else torch.zeros(1)
-            means.append((own + lacking[name]).double().view(-1, 1))
+            size = of_service.cpu().double()
+            mean = (popularity * size).sum(-1, keepdim=True)
+            usual = (lacking[name] * (mean if self.services == () else size)).sum(-1, keepdim=True)
+            means.append(((sums[name] + usual) / mean).view(-1, 1))
         return UsualTasks(asking, *means)
 
-    def _record(self, num_users: int, services: int) -> tuple[Tensor, dict[str, Tensor], dict[str, float]]:
-        """Of the training part: the share of users who ask, sizes by service over requests, the share without them."""
+    def _record(self, num_users: int, services: int) -> tuple[Tensor, dict[str, float], dict[str, Tensor]]:
+        """Of the training part: the share of users who ask, mean sizes, and the share of each service without them."""
         trace = _kept(self, (num_users, services), lambda: self.load(num_users, services))
         part = bounds_of(trace.num_slots, self.parts, "train")
         asked = max(1, int(trace.starts[part[1]] - trace.starts[part[0]]))
         asking = torch.tensor([[asked / max(1, (part[1] - part[0]) * num_users)]], dtype=torch.float64)
-        sums = {name: torch.from_numpy(trace.sums(name, *part, services) / asked) for name in trace.sizes}
         names = ("input_bytes", "cycles")
-        return asking, sums, {name: trace.lacking(name, *part) / asked for name in names}
+        sums = {name: trace.sum(name, *part) / asked for name in names}
+        lacking = {name: torch.from_numpy(trace.lacking(name, *part, services) / asked) for name in names}
+        return asking, sums, lacking
 
     def check(self, scenario: Scenario) -> None:
         """Places and services must be as many as are named, and each part longer than an episode."""

@@ -32,6 +32,8 @@ class World(NamedTuple):
     """B, the networks that are drawn for."""
     device: torch.device
     dtype: torch.dtype
+    asked: "UsualTasks | None" = None
+    """What tasks usually are by the process that brings requests, where that sets them."""
     brought: Memory = MappingProxyType({})
     """For processes that settings name: entries of the slot, in all networks. Of processes that draw before this one
     they are of the slot that is drawn, of those behind it of the slot before, and in the first slot not there."""
@@ -115,8 +117,13 @@ class Process:
         """
         return {}
 
-    def usual_tasks(self, table: Constants, num_users: int) -> "UsualTasks | None":
-        """What tasks are like in the long run where it `sets_tasks`, for who looks beyond a slot; None: as usual."""
+    def usual_tasks(
+        self, table: Constants, num_users: int, asked: "UsualTasks | None" = None
+    ) -> "UsualTasks | None":
+        """What tasks are like in the long run where it `sets_tasks`, for who looks beyond a slot; None: as usual.
+
+        `asked` is the same of another process that brings requests, on top of which this one comes.
+        """
         return None
 
     # What follows from it --------------------------------------------------------------------------------------------
@@ -221,3 +228,17 @@ def check_shown(
         whole = [batch, *replace(process.fields[entry], beyond=beyond).shape(scenario)]
         if list(value.shape) not in (shape, whole):
             raise HadrlError(f"processes.{name} must show {entry} of shape {shape}, got {list(value.shape)}")
+
+
+def usual_tasks_of(
+    processes: Mapping[str, Process], table: Constants, num_users: int
+) -> dict[str, UsualTasks]:
+    """What tasks are like in the long run by each process that sets them; that of requests comes first."""
+    found: dict[str, UsualTasks] = {}
+    asked: UsualTasks | None = None
+    for name, process in processes.items():
+        usual = process.usual_tasks(table, num_users, asked)
+        if usual is not None:
+            found[name] = usual
+            asked = usual if "requests" in process.brings else asked
+    return found

@@ -92,8 +92,8 @@ class Queues(Process):
         return True
 
     def check(self, scenario: Scenario) -> None:
-        """Who has one task at most can't have more on average."""
-        if self.arrivals != "bernoulli":
+        """Who has one task at most can't have more on average; of a file's requests that is known when it is played."""
+        if self.arrivals != "bernoulli" or "requests_of_file" in scenario.processes:
             return
         for one in scenario.corners():
             users = one.num_users
@@ -115,12 +115,20 @@ class Queues(Process):
         """Mean number of tasks of a user in a slot, where so many cycles are asked for if all users have one."""
         if self.load is None:
             return self.tasks_per_slot or 1.0
+        if not cycles:
+            raise HadrlError(
+                "processes.queues: load must be null where no task has cycles, got " + f"{self.load:g}"
+            )
         return self.load * self.slot_s * compute_hz / cycles
 
-    def _mean(self, table: Constants, num_users: int) -> Float[Tensor, "batch_or_1 1"]:
-        """The same of each network, in double precision on the CPU."""
+    def _mean(
+        self, table: Constants, num_users: int, asked: UsualTasks | None
+    ) -> Float[Tensor, "batch_or_1 1"]:
+        """The same of each network, in double precision on the CPU, of what users ask for."""
         compute = table.compute_hz.cpu().double().sum(dim=-1, keepdim=True)
         size = (table.popularity.cpu() * table.cycles.cpu().double()).sum(dim=-1, keepdim=True)
+        if asked is not None:
+            size = size * asked.asking * asked.cycles
         pairs = zip(*(one.flatten().tolist() for one in torch.broadcast_tensors(compute, size)), strict=True)
         means = [self._mean_tasks(hz, max(num_users, 1) * cycles) for hz, cycles in pairs]
         return torch.tensor(means, dtype=torch.float64).unsqueeze(1)
@@ -130,9 +138,9 @@ class Queues(Process):
         """Share of the time that a user is on."""
         return self.on_slots / (self.on_slots + self.off_slots) if self.arrivals == "bursts" else 1.0
 
-    def usual_tasks(self, table: Constants, num_users: int) -> UsualTasks:
+    def usual_tasks(self, table: Constants, num_users: int, asked: UsualTasks | None = None) -> UsualTasks:
         """How many users have a task, and how many tasks these have."""
-        mean, on = self._mean(table, num_users), self._on_part
+        mean, on = self._mean(table, num_users, asked), self._on_part
         if self.arrivals in ("every", "bernoulli"):
             asking = mean
         else:
@@ -143,7 +151,7 @@ class Queues(Process):
 
     def initial(self, world: World, generator: torch.Generator) -> Memory:
         """The tasks of the first slot."""
-        mean = self._mean(world.table, world.scenario.num_users)
+        mean = self._mean(world.table, world.scenario.num_users, world.asked)
         if self.arrivals == "bernoulli":
             try:
                 self._check_chance(float(mean.max()))
