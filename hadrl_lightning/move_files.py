@@ -17,8 +17,8 @@ from hadrl_lightning.trace_files import (
     Array,
     Part,
     check_file,
+    check_names,
     check_slot,
-    check_whole,
     in_degrees,
     numbered,
     projected,
@@ -27,6 +27,7 @@ from hadrl_lightning.trace_files import (
     survey,
     told,
     users_of,
+    warn_of_change,
     warn_of_degrees,
 )
 
@@ -53,10 +54,13 @@ class MoveSettings:
     """As those of requests, of the time in which all users are known."""
     part: Part | None = None
     """As that of requests."""
+    digest: str | None = None
+    """As that of requests."""
 
     def __post_init__(self) -> None:
         check_file(self.file, self.columns, self.parts)
         check_slot(self.slot_s)
+        check_names(users=self.users)
 
     def load(self, num_users: int) -> "Moves":
         """Where so many users are; networks of one process share that.
@@ -64,6 +68,7 @@ class MoveSettings:
         Raises:
             HadrlError: the file can't be read, or has fewer users.
         """
+        warn_of_change(self.file, self.digest)
         users = self.users or _some_users("moves", self.file, self.columns, num_users)
         return _load_moves(self.file, told(self.columns), users, self.origin_deg, stamp(self.file))
 
@@ -88,10 +93,13 @@ class GainSettings:
     """As those of requests."""
     part: Part | None = None
     """As that of requests."""
+    digest: str | None = None
+    """As that of requests."""
 
     def __post_init__(self) -> None:
         check_file(self.file, self.columns, self.parts)
         check_slot(self.slot_s)
+        check_names(users=self.users, servers=self.servers)
 
     def load(self, num_users: int, num_servers: int) -> "Gains":
         """The losses of links; networks of one process share them.
@@ -99,6 +107,7 @@ class GainSettings:
         Raises:
             HadrlError: the file can't be read, or lacks a link.
         """
+        warn_of_change(self.file, self.digest)
         users = self.users or _some_users("channel", self.file, self.columns, num_users)
         servers = self.servers or tuple(map(str, range(num_servers)))
         return _load_gains(self.file, told(self.columns), users, servers, stamp(self.file))
@@ -162,8 +171,7 @@ def _load_moves(
 def _kept_moves(
     table: Table, users: tuple[str, ...], origin_deg: tuple[float, float] | None
 ) -> Iterator[dict[str, Array]]:
-    for part in table.batches(*MOVES):
-        check_whole(table, part, PLACE)
+    for part in table.batches(*MOVES, without=PLACE):
         names = users_of(table, part)
         assert names is not None
         place = numbered(users, names)
@@ -201,22 +209,34 @@ def _load_gains(path: str, columns: str, users: tuple[str, ...], servers: tuple[
         raise HadrlError(f"channel must have the user {shown(users[0])}, got none in {path}")
     times, step = np.unique(found["time_s"], return_inverse=True)
     loss = np.full((len(times), len(users) * len(servers)), np.nan, dtype=np.float32)
+    cell, number = np.unique(step * loss.shape[1] + found["link"], return_counts=True)
     loss[step, found["link"]] = found["loss_db"]
+    if (number > 1).any():
+        at, link = divmod(int(cell[number.argmax()]), loss.shape[1])
+        raise HadrlError(
+            f"channel must have one row of each user and server for each time, got {int(number.max())} of "
+            f"{_link(link, users, servers)}{_when(table, times[at])} in {path}"
+        )
     if np.isnan(loss).any():
         at, link = (int(one[0]) for one in np.nonzero(np.isnan(loss)))
-        user, server = users[link // len(servers)], servers[link % len(servers)]
-        when = f" at time {times[at]:g} s" if "time_s" in table else ""
         raise HadrlError(
-            f"channel must have a row of each user and server for each time, got none of user {user} and server "
-            f"{server}{when} in {path}"
+            f"channel must have a row of each user and server for each time, got none of "
+            f"{_link(link, users, servers)}{_when(table, times[at])} in {path}"
         )
     return Gains(times, loss.reshape(len(times), len(users), len(servers)))
+
+
+def _link(link: int, users: tuple[str, ...], servers: tuple[str, ...]) -> str:
+    return f"user {users[link // len(servers)]} and server {servers[link % len(servers)]}"
+
+
+def _when(table: Table, time_s: float) -> str:
+    return f" at time {time_s:g} s" if "time_s" in table else ""
 
 
 def _kept_gains(table: Table, users: tuple[str, ...], servers: tuple[str, ...]) -> Iterator[dict[str, Array]]:
     name = "gain_db" if "gain_db" in table else "gain"
     for part in table.batches(*GAINS):
-        check_whole(table, part, (name, "time_s"))
         user, server = numbered(users, part["user"]), numbered(servers, part["server"])
         keep = (user >= 0) & (server >= 0)
         gain_db = part[name] if name == "gain_db" else 10 * np.log10(part[name])

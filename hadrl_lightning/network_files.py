@@ -19,13 +19,14 @@ from hadrl_lightning.trace_files import (
     OTHER,
     PLACE,
     bounds_of,
-    check_whole,
     chosen_services,
+    digest,
     in_degrees,
     projected,
     stamp,
     survey,
     told,
+    twice,
 )
 from hadrl_lightning.typed import read_settings
 
@@ -41,20 +42,20 @@ FARTHEST_OFF = 0.02
 """Of a distance, by the projection; more is said."""
 SITES = {
     **PLACE,
-    "name": Column("text"),
-    "compute_hz": Column(least=1, most=1e18),
-    "bandwidth_hz": Column(least=1e3, most=1e18),
-    "cache_bytes": Column(least=1, most=1e18),
+    "name": Column("text", whole=True),
+    "compute_hz": Column(least=1, most=1e18, whole=True),
+    "bandwidth_hz": Column(least=1e3, most=1e18, whole=True),
+    "cache_bytes": Column(least=1, most=1e18, whole=True),
 }
-USERS = {**PLACE, "user": Column("text")}
+USERS = {**PLACE, "user": Column("text", whole=True)}
 SERVICES = {
     "name": Column("text", needed=True),
-    "storage_bytes": Column(least=1, most=1e15),
-    "load_s": Column(least=1e-9, most=1e12),
-    "input_bytes": Column(least=1, most=1e12),
-    "cycles": Column(least=1, most=1e20),
-    "deadline_s": Column(least=1e-9, most=1e12),
-    "weight": Column(least=0, most=1e100),
+    "storage_bytes": Column(least=1, most=1e15, whole=True),
+    "load_s": Column(least=1e-9, most=1e12, whole=True),
+    "input_bytes": Column(least=1, most=1e12, whole=True),
+    "cycles": Column(least=1, most=1e20, whole=True),
+    "deadline_s": Column(least=1e-9, most=1e12, whole=True),
+    "weight": Column(least=0, most=1e100, whole=True),
 }
 FIELDS = {
     "storage_bytes": "storage_bytes",
@@ -69,7 +70,9 @@ FIELDS = {
 def names_files(data: Mapping[str, Any]) -> bool:
     """Whether settings of the data name a file that says something of the scenario."""
     processes = (data.get("scenario") or {}).get("processes") or {}
-    return any(data.get(name) for name in SETTINGS) or bool(set(PROCESSES.values()) & set(processes))
+    return any(data.get(name) not in (None, {}) for name in SETTINGS) or bool(
+        set(PROCESSES.values()) & set(processes)
+    )
 
 
 def played_files(processes: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, int, int]]:
@@ -106,18 +109,26 @@ def with_files(fields: Mapping[str, Any], files: Mapping[str, Any]) -> dict[str,
     paths = {
         what: files.get(what) or processes.get(PROCESSES.get(what, ""), {}).get("file") for what in FILES
     }
+    for what in FILES:
+        if files.get(what) == "":
+            raise HadrlError(f"{what} must be a file, a folder or a pattern of files, got ''")
     given = {what: os.path.abspath(path) for what, path in paths.items() if path}
     columns = _columns(files.get("columns") or {}, given)
     if not given:
         return dict(fields)
     ours: dict[str, dict[str, Any]] = {}
+    new: set[str] = set()
     for what, process in PROCESSES.items():
         if what in given:
             told_columns = {"columns": columns[what]} if what in columns else {}
             settings = {**processes.pop(process, {}), "file": given[what], **told_columns}
+            if "digest" not in settings:
+                new.add(what)
+            if what in new or files.get(what):
+                settings["digest"] = digest(given[what])
             read: Any = read_settings(_CLASSES[what], settings, f"processes.{process}")
             ours[process] = {name: getattr(read, name) for name in settings}
-    made = _Made({**fields, "processes": {**ours, **processes}}, given, columns).fields
+    made = _Made({**fields, "processes": {**ours, **processes}}, given, columns, new).fields
     for process in ours:  # as a settings file would have them
         told_settings = made["processes"][process].items()
         made["processes"][process] = {
@@ -143,9 +154,15 @@ class _Made:
     """The fields of a scenario, while files are worked into them one after the other."""
 
     def __init__(
-        self, fields: dict[str, Any], given: Mapping[str, str], columns: Mapping[str, Mapping[str, Any]]
+        self,
+        fields: dict[str, Any],
+        given: Mapping[str, str],
+        columns: Mapping[str, Mapping[str, Any]],
+        new: Collection[str],
     ) -> None:
         self.fields, self.given, self.columns = fields, given, columns
+        self.new = new
+        """Files that are played and were not worked in before."""
         self.origin_deg: tuple[float, float] | None = None
         self.sites: tuple[str, ...] = ()
         self.weighted = False
@@ -193,7 +210,8 @@ class _Made:
 
     def _sites(self, what: str) -> Sites:
         path, columns = self.given[what], told(self.columns.get(what, {}))
-        return _sites(what, path, columns, self.origin_deg, stamp(path))
+        visits = path in (self.given.get("requests"), self.given.get("moves"))  # of which some have no place
+        return _sites(what, path, columns, self.origin_deg, visits, stamp(path))
 
     def _check_unit(self, what: str, degrees: bool) -> None:
         """Places must be of one kind; those of a scenario without a file of sites are metres."""
@@ -208,7 +226,6 @@ class _Made:
         self._one_number("num_services", "services")
         table = open_table("services", self.given["services"], SERVICES, self.columns.get("services"))
         rows = table.whole(*SERVICES)
-        check_whole(table, rows, list(SERVICES)[1:])
         self.services = different("services", rows["name"], table.files[0])
         if "storage_bytes" in rows and "load_s" in rows:
             raise HadrlError(f"services must have storage_bytes or load_s, got both in {table.files[0]}")
@@ -238,9 +255,13 @@ class _Made:
             counts = survey("requests", file, columns).services
             others = settings.get("others", "drop")
             settings["services"] = self._services(file, counts, others) if counts else ()
-        if settings.get("slot_s") and settings.get("places") != "gather" and not settings.get("users"):
+        elif "requests" in self.new and settings["services"]:
+            self._check_listed("services", file, survey("requests", file, columns).services)
+        if settings.get("slot_s"):
             counts = survey("requests", file, columns).users
-            if counts:
+            if settings.get("users") and "requests" in self.new:
+                self._check_listed("users", file, counts)
+            elif counts and not settings.get("users") and settings.get("places") != "gather":
                 settings["users"] = self._most_active(file, counts, users)
         self.users = tuple(settings.get("users") or self.users)
         settings.setdefault("sizes", RequestSettings(**settings).own_sizes())
@@ -255,18 +276,29 @@ class _Made:
             raise HadrlError(f"services must name some of {file}, got {', '.join(self.services)}")
         if others == "gather" and beyond and OTHER not in self.services:
             raise HadrlError(f"services must have a row {OTHER} where others are gathered, got none")
-        if beyond:
-            part = sum(counts[name] for name in beyond) / sum(counts.values())
-            fate = "gathered" if others == "gather" else "dropped"
-            text = f"{len(beyond)} services of {file} without a row in services are {fate}: {part:.1%} of its requests"
-            warnings.warn(text, HadrlWarning, stacklevel=1)
+        _tell_services(file, counts, self.services, others, "without a row in services")
         return self.services
+
+    def _check_listed(self, what: str, file: str, counts: Mapping[str, int]) -> None:
+        """Names that settings list must be in the file; what is left out by them is said."""
+        settings = self._settings("requests")
+        names, others = settings[what], settings.get("others", "drop")
+        stands = OTHER if what == "services" and others == "gather" else None
+        for name in names if counts else ():
+            if name not in counts and name != stands:
+                text = f"processes.requests_of_file.{what} must be of those in {file}, got {shown(name)}"
+                raise HadrlError(text)
+        if what == "services":
+            _tell_services(file, counts, names, others, "that are not listed")
+        else:
+            _tell_users(file, counts, names)
 
     def _most_active(self, file: str, counts: Mapping[str, int], number: int) -> tuple[str, ...]:
         if self.users:  # those of a file of users
             lacking = [name for name in self.users if name not in counts]
             if lacking:
                 raise HadrlError(f"requests must have all users of users, got none of {lacking[0]} in {file}")
+            _tell_users(file, counts, self.users)
             return self.users
         names = list(counts)
         if "moves" in self.given:
@@ -275,10 +307,7 @@ class _Made:
             names = both or names
         if number > len(names):
             raise HadrlError(f"num_users must be at most the {len(names)} users of {file}, got {number}")
-        if number < len(counts):
-            part = sum(counts[name] for name in names[:number]) / sum(counts.values())
-            text = f"{number} of {len(counts)} users of {file} have a place, with {part:.1%} of its requests"
-            warnings.warn(text, HadrlWarning, stacklevel=1)
+        _tell_users(file, counts, names[:number])
         return tuple(names[:number])
 
     def _take_popularity(self, settings: Mapping[str, Any], users: int) -> None:
@@ -306,7 +335,8 @@ class _Made:
         if settings.get("origin_deg") is None:
             self._check_unit("moves", degrees)
             settings["origin_deg"] = self.origin_deg
-        settings.setdefault("users", self._users_of("moves", file, found.users, number))
+        if "users" not in settings:
+            settings["users"] = self._users_of("moves", file, found.users, number)
         self.users = tuple(settings["users"] or ())
         self._share_clock("moves", file, found.first_s, found.last_s)
         self.fields["processes"].setdefault("handover", {})
@@ -315,7 +345,8 @@ class _Made:
         settings = self._settings("channel")
         number, file = self._one_number("num_users", "channel"), self.given["channel"]
         found = survey("channel", file, settings.get("columns") or {})
-        settings.setdefault("users", self._users_of("channel", file, found.users, number))
+        if "users" not in settings:
+            settings["users"] = self._users_of("channel", file, found.users, number)
         number = self._one_number("num_servers", "channel")
         named = different("sites", self.sites, self.given.get("sites", "")) or tuple(map(str, range(number)))
         settings.setdefault("servers", named)
@@ -324,17 +355,18 @@ class _Made:
 
     def _users_of(self, what: str, file: str, counts: Mapping[str, int], number: int) -> tuple[str, ...]:
         """The names of the users who have a place: those of the files before this one, if it has them too."""
-        have = [name for name in self.users if name in counts]
-        if have and len(have) < len(self.users):
-            lacking = next(name for name in self.users if name not in counts)
-            raise HadrlError(f"{what} must have all users who have a place, got none of {lacking} in {file}")
-        if have:
+        lacking = next((name for name in self.users if name not in counts), None)
+        if lacking is not None:
+            raise HadrlError(
+                f"{what} must have all users who have a place, got none of {lacking} in {file} "
+                f"(processes.{PROCESSES[what]}.users says who stands for whom)"
+            )
+        if self.users:
             return self.users
         if number > len(counts):
             raise HadrlError(f"num_users must be at most the {len(counts)} users of {file}, got {number}")
-        chosen = tuple(list(counts)[:number])
-        self.users = self.users or chosen
-        return chosen
+        self.users = tuple(list(counts)[:number])
+        return self.users
 
     def _share_clock(self, what: str, file: str, first_s: float, last_s: float) -> None:
         """The slots of a file are those of the file before it, if they have times in common."""
@@ -351,16 +383,37 @@ class _Made:
             warnings.warn(text, HadrlWarning, stacklevel=1)
 
 
+def _tell_services(
+    file: str, counts: Mapping[str, int], names: Collection[str], others: str, which: str
+) -> None:
+    """Say what part of the requests is for services that have no place."""
+    beyond = [name for name in counts if name not in names]
+    if beyond:
+        part = sum(counts[name] for name in beyond) / sum(counts.values())
+        fate = "gathered" if others == "gather" else "dropped"
+        text = f"{len(beyond)} services of {file} {which} are {fate}: {part:.1%} of its requests"
+        warnings.warn(text, HadrlWarning, stacklevel=1)
+
+
+def _tell_users(file: str, counts: Mapping[str, int], names: Collection[str]) -> None:
+    """Say what part of the requests is of users who have a place."""
+    if counts and len(names) < len(counts):
+        part = sum(counts[name] for name in names) / sum(counts.values())
+        text = f"{len(names)} of {len(counts)} users of {file} have a place, with {part:.1%} of its requests"
+        warnings.warn(text, HadrlWarning, stacklevel=1)
+
+
 @lru_cache(maxsize=16)
-def _sites(what: str, path: str, columns: str, origin_deg: tuple[float, float] | None, _: Any) -> Sites:
+def _sites(
+    what: str, path: str, columns: str, origin_deg: tuple[float, float] | None, visits: bool, _: Any
+) -> Sites:
     """Where sites or users are: of sites at one place, or rows of one user, the first."""
     declared = SITES if what == "sites" else USERS
     table = open_table(what, path, declared, json.loads(columns))
     degrees = in_degrees(table)
     if degrees is None:
         raise HadrlError(f"{what} must have x_m and y_m, or lat and lon, got neither in {path}")
-    rows = table.whole(*declared)
-    check_whole(table, rows, [name for name, one in declared.items() if one.kind == "number"])
+    rows = table.whole(*declared, without=PLACE if visits else ())
     place = np.stack([rows[name] for name in (("lat", "lon") if degrees else ("x_m", "y_m"))], axis=1)
     key = rows["user"].astype(str) if "user" in rows else place
     if what == "sites" or "user" in rows:
@@ -371,13 +424,21 @@ def _sites(what: str, path: str, columns: str, origin_deg: tuple[float, float] |
         rows = {name: values[np.sort(first)] for name, values in rows.items()}
         place = place[np.sort(first)]
     if degrees and origin_deg is None:
-        origin_deg = (float(place[:, 0].mean()), float(place[:, 1].mean()))
+        origin_deg = (float(place[:, 0].mean()), _mean_longitude(place[:, 1]))
     if degrees:
         _warn_of_distance(what, path, place[:, 0], origin_deg)
     points = projected(rows, origin_deg if degrees else None).tolist()
     named = "name" if what == "sites" else "user"
     names = tuple(map(str, rows[named])) if named in rows else ()
     return Sites(rows, tuple((x, y) for x, y in points), names, origin_deg if degrees else None)
+
+
+def _mean_longitude(lon: Any) -> float:
+    """Also of places on both sides of 180°."""
+    if np.ptp(lon) <= 180:
+        return float(lon.mean())
+    mean = lon[0] + (np.remainder(lon - lon[0] + 180, 360) - 180).mean()
+    return float(np.remainder(mean + 180, 360) - 180)
 
 
 def _warn_of_distance(what: str, path: str, lat: Any, origin_deg: tuple[float, float] | None) -> None:
@@ -396,9 +457,7 @@ def different(what: str, names: Collection[str], path: str | Path) -> tuple[str,
     Raises:
         HadrlError: they don't.
     """
-    seen: set[str] = set()
-    for name in map(str, names):
-        if name in seen:
-            raise HadrlError(f"{what} must have each name once, got {shown(name)} twice in {path}")
-        seen.add(name)
+    again = twice(map(str, names))
+    if again is not None:
+        raise HadrlError(f"{what} must have each name once, got {shown(again)} twice in {path}")
     return tuple(map(str, names))

@@ -19,6 +19,7 @@ from hadrl_lightning.trace_files import (
     Array,
     Part,
     check_file,
+    check_names,
     check_slot,
     chosen_services,
     numbered,
@@ -26,6 +27,7 @@ from hadrl_lightning.trace_files import (
     stored,
     survey,
     told,
+    warn_of_change,
 )
 
 MOST_SLOTS = 100_000_000
@@ -61,10 +63,13 @@ class RequestSettings:
     """Shares of the slots, in the order of time, for training, validation and test."""
     part: Part | None = None
     """Which of them networks play; none: what they are for, training where nothing else is known."""
+    digest: str | None = None
+    """What tells the file from any other when the scenario is made (`digest`); of another one a line says so."""
 
     def __post_init__(self) -> None:
         check_file(self.file, self.columns, self.parts)
         check_slot(self.slot_s)
+        check_names(services=self.services, users=self.users)
         for name in self.sizes or ():
             if name not in SIZES:
                 raise ValueError(f"sizes must be of {', '.join(SIZES)}, got {name}")
@@ -91,6 +96,7 @@ class RequestSettings:
         Raises:
             HadrlError: the file can't be read, or has fewer users or services.
         """
+        warn_of_change(self.file, self.digest)
         services, users = self.services or (), self.users or ()
         if self.services is None or (self.slot_s is not None and not users):
             found = survey("requests", self.file, self.columns)
@@ -221,6 +227,10 @@ def _load_requests(file: RequestFile, _: Any) -> Requests:
     if not len(found.get("time_s", ())):
         raise HadrlError(
             f"requests must be of the services and users that have a place, got none in {file.path}"
+        )
+    if not any(found[name].any() if name in found else True for name in ("input_bytes", "cycles")):
+        raise HadrlError(
+            f"requests must ask for something, got 0 input_bytes and 0 cycles in each row of {file.path}"
         )
     time = found["time_s"]
     if (np.diff(time) < 0).any():

@@ -4,7 +4,9 @@ import glob
 import gzip
 import math
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from hadrl_lightning.errors import HadrlError, require, shown
+from hadrl_lightning.errors import HadrlError, HadrlWarning, require, shown
 
 if TYPE_CHECKING:
     import polars
@@ -28,6 +30,8 @@ _ISO = (
 )
 """A date, or a time of a day, in UTC where no offset is said."""
 _ROW, _RAW = "__row", "__raw "
+_AGAIN = r"_duplicated_\d+$"
+"""What Polars adds to the name of a column that is there again."""
 
 Cells = dict[str, Any]
 """Columns by names of ours: numbers as arrays of NumPy, names as series of Polars."""
@@ -44,6 +48,8 @@ class Column(NamedTuple):
     most: float | int = math.inf
     also: tuple[str, ...] = ()
     """Other names that files have for it."""
+    whole: bool = False
+    """Whether each row must have it where there is such a column."""
 
     @property
     def words(self) -> str:
@@ -89,43 +95,68 @@ class Table:
     def __contains__(self, name: str) -> bool:
         return name in self.sources
 
-    def batches(self, *names: str, rows: int = ROWS) -> Iterator[Cells]:
+    def batches(self, *names: str, rows: int = ROWS, without: Collection[str] = ()) -> Iterator[Cells]:
         """The columns of these names, so many rows at a time; `file` is the number of the file they are of.
 
-        Numbers and times (in s) are of double precision, NaN where a cell is empty; empty names are "".
+        Numbers and times (in s) are of double precision, NaN where a cell is empty. Rows with an empty cell of one of
+        the names in `without` are left out, and a line says how many.
 
         Raises:
             HadrlError: a file that can't be read, or a cell that does not hold what the column must.
         """
         (pl,) = require(self.what, ["polars"])
         wanted = [name for name in names if name in self.sources]
+        left_out = 0
         for number, file in enumerate(self.files):
             with _reading(self, file):
                 raw = self._scanned(file)
+                self._check_columns(wanted, file, raw.collect_schema(), pl)
                 read = raw.select(_ROW, *(e for name in wanted for e in self._read(name, raw)))
                 batches = read.collect_batches(chunk_size=rows, maintain_order=True, engine="streaming")
                 for frame in batches:
-                    yield {**self._checked(frame, wanted, file, pl), "file": np.full(1, number)}
+                    raws = [f"{_RAW}{name}" for name in wanted]
+                    there = frame.filter(pl.any_horizontal(pl.col(raws).is_not_null()))  # no blank lines
+                    lacks = [pl.col(f"{_RAW}{name}").is_null() for name in wanted if name in without]
+                    kept = there.filter(~pl.any_horizontal(lacks)) if lacks else there
+                    left_out += len(there) - len(kept)
+                    yield {**self._checked(kept, wanted, file), "file": np.full(1, number)}
+        if left_out:
+            lacking = " or ".join(name for name in without if name in self.sources)
+            text = f"{left_out} rows of {self.files[0]} without {lacking} are left out of {self.what}"
+            warnings.warn(text, HadrlWarning, stacklevel=1)
 
-    def whole(self, *names: str) -> Cells:
+    def _check_columns(self, names: list[str], file: Path, schema: Mapping[str, Any], pl: Any) -> None:
+        for name in names:
+            column = self.sources[name].column
+            if column not in schema:
+                have = ", ".join(one for one in schema if one != _ROW)
+                raise HadrlError(
+                    f"{self.what} must have the column {column} in each file, got {have} in {file}"
+                )
+            if schema[column] == pl.Boolean and self.declared[name].kind != "text":
+                raise HadrlError(
+                    f"{self.what} must have {self.declared[name].words} as {name}, got true or false in {file}, "
+                    f"column {column}"
+                )
+
+    def whole(self, *names: str, without: Collection[str] = ()) -> Cells:
         """The columns of these names, of a table that is small; names as arrays of texts.
 
         Raises:
             HadrlError: as `batches`, or there are no rows.
         """
-        parts = list(self.batches(*names))
-        found = {name: np.concatenate([part[name] for part in parts]) for name in names if name in self}
+        parts = list(self.batches(*names, without=without))
+        have = [name for name in names if name in self]
+        found = {name: np.concatenate([part[name] for part in parts]) for name in have if parts}
         if not found or not len(next(iter(found.values()))):
             raise HadrlError(f"{self.what} must have rows, got none in {self.files[0]}")
         return found
 
-    def _checked(self, frame: Any, names: list[str], file: Path, pl: Any) -> Cells:
-        raws = [f"{_RAW}{name}" for name in names]
-        frame = frame.filter(pl.any_horizontal(pl.col(raws).is_not_null()))  # the others are blank lines
+    def _checked(self, frame: Any, names: list[str], file: Path) -> Cells:
         for name in names:
             column = self.declared[name]
             value, raw = frame[name], frame[f"{_RAW}{name}"]
-            wrong = value.is_null() if column.needed else value.is_null() & raw.is_not_null()
+            wrong = value.is_null() if column.needed or column.whole else value.is_null() & raw.is_not_null()
             if column.kind != "text":
                 inside = value.is_finite() & (value >= column.least) & (value <= column.most)
                 wrong = wrong | ~inside.fill_null(True)
@@ -138,9 +169,7 @@ class Table:
                     f"{'nothing' if got is None else shown(got)} in {where}"
                 )
         return {
-            name: frame[name].fill_null("")
-            if self.declared[name].kind == "text"
-            else frame[name].cast(pl.Float64).to_numpy()
+            name: frame[name] if self.declared[name].kind == "text" else _numbers(frame[name])
             for name in names
         }
 
@@ -195,6 +224,12 @@ class Table:
         return lines.select(_ROW, *parts)
 
 
+def _numbers(column: "polars.Series") -> Any:
+    import polars as pl
+
+    return column.cast(pl.Float64).to_numpy()
+
+
 def open_table(
     what: str, path: str, declared: Mapping[str, Column], columns: Mapping[str, Any] | None = None
 ) -> Table:
@@ -241,7 +276,11 @@ def _sources(
     settled: set[str],
 ) -> dict[str, Source]:
     sources: dict[str, Source] = {}
+    twice = {re.sub(_AGAIN, "", one) for one in have if re.search(_AGAIN, one)}
+    twice |= {one for one, number in Counter(have).items() if number > 1}
     for name, (column, times) in given.items():
+        if times is not None and declared[name].kind == "time" and times < 0:
+            raise HadrlError(f"columns.{what}.{name}.times must be above 0, got {times:g}")
         if isinstance(column, int):
             if not 0 <= column < len(have):
                 raise HadrlError(
@@ -253,11 +292,16 @@ def _sources(
                 f"columns.{what}.{name} must be one of {', '.join(have)}, got {column} for {file}"
             )
         sources[name] = Source(column, times)
+    counts = Counter(one.strip().lower() for one in have)
     lower = {one.strip().lower(): one for one in reversed(have)}
     for name, one in declared.items() if not any(isinstance(c, int) for c, _ in given.values()) else ():
         found = next((lower[alias] for alias in (name, *one.also) if alias in lower), None)
         if found is not None and name not in settled:
             sources[name] = Source(found, None)
+            twice |= {found} if counts[found.strip().lower()] > 1 else set()
+    for source in sources.values():
+        if source.column in twice:
+            raise HadrlError(f"{what} must have each column once, got {source.column} twice in {file}")
     return sources
 
 
@@ -265,8 +309,15 @@ def _source(what: str, name: str, value: Any) -> tuple[str | int, float | None]:
     times = None
     if isinstance(value, Mapping) and set(value) == {"column", "times"}:
         value, times = value["column"], value["times"]
-        if isinstance(times, bool) or not isinstance(times, int | float) or not math.isfinite(times):
-            raise HadrlError(f"columns.{what}.{name}.times must be a finite number, got {shown(times)}")
+        if (
+            isinstance(times, bool)
+            or not isinstance(times, int | float)
+            or not math.isfinite(times)
+            or not times
+        ):
+            raise HadrlError(
+                f"columns.{what}.{name}.times must be a finite number other than 0, got {shown(times)}"
+            )
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise HadrlError(
             f"columns.{what}.{name} must be the name of a column, its number from 0, or {{column: …, times: …}}, "
@@ -285,7 +336,8 @@ def _files(what: str, path: str) -> tuple[Path, ...]:
         found = [Path(one) for one in glob.glob(path) if Path(one).is_file()]
     if not found:
         raise HadrlError(
-            f"{what} must be a file, a folder or a pattern of files, got {path}, where there is none"
+            f"{what} must be a file, a folder or a pattern of files, got {path}, where there is none; "
+            f"--data.{what} PATH says where it is"
         )
     return tuple(sorted(found))
 
@@ -305,6 +357,10 @@ def _separator(file: Path) -> str:
         raise HadrlError(f"files must be text in UTF-8, or Parquet, got {file} in another encoding") from None
     except OSError as error:
         raise HadrlError(f"files must be readable, got {file}: {error.strerror or error}") from error
+    if "\r" in line:
+        raise HadrlError(
+            f"files must have lines that end in a line feed, got carriage returns alone in {file}"
+        )
     if "::" in line:
         return "::"
     plain = re.sub(r'"[^"]*"', "", line)
@@ -348,8 +404,21 @@ def _reading(table: Table, file: Path) -> Iterator[None]:
         raise HadrlError(f"{table.what} must have rows, got none in {file}") from error
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        words = _too_long(table, file) or reason.strip()[:160]
+        words = _not_text(table, file, reason) or _too_long(table, file) or reason.strip()[:160]
         raise HadrlError(f"{table.what} must be a readable table, got {file}: {words}") from error
+
+
+def _not_text(table: Table, file: Path, reason: str) -> str:
+    """The first row of a text that is not in UTF-8, in words; empty where that is not what is wrong."""
+    if not table.separator or "utf" not in reason.lower():
+        return ""
+    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+        for row, line in enumerate(stream, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError:
+                return f"row {row} is not in UTF-8"
+    return ""
 
 
 def _too_long(table: Table, file: Path) -> str:

@@ -1,5 +1,6 @@
 """What files of requests, moves and gains have in common: columns, places, names, parts, and arrays of any size."""
 
+import hashlib
 import json
 import math
 import tempfile
@@ -31,29 +32,29 @@ EARTH_M = 6_371_008.8
 """Mean radius of the earth, m."""
 
 PLACE = {
-    "x_m": Column(least=-1e7, most=1e7),
-    "y_m": Column(least=-1e7, most=1e7),
-    "lat": Column(least=-90, most=90, also=("latitude",)),
-    "lon": Column(least=-180, most=180, also=("lng", "longitude")),
+    "x_m": Column(least=-1e7, most=1e7, whole=True),
+    "y_m": Column(least=-1e7, most=1e7, whole=True),
+    "lat": Column(least=-90, most=90, also=("latitude",), whole=True),
+    "lon": Column(least=-180, most=180, also=("lng", "longitude"), whole=True),
 }
 """Columns of places: metres, or degrees."""
 REQUESTS = {
     "time_s": Column("time", needed=True),
-    "user": Column("text"),
-    "service": Column("text"),
+    "user": Column("text", whole=True),
+    "service": Column("text", whole=True),
     "input_bytes": Column(least=0, most=1e12),
     "cycles": Column(least=0, most=1e20),
     "deadline_s": Column(least=1e-9, most=1e12),
 }
 SIZES = ("input_bytes", "cycles", "deadline_s")
 """What a request may have of its own; an empty cell stands for what its service has."""
-MOVES = {"time_s": Column("time", needed=True), "user": Column("text"), **PLACE}
+MOVES = {"time_s": Column("time", needed=True), "user": Column("text", whole=True), **PLACE}
 GAINS = {
-    "time_s": Column("time"),
+    "time_s": Column("time", whole=True),
     "user": Column("text", needed=True),
     "server": Column("text", needed=True),
-    "gain_db": Column(least=-1000, most=1000),
-    "gain": Column(least=1e-100, most=1e100),
+    "gain_db": Column(least=-1000, most=1000, whole=True),
+    "gain": Column(least=1e-100, most=1e100, whole=True),
 }
 
 
@@ -64,6 +65,28 @@ def stamp(path: str) -> tuple[tuple[str, int, int], ...]:
     files = files or sorted(place.parent.glob(place.name) if place.parent.is_dir() else [])
     found = [(one, one.stat()) for one in files if one.is_file()]
     return tuple((str(one), stat.st_mtime_ns, stat.st_size) for one, stat in found)
+
+
+def digest(path: str) -> str:
+    """What tells a file, or those of a folder or a pattern, from any other contents, wherever they lie."""
+    return _digest(stamp(path))
+
+
+@lru_cache(maxsize=32)
+def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
+    found = hashlib.sha256()
+    for name, _, size in files:
+        found.update(f"{Path(name).name} {size} ".encode() if len(files) > 1 else b"")
+        with open(name, "rb") as stream:
+            found.update(hashlib.file_digest(stream, "sha256").digest())
+    return found.hexdigest()[:16]
+
+
+def warn_of_change(file: str, known: str | None) -> None:
+    """Say so where a file is no longer what it was when the scenario was made."""
+    if known is not None and known != digest(file):
+        text = f"{file} has changed since the scenario was made: what it says now is played"
+        warnings.warn(text, HadrlWarning, stacklevel=1)
 
 
 def told(columns: Mapping[str, Any]) -> str:
@@ -92,6 +115,24 @@ def check_file(file: str, columns: Any, parts: Sequence[float]) -> None:
         raise ValueError(f"columns must be columns by our names, got {shown(columns)}")
     if not (all(0 <= one <= 1 for one in parts) and abs(math.fsum(parts) - 1) < 1e-6):
         raise ValueError(f"parts must be shares of training, validation and test of sum 1, got {list(parts)}")
+
+
+def check_names(**names: Sequence[str] | None) -> None:
+    """Check names by places.
+
+    Raises:
+        ValueError: one is there twice.
+    """
+    for what, some in names.items():
+        again = twice(some or ())
+        if again is not None:
+            raise ValueError(f"{what} must have each name once, got {shown(again)} twice")
+
+
+def twice(names: Iterable[str]) -> str | None:
+    """The first name that is there again."""
+    seen: set[str] = set()
+    return next((name for name in names if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
 
 
 def check_slot(slot_s: float | None) -> None:
@@ -132,20 +173,6 @@ def projected(found: Mapping[str, Any], origin_deg: Sequence[float] | None) -> A
     east = np.remainder(found["lon"] - lon + 180, 360) - 180
     x = np.radians(east) * math.cos(math.radians(lat)) * EARTH_M
     return np.stack([x, np.radians(found["lat"] - lat) * EARTH_M], axis=1)
-
-
-def check_whole(table: Table, found: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Refuse rows of which some have a number and others none.
-
-    Raises:
-        HadrlError: there are such.
-    """
-    for name in names:
-        lacking = int(np.isnan(found[name]).sum()) if name in found else 0
-        if lacking:
-            raise HadrlError(
-                f"{table.what} must have {name} in each row, got {lacking} rows without in {table.files[0]}"
-            )
 
 
 def warn_of_degrees(what: str, points: Array) -> None:
@@ -193,7 +220,8 @@ def _survey(what: str, path: str, columns: str, _: Any) -> Survey:
     begins: dict[str, float] = {}
     ends: dict[str, float] = {}
     rows, first, last = 0, math.inf, -math.inf
-    for part in table.batches("time_s", "user", "service"):
+    where = PLACE if what == "moves" else ()
+    for part in table.batches("time_s", "user", "service", *where, without=where):
         names = users_of(table, part)
         rows += len(next(one for one in (part.get("time_s"), names) if one is not None))
         if "time_s" in part and len(part["time_s"]):

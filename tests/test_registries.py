@@ -450,6 +450,8 @@ def test_a_unit_becomes_the_unit_of_the_name(name: str, text: str, number: float
 def test_what_has_no_unit_stays_as_it_is(value: object) -> None:
     assert read_unit("compute_hz", value) == value
     assert read_unit("num_users", "20GHz") == "20GHz"  # whoever reads it says what is wrong
+    assert read_unit("mean_speed_m_per_s", "5 s") == "5 s", "a speed is no time"
+    assert read_unit("rate_bit_per_s", "5 kbit/s") == 5000
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,9 @@ class HadrlCLI(LightningCLI):
         wanted = {name: data[name] for name in self.shared}
         transfers = getattr(self.model_class, "transfers", lambda settings: False)
         if self.subcommand != "fit" and transfers(self.settings.get("model") or {}):
-            del wanted["scenario"]
+            for changed in checkpoints.changed_files(self.checkpoint, wanted.pop("scenario")):
+                text = f"{changed} has changed since {file} was trained with it"
+                warnings.warn(text, HadrlWarning, stacklevel=1)
         instead = f"; --weights {file} begins a new training with what it has learnt"
         checkpoints.check_settings(file, self.checkpoint, wanted, instead if self.subcommand == "fit" else "")
         if self.subcommand == "fit":

@@ -162,7 +162,11 @@ def check_settings(
         settings: those that have to be the same.
         instead: what to do in place of it, in words.
     """
-    saved = checkpoint.get("hyper_parameters", {})
+    saved = _saved(checkpoint)
+    for changed in changed_files(checkpoint, settings.get("scenario")):
+        raise HadrlError(
+            f"ckpt_path must be a checkpoint of the same scenario, got {path}: {changed} has changed since{instead}"
+        )
     for key in ("scenario", "physics"):
         if key not in saved or key not in settings:
             continue
@@ -175,8 +179,35 @@ def check_settings(
 
 
 def _meant(key: str, setting: Any) -> Any:
-    """A setting in the one form that stands for all that mean the same, such as the ways to write a range."""
-    return plain(Scenario.from_dict(setting).to_dict() if key == "scenario" else setting)
+    """A setting in the one form that stands for all that mean the same, such as the ways to write a range.
+
+    A file that is played is what it holds, wherever it lies.
+    """
+    if key != "scenario":
+        return plain(setting)
+    fields = plain(Scenario.from_dict(setting).to_dict())
+    for one in (fields["processes"] or {}).values():
+        if (one or {}).get("digest"):
+            one.pop("file")
+    return fields
+
+
+def changed_files(checkpoint: Mapping[str, Any], scenario: Any) -> list[str]:
+    """The files that a scenario plays and that held something else when the checkpoint's was made."""
+    there, here = (
+        (plain(one or {}).get("processes") or {}) for one in (_saved(checkpoint).get("scenario"), scenario)
+    )
+    both = [(there[name] or {}, one or {}) for name, one in here.items() if name in there]
+    return [
+        now["file"]
+        for then, now in both
+        if then.get("digest") and now.get("file") == then.get("file") and now.get("digest") != then["digest"]
+    ]
+
+
+def _saved(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = checkpoint.get("hyper_parameters", {})
+    return found
 
 
 def check_weights(path: Path, checkpoint: Mapping[str, Any], model: LightningModule) -> None:

@@ -24,6 +24,7 @@ from hadrl_lightning.config_files import (
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.messages import essence, known_settings
 from hadrl_lightning.network_files import FILES, PROCESSES
+from hadrl_lightning.scenario.limits import with_popularity
 
 BY_NAME = dict[str, dict[str, Any] | None]
 """Type of settings of several things by their names."""
@@ -115,8 +116,11 @@ def _with_absolute_paths(settings: Any) -> Any:
     processes = (data.get("scenario") or {}).get("processes") if data is not None else None
     places += [(one, "file") for name, one in (processes or {}).items() if name in PROCESSES.values() and one]
     for place, name in places:
-        if isinstance(place.get(name), str):
+        if isinstance(place.get(name), str) and place[name]:  # of none with_files says what is wrong
             place[name] = os.path.abspath(place[name])
+    if data is not None and data.get("scenario"):
+        popularity = with_popularity(vars(data["scenario"]), vars(data)).get("popularity")
+        data["scenario"]["popularity"] = popularity
     return settings
 
 

@@ -176,8 +176,7 @@ class TransitionDataModule(LightningDataModule):
         rest = {name: value for name, value in settings.items() if name not in SETTINGS}
         if not names_files(settings):
             return rest
-        scenario = Scenario.from_dict(settings["scenario"])
-        return {**rest, "scenario": scenario.with_files({n: settings.get(n) for n in SETTINGS}).to_dict()}
+        return {**rest, "scenario": Scenario.from_data(settings).to_dict()}
 
     def __str__(self) -> str:
         """The networks, and what was collected of them."""

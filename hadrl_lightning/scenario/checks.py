@@ -96,9 +96,10 @@ def warn_of_values(scenario: "Scenario") -> None:
         warnings.warn(text, HadrlWarning, stacklevel=1)
     settled = scenario.user_positions_m is not None or bool(scenario.processes)
     if scenario.server_positions_m is not None and not settled:
+        whose = "user_positions_m, data.users or users who move"
         where = "" if scenario.published_homes == scenario.cells else "under physics strict "
         warnings.warn(
-            f"server_positions_m changes nothing {where}without user_positions_m: "
+            f"server_positions_m, or places in data.sites, change nothing {where}without {whose}: "
             "users are drawn around their own server, whose link they use",
             HadrlWarning,
             stacklevel=1,

@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from hadrl_lightning.typed import as_floats
 
@@ -114,3 +116,19 @@ def memory_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
         return 2**40
+
+
+def with_popularity(scenario: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a scenario, of popularity zipf where the published one is not of so many services.
+
+    Only where settings of the data name a file of services or requests, which says how popular they are.
+    """
+    fields, number = dict(scenario), len(PUBLISHED_POPULARITY)
+    published = fields.get("popularity", "published") == "published"
+    if (
+        published
+        and fields.get("num_services", number) != number
+        and (data.get("services") or data.get("requests"))
+    ):
+        fields["popularity"] = "zipf"
+    return fields

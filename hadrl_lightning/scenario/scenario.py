@@ -17,7 +17,14 @@ from hadrl_lightning.scenario.checks import (
     check_number,
     warn_of_values,
 )
-from hadrl_lightning.scenario.limits import COUNTS, LISTS, POINTS, PUBLISHED_POPULARITY, SIZES
+from hadrl_lightning.scenario.limits import (
+    COUNTS,
+    LISTS,
+    POINTS,
+    PUBLISHED_POPULARITY,
+    SIZES,
+    with_popularity,
+)
 from hadrl_lightning.scenario.ranges import CAPACITIES, RANGED, Range, is_range, middle, ranges_given
 from hadrl_lightning.typed import as_floats, plain
 from hadrl_lightning.units import read_unit
@@ -185,7 +192,19 @@ class Scenario:
         files = {name: data[name] for name in SETTINGS if name in data}
         if data.get("scenario") is None and not files:
             raise ValueError(f"config {', '.join(map(str, names)) or 'of no file'} has no data.scenario")
-        return cls.from_dict(data.get("scenario") or {}).with_files(files)
+        return cls.from_data(data)
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "Scenario":
+        """Build the scenario of plain settings of the data, with what the files say that these name.
+
+        Raises:
+            ValueError: an unknown field, a value out of range, or a file that can't be read or does not fit.
+        """
+        fields = data.get("scenario") or {}
+        if isinstance(fields, Mapping):
+            fields = with_popularity(fields, data)
+        return cls.from_dict(fields).with_files({name: data[name] for name in SETTINGS if name in data})
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Scenario":

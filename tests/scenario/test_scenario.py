@@ -303,7 +303,8 @@ def test_positions_in_metres_are_not_warned_of(points):
 def test_server_positions_that_change_nothing_are_said_to():
     positions = {"server_positions_m": [[0, 0], [300, 0]]}
     with pytest.warns(
-        HadrlWarning, match="^server_positions_m changes nothing without user_positions_m: "
+        HadrlWarning,
+        match="^server_positions_m, or places in data.sites, change nothing without user_positions_m, ",
     ) as said:
         apart = Scenario(**positions)
     assert len(said) == 1
@@ -325,7 +326,10 @@ def test_server_positions_that_change_nothing_are_said_to():
 
 def test_where_published_homes_are_not_the_cells_server_positions_change_nothing_under_strict_alone():
     uneven = {"num_servers": 3, "num_users": 4, "server_positions_m": [[0, 0], [300, 0], [0, 900]]}
-    with pytest.warns(HadrlWarning, match="^server_positions_m changes nothing under physics strict without"):
+    with pytest.warns(
+        HadrlWarning,
+        match="^server_positions_m, or places in data.sites, change nothing under physics strict without",
+    ):
         Scenario(**uneven)
 
 

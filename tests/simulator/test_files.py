@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,6 +29,7 @@ from hadrl_lightning.benchmark.plan import PlanSettings, make_plan
 from hadrl_lightning.benchmark.training import build, resolved
 from hadrl_lightning.callbacks import EpisodeEvaluation
 from hadrl_lightning.cli import main
+from hadrl_lightning.cli.checkpoints import check_settings
 from hadrl_lightning.config_files import load_config, merged
 from hadrl_lightning.data import EpisodeStream, TransitionDataModule
 from hadrl_lightning.envs import EdgeNetworkVectorEnv
@@ -610,6 +612,57 @@ MISTAKES: dict[str, tuple[str | None, dict[str, Any], str]] = {
         r"requests must have a number from 0 to 1e\+12 as input_bytes, got '-2' in .*, row 2, column input_bytes",
     ),
     "more cells than columns": ("time_s,user\n1,2\n1,2,3", {}, r"row 3 has more than 2 columns, '1,2,3'"),
+    "no user": (
+        "time_s,user,service\n1,a,b\n2,,b",
+        {},
+        r"requests must have a name as user, got nothing in .*, row 3, column user",
+    ),
+    "a row that ends too soon": (
+        "time_s,user,service\n1,a,b\n2,a",
+        {},
+        r"requests must have a name as service, got nothing in .*, row 3, column service",
+    ),
+    "a column twice": ("time_s,user,user\n1,a,b", {}, r"requests must have each column once, got user twice"),
+    "a column twice in other letters": (
+        "time_s,user,User\n1,a,b",
+        {},
+        r"requests must have each column once, got user twice",
+    ),
+    "times of no time": (
+        "time_s\n1",
+        {"columns": {"requests": {"time_s": {"column": "time_s", "times": 0}}}},
+        r"columns.requests.time_s.times must be a finite number other than 0, got 0",
+    ),
+    "times that run backwards": (
+        "time_s\n1",
+        {"columns": {"requests": {"time_s": {"column": "time_s", "times": -1}}}},
+        r"columns.requests.time_s.times must be above 0, got -1",
+    ),
+    "lines of an old Macintosh": (
+        "time_s,user\r1,a\r2,b",
+        {},
+        r"files must have lines that end in a line feed, got carriage returns alone in .*f.csv",
+    ),
+    "nothing that is asked for": (
+        "time_s,input_bytes,cycles\n" + "\n".join(f"{n},0,0" for n in range(99)),
+        {},
+        r"requests must ask for something, got 0 input_bytes and 0 cycles in each row of",
+    ),
+    "a listed service that is not there": (
+        "\n".join(["time_s,user,service", *GOOD]),
+        {"processes": {"requests_of_file": {"services": ("s1", "x")}}, "num_services": 2},
+        r"processes.requests_of_file.services must be of those in .*, got 'x'",
+    ),
+    "a listed user who is not there": (
+        "\n".join(["time_s,user,service", *GOOD]),
+        {"processes": {"requests_of_file": {"slot_s": 1.0, "users": ("u1", "u2", "u3", "x")}}},
+        r"processes.requests_of_file.users must be of those in .*, got 'x'",
+    ),
+    "a service listed twice": (
+        "\n".join(["time_s,user,service", *GOOD]),
+        {"processes": {"requests_of_file": {"services": ("s1", "s1")}}, "num_services": 2},
+        r"processes.requests_of_file.services must have each name once, got 's1' twice",
+    ),
     "no rows": ("time_s,user,service", {}, r"requests must have rows, got none in"),
     "an empty file": (None, {}, r"requests must have rows, got none in"),
     "no column of times": ("when,user\n1,2", {}, r"requests must have a column time_s .*, got when, user in"),
@@ -711,7 +764,26 @@ PLACES = {
         {"sites": "lat,lon\n91,0"},
         r"sites must have a number from -90 to 90 as lat, got '91'",
     ),
-    "a hole": ({"sites": "x_m,y_m\n0,"}, r"sites must have y_m in each row, got 1 rows without in"),
+    "a hole": (
+        {"sites": "x_m,y_m\n0,"},
+        r"sites must have a number .* as y_m, got nothing in .*, row 2, column y_m",
+    ),
+    "a header alone": ({"sites": "x_m,y_m"}, r"sites must have rows, got none in"),
+    "a service without cycles": (
+        {"services": "name,cycles\na,1e9\nb,"},
+        r"services must have a number .* as cycles, got nothing in .*, row 3, column cycles",
+    ),
+    "moves of others than ask": (
+        {
+            "requests": "time_s,user,service\n" + "\n".join(f"{n},u{n % 4},s{n % 10}" for n in range(99)),
+            "moves": "time_s,user,x_m,y_m\n" + "\n".join(f"{t},{u},1,1" for t in (0, 99) for u in "abcd"),
+        },
+        r"moves must have all users who have a place, got none of u0 in .*moves.csv \(processes.moves_of_file.users",
+    ),
+    "two gains of a link": (
+        {"channel": "user,server,gain_db\n" + "\n".join(f"{n % 4},{n // 4 % 2},-9{n}" for n in range(9))},
+        r"channel must have one row of each user and server for each time, got 2 of user 0 and server 0 in",
+    ),
     "moves and users": (
         {"users": "x_m,y_m\n0,0", "moves": "time_s,user,x_m,y_m\n1,a,1,1"},
         r"users must not be given beside moves",
@@ -748,9 +820,96 @@ PLACES = {
 def test_a_mistake_in_places_is_one_line(mistake: str, tmp_path: Path) -> None:
     texts, message = PLACES[mistake]
     files = {what: write(tmp_path, f"{what}.csv", text) for what, text in texts.items()}
+    slots = {"processes": {"requests_of_file": {"slot_s": 1.0}}} if "requests" in texts else {}
     with pytest.raises(HadrlError, match=message) as error:
-        network_of(scenario_of(files))
+        network_of(scenario_of(files, **slots))
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_of_other_columns_text_in_another_encoding_and_truths_are_one_line(tmp_path: Path) -> None:
+    write(tmp_path, "walks/a.csv", "time_s,x_m,y_m", "0,1,1")
+    write(tmp_path, "walks/b.csv", "time_s,x,y", "0,1,1")
+    with pytest.raises(
+        HadrlError, match=r"moves must have the column x_m in each file, got time_s, x, y in .*b"
+    ):
+        scenario_of({"moves": str(tmp_path / "walks")})
+    latin = tmp_path / "latin.csv"
+    latin.write_bytes("time_s,user\n1,a\n2,Zoé\n".encode("latin-1"))
+    with pytest.raises(HadrlError, match=r"requests must be a readable table, got .*: row 3 is not in UTF-8"):
+        scenario_of({"requests": str(latin)}, processes={"requests_of_file": {"slot_s": 1.0}})
+    pl.DataFrame({"time_s": [True, False]}).write_parquet(tmp_path / "r.parquet")
+    with pytest.raises(HadrlError, match=r"requests must have a number of seconds .*, got true or false in"):
+        network_of(scenario_of({"requests": str(tmp_path / "r.parquet")}))
+    with pytest.raises(HadrlError, match="requests must be a file, a folder or a pattern of files, got ''"):
+        scenario_of({"requests": ""})
+
+
+def test_sessions_without_a_place_are_left_out_of_moves_and_sites_and_said(tmp_path: Path) -> None:
+    rows = [f"{n},{u},{n % 3 or ''},7" for n in range(99) for u in "abcd"]
+    file = write(tmp_path, "sessions.csv", "time_s,user,x_m,y_m", *rows)
+    with pytest.warns(HadrlWarning, match=r"132 rows of .* without x_m or y_m are left out of moves"):
+        scenario = scenario_of(
+            {"sites": file, "requests": file, "moves": file},
+            processes={"requests_of_file": {"slot_s": 1.0}},
+        )
+    assert scenario.server_positions_m == ((1.0, 7.0), (2.0, 7.0))
+    assert network_of(scenario).positions[..., 0].min() >= 1
+    with pytest.raises(HadrlError, match=r"sites must have .* as x_m, got nothing in .*, row 2, column x_m"):
+        scenario_of({"sites": file})
+
+
+def test_sites_on_both_sides_of_the_date_line_are_beside_one_another(tmp_path: Path) -> None:
+    scenario = SHORT.with_files({"sites": write(tmp_path, "sites.csv", "lat,lon", "0,179.99", "0,-179.99")})
+    assert scenario.server_positions_m is not None
+    assert np.allclose(scenario.server_positions_m, [(-1111.95, 0), (1111.95, 0)], atol=0.01)
+
+
+def test_what_listed_services_and_users_leave_out_is_said_once(tmp_path: Path) -> None:
+    listed = {"slot_s": 1.0, "services": ("s1", "s2"), "users": ("u1", "u2", "u3", "u4")}
+    file = requests_file(tmp_path, *GOOD)
+    with pytest.warns(HadrlWarning) as said:
+        scenario = scenario_of({"requests": file}, num_services=2, processes={"requests_of_file": listed})
+    lines = [str(one.message) for one in said]
+    assert any(
+        re.match(r"8 services of .* that are not listed are dropped: 80.0% of its", one) for one in lines
+    )
+    assert any(re.match(r"4 of 5 users of .* have a place, with 80.0% of its requests", one) for one in lines)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert scenario.with_files({}) == scenario
+
+
+def test_a_file_that_changes_after_the_scenario_was_made_is_said_wherever_it_is_played(
+    tmp_path: Path,
+) -> None:
+    file = requests_file(tmp_path, *GOOD)
+    scenario = scenario_of({"requests": file})
+    os.utime(file, (1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network_of(scenario)
+    moved = scenario_of({"requests": write(tmp_path, "moved.csv", "time_s,user,service", *GOOD)})
+    requests_file(tmp_path, *reversed(GOOD))
+    with pytest.warns(HadrlWarning, match="requests.csv has changed since the scenario was made"):
+        network_of(scenario)
+    settings = {name: one.to_dict() for name, one in (("then", scenario), ("moved", moved))}
+    now = scenario_of({"requests": file}).to_dict()
+    checkpoint = {"hyper_parameters": {"scenario": settings["then"]}}
+    path = tmp_path / "last.ckpt"
+    check_settings(path, checkpoint, {"scenario": settings["moved"]})
+    with pytest.raises(
+        HadrlError, match=r"the same scenario, got .*last.ckpt: .*requests.csv has changed since"
+    ):
+        check_settings(path, checkpoint, {"scenario": now})
+
+
+def test_popularity_is_asked_for_only_where_no_file_says_it(tmp_path: Path) -> None:
+    config = write(tmp_path, "few.yaml", json.dumps({"data": {"scenario": {"num_services": 5}}}))
+    rows = [f"{n},u,s{n % 5}" for n in range(999)]
+    file = write(tmp_path, "file.yaml", json.dumps({"data": {"requests": requests_file(tmp_path, *rows)}}))
+    assert len(Scenario.from_config("es2.yaml", config, file).popularity) == 5
+    with pytest.raises(ValueError, match="popularity must be zipf or a list"):
+        Scenario.from_config("es2.yaml", config)
 
 
 def test_a_file_that_is_not_there_and_no_polars_are_one_line(
