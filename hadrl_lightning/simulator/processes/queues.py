@@ -92,8 +92,10 @@ class Queues(Process):
         return True
 
     def check(self, scenario: Scenario) -> None:
-        """Who has one task at most can't have more on average; of a file's requests that is known when it is played."""
-        if self.arrivals != "bernoulli" or "requests_of_file" in scenario.processes:
+        """Who has one task at most can't have more on average; by a load of a file's requests only play tells."""
+        if self.arrivals != "bernoulli" or (
+            self.load is not None and "requests_of_file" in scenario.processes
+        ):
             return
         for one in scenario.corners():
             users = one.num_users
