@@ -119,8 +119,10 @@ def _with_absolute_paths(settings: Any) -> Any:
         if isinstance(place.get(name), str) and place[name]:  # of none with_files says what is wrong
             place[name] = os.path.abspath(place[name])
     if data is not None and data.get("scenario"):
-        popularity = with_popularity(vars(data["scenario"]), vars(data)).get("popularity")
-        data["scenario"]["popularity"] = popularity
+        before = vars(data["scenario"])
+        popularity = with_popularity(before, vars(data)).get("popularity")
+        if popularity != before.get("popularity"):
+            data["scenario"]["popularity"] = popularity
     return settings
 
 
