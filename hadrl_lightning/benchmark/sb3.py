@@ -30,7 +30,7 @@ from hadrl_lightning.benchmark.training import Trained
 from hadrl_lightning.files import load_tensors, replacing
 from hadrl_lightning.play import Frame, Policies, decided, task_latency
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator, num_targets
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator
 
 
 def train_sb3(
@@ -208,7 +208,7 @@ class SlotEnvs(vec_env.VecEnv):
         network = self.network
         action = self._actions[:, : self._order.shape[1]]
         target, share = action[..., 0].long(), action[..., 1:]
-        allocation = allocation_of(target, share, self._order, num_targets(network.scenario, network.physics))
+        allocation = allocation_of(target, share, self._order, network.scenario.num_servers)
         assert self._frame is not None
         service = self._frame.serve(decided(allocation)).service
         latency = task_latency(service.latency)
@@ -306,7 +306,7 @@ def set_policies(actor: SlotActor, scenario: Scenario) -> Policies:
     def offloading(network: EdgeNetwork) -> Allocation:
         seen, order = SlotNumbers.of(network.offloading_view())
         target, share = actor.act(seen, deterministic=True)
-        return allocation_of(target, share, order, num_targets(network.scenario, network.physics))
+        return allocation_of(target, share, order, network.scenario.num_servers)
 
     return CACHING_POLICIES["latency_optimal"](scenario, make_generator(0, Use.CACHE_SEARCH)), offloading
 

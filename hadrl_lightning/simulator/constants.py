@@ -106,19 +106,23 @@ class Constants(NamedTuple):
 
     def sizes(self, requests: Tensor) -> tuple[Tensor, Tensor]:
         """Input in bit and CPU cycles of users' tasks, [B, U] each, whether or not their devices are on."""
-        bits = of_each(self.input_bits, requests) if self.task_bits is None else self.task_bits
-        cycles = of_each(self.cycles, requests) if self.task_cycles is None else self.task_cycles
-        return bits, cycles
+        return self._bits(requests), self._cycles(requests)
 
     def bits_asked(self, requests: Tensor) -> Tensor:
         """Input of the tasks of users who ask for these services, [B, U] -> [B, U], bit."""
-        bits = of_each(self.input_bits, requests) if self.task_bits is None else self.task_bits
+        bits = self._bits(requests)
         return bits if self.off is None else bits.masked_fill(self.off, 0.0)
 
     def cycles_asked(self, requests: Tensor) -> Tensor:
         """CPU cycles of those tasks, [B, U] -> [B, U]."""
-        cycles = of_each(self.cycles, requests) if self.task_cycles is None else self.task_cycles
+        cycles = self._cycles(requests)
         return cycles if self.off is None else cycles.masked_fill(self.off, 0.0)
+
+    def _bits(self, requests: Tensor) -> Tensor:
+        return of_each(self.input_bits, requests) if self.task_bits is None else self.task_bits
+
+    def _cycles(self, requests: Tensor) -> Tensor:
+        return of_each(self.cycles, requests) if self.task_cycles is None else self.task_cycles
 
     def deadlines_asked(self, requests: Tensor) -> Tensor:
         """Deadlines of those tasks, [B, U] -> [B, U], s."""

@@ -260,16 +260,17 @@ class EdgeNetwork:
         slot = self.unfolding.slot
         table = adjusted(self.unfolding.processes, self._constants, slot, self.state.carried, seen=True)
         view = self.rules.offloading_view(table, self.state, slot)
-        seen = table._replace(cells=self.rules.homes(table))
-        further: dict[str, Tensor] = {}
-        beyond = len(targets_beyond(self.scenario))
-        for name, process in self.unfolding.processes.items():
-            shown = process.shown(seen, slot, self.state.carried.get(name, {}))
-            check_shown(name, process, shown, self.scenario, len(view), beyond)
-            further.update(shown)
-        if not (further or beyond or any(one.sets_tasks for one in self.unfolding.processes.values())):
+        if not self.scenario.processes:  # the usual ones show nothing
             return view
         kind = offloading_view_of(self.scenario)
+        seen = table._replace(cells=self.rules.homes(table))
+        further: dict[str, Tensor] = {}
+        for name, process in self.unfolding.processes.items():
+            shown = process.shown(seen, slot, self.state.carried.get(name, {}))
+            check_shown(name, process, shown, self.scenario, len(view), kind.beyond)
+            further.update(shown)
+        if kind is OffloadingView:
+            return view
         return kind(**_beyond(kind, {**dict(view.tensors()), **further}, self.scenario))
 
     def caching_observation(self) -> Float[Tensor, "batch caching"]:
