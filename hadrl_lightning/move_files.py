@@ -35,21 +35,20 @@ Parts = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class MoveSettings:
-    """A file of moves, and when networks begin in it."""
+class _OfUsers:
+    """A file of users at times, and when networks begin in it."""
 
     file: str = ""
-    """Its path, or a folder or a pattern of one file for each user."""
+    """Its path, or a folder or a pattern of several."""
     columns: dict[str, Any] = field(default_factory=dict)
-    """What `time_s`, `user`, `x_m` and `y_m`, or `lat` and `lon`, are called there."""
+    """What its columns are called there."""
     users: tuple[str, ...] | None = None
     """Names by their places; none: those with most rows."""
-    origin_deg: tuple[float, float] | None = None
-    """Latitude and longitude of (0, 0), for a file in degrees: that of the servers' places."""
     slot_s: float | None = None
     """Length of a slot, where episodes begin at times of their own; none: 1 s."""
     shares_clock: bool = False
-    """Whether users are where they are at the times of the slots of `requests_of_file`; else at times of their own."""
+    """Whether its times are those of the slots of another file: of `requests_of_file`, for gains else of
+    `moves_of_file`; if not, episodes begin at times of its own."""
     parts: Parts = (0.7, 0.15, 0.15)
     """As those of requests, of the time in which all users are known."""
     part: Part | None = None
@@ -61,6 +60,14 @@ class MoveSettings:
         check_file(self.file, self.columns, self.parts)
         check_slot(self.slot_s)
         check_names(users=self.users)
+
+
+@dataclass(frozen=True)
+class MoveSettings(_OfUsers):
+    """A file of moves; a pattern may be of one file for each user. Columns: `time_s`, `user`, and a place."""
+
+    origin_deg: tuple[float, float] | None = None
+    """Latitude and longitude of (0, 0), for a file in degrees: that of the servers' places."""
 
     def load(self, num_users: int) -> "Moves":
         """Where so many users are; networks of one process share that.
@@ -74,32 +81,15 @@ class MoveSettings:
 
 
 @dataclass(frozen=True)
-class GainSettings:
-    """A file of gains of links, and when networks begin in it."""
+class GainSettings(_OfUsers):
+    """A file of gains of links. Columns: `time_s`, `user`, `server`, and `gain_db` or `gain`."""
 
-    file: str = ""
-    """Its path, or a folder or a pattern of several."""
-    columns: dict[str, Any] = field(default_factory=dict)
-    """What `time_s`, `user`, `server`, and `gain_db` or `gain`, are called there."""
-    users: tuple[str, ...] | None = None
-    """Names by their places; none: those with most rows."""
     servers: tuple[str, ...] | None = None
     """Names by their places; none: 0, 1, …"""
-    slot_s: float | None = None
-    """As that of moves."""
-    shares_clock: bool = False
-    """Whether links are what they are at the times of `requests_of_file`, or else `moves_of_file`."""
-    parts: Parts = (0.7, 0.15, 0.15)
-    """As those of requests."""
-    part: Part | None = None
-    """As that of requests."""
-    digest: str | None = None
-    """As that of requests."""
 
     def __post_init__(self) -> None:
-        check_file(self.file, self.columns, self.parts)
-        check_slot(self.slot_s)
-        check_names(users=self.users, servers=self.servers)
+        super().__post_init__()
+        check_names(servers=self.servers)
 
     def load(self, num_users: int, num_servers: int) -> "Gains":
         """The losses of links; networks of one process share them.
