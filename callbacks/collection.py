@@ -21,6 +21,7 @@ from hadrl_lightning.play import (
     frame_scores,
     offloading_agent,
     offloading_reward,
+    task_cost,
     total_latency,
 )
 from hadrl_lightning.simulator import CachingView, EdgeNetwork, OffloadingView, Rows
@@ -146,7 +147,7 @@ class Collection:
         """What is learnt from a slot, and counted."""
         service = slot.service
         self.exploration.offloading_noise.fade()
-        reward = offloading_reward(service.latency)
+        reward = offloading_reward(task_cost(self.data.scenario.preferences, service))
         transitions = OffloadingTransitions(slot.seen, slot.act, reward, slot.seen_next, service.latency)
         transitions = self._storable(transitions, "offloading")
         self.data.offloading_buffer.add(transitions)
@@ -164,12 +165,12 @@ class Collection:
         """What is learnt from a frame, and counted."""
         self.data.decisions += self.network.num_envs
         exploration = self.exploration
-        scores = frame_scores(frame)
+        scores = frame_scores(frame, self.data.scenario.preferences)
         reward = caching_objective(exploration.caching_reward, scores, exploration.latency_weight)
         self._add(caching_reward=reward, switching=frame.switching)
         expected = self.module.caching_agent.expected_latency(frame.seen_next, frame.cache)
         if expected is not None:
-            self._add(frame_error=(expected / scores.task_latency - 1).abs())
+            self._add(frame_error=(expected / scores.task_cost - 1).abs())
         self.frames += 1
         if self.epoch < exploration.caching_warmup_epochs:
             return

@@ -16,7 +16,7 @@ from hadrl_lightning.callbacks.second_process import PlayedBatch, SecondProcess
 from hadrl_lightning.console import show
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlWarning
-from hadrl_lightning.judge import Scoreboard, Validation, compared_by
+from hadrl_lightning.judge import Scoreboard, Validation, compared_by, validated
 
 NAME = "HADRL"
 """The agent's, in tables."""
@@ -90,7 +90,7 @@ class EpisodeEvaluation(Callback):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the episodes of the validation before."""
-        self._agent = Scoreboard(_name(trainer, pl_module))
+        self._agent = Scoreboard(_name(trainer, pl_module), _data(trainer).scenario.preferences)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
@@ -125,7 +125,7 @@ class EpisodeEvaluation(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forget the episodes of the test before."""
-        self._agent = Scoreboard(_name(trainer, pl_module))
+        self._agent = Scoreboard(_name(trainer, pl_module), _data(trainer).scenario.preferences)
         self._others = None
         if self.references and trainer.is_global_zero:
             data = _data(trainer)
@@ -191,8 +191,10 @@ class EpisodeEvaluation(Callback):
     def _log(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         for name, value in self._agent.values().items():
             module.log(f"{stage}/{name}", value, batch_size=1, sync_dist=True)
-        if compared_by(_data(trainer).scenario) == "log_latency":
-            module.log(f"{stage}/log_latency", self._agent.log_latency(), batch_size=1, sync_dist=True)
+        scenario = _data(trainer).scenario
+        if scenario.ranges:
+            compared = self._agent.compared(scenario)
+            module.log(f"{stage}/{compared_by(scenario)}", compared, batch_size=1, sync_dist=True)
         judged = self._judged(trainer, module)
         if "slots" in judged:
             module.log("step", float(judged["slots"]), batch_size=1, sync_dist=True)
@@ -210,21 +212,14 @@ class EpisodeEvaluation(Callback):
         return origin.get("training", {})
 
     def _validation(self, trainer: Trainer, module: LightningModule) -> Validation:
-        values, data = self._agent.values(), _data(trainer)
+        data = _data(trainer)
         planning = next((one for one in _callbacks(trainer) if isinstance(one, CEMPlanning)), None)
         epoch = trainer.current_epoch + 1
         warmup = planning.exploration.caching_warmup_epochs if planning is not None else 0
         if isinstance(module, HADRL) and not module.caching_agent.learns_from_frames:
             warmup = 0
-        return Validation(
-            slots=float(data.slots * data.num_collectors),
-            epoch=epoch,
-            caching_learnt=epoch > warmup,
-            latency=float(values["latency"]),
-            hit_ratio=float(values["hit_ratio"]),
-            on_time=float(values["on_time"]),
-            log_latency=self._agent.log_latency() if compared_by(data.scenario) == "log_latency" else None,
-        )
+        slots = data.slots * data.num_collectors
+        return validated(self._agent, data.scenario, float(slots), epoch=epoch, caching_learnt=epoch > warmup)
 
     def _show(self, trainer: Trainer, what: str) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
@@ -238,7 +233,7 @@ class EpisodeEvaluation(Callback):
             title += ", mean ± 95 % interval over episodes (not over trainings)"
         others, notes = (self._others.boards, self._others.notes) if self._others is not None else ([], [])
         show(
-            result_table(title, played.scenarios(), self._agent, others, data.physics),
+            *result_table(title, played.scenarios(), self._agent, others, data.physics),
             *notes,
             *filter(None, [weights.text]),
         )

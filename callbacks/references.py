@@ -44,7 +44,9 @@ class References:
     def __init__(self, scenario: Scenario, physics: Physics) -> None:
         self.scenario = scenario
         names = (OWN, LEAST, SIMPLE, RANDOM)
-        self.boards = [Scoreboard(name) for name in names if name != LEAST or not scenario.ranges]
+        self.boards = [
+            Scoreboard(name, scenario.preferences) for name in names if name != LEAST or not scenario.ranges
+        ]
         self.playing = ""
         """Name of the policy that plays now."""
 

@@ -13,6 +13,7 @@ from hadrl_lightning.callbacks.references import LEAST, OWN
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import load_tensors
 from hadrl_lightning.judge import (
+    FURTHER,
     BestAndLast,
     Interval,
     Scoreboard,
@@ -33,8 +34,8 @@ def result_table(
     agent: Scoreboard,
     others: Sequence[Scoreboard],
     physics: Physics = "strict",
-) -> Table:
-    """A row a policy; the ratios say how much longer its latency is than that of the two yardsticks.
+) -> list[Table]:
+    """A row a policy, in two tables; the ratios say how much longer its latency is than that of the two yardsticks.
 
     Of the other policies those under the agent's caches have the ratio to the best known there. `scenarios` are those
     of the networks played.
@@ -50,7 +51,10 @@ def result_table(
         )
         for board in boards
     ]
-    return figures_table(title, "policy", found)
+    return [
+        figures_table(title, "policy", found),
+        figures_table("spread, and further figures", "policy", found, headings=FURTHER),
+    ]
 
 
 def _own_caches(board: Scoreboard, agent: Scoreboard) -> bool:

@@ -25,6 +25,7 @@ from hadrl_lightning.play import (
     offloading_objective,
     read_allocation,
     read_caches,
+    task_cost,
 )
 from hadrl_lightning.simulator import (
     Allocation,
@@ -209,17 +210,19 @@ class TwinDDPG(nn.Module):
 
     def advance(self, progress: float) -> int:
         """Play a frame in all networks and learn from it; returns the slots played, over all networks."""
-        network = self.network
+        network, wanted = self.network, self.network.scenario.preferences
         if network.episode_over:
             network.reset()
         playing = Frame(network, caching_agent(lambda view: self.slow.explore(view, progress)))
         for slot in playing.slots(offloading_agent(lambda view: self.fast.explore(view, progress))):
-            latency = slot.service.latency
-            reward = offloading_objective(self.settings.reward, latency)
-            self.fast.add(OffloadingTransitions(slot.seen, slot.act, reward, slot.seen_next, latency))
+            service = slot.service
+            cost = task_cost(wanted, service)
+            reward = offloading_objective(self.settings.reward, cost, service.latency)
+            transitions = OffloadingTransitions(slot.seen, slot.act, reward, slot.seen_next, service.latency)
+            self.fast.add(transitions)
             self.fast.learn()
         frame = playing.finish()
-        reward = caching_objective(self.settings.reward, frame_scores(frame))
+        reward = caching_objective(self.settings.reward, frame_scores(frame, wanted))
         self.slow.add(CachingTransitions(frame.seen, frame.act, reward, frame.seen_next, frame.cache))
         self.slow.learn()
         return network.num_envs * network.scenario.slots_per_decision

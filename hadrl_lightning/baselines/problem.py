@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.scenario import Physics, Preferences, Scenario
 from hadrl_lightning.simulator import Allocation, rules, spectral_efficiency
 from hadrl_lightning.simulator.constants import Constants, constants
 from hadrl_lightning.simulator.decisions import sum_per_server
@@ -31,6 +31,8 @@ LARGEST_FADING = 8.0
 
 class OffloadingProblem(NamedTuple):
     """B slots in which U users choose among S servers, and behind them their devices and the cloud where they may.
+
+    What it costs is latency in s, or latency and energy by the preferences of the scenario.
 
     Where tasks are split (`Constants.offloaded_share` below 1), it leaves out what the devices do meanwhile: a latency
     is then at least what the problem says.
@@ -99,9 +101,38 @@ def offloading_problem(
     idle = table.idle(requests)
     if idle is not None:
         alone = alone.masked_fill(idle.unsqueeze(-1), 0.0)
+    problem = OffloadingProblem(radio_root=radio.sqrt(), edge_root=edge_root, alone=alone)
+    if scenario.preferences.latency_alone:
+        return problem
+    return _weighed(
+        problem,
+        scenario.preferences,
+        rules(physics).transmit_power(table),
+        table,
+        table.cycles_asked(requests),
+    )
+
+
+def _weighed(
+    problem: OffloadingProblem,
+    preferences: Preferences,
+    power: Tensor,
+    table: Constants,
+    cycles: Float[Tensor, "batch user"],
+) -> OffloadingProblem:
+    """The same with what latency and energy cost by the preferences: sending takes both, a device's cycles too.
+
+    What else may be preferred is no such sum, and left out: a cost is then at least what the problem says.
+    """
+    sending = preferences.latency_s + preferences.energy_j * power.expand_as(cycles).unsqueeze(-1)
+    alone = preferences.latency_s * problem.alone
+    if table.device_j_per_cycle is not None and table.offloaded_share is not None:
+        joules = (preferences.energy_j * table.device_j_per_cycle * cycles).unsqueeze(-1)
+        alone = alone + (1 - table.offloaded_share).unsqueeze(-1) * joules
+        alone[..., -2:-1] += table.offloaded_share.unsqueeze(-1) * joules
     return OffloadingProblem(
-        radio_root=radio.sqrt(),
-        edge_root=edge_root,
+        radio_root=problem.radio_root * sending.sqrt(),
+        edge_root=problem.edge_root * preferences.latency_s**0.5,
         alone=alone,
     )
 

@@ -4,6 +4,7 @@ becomes of it when it is computed, and how it is stored.
 
 import hashlib
 import json
+import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -85,6 +86,16 @@ class CellResult:
     played, where networks differ in size, and in results of before it was noted."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of what computed it."""
+
+    @property
+    def cost(self) -> float:
+        """By the preferences of the scenario: by default the latency in s."""
+        return self.scores.get("cost", self.scores.get("latency", math.nan))
+
+    @property
+    def episode_costs(self) -> list[float]:
+        """The same of every episode."""
+        return self.episodes["cost" if "cost" in self.episodes else "latency"]
 
 
 def read_result(cell: Cell, folder: Path) -> CellResult | None:

@@ -25,7 +25,6 @@ from hadrl_lightning.benchmark.training import Trained, build, import_modules, t
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.errors import require
 from hadrl_lightning.judge import (
-    BY_EPISODE,
     Scoreboard,
     Validation,
     bounds,
@@ -62,22 +61,24 @@ def _computed(cell: Cell, folder: Path | None) -> CellResult:
     started = time.perf_counter()
     if cell.policy == LOWER_BOUND:
         caching = CACHING_POLICIES["latency_optimal"](stream.scenario, make_generator(0, Use.CACHE_SEARCH))
-        return _finished(cell.policy, stream, {"latency": bounds(stream, caching)}, {}, started)
+        bound = {"latency" if scenario.preferences.latency_alone else "cost": bounds(stream, caching)}
+        return _finished(cell.policy, stream, bound, {}, started)
     trained = _trained(cell, scenario, stream.scenario, physics, folder)
     training_s = time.perf_counter() - started if trained.slots else 0.0
     started = time.perf_counter()
     episodes = play(stream, trained.play)
     evaluation_s = time.perf_counter() - started
-    own, least = Scoreboard(cell.policy), Scoreboard("best known, same caches")
+    wanted = scenario.preferences
+    own, least = Scoreboard(cell.policy, wanted), Scoreboard("best known, same caches", wanted)
     for index, episode in enumerate(episodes):
         own.add(episode)
         least.add(own_best_known(stream, index, episode))
     values = {name: float(value) for name, value in own.values().items()}
-    scores = {name: values[name] for name in (*BY_EPISODE, "latency_p95")}
+    scores = {name: values[name] for name in (*own.episodes(), "latency_p95")}
     return _finished(
         cell.policy,
         stream,
-        by_unit({**own.episodes(), "own_best_known": least.episodes()["latency"]}, physics),
+        by_unit({**own.episodes(), "own_best_known": least.episode_costs()}, physics),
         by_unit(scores, physics),
         started,
         curve=[_known(one) for one in trained.validations],

@@ -37,6 +37,7 @@ from hadrl_lightning.errors import HadrlError, require
 from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.network_files import played_files
 from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.scenario.preferences import USUAL
 from hadrl_lightning.simulator import check_seed
 from hadrl_lightning.units import read_prefix
 
@@ -310,8 +311,9 @@ def _episodes(suite: str | None) -> int | None:
 
 
 def _told(scenario: Settings) -> Settings:
-    """Without processes where there are none beyond the usual: cells of before there were any stay the same."""
-    return {name: value for name, value in scenario.items() if name != "processes" or value}
+    """Without processes and preferences where they are the usual ones: cells of before there were any stay the same."""
+    usual = {"processes": {}, "preferences": asdict(USUAL)}
+    return {name: value for name, value in scenario.items() if name not in usual or value != usual[name]}
 
 
 def _validated_slots(base: Settings, slots: int) -> list[int]:

@@ -13,7 +13,7 @@ from hadrl_lightning.agent_files import SUFFIX, find_agent, read_agent, stored_f
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.judge import KeepBest, Scoreboard, Validation, compared_by
+from hadrl_lightning.judge import KeepBest, Scoreboard, Validation, validated
 from hadrl_lightning.play import Episode, Policies, run_episode
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork
@@ -64,14 +64,10 @@ class Judge:
 
     def __call__(self, slots: int, policies: Policies, snapshot: Callable[[], Any]) -> None:
         """Validate after `slots` slots of training, and keep a copy of `snapshot()` if it is the best so far."""
-        board = Scoreboard("")
+        board = Scoreboard("", self._stream.scenario.preferences)
         for episode in play(self._stream, player(policies)):
             board.add(episode)
-        values = board.values()
-        latency, hits, on_time = (float(values[name]) for name in ("latency", "hit_ratio", "on_time"))
-        differ = compared_by(self._stream.scenario) == "log_latency"
-        log_latency = board.log_latency() if differ else None
-        self.validations.append(Validation(float(slots), latency, hits, on_time, log_latency=log_latency))
+        self.validations.append(validated(board, self._stream.scenario, float(slots)))
         self._keep(self.validations[-1], snapshot)
 
 

@@ -25,11 +25,19 @@ from hadrl_lightning.units import with_unit
 
 SCORES = {
     "hit_ratio": "hit_ratio",
+    "cost": "cost",
     "latency_s": "latency",
     "latency_p95_s": "latency_p95",
     "on_time": "on_time",
     "energy_j": "energy",
     "energy_dbm_s": "energy_dbm_s",
+    "device_energy_j": "device_energy",
+    "dropped": "dropped",
+    "handovers": "handovers",
+    "task_p95_s": "task_p95",
+    "task_p99_s": "task_p99",
+    "fairness": "fairness",
+    "byte_hit_ratio": "byte_hit_ratio",
     "switching_s": "switching",
     "bandwidth_over_subscription": "bandwidth_over_subscription",
     "compute_over_subscription": "compute_over_subscription",
@@ -132,12 +140,12 @@ def intervals(group: Group) -> dict[str, Interval]:
             found[column] = interval([result.episodes[score] for result in results])
         elif all(score in result.scores for result in results):
             found[column] = interval([result.scores[score] for result in results])
-    latency = [result.episodes["latency"] for result in results]
+    cost = [result.episode_costs for result in results]
     if "own_best_known_s" in found:
         own = [result.episodes["own_best_known"] for result in results]
-        found["ratio_to_own_best_known"] = interval(latency, own)
+        found["ratio_to_own_best_known"] = interval(cost, own)
     if group.least is not None:
-        found["ratio_to_least_known"] = interval(latency, [group.least.episodes["latency"]])
+        found["ratio_to_least_known"] = interval(cost, [group.least.episode_costs])
     if "hit_ratio" in found:
         optimum = results[0].scores.get("optimal_hit_ratio", 0.0)
         hits = possible("hit_ratio", found["hit_ratio"])
@@ -228,8 +236,8 @@ def aggregate(records: Sequence[Record]) -> list[Summary]:
 
 def _ratios(group: Group) -> np.ndarray:
     assert group.least is not None
-    least = group.least.scores["latency"]
-    return np.array([[result.scores["latency"] / least for result in group.results]])
+    least = group.least.cost
+    return np.array([[result.cost / least for result in group.results]])
 
 
 def _spread_known(group: Group) -> bool:

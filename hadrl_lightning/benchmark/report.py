@@ -20,7 +20,7 @@ from hadrl_lightning.benchmark.records import (
 )
 from hadrl_lightning.benchmark.spread import spread_rows, suite_of, suite_tables, write_places
 from hadrl_lightning.files import replacing
-from hadrl_lightning.judge import NONE, Interval, cell, figures_table, interval, possible
+from hadrl_lightning.judge import FURTHER, NONE, Interval, cell, figures_table, interval, possible
 
 Row = dict[str, Any]
 
@@ -29,6 +29,7 @@ CURVES = ("hit_ratio", "latency", "on_time")
 FIGURES = {
     "hit_ratio": "hit_ratio",
     "ratio_to_optimal_hit_ratio": "hit_ratio_share",
+    "cost": "cost",
     "latency_s": "latency",
     "ratio_to_own_best_known": "own_ratio",
     "ratio_to_least_known": "least_ratio",
@@ -36,6 +37,13 @@ FIGURES = {
     "on_time": "on_time",
     "energy_j": "energy",
     "energy_dbm_s": "energy_dbm_s",
+    "device_energy_j": "device_energy",
+    "dropped": "dropped",
+    "handovers": "handovers",
+    "task_p95_s": "task_p95",
+    "task_p99_s": "task_p99",
+    "fairness": "fairness",
+    "byte_hit_ratio": "byte_hit_ratio",
     "switching_s": "switching",
     "bandwidth_over_subscription": "bandwidth_over_subscription",
     "compute_over_subscription": "compute_over_subscription",
@@ -62,10 +70,10 @@ def result_rows(records: Sequence[Record]) -> list[Row]:
         row = {**_head(record), "seed": record.seed, "training_slots": result.slots}
         row |= {"training_s": round(result.training_s, 2), "evaluation_s": round(result.evaluation_s, 2)}
         row |= {column: scores.get(score) for column, score in shown.items()}
-        least_latency = yardstick.scores["latency"] if yardstick else None
-        row["least_known_s"] = least_latency
-        row["ratio_to_own_best_known"] = _ratio(scores["latency"], scores.get("own_best_known"))
-        row["ratio_to_least_known"] = _ratio(scores["latency"], least_latency)
+        least_cost = yardstick.cost if yardstick else None
+        row["least_known_s"] = least_cost
+        row["ratio_to_own_best_known"] = _ratio(result.cost, scores.get("own_best_known"))
+        row["ratio_to_least_known"] = _ratio(result.cost, least_cost)
         row["ratio_to_optimal_hit_ratio"] = _ratio(scores.get("hit_ratio"), scores.get("optimal_hit_ratio"))
         row |= _course(record)
         row["cell"] = record.key
@@ -109,12 +117,12 @@ def result_table(records: Sequence[Record]) -> list[Table]:
     by_place: dict[Place, list[Group]] = {}
     for group in groups(records):
         by_place.setdefault(group.first.place, []).append(group)
-    tables = [_table(place, found) for place, found in by_place.items()]
+    tables = [table for place, found in by_place.items() for table in _tables(place, found)]
     summaries = aggregate_of(records)
     return [*tables, _summary_table(summaries)] if summaries else tables
 
 
-def _table(place: Place, found: list[Group]) -> Table:
+def _tables(place: Place, found: list[Group]) -> list[Table]:
     first = found[0].results[0]
     optimum = first.scores.get("optimal_hit_ratio")
     rows = [(group.first.label, _figures(intervals(group))) for group in found]
@@ -132,7 +140,10 @@ def _table(place: Place, found: list[Group]) -> Table:
         f"{'seeds and ' if any(len(group.results) > 1 for group in found) else ''}episodes"
         + ("" if optimum is None else f"; hit ratio expected of the best caches {optimum:.3f}")
     )
-    return figures_table(title, "policy", rows, further)
+    tables = [figures_table(title, "policy", rows, further)]
+    if any(name in figures for _, figures in rows for name in FURTHER):
+        tables.append(figures_table("spread, and further figures", "policy", rows, headings=FURTHER))
+    return tables
 
 
 def _summary_table(summaries: Sequence[Summary]) -> Table:

@@ -128,16 +128,16 @@ def visits(records: Sequence[Record]) -> dict[str, list[Visit]]:
 
 
 def _cloud_ratio(group: Group) -> float | None:
-    return group.results[0].scores["latency"] / group.least.scores["latency"] if group.least else None
+    return group.results[0].cost / group.least.cost if group.least else None
 
 
 def _loss(seed: int | None, result: CellResult, least: CellResult | None) -> Loss:
     scores = result.scores
-    known = least.scores["latency"] if least is not None else math.nan
+    known = least.cost if least is not None else math.nan
     optimum = scores.get("optimal_hit_ratio", 0.0)
     own = scores["own_best_known"]
     hits = scores["hit_ratio"] / optimum if optimum > 0 else math.nan
-    return Loss(seed, scores["latency"] / known, own / known, scores["latency"] / own, hits)
+    return Loss(seed, result.cost / known, own / known, result.cost / own, hits)
 
 
 def is_agent(policy: str) -> bool:

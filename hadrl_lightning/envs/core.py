@@ -28,6 +28,7 @@ from hadrl_lightning.play import (
     read_allocation,
     read_caches,
     slot_scores,
+    task_cost,
 )
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, fill_caches
@@ -203,7 +204,11 @@ class CachingCore(Core):
         slots = [slot_scores(slot.service, frame.switching) for slot in frame.slots]
         means = SlotScores(*(torch.stack(column).mean(0) for column in zip(*slots, strict=True)))
         means = means._replace(switching=frame.switching)
-        return Outcome(self.observe(), caching_objective(self.pays, frame_scores(frame)), means._asdict())
+        return Outcome(
+            self.observe(),
+            caching_objective(self.pays, frame_scores(frame, self.scenario.preferences)),
+            means._asdict(),
+        )
 
 
 class OffloadingCore(Core):
@@ -250,7 +255,9 @@ class OffloadingCore(Core):
         self._switching = torch.zeros_like(self._switching)
         if self.network.frame_over and not self.over:
             self._begin_frame()
-        reward = offloading_objective(self.pays, service.latency)
+        reward = offloading_objective(
+            self.pays, task_cost(self.scenario.preferences, service), service.latency
+        )
         return Outcome(self.observe(), reward, scores._asdict())
 
     def _begin_frame(self) -> None:
@@ -300,7 +307,9 @@ class JointCore(Core):
         switching = self._frame.switching
         service = self._frame.serve(decided(allocation)).service
         scores = slot_scores(service, switching if due else torch.zeros_like(switching))
-        reward = offloading_objective(self.pays, service.latency)
+        reward = offloading_objective(
+            self.pays, task_cost(self.scenario.preferences, service), service.latency
+        )
         if self.pays == "published" and network.frame_over:
             in_frame = hits(self._frame.finish().hit, reward.dtype)
             reward = reward + caching_reward(in_frame.mean(dim=0), switching)

@@ -21,8 +21,10 @@ from hadrl_lightning.judge.scores import (
     compared_by,
     improves,
     possible,
+    validated,
 )
 from hadrl_lightning.judge.tables import (
+    FURTHER,
     HEADINGS,
     NONE,
     after_epochs,
@@ -34,6 +36,7 @@ from hadrl_lightning.judge.tables import (
 
 __all__ = [
     "BY_EPISODE",
+    "FURTHER",
     "HEADINGS",
     "LEAST_KNOWN",
     "NONE",
@@ -59,5 +62,6 @@ __all__ = [
     "possible",
     "replayed",
     "student",
+    "validated",
     "validation_text",
 ]

@@ -14,7 +14,8 @@ from torch import Tensor
 from hadrl_lightning.judge.intervals import Interval, interval
 from hadrl_lightning.metrics import SwitchingCost, slot_metrics
 from hadrl_lightning.play import Episode, EpisodeScores, episode_scores
-from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.scenario import Physics, Preferences, Scenario
+from hadrl_lightning.scenario.preferences import USUAL
 from hadrl_lightning.simulator import Service, rules
 
 BY_EPISODE = (
@@ -25,11 +26,17 @@ BY_EPISODE = (
     "switching",
     "bandwidth_over_subscription",
     "compute_over_subscription",
+    "byte_hit_ratio",
+    "fairness",
+    "task_p95",
+    "task_p99",
 )
 """Figures that every single episode has, an `EpisodeScores` field each."""
+WHERE_ANY = ("dropped", "handovers", "device_energy")
+"""Further ones, where a world brings them about."""
 
 
-SHARES = ("hit_ratio", "on_time")
+SHARES = ("hit_ratio", "on_time", "byte_hit_ratio", "fairness", "dropped")
 """Figures that are at most 1."""
 
 
@@ -49,10 +56,15 @@ class Scoreboard:
     """Scores of one policy over episodes.
 
     Every rank plays the same episodes, so nothing is gathered from the others.
+
+    Args:
+        name: of the policy.
+        preferences: by which the cost is reckoned, a figure of its own where it is not the latency.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, preferences: Preferences = USUAL) -> None:
         self.name = name
+        self.preferences = preferences
         self._slots = slot_metrics(sync_on_compute=False)
         self._switching = SwitchingCost(sync_on_compute=False)
         self._scores: list[EpisodeScores] = []
@@ -70,22 +82,32 @@ class Scoreboard:
             self._slots.update(**{name: value[t] for name, value in of_slots.items()})
         for switching in episode.switching:
             self._switching.update(switching)
-        self._scores.append(episode_scores(episode))
+        self._scores.append(episode_scores(episode, self.preferences))
 
     def values(self) -> dict[str, Tensor]:
         """Every figure over all episodes."""
         values = {**self._slots.compute(), "switching": self._switching.compute()}
-        for name in ("offloading_reward", "published_caching_reward"):
-            values[name] = self._column(name).mean()
+        further = (*BY_EPISODE, *self.further, "offloading_reward", "published_caching_reward")
+        for name in further:
+            if name not in values:
+                values[name] = self._column(name).mean()
         return {name: value.float() for name, value in values.items()}
 
     def episodes(self) -> dict[str, list[float]]:
         """Of the figures that an episode has by itself, those of every episode."""
-        return {name: self._column(name).tolist() for name in BY_EPISODE}
+        return {name: self._column(name).tolist() for name in (*BY_EPISODE, *self.further)}
 
-    def log_latency(self) -> float:
-        """Mean over episodes of the logarithm of their latency in s."""
-        return float(self._column("latency").double().log().mean())
+    @property
+    def further(self) -> tuple[str, ...]:
+        """Figures that not every world has: the cost where it is not the latency, and what there is of others."""
+        cost = () if self.preferences.latency_alone else ("cost",)
+        return (*cost, *(name for name in WHERE_ANY if self._scores and bool(self._column(name).any())))
+
+    def compared(self, scenario: Scenario) -> float:
+        """The figure by which validations of a scenario are compared: see `compared_by`."""
+        name = compared_by(scenario)
+        figure = self._column(name.removeprefix("log_"))
+        return float(figure.double().log().mean() if name.startswith("log_") else figure.mean())
 
     def interval(self, name: str) -> Interval | None:
         """A figure's mean over episodes with its interval; None for a percentile."""
@@ -94,9 +116,13 @@ class Scoreboard:
         return possible(name, interval([self._column(name).tolist()]))
 
     def ratio(self, reference: "Scoreboard | list[float]") -> Interval:
-        """Latency in terms of another one's on the same episodes, with the interval over episodes."""
-        below = reference.episodes()["latency"] if isinstance(reference, Scoreboard) else reference
-        return possible("ratio", interval([self.episodes()["latency"]], [below]))
+        """Cost, by default latency, in terms of another one's on the same episodes, with the interval over episodes."""
+        below = reference.episode_costs() if isinstance(reference, Scoreboard) else reference
+        return possible("ratio", interval([self.episode_costs()], [below]))
+
+    def episode_costs(self) -> list[float]:
+        """The cost of every episode by the preferences: by default its latency in s."""
+        return self._column("cost").tolist()
 
     def _column(self, name: str) -> Tensor:
         return torch.cat([getattr(scores, name) for scores in self._scores])
@@ -110,11 +136,12 @@ def improves(value: float, best: float | None, mode: str = "min") -> bool:
 
 
 def compared_by(scenario: Scenario) -> str:
-    """The figure by which validations of a scenario are compared.
+    """The figure by which validations of a scenario are compared: the latency, or the cost by its preferences.
 
     A sum of latencies in s is ruled by the slowest networks: where networks differ each counts alike by its logarithm.
     """
-    return "log_latency" if scenario.ranges else "latency"
+    name = "latency" if scenario.preferences.latency_alone else "cost"
+    return f"log_{name}" if scenario.ranges else name
 
 
 class Validation(NamedTuple):
@@ -131,17 +158,36 @@ class Validation(NamedTuple):
     caching_learnt: bool = True
     """Whether the caching agent had learnt anything by then: it waits for the fast level (`caching_warmup_epochs`)."""
     log_latency: float | None = None
-    """Mean over networks of the logarithm of their latency, where networks differ; else None."""
+    """Mean over networks of the logarithm of their latency, or of their cost where there is one, where networks
+    differ; else None."""
+    cost: float | None = None
+    """By the preferences, summed over users, mean over slots; None where it is the latency."""
 
     @property
     def compared(self) -> float:
         """The number that says which validation is best, the least: see `compared_by`."""
-        return self.latency if self.log_latency is None else self.log_latency
+        if self.log_latency is not None:
+            return self.log_latency
+        return self.latency if self.cost is None else self.cost
 
     @property
     def told(self) -> float:
-        """The same as a latency in s: where networks differ, the geometric mean over them."""
-        return self.latency if self.log_latency is None else math.exp(self.log_latency)
+        """The same as a latency in s, or as a cost: where networks differ, the geometric mean over them."""
+        return self.compared if self.log_latency is None else math.exp(self.log_latency)
+
+
+def validated(board: Scoreboard, scenario: Scenario, slots: float, **more: Any) -> Validation:
+    """What a validation on episodes of a scenario found, as its scoreboard has it; `more` are further fields."""
+    values = board.values()
+    return Validation(
+        slots=float(slots),
+        latency=float(values["latency"]),
+        hit_ratio=float(values["hit_ratio"]),
+        on_time=float(values["on_time"]),
+        log_latency=board.compared(scenario) if scenario.ranges else None,
+        cost=float(values["cost"]) if "cost" in values else None,
+        **more,
+    )
 
 
 class BestAndLast(NamedTuple):

@@ -14,11 +14,13 @@ NONE = "–"
 
 HEADINGS = {
     "hit_ratio": ("hit ratio", "{:.3f}"),
+    "cost": ("cost", "{:.2f}"),
     "latency": ("Σ latency (s)", "{:.2f}"),
     "least_ratio": ("÷ least known", "{:.3f}"),
     "own_ratio": ("÷ best known, own caches", "{:.3f}"),
     "hit_ratio_share": ("hits ÷ optimum", "{:.3f}"),
     "on_time": ("deadlines met", "{:.3f}"),
+    "dropped": ("dropped", "{:.4f}"),
     "latency_p95": ("Σ p95 (s)", "{:.1f}"),
     "energy": ("energy (J)", "{:.3f}"),
     "energy_dbm_s": ("energy (dBm·s)", "{:.3f}"),
@@ -28,9 +30,16 @@ HEADINGS = {
 }
 """Heading and form of every figure that tables show, the same in all tables; those that matter most first, so that they
 stand beside each other on a narrow terminal."""
-
-
-WITH_INTERVAL = ("hit_ratio", "latency", "own_ratio", "least_ratio", "on_time")
+FURTHER = {
+    "task_p95": ("task p95 (s)", "{:.2f}"),
+    "task_p99": ("task p99 (s)", "{:.2f}"),
+    "fairness": ("Jain's index of users", "{:.3f}"),
+    "byte_hit_ratio": ("byte hits", "{:.3f}"),
+    "device_energy": ("energy of devices' CPUs (J)", "{:.3f}"),
+    "handovers": ("handovers a slot", "{:.2f}"),
+}
+"""The same of a second table: how latency is spread over tasks and users, and what else there is of energy."""
+WITH_INTERVAL = ("hit_ratio", "cost", "latency", "own_ratio", "least_ratio", "on_time")
 """Figures that are shown with their interval."""
 OVER = ("bandwidth_over_subscription", "compute_over_subscription")
 """Shown where some policy allots more than there is (`published` physics)."""
@@ -41,15 +50,16 @@ def figures_table(
     head: str,
     rows: Sequence[tuple[str, Mapping[str, Interval]]],
     further: Mapping[str, Sequence[str]] | None = None,
+    headings: Mapping[str, tuple[str, str]] = HEADINGS,
 ) -> Table:
-    """A row a policy: its name, its figures by the names of `HEADINGS`, and the cells of further columns.
+    """A row a policy: its name, its figures by the names of `headings`, and the cells of further columns.
 
     A figure that no policy has is left out.
     """
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), show_edge=False)
     table.add_column(head, no_wrap=True)
     columns = []
-    for name, (heading, form) in HEADINGS.items():
+    for name, (heading, form) in headings.items():
         found = [figures.get(name) for _, figures in rows]
         if any(found) and (name not in OVER or any(one and one.mean > 0.001 for one in found)):
             table.add_column(heading, justify="right", no_wrap=True)
@@ -89,13 +99,15 @@ def after_epochs(number: int) -> str:
 def validation_text(one: Validation) -> str:
     """When and what: `after 9 epochs (6,800 slots): 79.12 s`."""
     slots = f"{one.slots:,.0f} slots"
-    return f"{f'{after_epochs(one.epoch)} ({slots})' if one.epoch else f'after {slots}'}: {one.told:.2f} s"
+    when = f"{after_epochs(one.epoch)} ({slots})" if one.epoch else f"after {slots}"
+    return f"{when}: {one.told:.2f}{' s' if one.cost is None else ''}"
 
 
 def convergence_text(found: BestAndLast) -> str:
     """The best and the last validation in words."""
     mean = "" if found.best.log_latency is None else ", geometric mean over networks"
-    text = f"Σ latency{mean}: best validation {validation_text(found.best)}"
+    what = "Σ latency" if found.best.cost is None else "cost"
+    text = f"{what}{mean}: best validation {validation_text(found.best)}"
     if found.last is found.best:
         return f"{text}; it is the last one"
     return f"{text}; last {validation_text(found.last)}, {100 * found.rise:+.1f} %"

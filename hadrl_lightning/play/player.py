@@ -241,6 +241,10 @@ class Episode(NamedTuple):
     compute_load: Float[Tensor, "slot batch server"]
     spectral_efficiency: Float[Tensor, "slot batch user"]
     """bit/s/Hz"""
+    dropped: Bool[Tensor, "slot batch user"]
+    handover: Bool[Tensor, "slot batch user"]
+    device_energy: Float[Tensor, "slot batch user"]
+    """J"""
     cache: Bool[Tensor, "decision batch server service"]
     switching: Float[Tensor, "decision batch"]
     """s"""

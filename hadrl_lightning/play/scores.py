@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hadrl_lightning.play.player import Episode, PlayedFrame
+from hadrl_lightning.scenario import Preferences
+from hadrl_lightning.scenario.preferences import USUAL
 from hadrl_lightning.simulator import Service
 from hadrl_lightning.simulator.state import asked
 
@@ -21,11 +23,12 @@ LATENCY_WEIGHT = 0.15
 """Hits that a second of latency is worth."""
 
 Reward = Literal["published", "latency"]
-"""What environments and rival learners are paid with: the published reward of the level, or minus the mean latency of a
-task in seconds."""
+"""What environments and rival learners are paid with: the published reward of the level, or minus the mean cost of a
+task, which is its latency in seconds unless the scenario's preferences weigh more (`task_cost`)."""
 CachingObjective = Literal["published", "hits", "latency", "hits_and_latency"]
-"""`published`: hits a slot / 100 + 1 / (switching cost + 100). `hits`: hit ratio. `latency`: minus the mean latency
-of a user in seconds. `hits_and_latency`: hit ratio less `latency_weight` times that latency."""
+"""`published`: hits a slot / 100 + 1 / (switching cost + 100). `hits`: hit ratio. `latency`: minus the mean cost of a
+task, its latency in seconds unless the scenario's preferences weigh more, with what fetching costs by them.
+`hits_and_latency`: hit ratio less `latency_weight` times that cost."""
 
 
 # What is counted and summed ------------------------------------------------------------------------------------------
@@ -66,9 +69,33 @@ def total_latency(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "
 
 def task_latency(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, " batch"]:
     """Mean latency of a task, s."""
+    return mean_of_tasks(latency, latency)
+
+
+def mean_of_tasks(
+    value: Float[Tensor, "*slot batch user"], latency: Float[Tensor, "*slot batch user"]
+) -> Float[Tensor, " batch"]:
+    """Mean of what every task has, by whose latency it is known who had one."""
     number = tasks(latency, latency.dtype)
     over = (0, 2) if latency.ndim == 3 else 1
-    return share(latency.sum(dim=over), number.sum(dim=0) if latency.ndim == 3 else number)
+    return share(value.sum(dim=over), number.sum(dim=0) if latency.ndim == 3 else number)
+
+
+def task_cost(preferences: Preferences, got: Service | Episode) -> Float[Tensor, "*slot batch user"]:
+    """What the outcomes of every user's task cost by the preferences: their weighted sum, by default the latency in s.
+
+    A handover counts of idle users too. What fetching costs is not of a task (`Preferences.switching_s`).
+    """
+    if preferences.latency_alone:
+        return got.latency
+    missed = asked(got.latency) & ~got.on_time
+    return (
+        preferences.latency_s * got.latency
+        + preferences.energy_j * got.energy
+        + preferences.missed * missed
+        + preferences.dropped * got.dropped
+        + preferences.handovers * got.handover
+    )
 
 
 def total_energy(energy: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "*slot batch"]:
@@ -89,9 +116,12 @@ def over_subscription(load: Float[Tensor, "*slot batch server"]) -> Float[Tensor
 # Rewards -------------------------------------------------------------------------------------------------------------
 
 
-def offloading_reward(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "*slot batch"]:
-    """The published reward of the fast level, 10^4 over the latency summed over users; 0 where nobody had a task."""
-    total = total_latency(latency)
+def offloading_reward(cost: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "*slot batch"]:
+    """The published reward of the fast level, 10^4 over the latency summed over users; 0 where nobody had a task.
+
+    By preferences other than the usual ones over what tasks cost (`task_cost`).
+    """
+    total = total_latency(cost)
     return torch.where(total == 0, 0.0, REWARD_NUMERATOR / total)
 
 
@@ -102,9 +132,13 @@ def caching_reward(
     return hits_per_slot / 100 + 1 / (switching + 100)
 
 
-def offloading_objective(objective: Reward, latency: Float[Tensor, "batch user"]) -> Float[Tensor, " batch"]:
-    """Reward of each network for a slot."""
-    return offloading_reward(latency) if objective == "published" else -task_latency(latency)
+def offloading_objective(
+    objective: Reward, cost: Float[Tensor, "batch user"], latency: Float[Tensor, "batch user"] | None = None
+) -> Float[Tensor, " batch"]:
+    """Reward of each network for a slot of tasks of such costs; None: of such latencies, which are their costs."""
+    if objective == "published":
+        return offloading_reward(cost)
+    return -mean_of_tasks(cost, cost if latency is None else latency)
 
 
 class FrameScores(NamedTuple):
@@ -114,18 +148,23 @@ class FrameScores(NamedTuple):
     """Tasks served from a cache, mean over slots."""
     hit_ratio: Float[Tensor, " batch"]
     """The same as a share of all tasks."""
-    task_latency: Float[Tensor, " batch"]
-    """Mean latency of a task, s."""
+    task_cost: Float[Tensor, " batch"]
+    """Mean cost of a task by the preferences: by default its latency, s."""
     switching: Float[Tensor, " batch"]
     """Cost of the caching decision, s."""
+    fetching: Float[Tensor, " batch"] | float = 0.0
+    """What that costs by the preferences, spread over the tasks of the frame."""
 
 
-def frame_scores(frame: PlayedFrame[Any, Any]) -> FrameScores:
+def frame_scores(frame: PlayedFrame[Any, Any], preferences: Preferences = USUAL) -> FrameScores:
     """What each of the B networks is rewarded for in a frame."""
     latency, dtype = frame.latency, frame.switching.dtype
     number = tasks(latency, dtype)
     ratio = share(hits(frame.hit, dtype).sum(dim=0), number.sum(dim=0))
-    return FrameScores(ratio * number.mean(dim=0), ratio, task_latency(latency), frame.switching)
+    cost = torch.stack([task_cost(preferences, slot.service) for slot in frame.slots])
+    fetching = share(preferences.switching_s * frame.switching, number.sum(dim=0))
+    mean = mean_of_tasks(cost, latency)
+    return FrameScores(ratio * number.mean(dim=0), ratio, mean, frame.switching, fetching)
 
 
 def caching_objective(
@@ -154,8 +193,8 @@ def caching_objective(
     if objective == "hits":
         return frame.hit_ratio
     if objective == "latency":
-        return -frame.task_latency
-    return frame.hit_ratio - latency_weight * frame.task_latency
+        return -(frame.task_cost + frame.fetching)
+    return frame.hit_ratio - latency_weight * (frame.task_cost + frame.fetching)
 
 
 # Of a slot, of an episode --------------------------------------------------------------------------------------------
@@ -219,9 +258,26 @@ class EpisodeScores(NamedTuple):
     """Published reward of the fast level, mean over slots."""
     published_caching_reward: Float[Tensor, " batch"]
     """Published reward of the slow level, mean over caching decisions; what the agent is paid with is a setting."""
+    cost: Float[Tensor, " batch"]
+    """What tasks and fetching cost by the preferences, summed over users, mean over slots; by default the latency."""
+    dropped: Float[Tensor, " batch"]
+    """Share of tasks that were dropped."""
+    handovers: Float[Tensor, " batch"]
+    """Changes of the home server, summed over users, mean over slots."""
+    byte_hit_ratio: Float[Tensor, " batch"]
+    """Share of the tasks' input that was computed from a cache: hits, each as large as its task."""
+    fairness: Float[Tensor, " batch"]
+    """Jain's index of the users' mean latencies, 1 where all are alike and 1/U where one has all (Jain, Chiu and Hawe
+    1984)."""
+    task_p95: Float[Tensor, " batch"]
+    """95th percentile of the latency of tasks, s."""
+    task_p99: Float[Tensor, " batch"]
+    """99th percentile of it, s."""
+    device_energy: Float[Tensor, " batch"]
+    """What of the energy was for computing on devices, J."""
 
 
-def episode_scores(episode: Episode) -> EpisodeScores:
+def episode_scores(episode: Episode, preferences: Preferences = USUAL) -> EpisodeScores:
     """Scores of each of the B networks of an episode."""
     dtype = episode.latency.dtype
     hit, number = hits(episode.hit, dtype), tasks(episode.latency, dtype)
@@ -237,4 +293,38 @@ def episode_scores(episode: Episode) -> EpisodeScores:
         compute_over_subscription=over_subscription(episode.compute_load),
         offloading_reward=offloading_reward(episode.latency).mean(dim=0),
         published_caching_reward=caching_reward(hits_per_frame, episode.switching).mean(dim=0),
+        cost=_cost(episode, preferences),
+        dropped=share(episode.dropped.sum(dim=(0, 2), dtype=dtype), number.sum(dim=0)),
+        handovers=episode.handover.sum(dim=2, dtype=dtype).mean(dim=0),
+        byte_hit_ratio=_byte_hit_ratio(episode),
+        fairness=fairness(episode.latency),
+        task_p95=task_quantile(episode.latency, 0.95),
+        task_p99=task_quantile(episode.latency, 0.99),
+        device_energy=total_energy(episode.device_energy).mean(dim=0),
     )
+
+
+def _cost(episode: Episode, preferences: Preferences) -> Float[Tensor, " batch"]:
+    by_tasks = total_latency(task_cost(preferences, episode)).mean(dim=0)
+    return by_tasks + preferences.switching_s * episode.switching.sum(dim=0) / len(episode.latency)
+
+
+def _byte_hit_ratio(episode: Episode) -> Float[Tensor, " batch"]:
+    bits = episode.input_bits.double() * episode.asked
+    ratio = share((bits * episode.hit).sum(dim=(0, 2)), bits.sum(dim=(0, 2)))
+    return ratio.to(episode.latency.dtype)
+
+
+def fairness(latency: Float[Tensor, "slot batch user"]) -> Float[Tensor, " batch"]:
+    """Jain's index (Σ x)² / (n Σ x²) of the mean latencies x of the n users who had a task; 1 of none."""
+    number = asked(latency).sum(dim=0)
+    mean = share(latency.sum(dim=0), number.to(latency.dtype))
+    users, squares = (number > 0).sum(dim=1), mean.square().sum(dim=1)
+    return torch.where(squares > 0, mean.sum(dim=1).square() / (users * squares), 1.0)
+
+
+def task_quantile(latency: Float[Tensor, "slot batch user"], part: float) -> Float[Tensor, " batch"]:
+    """Quantile of the latencies of the tasks of each network, linear between neighbours, s; 0 of none."""
+    by_network = latency.transpose(0, 1).flatten(1)
+    found = torch.where(by_network != 0, by_network, torch.nan).nanquantile(part, dim=1)
+    return torch.where(tasks(by_network) > 0, found, 0.0)

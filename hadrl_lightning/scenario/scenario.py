@@ -25,6 +25,7 @@ from hadrl_lightning.scenario.limits import (
     SIZES,
     with_popularity,
 )
+from hadrl_lightning.scenario.preferences import USUAL, Preferences
 from hadrl_lightning.scenario.ranges import CAPACITIES, RANGED, Range, is_range, middle, ranges_given
 from hadrl_lightning.typed import as_floats, plain
 from hadrl_lightning.units import read_unit
@@ -51,6 +52,10 @@ if not TYPE_CHECKING:  # what may be given for them too: a range, which `Scenari
         one | dict[str, float | bool | str]
         for one in (Count, Number, PerServer, PerService, Popularity, Positions)
     )
+
+
+NO_NUMBERS = ("processes", "preferences", "ranges")
+"""Fields of settings that have names of their own."""
 
 
 def _by_name(settings: Any) -> dict[str, dict[str, Any]]:
@@ -155,6 +160,9 @@ class Scenario:
     """What changes by itself beyond the usual, or in its place: the settings of each process by its name (a registered
     one, or `module.Class`), such as `{my_module.Backlog: {limit_bits: 1e9}}`."""
 
+    preferences: Preferences = USUAL
+    """What is wanted: what each outcome counts, such as `{latency_s: 1, energy_j: 2, missed: 5}`."""
+
     ranges: dict[str, Range] = field(default_factory=dict, hash=False)
     """What every network draws for itself, by the name of its field. A range is given in the field itself, as
     `{low: …, high: …}`; it is kept here, and the field then holds the middle of it."""
@@ -168,6 +176,7 @@ class Scenario:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "processes", _by_name(self.processes))
+        object.__setattr__(self, "preferences", Preferences.of(self.preferences))
         self._keep_ranges()
         for name, value in self._numbers().items():
             value = read_unit(name, value)
@@ -483,7 +492,7 @@ class Scenario:
 
     def _numbers(self) -> dict[str, Any]:
         """The fields that hold numbers, or ranges of numbers."""
-        return {name: value for name, value in vars(self).items() if name not in ("processes", "ranges")}
+        return {name: value for name, value in vars(self).items() if name not in NO_NUMBERS}
 
     def _keep_ranges(self) -> None:
         """Put what is given as a range into `ranges`, and its default in its place."""

@@ -44,6 +44,12 @@ class Service(NamedTuple):
     """Sum of the compute shares of each server: 1 is its capacity, [B, S]."""
     spectral_efficiency: Float[Tensor, "batch user"]
     """Of the link to the home server in this slot, fading included, in bit/s/Hz, [B, U]."""
+    dropped: Bool[Tensor, "batch user"]
+    """The task was dropped, [B, U]: its latency is what a dropped task counts as."""
+    handover: Bool[Tensor, "batch user"]
+    """The user has just changed its home server, [B, U]."""
+    device_energy: Float[Tensor, "batch user"]
+    """What of the energy was for computing on the user's device, in joules, [B, U]."""
 
     @property
     def asked(self) -> Bool[Tensor, "batch user"]:

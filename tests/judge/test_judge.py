@@ -186,7 +186,7 @@ def test_where_networks_differ_validations_are_compared_by_the_mean_of_logarithm
     board = Scoreboard("")
     board.add(run_episode(EdgeNetwork(SMALL, num_envs=3), *least_known_policies(SMALL)))
     expected = torch.tensor(board.episodes()["latency"]).log().mean()
-    assert board.log_latency() == pytest.approx(float(expected))
+    assert board.compared(Scenario(compute_hz={"low": 1e9, "high": 9e9})) == pytest.approx(float(expected))
 
 
 def test_the_best_and_the_last_validation_are_told_with_their_slots() -> None:
@@ -322,13 +322,13 @@ def test_without_scipy_a_line_says_which_column_is_left_out(monkeypatch: pytest.
 def test_the_energy_of_the_published_code_is_in_no_table_in_joules(boards: list[Scoreboard]) -> None:
     agent, *others = boards
     for physics, heading in (("strict", "energy (J)"), ("published", "energy (dBm·s)")):
-        table = result_table("a title", [SMALL], agent, others, physics)
+        table, _ = result_table("a title", [SMALL], agent, others, physics)
         assert [column.header for column in table.columns if "energy" in column.header] == [heading]
 
 
 def test_the_table_has_both_yardsticks_and_the_unit_of_switching(boards: list[Scoreboard]) -> None:
     agent, *others = boards
-    table = result_table("a title", [SMALL], agent, others)
+    table, _ = result_table("a title", [SMALL], agent, others)
     headings = [str(column.header) for column in table.columns]
     assert headings[1:6] == [
         "hit ratio",
@@ -348,7 +348,7 @@ def test_on_80_columns_every_number_of_the_table_is_whole(
     boards: list[Scoreboard], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent, *others = boards
-    table = result_table("a title", [SMALL], agent, others)
+    table, _ = result_table("a title", [SMALL], agent, others)
     monkeypatch.setenv("COLUMNS", "80")
     show(table)
     shown = capsys.readouterr().out

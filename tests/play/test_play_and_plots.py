@@ -216,7 +216,9 @@ def test_caching_objectives_by_hand() -> None:
 
 
 def test_scores_of_a_slot_by_hand() -> None:
-    fields = {**slot(1), "spectral_efficiency": torch.ones(2, 2)}
+    false = torch.zeros(2, 2, dtype=torch.bool)
+    rest = {"dropped": false, "handover": false, "device_energy": torch.zeros(2, 2)}
+    fields = {**slot(1), "spectral_efficiency": torch.ones(2, 2), **rest}
     del fields["server"]
     scores = slot_scores(Service(**fields), torch.tensor([70.0, 0.0]))
     expected = {

@@ -147,6 +147,7 @@ class Rules(ABC):
             latency = latency + path
         if idle is not None:
             latency, hit = latency.masked_fill(idle, 0.0), hit & ~idle
+        nothing = torch.zeros_like(hit)
         return Service(
             latency=latency,
             hit=hit,
@@ -155,6 +156,9 @@ class Rules(ABC):
             bandwidth_load=bandwidth_load,
             compute_load=compute_load,
             spectral_efficiency=efficiency,
+            dropped=nothing,
+            handover=nothing,
+            device_energy=torch.zeros_like(latency),
         )
 
     @abstractmethod

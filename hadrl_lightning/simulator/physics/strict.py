@@ -220,6 +220,7 @@ def served_with_devices(
         hit=service.hit & on_server,
         on_time=latency <= table.deadlines_asked(requests),
         energy=energy + kept * table.device_j_per_cycle,
+        device_energy=kept * table.device_j_per_cycle,
         bandwidth_load=torch.cat((service.bandwidth_load, beyond), dim=1),
         compute_load=torch.cat((service.compute_load, torch.zeros_like(beyond)), dim=1),
     )

@@ -33,6 +33,8 @@ LIMITS = {
 """Least and largest value of each setting."""
 
 
+LEAST_J = 1e-30
+"""What no energy that is divided by falls below."""
 ENERGY = torch.float64
 """Number format of what batteries hold, whatever that of the networks: nothing is lost of small energies."""
 
@@ -162,8 +164,11 @@ class Device(Process):
         left = held - energy
         after = (left + self.charge_w * self.slot_s).clamp(max=self.battery_j)
         dropped = table.off if without is None else table.off & ~without
+        part = energy / service.energy.to(ENERGY).clamp(min=LEAST_J)
         service = service._replace(
             energy=energy.to(service.energy.dtype),
+            device_energy=(service.device_energy * part).to(service.energy.dtype),
+            dropped=service.dropped | dropped,
             latency=service.latency.masked_fill(dropped, self.dropped_s),
             on_time=service.on_time & ~dropped,
         )

@@ -262,7 +262,8 @@ class Handover(Process):
         """Those who changed wait."""
         change = slot.more["handed_over"].to(service.latency.dtype)
         delayed = service.delayed(self.handover_s * change, table.deadlines_asked(slot.requests))
-        return {"handovers": carried["handovers"] + change.sum(dim=-1)}, delayed
+        handover = service.handover | slot.more["handed_over"]
+        return {"handovers": carried["handovers"] + change.sum(dim=-1)}, delayed._replace(handover=handover)
 
     def shown(self, table: Constants, slot: Slot, carried: Memory) -> Memory:
         """What a phone knows: its server, and whether that is new."""

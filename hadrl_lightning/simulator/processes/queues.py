@@ -228,6 +228,7 @@ class Queues(Process):
             latency=service.latency.masked_fill(dropped, self.dropped_s),
             hit=admitted,
             on_time=service.on_time & ~dropped,
+            dropped=service.dropped | dropped,
         )
         new = sum_per_server(cycles * admitted, server, backlog.shape[1])
         done = torch.minimum(backlog + new, self.slot_s * table.compute_hz.to(WORK))
