@@ -148,7 +148,7 @@ class Collection:
         service = slot.service
         self.exploration.offloading_noise.fade()
         reward = offloading_reward(task_cost(self.data.scenario.preferences, service))
-        transitions = OffloadingTransitions(slot.seen, slot.act, reward, slot.seen_next, service.latency)
+        transitions = OffloadingTransitions.of(slot, reward, self.data.scenario.preferences)
         transitions = self._storable(transitions, "offloading")
         self.data.offloading_buffer.add(transitions)
         self.module.observe(transitions)

@@ -149,7 +149,7 @@ class Adaptation:
         """What the model, without any belief, says of the slot, and what was measured."""
         users, action = self._served(lived, lived.view)
         part = users.parts(action).mean(dim=0) * self.model.unit_s(action)
-        prediction = users.predict(action)
+        prediction = users.predict(action, latency_alone=True)
         spread = prediction.log_var.exp().mean(dim=0) + prediction.mean.var(dim=0, correction=0)
         latency = lived.latency.clamp(min=MIN_LATENCY_S).log()
         asking = lived.view.asking
@@ -163,7 +163,7 @@ class Adaptation:
         Where no latency was measured nothing is lost.
         """
         users, action = self._served(lived, Believed(lived.view, log_factor))
-        prediction = users.predict(action)
+        prediction = users.predict(action, latency_alone=True)
         known = lived.latency.isfinite()
         wanted = torch.where(known, lived.latency, 1.0).clamp(min=MIN_LATENCY_S).log()
         lost = gaussian_nll(prediction.mean, prediction.log_var, wanted) * known

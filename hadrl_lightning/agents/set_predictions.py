@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.agents.belief import parted
+from hadrl_lightning.agents.outcomes import Outcomes
 from hadrl_lightning.agents.settings import SetWorldModelSettings
 from hadrl_lightning.agents.transition_model import TransitionModel, derived_reward
 from hadrl_lightning.distributed import summed
@@ -21,6 +22,9 @@ from hadrl_lightning.nn.set_encoder import (
 )
 from hadrl_lightning.nn.tokens import Numbers, TokenFields
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Prediction
+from hadrl_lightning.planning.sums import Slopes
+from hadrl_lightning.scenario import Preferences
+from hadrl_lightning.scenario.preferences import USUAL
 from hadrl_lightning.simulator import CachingView, Field, OffloadingView, Seen, View, bin_index
 from hadrl_lightning.simulator.fields import SERVER
 from hadrl_lightning.simulator.views import OF_THE_CLOUD
@@ -40,6 +44,8 @@ class SetRolloutState(NamedTuple):
     """The action whose effect on what is seen is still to come."""
     description: Float[Tensor, "members tokens description"]
     """Of every (row or network, user, server)."""
+    deadline_s: Float[Tensor, "networks user"] | None
+    """Of the users' tasks, where preferences ask for it."""
 
 
 class SetPredictions(TransitionModel):
@@ -56,10 +62,12 @@ class SetPredictions(TransitionModel):
         settings: SetWorldModelSettings = SetWorldModelSettings(),  # noqa: B008 (frozen)
         *,
         view: type[View] = OffloadingView,
+        preferences: Preferences = USUAL,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
+        self.preferences = preferences
         self.fields = TokenFields.of(view)
         token, user, server = self.fields.token_size, len(self.fields.user), len(self.fields.server)
         pair = len(self.fields.pair)
@@ -79,6 +87,14 @@ class SetPredictions(TransitionModel):
         self.user_change_normaliser = RunningNormaliser(user)
         self.server_change_normaliser = RunningNormaliser(server)
         self.latency_normaliser = RunningNormaliser(1)
+        self.outcomes: Outcomes | None = None
+        if not preferences.latency_alone:
+            if settings.encoder != "shared_resources":
+                raise ValueError(
+                    "encoder must be shared_resources where preferences weigh more than latency, "
+                    f"got {settings.encoder}"
+                )
+            self.outcomes = Outcomes(preferences, (*sizes[:3], *resources), generator)
 
     @property
     def num_members(self) -> int:
@@ -132,13 +148,34 @@ class SetPredictions(TransitionModel):
         self, view: Seen, num_candidates: int, members: Int[Tensor, " m"] | None = None
     ) -> SetRolloutState:
         """The state of `num_candidates` rows for every network, network-major."""
-        return self._arrive(self.fields.read(view)[None], num_candidates, members)
+        return self._arrive(self.fields.read(view)[None], num_candidates, members, _deadlines(view))
 
     def _arrive(
-        self, seen: Numbers, num_candidates: int, members: Int[Tensor, " m"] | None
+        self,
+        seen: Numbers,
+        num_candidates: int,
+        members: Int[Tensor, " m"] | None,
+        deadline_s: Tensor | None,
     ) -> SetRolloutState:
         token = self._tokens(seen).flatten(1, 3)
-        return SetRolloutState(seen, num_candidates, None, self.resources.describe(token, members))
+        return SetRolloutState(seen, num_candidates, None, self._described(token, members), deadline_s)
+
+    def _described(
+        self, token: Tensor, members: Int[Tensor, " m"] | None
+    ) -> Float[Tensor, "m tokens number"]:
+        """What does not depend on shares: of latency, and behind it of further outcomes."""
+        found = self.resources.describe(token, members)
+        if self.outcomes is None:
+            return found
+        return torch.cat((found, *self.outcomes.describe(token, members)), dim=-1)
+
+    def _of_latency(self, description: Tensor) -> tuple[Tensor, Tensor]:
+        """Of what is described what is of latency, and what is of further outcomes."""
+        if self.outcomes is None:
+            return description, description[..., :0]
+        assert isinstance(self.resources, SharedResources)
+        latency, further = description.tensor_split([2 * self.resources.num_parts], dim=-1)
+        return latency, further
 
     def step(
         self,
@@ -148,7 +185,10 @@ class SetPredictions(TransitionModel):
     ) -> tuple[Prediction, SetRolloutState]:
         """What the members (None: all) predict of the actions in the state, and where each gets to."""
         if state.action is not None:
-            state = self._arrive(self._next(state, members), 1, members)
+            deadline = state.deadline_s
+            if deadline is not None:
+                deadline = deadline.repeat_interleave(state.num_candidates, dim=0)
+            state = self._arrive(self._next(state, members), 1, members, deadline)
         num_servers = state.seen.server.shape[-2]
         target, share = read_action(action, num_servers)
         rows, num_users = target.shape
@@ -157,7 +197,9 @@ class SetPredictions(TransitionModel):
         index = (start[:, None] * num_users + user) * num_servers + target
         description = state.description.index_select(1, index.flatten())
         asks = None if state.seen.asks is None else state.seen.asks.index_select(1, start)
-        prediction = self.predicted(description, share, target, num_servers, members, asks)
+        deadline = None if state.deadline_s is None else state.deadline_s[start]
+        known = (description, share, target, num_servers, members, asks)
+        prediction = self.predicted(*known, deadline_s=deadline)
         return prediction, state._replace(action=action[None])
 
     def _next(self, state: SetRolloutState, members: Int[Tensor, " m"] | None) -> Numbers:
@@ -185,15 +227,21 @@ class SetPredictions(TransitionModel):
         num_servers: int,
         members: Int[Tensor, " m"] | None,
         asks: Bool[Tensor, "m_or_1 rows user"] | None = None,
+        deadline_s: Float[Tensor, "rows user"] | None = None,
+        latency_alone: bool = False,
     ) -> Prediction:
         """What the members expect of users who are described at their targets, tokens = rows × users.
 
         Of users without a task (`asks`) all of them expect next to no latency, and of a slot of these alone no reward.
+        Where preferences weigh more than latency, it is the log costs of tasks that are expected in place of their log
+        latencies, unless `latency_alone` is asked for.
         """
-        mean, log_var = self.resources.combine(
-            description, share.flatten(0, 1)[None], target[None], num_servers, members, asks
-        )
+        latency, further = self._of_latency(description)
+        known = (share.flatten(0, 1)[None], target[None], num_servers, members, asks)
+        mean, log_var = self.resources.combine(latency, *known)
         mean = mean + self._latency_offset(mean)
+        if self.outcomes is not None and not latency_alone:
+            mean = self._log_costs(mean, log_var, further, known, deadline_s)
         if asks is None:
             return Prediction(mean, log_var, *derived_reward(mean, log_var))
         mean, log_var = torch.where(asks, mean, -LOG_BOUND), torch.where(asks, log_var, LOG_VAR_RANGE[0])
@@ -201,6 +249,26 @@ class SetPredictions(TransitionModel):
         anybody = asks.any(dim=-1)
         reward = torch.where(anybody, reward, 0.0)
         return Prediction(mean, log_var, reward, torch.where(anybody, reward_log_var, LOG_VAR_RANGE[0]))
+
+    def _log_costs(
+        self,
+        mean: Float[Tensor, "m rows user"],
+        log_var: Float[Tensor, "m rows user"],
+        further: Tensor,
+        known: tuple[Tensor, Tensor, int, Int[Tensor, " m"] | None, Tensor | None],
+        deadline_s: Float[Tensor, "rows user"] | None,
+    ) -> Float[Tensor, "m rows user"]:
+        """See `Outcomes.log_costs`; `known` is what `combine` takes behind a description."""
+        assert self.outcomes is not None
+        described, dropping = self.outcomes.parted(further)
+        energy = None
+        if described is not None:
+            found, spread = self.resources.combine(described, *known)
+            energy = found + self.outcomes.energy_unit_j.log().to(found), spread
+        logits = None
+        if self.outcomes.drops is not None and dropping is not None:
+            logits = self.outcomes.drops.combine(dropping, *known[1:])
+        return self.outcomes.log_costs(mean, log_var, energy, logits, deadline_s)
 
     @property
     def knows_sharing(self) -> bool:
@@ -212,10 +280,13 @@ class SetPredictions(TransitionModel):
         view: Seen,
         members: Int[Tensor, " m"] | None = None,
         pairs_at_once: int = PAIRS_AT_ONCE,
+        weight: Float[Tensor, "networks user"] | None = None,
     ) -> Float[Tensor, "m networks resource_and_base user server"]:
         """Demand of every user at every server on each resource, and last what it waits for alone.
 
-        In a unit of its own that is the same for all, and squashed as it was learnt.
+        In a unit of its own that is the same for all, and squashed as it was learnt. By preferences other than the
+        usual ones it is what latency and energy cost; `weight` is what a second of each user's latency does, where that
+        is not the same for all.
         """
         assert isinstance(self.resources, SharedResources)
         view, log_factor = parted(view)
@@ -225,7 +296,24 @@ class SetPredictions(TransitionModel):
         found = self.resources.pair_demands(user, self._normal_server(seen), pair, members, pairs_at_once)
         if seen.asks is not None:
             found.mul_(seen.asks[:, None, :, None])
-        return found if log_factor is None else found.mul_(log_factor.exp().to(found).mT.unsqueeze(2))
+        if log_factor is not None:
+            found.mul_(log_factor.exp().to(found).mT.unsqueeze(2))
+        if self.outcomes is None:
+            return found
+        found.mul_(self._weight(weight, seen.request, found)[None, :, None, :, None])
+        if self.outcomes.energy is not None:
+            energy = self.outcomes.energy.pair_demands(
+                user, self._normal_server(seen), pair, members, pairs_at_once
+            )
+            energy.mul_((self.preferences.energy_j * self.outcomes.energy_unit_j).to(found))
+            found.add_(energy if seen.asks is None else energy.mul_(seen.asks[:, None, :, None]))
+        return found
+
+    def _weight(self, weight: Tensor | None, like: Tensor, unit: Tensor) -> Float[Tensor, "networks user"]:
+        """What the latency of a demand of 1 costs of each user."""
+        if weight is None:
+            weight = torch.full(like.shape, self.preferences.latency_s, device=unit.device)
+        return weight.to(unit) * self.unit_s(unit)
 
     def service_demands(
         self, view: CachingView
@@ -252,6 +340,11 @@ class SetPredictions(TransitionModel):
             dim=-1,
         )
         demand = self.resources.expected_demands(token.flatten(0, 3)[None]) * self.unit_s(user)
+        if self.outcomes is not None:
+            demand = self.preferences.latency_s * demand
+            if self.outcomes.energy is not None:
+                unit = (self.preferences.energy_j * self.outcomes.energy_unit_j).to(demand)
+                demand = demand + unit * self.outcomes.energy.expected_demands(token.flatten(0, 3)[None])
         found = demand.view(-1, *shape, demand.shape[-1]).movedim(-1, 3)
         if self.held.is_whole:
             return found
@@ -259,20 +352,57 @@ class SetPredictions(TransitionModel):
         every[self.held.items] = found
         return summed(every)
 
+    def slopes(
+        self,
+        view: Seen,
+        target: Int[Tensor, "networks user"],
+        share: Float[Tensor, "networks user 2"],
+        members: Int[Tensor, " m"] | None,
+        round_: int,
+    ) -> Slopes | None:
+        """How the cost of a plan changes beside what sums tell; None where these tell all of it.
+
+        Args:
+            view: of the networks.
+            target: the server of each user.
+            share: its share actions.
+            members: those that are asked; None: all.
+            round_: how often it was asked before for these networks.
+        """
+        outcomes = self.outcomes
+        if outcomes is None or not (self.preferences.missed or self.preferences.dropped):
+            return None
+        users = self.at_targets(view, target, members)
+        latency = users.predict(share, latency_alone=True)
+        weight = outcomes.weights(latency.mean, latency.log_var, users.deadline_s, round_)
+        extra = None
+        if outcomes.drops is not None:
+            seen = self.fields.read(parted(view)[0])
+            described = outcomes.drops.describe(self._tokens(seen).flatten(0, 2)[None], members)
+            chance = outcomes.drops.at_all(described, target[None], seen.server.shape[-2], members)
+            extra = self.preferences.dropped * chance
+            extra = extra if seen.asks is None else extra * seen.asks.unsqueeze(-1)
+        return Slopes(weight, extra)
+
     def at_targets(
-        self, view: Seen, target: Int[Tensor, "networks user"], members: Int[Tensor, " m"] | None = None
+        self,
+        view: Seen,
+        target: Int[Tensor, "networks user"],
+        members: Int[Tensor, " m"] | None = None,
+        weight: Float[Tensor, "networks user"] | None = None,
     ) -> "UsersAtTargets":
-        """The users at one target each."""
+        """The users at one target each; `weight` as of `pair_demands`."""
         assert isinstance(self.resources, SharedResources)
         view, log_factor = parted(view)
         seen = self.fields.read(view)
         token = self._tokens_at(seen, target)
-        described = self.resources.describe(token.flatten(0, 1)[None], members)
+        described = self._described(token.flatten(0, 1)[None], members)
         if log_factor is not None:
             factor = log_factor.exp().to(described)
             own = factor.gather(1, target.unsqueeze(-1).expand(*target.shape, factor.shape[-1])).flatten(0, 1)
             described = torch.cat((described[..., : len(own.T)] * own, described[..., len(own.T) :]), dim=-1)
-        return UsersAtTargets(self, described, target, seen.server.shape[-2], members, seen.asks)
+        known = (described, target, seen.server.shape[-2], members, seen.asks)
+        return UsersAtTargets(self, *known, weight=weight, deadline_s=_deadlines(view))
 
 
 class UsersAtTargets:
@@ -286,6 +416,8 @@ class UsersAtTargets:
         num_servers: int,
         members: Int[Tensor, " m"] | None,
         asks: Bool[Tensor, "networks user"] | None = None,
+        weight: Float[Tensor, "networks user"] | None = None,
+        deadline_s: Float[Tensor, "networks user"] | None = None,
     ) -> None:
         self._model, self._described, self._members = model, described, members
         self._target, self._num_servers = target, num_servers
@@ -293,7 +425,15 @@ class UsersAtTargets:
         resources = model.resources
         assert isinstance(resources, SharedResources)
         self._resources = resources
-        demand = resources.demands(described)[..., :-1].unflatten(1, target.shape)
+        self.deadline_s = deadline_s
+        latency, further = model._of_latency(described)
+        demand = resources.demands(latency)[..., :-1].unflatten(1, target.shape)
+        if model.outcomes is not None:
+            demand = demand * model._weight(weight, target, demand).unsqueeze(-1)
+            energy, _ = model.outcomes.parted(further)
+            if energy is not None:
+                unit = (model.preferences.energy_j * model.outcomes.energy_unit_j).to(demand)
+                demand = demand + unit * resources.demands(energy)[..., :-1].unflatten(1, target.shape)
         self.demand: Float[Tensor, "m networks resource user"] = demand.permute(0, 1, 3, 2)
         if asks is not None:
             self.demand = self.demand * asks.unsqueeze(1)
@@ -316,7 +456,7 @@ class UsersAtTargets:
     ) -> Float[Tensor, "m networks user resource_and_base"]:
         """What each user waits for on every resource, and last alone, in the unit of demands."""
         found = self._resources.parts(
-            self._described,
+            self._model._of_latency(self._described)[0],
             share.flatten(0, 1)[None],
             self._target[None],
             self._num_servers,
@@ -325,15 +465,21 @@ class UsersAtTargets:
         )
         return found.mT.unflatten(1, self._target.shape)
 
-    def predict(self, share: Float[Tensor, "networks user 2"]) -> Prediction:
-        """What is expected of the slot, rows are networks."""
+    def predict(self, share: Float[Tensor, "networks user 2"], latency_alone: bool = False) -> Prediction:
+        """What is expected of the slot, rows are networks; see `SetPredictions.predicted`."""
         known = (self._described, share, self._target, self._num_servers, self._members, self._asked)
-        return self._model.predicted(*known)
+        return self._model.predicted(*known, deadline_s=self.deadline_s, latency_alone=latency_alone)
 
     @property
     def _asked(self) -> Bool[Tensor, "1 networks user"] | None:
         """Who has a task, of all members alike."""
         return None if self._asks is None else self._asks[None]
+
+
+def _deadlines(view: Seen) -> Float[Tensor, "networks user"] | None:
+    """Of the users' tasks, s, where a view has them; idle users' do not matter."""
+    found: Tensor | None = getattr(parted(view)[0], "deadline_s", None)
+    return found
 
 
 def _shown(

@@ -39,6 +39,10 @@ class SlotLessons(Lessons):
     share: Float[Tensor, "*rows user 2"]
     log_latency: Float[Tensor, "*rows user"]
     """ln s"""
+    energy: Float[Tensor, "*rows user"] | None
+    """J, where preferences weigh it."""
+    dropped: Bool[Tensor, "*rows user"] | None
+    """The same of drops."""
     change_of_user: Float[Tensor, "*rows user of_user"]
     change_of_server: Float[Tensor, "*rows server of_server"]
     asks: Bool[Tensor, "*rows user"] | None
@@ -54,7 +58,8 @@ class SetWorldModelLoss(NamedTuple):
     """latency + change_weight · change."""
 
     latency: Float[Tensor, ""]
-    """Gaussian negative log-likelihood of the users' log latencies, mean over batch and users, sum over members."""
+    """Gaussian negative log-likelihood of the users' log latencies, mean over batch and users, sum over members; with
+    that of further outcomes where preferences weigh them."""
 
     change: Float[Tensor, ""]
     """The same of the normalised changes of the users' and servers' numbers."""
@@ -85,6 +90,7 @@ class SetWorldModel(SetPredictions):
     Args:
         settings: hyper-parameters.
         view: the kind of view that it sees.
+        preferences: what outcomes count: those beyond latency are learnt where they are weighed.
         generator: source of the initial parameters; None: the global one.
 
     Raises:
@@ -112,13 +118,19 @@ class SetWorldModel(SetPredictions):
                 f"fast_level must be flat or a slot model of your own under physics {physics}, got set: "
                 "it knows servers alone, and there tasks can go elsewhere"
             )
-        return cls(settings, view=offloading_view_of(scenario), generator=generator)
+        view, wanted = offloading_view_of(scenario), scenario.preferences
+        try:
+            return cls(settings, view=view, preferences=wanted, generator=generator)
+        except ValueError as error:
+            raise HadrlError(f"set_world_model.{error}") from error
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew; what was observed (normalisers, best reward) stays. Optimisers are the caller's."""
         self.rescale()
         self.resources.reset_parameters(generator)
         self.change.reset_parameters(generator)
+        if self.outcomes is not None:
+            self.outcomes.reset_parameters(generator)
 
     def check_planner(self, form: Form, plan_horizon: int) -> None:
         """Raises a ValueError where a planner looks beyond the slot that alone is learnt."""
@@ -150,6 +162,8 @@ class SetWorldModel(SetPredictions):
         self.user_change_normaliser.update(_chosen(after.user - before.user, goes_on), synchronise)
         self.server_change_normaliser.update(after.server - before.server, synchronise)
         self.latency_normaliser.update(_chosen(latency, asks)[..., None], synchronise)
+        if self.outcomes is not None:
+            self.outcomes.observe(transitions.energy, asks, synchronise)
         self.keep_best_reward(transitions.reward, synchronise)
 
     def prepared(self, transitions: OffloadingTransitions) -> "SlotLessons":
@@ -168,6 +182,8 @@ class SetWorldModel(SetPredictions):
             target=target,
             share=share,
             log_latency=transitions.latency.clamp(min=MIN_LATENCY_S).log(),
+            energy=transitions.energy,
+            dropped=transitions.dropped,
             change_of_user=self.user_change_normaliser.normalise(after.user - before.user),
             change_of_server=self.server_change_normaliser.normalise(after.server - before.server),
             asks=before.asks,
@@ -187,11 +203,16 @@ class SetWorldModel(SetPredictions):
         batch = transitions if isinstance(transitions, SlotLessons) else self.prepared(transitions)
         batch = batch if batch.target.ndim == 3 else batch[None]
         num_servers = batch.server.shape[-2]
-        description = self.resources.describe(batch.token.flatten(1, 2))
+        description, further = self._of_latency(self._described(batch.token.flatten(1, 2), None))
         share, target = batch.share.flatten(1, 2), batch.target
         mean, log_var = self.resources.combine(description, share, target, num_servers, asks=batch.asks)
         mean = mean + self._latency_offset(mean)
         latency = over_members(gaussian_nll(mean, log_var, batch.log_latency), batch.weight, batch.asks)
+        if self.outcomes is not None:
+            measured = (batch.energy, batch.dropped)
+            known = (self.resources, further, share, target, num_servers, measured, batch.asks)
+            for one in self.outcomes.losses(*known):
+                latency = latency + over_members(one, batch.weight, batch.asks)
         change = latency.new_zeros(())
         if self.settings.change_weight > 0:
             change = self._change_loss(batch[:, ::CHANGE_ROWS])

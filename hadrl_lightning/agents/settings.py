@@ -97,8 +97,9 @@ class LookaheadSettings:
     """Slots that they are compared on; at least 1. Large networks, in which chance matters less, get fewer."""
 
     switching_weight: float = 0.0
-    """What a second of fetching counts beside a second of latency, summed over users and slots of a frame; at least 0,
-    where fetching costs nothing. Caches change when more is expected to be saved, by more than chance explains."""
+    """What a second of fetching counts beside a second of latency, summed over users and slots of a frame, and beside
+    what the scenario's preferences say of it (`switching_s`); at least 0, where fetching costs nothing. Caches change
+    when more is expected to be saved, by more than chance explains."""
 
     random_decisions: int = 5
     """Caching decisions at first, while experience is collected, that are drawn at random: so that every server is seen

@@ -218,8 +218,7 @@ class TwinDDPG(nn.Module):
             service = slot.service
             cost = task_cost(wanted, service)
             reward = offloading_objective(self.settings.reward, cost, service.latency)
-            transitions = OffloadingTransitions(slot.seen, slot.act, reward, slot.seen_next, service.latency)
-            self.fast.add(transitions)
+            self.fast.add(OffloadingTransitions.of(slot, reward, wanted))
             self.fast.learn()
         frame = playing.finish()
         reward = caching_objective(self.settings.reward, frame_scores(frame, wanted))

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.data._utils.collate import default_collate_fn_map
 
-from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.scenario import Preferences, Scenario
 from hadrl_lightning.simulator import CachingView, View, offloading_view_of
 from hadrl_lightning.simulator.rows import Rows, stacked
 
@@ -51,6 +51,26 @@ class OffloadingTransitions(Transitions):
     latency: Float[Tensor, "*rows user"]
     """Measured latency of every user in the slot, s."""
 
+    energy: Float[Tensor, "*rows user"] | None = field(default=None, kw_only=True)
+    """Energy of every user, J; None where no preference asks for it, as the rest."""
+
+    dropped: Bool[Tensor, "*rows user"] | None = field(default=None, kw_only=True)
+    """Whose task was dropped."""
+
+    @classmethod
+    def of(cls, slot: Any, reward: Float[Tensor, "*rows"], preferences: Preferences) -> Self:
+        """Of a slot that was played (`play.PlayedSlot`), with what outcomes these preferences ask for."""
+        service = slot.service
+        return cls(
+            slot.seen,
+            slot.act,
+            reward,
+            slot.seen_next,
+            service.latency,
+            energy=service.energy if preferences.energy_j else None,
+            dropped=service.dropped if preferences.dropped else None,
+        )
+
     @classmethod
     def none(cls, scenario: Scenario) -> Self:
         """No rows of a scenario, to say what its transitions are like."""
@@ -58,7 +78,10 @@ class OffloadingTransitions(Transitions):
         action, latency = (
             nothing.new_zeros(0, n) for n in (scenario.offloading_action_size, scenario.num_users)
         )
-        return cls(view, action, nothing, view, latency)
+        wanted = scenario.preferences
+        dropped = latency.bool() if wanted.dropped else None
+        energy = latency if wanted.energy_j else None
+        return cls(view, action, nothing, view, latency, energy=energy, dropped=dropped)
 
 
 @dataclass(eq=False)

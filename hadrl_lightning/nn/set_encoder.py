@@ -37,26 +37,16 @@ def compressed(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return (value / SMALL).asinh()
 
 
-class SharedResources(nn.Module):
-    """Each user's log latency (a Gaussian) from its token, its action and the weights of those it shares with.
+class Demands(nn.Module):
+    """What users demand of resources and wait for alone, from their tokens: a part of what `SharedResources` knows.
 
-    The law of sharing is given, not learnt: latency = Σ_w wait_w + Σ_r demand_r · (pooled weight_r / own weight_r).
-    Learnt are demands and what is waited for alone, exponentials of a linear form of the token (whose numbers are about
-    logarithms: a product of powers, which holds at any size) plus a small model; and weights, exponentials of the same
-    kind of sum, of the action.
-    Resources r are pooled over the users of the same server (sums) or, the last `num_common`, over all users (means, so
-    that more users alone change nothing). The variance of the logarithm is that of a sum of independent parts, each
-    with a learnt relative variance.
-
-    Only the weights depend on the shares asked for, so the demands of every (user, server) pair are computed once per
-    plan (`describe`) and looked up for each candidate (`combine`).
+    By itself it is of a further outcome that comes about by the same shares, such as energy.
 
     Args:
         num_members: models in the ensemble.
         token_size: numbers of a token.
-        hidden_size: width of the two hidden layers of the demands.
-        weight_size: width of the hidden layer of the weights.
-        num_resources: resources pooled per server.
+        hidden_size: width of the two hidden layers.
+        num_resources: resources shared by the users of a server.
         num_common: resources pooled over all users.
         num_waits: terms that what is waited for alone is a sum of.
         generator: source of the initial weights; None: PyTorch's global one.
@@ -67,7 +57,6 @@ class SharedResources(nn.Module):
         num_members: int,
         token_size: int,
         hidden_size: int = 32,
-        weight_size: int = 16,
         num_resources: int = 2,
         num_common: int = 0,
         num_waits: int = 3,
@@ -93,17 +82,13 @@ class SharedResources(nn.Module):
             [EnsembleLinear(num_members, token_size, parts, generator) for _ in range(2)]
         )
         """The same logarithms' linear form."""
-        self.weight_action = EnsembleLinear(num_members, 2, weight_size, generator)
-        self.weight = EnsembleLinear(num_members, weight_size, shared, generator)
-        self.weight_powers = EnsembleLinear(num_members, 2, shared, generator)
-        self._start_small()
+        Demands._start_small(self)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew."""
-        layers = (*self.token, *self.heads, *self.powers, self.weight_action, self.weight, self.weight_powers)
-        for layer in cast(Iterable[EnsembleLinear], layers):
+        for layer in cast(Iterable[EnsembleLinear], (*self.token, *self.heads, *self.powers)):
             layer.reset_parameters(generator)
-        self._start_small()
+        Demands._start_small(self)
 
     @property
     def num_parts(self) -> int:
@@ -118,16 +103,14 @@ class SharedResources(nn.Module):
             demand.fill_(INITIAL_LOG_DEMAND)
             demand[..., shared:] -= log(self.num_waits)
             variance.fill_(INITIAL_LOG_VAR)
-        for powers in cast(Iterable[EnsembleLinear], (*self.powers, self.weight_powers)):
+        for powers in cast(Iterable[EnsembleLinear], self.powers):
             powers.weight.zero_()
-        for resource in range(min(shared, NUM_SHARES)):  # so that all members call the same resource the same
-            self.weight_powers.weight[:, resource, resource] = INITIAL_POWER
 
     def describe(
         self, token: Float[Tensor, "m_or_1 tokens number"], members: Members = None
     ) -> Float[Tensor, "m tokens description"]:
         """What does not depend on the shares asked for: demands, what is waited for alone, and relative variances."""
-        num_members = len(self.weight.weight) if members is None else len(members)
+        num_members = len(cast(EnsembleLinear, self.token[0]).weight) if members is None else len(members)
         token = token.expand(num_members, -1, -1)
         value = token
         for layer in self.token:
@@ -225,6 +208,66 @@ class SharedResources(nn.Module):
             found = self._summed(logarithm).view(num_members, rows, -1, num_servers, self.num_parts)
             demand[:, :, :, some] = found.permute(0, 1, 4, 2, 3)
         return demand
+
+
+class SharedResources(Demands):
+    """Each user's log latency (a Gaussian) from its token, its action and the weights of those it shares with.
+
+    The law of sharing is given, not learnt: latency = Σ_w wait_w + Σ_r demand_r · (pooled weight_r / own weight_r).
+    Learnt are demands and what is waited for alone, exponentials of a linear form of the token (whose numbers are about
+    logarithms: a product of powers, which holds at any size) plus a small model; and weights, exponentials of the same
+    kind of sum, of the action.
+    Resources r are pooled over the users of the same server (sums) or, the last `num_common`, over all users (means, so
+    that more users alone change nothing). The variance of the logarithm is that of a sum of independent parts, each
+    with a learnt relative variance.
+
+    Only the weights depend on the shares asked for, so the demands of every (user, server) pair are computed once per
+    plan (`describe`) and looked up for each candidate (`combine`).
+
+    Args:
+        num_members: models in the ensemble.
+        token_size: numbers of a token.
+        hidden_size: width of the two hidden layers of the demands.
+        weight_size: width of the hidden layer of the weights.
+        num_resources: resources pooled per server.
+        num_common: resources pooled over all users.
+        num_waits: terms that what is waited for alone is a sum of.
+        generator: source of the initial weights; None: PyTorch's global one.
+    """
+
+    def __init__(
+        self,
+        num_members: int,
+        token_size: int,
+        hidden_size: int = 32,
+        weight_size: int = 16,
+        num_resources: int = 2,
+        num_common: int = 0,
+        num_waits: int = 3,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            num_members, token_size, hidden_size, num_resources, num_common, num_waits, generator
+        )
+        shared = num_resources + num_common
+        self.weight_action = EnsembleLinear(num_members, 2, weight_size, generator)
+        self.weight = EnsembleLinear(num_members, weight_size, shared, generator)
+        self.weight_powers = EnsembleLinear(num_members, 2, shared, generator)
+        self._share_alike()
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draws all weights anew."""
+        super().reset_parameters(generator)
+        for layer in (self.weight_action, self.weight, self.weight_powers):
+            layer.reset_parameters(generator)
+        self._share_alike()
+
+    @torch.no_grad()
+    def _share_alike(self) -> None:
+        """Before learning a resource goes by one share, so that all members call the same resource the same."""
+        self.weight_powers.weight.zero_()
+        for resource in range(min(self.num_parts - 1, NUM_SHARES)):
+            self.weight_powers.weight[:, resource, resource] = INITIAL_POWER
 
     def weight_slopes(
         self, share: Float[Tensor, "tokens 2"], members: Members = None

@@ -260,11 +260,13 @@ class EdgeNetwork:
         slot = self.unfolding.slot
         table = adjusted(self.unfolding.processes, self._constants, slot, self.state.carried, seen=True)
         view = self.rules.offloading_view(table, self.state, slot)
-        if not self.scenario.processes:  # the usual ones show nothing
-            return view
         kind = offloading_view_of(self.scenario)
+        if kind is OffloadingView and not self.scenario.processes:  # the usual ones show nothing
+            return view
         seen = table._replace(cells=self.rules.homes(table))
         further: dict[str, Tensor] = {}
+        if self.scenario.preferences.missed:
+            further["deadline_s"] = table.deadlines_asked(slot.requests)
         for name, process in self.unfolding.processes.items():
             shown = process.shown(seen, slot, self.state.carried.get(name, {}))
             check_shown(name, process, shown, self.scenario, len(view), kind.beyond)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator.constants import Constants
-from hadrl_lightning.simulator.fields import Field, fields_of, number
+from hadrl_lightning.simulator.fields import USER, Field, fields_of, number
 from hadrl_lightning.simulator.processes import (
     USUAL,
     Memory,
@@ -44,6 +44,10 @@ def offloading_view_of(scenario: Scenario) -> type[OffloadingView]:
                 raise ValueError(f"processes.{name} must show a field of a new name, got {entry}")
             further[entry] = declared
         idle_users |= process.sets_tasks
+    if scenario.preferences.missed:
+        further["deadline_s"] = Field(
+            axes=(USER,), text="deadline of user {}", unit="s", in_token=False, in_vector=False, usual=0.0
+        )
     beyond = len(targets_beyond(scenario))
     if not (further or beyond or idle_users):
         return OffloadingView
