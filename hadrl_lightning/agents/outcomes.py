@@ -128,8 +128,10 @@ class Outcomes(nn.Module):
     ) -> None:
         super().__init__()
         self.preferences = preferences
-        members, token, hidden, *resources = sizes
-        self.energy = Demands(members, token, hidden, *resources, generator) if preferences.energy_j else None
+        members, token, hidden, shared, common, waits = sizes
+        self.energy: Demands | None = None
+        if preferences.energy_j:
+            self.energy = Demands(members, token, hidden, shared, common, waits, generator)
         self.energy_normaliser = RunningNormaliser(1) if preferences.energy_j else None
         self.drops = Chances(members, token, hidden, generator) if preferences.dropped else None
 

@@ -15,7 +15,7 @@ from hadrl_lightning.agents.transition_model import over_members
 from hadrl_lightning.data.transitions import Lessons, OffloadingTransitions
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.perceptrons import gaussian_nll
-from hadrl_lightning.nn.set_encoder import compressed
+from hadrl_lightning.nn.set_encoder import SharedResources, compressed
 from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import offloading_view_of, rules
@@ -209,6 +209,7 @@ class SetWorldModel(SetPredictions):
         mean = mean + self._latency_offset(mean)
         latency = over_members(gaussian_nll(mean, log_var, batch.log_latency), batch.weight, batch.asks)
         if self.outcomes is not None:
+            assert isinstance(self.resources, SharedResources)
             measured = (batch.energy, batch.dropped)
             known = (self.resources, further, share, target, num_servers, measured, batch.asks)
             for one in self.outcomes.losses(*known):
