@@ -139,8 +139,10 @@ def trained_player(agent: dict[str, Any], scenario: Scenario, physics: Physics) 
 
 PairFactory = Callable[[Scenario, torch.Generator], Any]
 """Makes a policy of both levels: a pair `(caching, offloading)`, or an object with these two as attributes."""
-CACHING: Registry[CachingFactory] = Registry("caching policy", "hadrl_lightning.caching_policies")
-OFFLOADING: Registry[OffloadingFactory] = Registry("offloading policy", "hadrl_lightning.offloading_policies")
+CACHING: Registry[CachingFactory] = Registry("policy of caching", "hadrl_lightning.caching_policies")
+OFFLOADING: Registry[OffloadingFactory] = Registry(
+    "policy of offloading", "hadrl_lightning.offloading_policies"
+)
 PAIRS: Registry[PairFactory] = Registry("policy of both levels", "hadrl_lightning.policies")
 """What others bring, by entry points, or by module paths."""
 
