@@ -706,30 +706,23 @@ def test_a_policy_that_decides_what_can_not_be_costs_its_own_cell_and_one_line(
 
 
 @pytest.mark.whole
-def test_heuristics_and_learners_play_in_all_worlds_at_once(
-    own: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_heuristics_and_learners_play_in_all_worlds_at_once(own: str) -> None:
     worlds = ("tight", "drift", "slowdowns", "mobile", "channel", "queues", "device", "hops")
     heuristics = (
         *("gdsf+shortest_queue", "sieve+two_choices", "lru+drift_plus_penalty"),
         *("lfu+local_only", "gdsf+home_sqrt", f"{own}.Pair", f"sieve+{own}.fast"),
     )
     learners = ("ppo-recurrent", "flat-ddpg")
-    small = {
-        "scenario.num_users": 4,
-        "scenario.decisions_per_episode": 2,
-        "scenario.slots_per_decision": 2,
-        "validation_episodes": 2,
-    }
-    words = ["--scenarios", "es2.yaml", *(word for name in worlds for word in ("--config", f"{name}.yaml"))]
-    words += [word for name, value in small.items() for word in (f"--data.{name}", str(value))]
-    words += ["--slots", "64", "--episodes", "2", "--seeds", "0", "--no_figures", "--output", "out"]
-    failed = main(["benchmark", *words, "--policies", *heuristics, *learners, f"none+{own}.all_shares"])
-    assert failed == 1
-    with Path("out/results.csv").open() as file:
-        rows = {row["policy"]: float(row["latency_s"]) for row in csv.DictReader(file)}
-    assert set(rows) == {*heuristics, *learners, LEAST_KNOWN}
-    assert all(map(math.isfinite, rows.values()))
-    error = capsys.readouterr().err
-    assert error.count("failed: ") == 1
-    assert "bandwidth_share must sum to at most 1" in error
+    wrong = f"none+{own}.all_shares"
+    plan = plan_of(
+        *(*heuristics, *learners, wrong), seeds=(0,), overlays=tuple(f"{name}.yaml" for name in worlds)
+    )
+    cells = [cell for cell in plan.cells if cell.policy != LEAST_KNOWN]
+    outcomes = {one.cell.policy: one for one in run_cells(cells, Path("out")).values()}
+    failed = {policy: one.error for policy, one in outcomes.items() if one.result is None}
+    assert list(failed) == [wrong]
+    assert "bandwidth_share must sum to at most 1" in failed[wrong]
+    for policy in (*heuristics, *learners):
+        result = outcomes[policy].result
+        assert result is not None
+        assert math.isfinite(result.scores["latency"])
