@@ -287,10 +287,10 @@ def _found(registry: Registry[Any], name: str) -> Any:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Turn whatever a user's policy raises, or is refused for, into one line that names it."""
+    """Turn whatever a user's policy raises, an exit too, or is refused for, into one line that names it."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, HadrlError) and str(error).startswith("policy "):
             raise
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

@@ -583,6 +583,8 @@ def test_the_commands_for_a_folder_are_noted_once_each_and_the_newest_last(
 # Policies of a user's own --------------------------------------------------------------------------------------------
 
 OWN = """
+import sys
+
 import torch
 from hadrl_lightning.simulator import Allocation, equal_shares
 
@@ -616,6 +618,8 @@ def not_a_number(scenario, generator):
     return lambda network: offloading(network)._replace(compute_share=torch.full(network.requests.shape, torch.nan))
 def plain_tuple(scenario, generator): return lambda network: tuple(offloading(network))
 def failing(scenario, generator): return lambda network: network.nothing
+def leaving(scenario, generator): raise SystemExit(4)
+def leaving_later(scenario, generator): return lambda network: sys.exit(4)
 """
 
 
@@ -691,6 +695,8 @@ def test_a_policy_that_is_not_there_is_told_before_anything_is_computed(
         ("none+own_policies.not_a_number", "compute_share must be finite, got 12 values that are not"),
         ("none+own_policies.plain_tuple", "decision must be an Allocation of tensors, got (tensor("),
         ("none+own_policies.failing", "AttributeError: 'EdgeNetwork' object has no attribute 'nothing'"),
+        ("own_policies.leaving", "SystemExit: 4"),
+        ("none+own_policies.leaving_later", "SystemExit: 4"),
     ],
 )
 def test_a_policy_that_decides_what_can_not_be_costs_its_own_cell_and_one_line(
