@@ -14,6 +14,7 @@ LONGEST = 1000
 EXTRAS = {
     "scipy": ("SciPy", "baselines"),
     "stable_baselines3": ("Stable-Baselines3", "baselines"),
+    "sb3_contrib": ("sb3-contrib", "baselines"),
     "matplotlib": ("matplotlib", "plots"),
     "ray": ("Ray", "ray"),
     "polars": ("Polars", "files"),

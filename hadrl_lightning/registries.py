@@ -117,9 +117,9 @@ def _from_module(path: str, field: str) -> Any:
 
 @contextmanager
 def _saying(what: str) -> Iterator[None]:
-    """Turn whatever a module raises while it is imported into a ValueError of one line."""
+    """Turn whatever a module raises while it is imported, an exit too, into a ValueError of one line."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         why = " ".join(str(error).split())
         raise ValueError(f"{what}: {type(error).__name__}: {why}") from error

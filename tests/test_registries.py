@@ -120,6 +120,15 @@ def test_what_a_name_does_not_stand_for_is_said_in_one_line(
     assert str(caught.value) == said
 
 
+def test_a_module_that_ends_the_program_while_it_is_imported_is_said_too(
+    shapes: Registry[Callable[[], str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "shapes_that_end.py").write_text("raise SystemExit(4)")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^shape must .* got shapes_that_end\.oval: SystemExit: 4$"):
+        shapes.find("shapes_that_end.oval", "shape")
+
+
 @pytest.mark.parametrize("name", ["square", "", "a.b"])
 def test_a_short_name_is_new_and_has_no_dot(shapes: Registry[Callable[[], str]], name: str) -> None:
     with pytest.raises(ValueError, match=r"^name of a shape must be new and have no dot, got "):

@@ -14,17 +14,24 @@ from hadrl_lightning.baselines.cache_choices import maximal_contents
 from hadrl_lightning.baselines.caches import BestCaches, best_caches, least_latency
 from hadrl_lightning.baselines.covering import Coverage, coverage, optimal_coverage
 from hadrl_lightning.baselines.genetic import GeneticSearch, GeneticSettings
+from hadrl_lightning.baselines.loads import (
+    drift_plus_penalty,
+    home_sqrt,
+    least_loaded_equal,
+    least_loaded_sqrt,
+    local_only,
+    shortest_queue,
+    two_choices,
+)
 from hadrl_lightning.baselines.lower_bound import Relaxation, lower_bound, relaxed_assignment
 from hadrl_lightning.baselines.policies import (
     CACHING_POLICIES,
     OFFLOADING_POLICIES,
-    LeastRecentlyUsed,
+    CachingFactory,
+    OffloadingFactory,
     all_cloud,
     density_knapsack,
     fixed_caches,
-    least_frequently_used,
-    least_loaded_equal,
-    least_loaded_sqrt,
     no_caching,
     popularity_first,
     random_caching,
@@ -37,18 +44,28 @@ from hadrl_lightning.baselines.problem import (
     offloading_problem,
     square_root_shares,
 )
+from hadrl_lightning.baselines.replacement import (
+    GreedyDualSizeFrequency,
+    LeastRecentlyUsed,
+    Sieve,
+    least_frequently_used,
+)
 
 __all__ = [
     "CACHING_POLICIES",
     "OFFLOADING_POLICIES",
     "BestCaches",
     "Bracket",
+    "CachingFactory",
     "Coverage",
     "GeneticSearch",
     "GeneticSettings",
+    "GreedyDualSizeFrequency",
     "LeastRecentlyUsed",
+    "OffloadingFactory",
     "OffloadingProblem",
     "Relaxation",
+    "Sieve",
     "all_cloud",
     "best_caches",
     "best_known",
@@ -59,13 +76,16 @@ __all__ = [
     "coming_fading",
     "coverage",
     "density_knapsack",
+    "drift_plus_penalty",
     "expected_fading",
     "fixed_caches",
     "hindsight_policy",
+    "home_sqrt",
     "least_frequently_used",
     "least_latency",
     "least_loaded_equal",
     "least_loaded_sqrt",
+    "local_only",
     "lower_bound",
     "maximal_contents",
     "no_caching",
@@ -76,5 +96,7 @@ __all__ = [
     "random_full_caches",
     "random_offloading",
     "relaxed_assignment",
+    "shortest_queue",
     "square_root_shares",
+    "two_choices",
 ]

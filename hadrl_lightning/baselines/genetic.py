@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hadrl_lightning.baselines.problem import expected_fading
+from hadrl_lightning.baselines.problem import shown_links
 from hadrl_lightning.play import total_latency
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, decode_offloading, serve
+from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.typed import typed
 
 
@@ -50,9 +51,9 @@ class GeneticSearch:
     """Offloading policy: evolves actions in [-1, 1]^(3 U) against the simulator, all networks at once.
 
     Fitness is the summed latency that `serve` gives at the `expected_fading`, which is the latency expected of the
-    action: it knows the physics and all constants, not the fading to come. Genes are a user's target, bandwidth and
-    compute coordinate; tournament selection, uniform crossover user by user, mutation that draws a target anew and
-    moves a share by a Gaussian, elitism.
+    action: it knows the physics and all constants, as far as views show what holds (`EdgeNetwork.shown`), not the
+    fading to come. Genes are a user's target, bandwidth and compute coordinate; tournament selection, uniform crossover
+    user by user, mutation that draws a target anew and moves a share by a Gaussian, elitism.
 
     Args:
         generator: source of all draws, on the CPU.
@@ -66,15 +67,15 @@ class GeneticSearch:
     def __call__(self, network: EdgeNetwork) -> Allocation:
         """The best individual's allocation, [B, U]."""
         settings = self.settings
-        fading = expected_fading(network.scenario, network.positions, network.physics, network.present)
+        table, fading = shown_links(network)
         shape = (network.num_envs, settings.population, 3, network.scenario.num_users)
         genes = self._uniform(network, shape)
-        latency = self._latency(network, genes, fading)
+        latency = self._latency(network, genes, table, fading)
         for _ in range(settings.generations):
             elite = _select(genes, latency.topk(settings.elites, dim=1, largest=False).indices)
             children = self._offspring(network, genes, latency, settings.population - settings.elites)
             genes = torch.cat([elite, children], dim=1)
-            latency = self._latency(network, genes, fading)
+            latency = self._latency(network, genes, table, fading)
         best = _select(genes, latency.argmin(dim=1, keepdim=True)).flatten(1)
         return decode_offloading(network.scenario, best, network.physics)
 
@@ -98,7 +99,11 @@ class GeneticSearch:
         return drawn.gather(2, winner).squeeze(2)
 
     def _latency(
-        self, network: EdgeNetwork, genes: Float[Tensor, "batch individual 3 user"], fading: Tensor
+        self,
+        network: EdgeNetwork,
+        genes: Float[Tensor, "batch individual 3 user"],
+        table: Constants,
+        fading: Float[Tensor, "batch user"],
     ) -> Float[Tensor, "batch individual"]:
         each = genes.shape[1]
         allocation = decode_offloading(network.scenario, genes.flatten(0, 1).flatten(1), network.physics)
@@ -110,7 +115,7 @@ class GeneticSearch:
             fading.repeat_interleave(each, dim=0),
             allocation,
             network.physics,
-            network.present.to(network.device, network.dtype).repeated(each),
+            table.to(network.device, network.dtype).repeated(each),
         )
         return total_latency(service.latency).view(-1, each)
 

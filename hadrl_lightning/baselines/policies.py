@@ -2,24 +2,39 @@
 policies in every slot.
 
 What they know: `popularity` and `density` know the true request probabilities of the coming slot, `hit_optimal` those
-of the scenario, `latency_optimal` those of the slots in which episodes begin: all the same unless demand changes. `lru`
-and `lfu` know only what was asked in the episode so far; `none`, `random`, `random_full` and `home_equal` nothing;
-`all_cloud` and `least_loaded_equal` which servers hold the services asked for; `least_loaded_sqrt`, `genetic` and
-`best_known` also the physics (equations, constants, positions), but not the fading to come; `hindsight` looks even at
-that.
+of the scenario, `latency_optimal` those of the slots in which episodes begin: all the same unless demand changes.
+`lru`, `lfu`, `gdsf` and `sieve` know only what was asked in the episode so far (`replacement`); `none`, `random`,
+`random_full` and `home_equal` nothing; `all_cloud` which servers hold the services asked for; those in `loads` and
+`genetic` also the physics, as far as views show what holds in the coming slot (`EdgeNetwork.shown`). `best_known` knows
+what truly holds, but not the fading to come; `hindsight` looks even at that.
 """
 
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from hadrl_lightning.baselines.best_known import best_known_policy, hindsight_policy
 from hadrl_lightning.baselines.caches import least_latency
 from hadrl_lightning.baselines.covering import optimal_coverage
 from hadrl_lightning.baselines.genetic import GeneticSearch
-from hadrl_lightning.baselines.problem import expected_fading, holders, offloading_problem, square_root_shares
+from hadrl_lightning.baselines.loads import (
+    drift_plus_penalty,
+    home_sqrt,
+    least_loaded_equal,
+    least_loaded_sqrt,
+    local_only,
+    shortest_queue,
+    two_choices,
+)
+from hadrl_lightning.baselines.problem import holders
+from hadrl_lightning.baselines.replacement import (
+    GreedyDualSizeFrequency,
+    LeastRecentlyUsed,
+    Sieve,
+    least_frequently_used,
+)
 from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, home_equal
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import (
@@ -68,35 +83,6 @@ def density_knapsack(network: EdgeNetwork) -> Bool[Tensor, "batch server service
     return _same_everywhere(network, network.popularity / network.exact.storage_bits)
 
 
-def least_frequently_used(network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
-    """Keep the services asked most often in the episode so far, in the whole network; the first frame starts empty."""
-    counts = network.state.request_counts
-    priority = counts.unsqueeze(1).expand_as(network.cache)
-    return fill_caches(network.scenario, priority, priority > 0, network.exact)
-
-
-class LeastRecentlyUsed:
-    """Keep the services asked most recently in the episode; the first frame starts empty.
-
-    Caches change between frames only, so recency is counted in frames: services asked in the frame just over come
-    first, by how often, then those asked last in the frame before, and so on.
-    """
-
-    def __call__(self, network: EdgeNetwork) -> Bool[Tensor, "batch server service"]:
-        """The next cache, bool [B, S, K]."""
-        counts = network.state.request_counts
-        if network.decision == 0:
-            self._seen, self._priority = torch.zeros_like(counts), torch.zeros_like(counts)
-        asked = counts - self._seen
-        self._seen = counts.clone()
-        per_frame = network.scenario.num_users * network.scenario.slots_per_decision + 1
-        # the whole part tells the frame of the last request, the fraction how often it was asked there
-        recent = network.decision + asked / per_frame
-        self._priority = torch.where(asked > 0, recent, self._priority)
-        priority = self._priority.unsqueeze(1).expand_as(network.cache)
-        return fill_caches(network.scenario, priority, priority > 0, network.exact)
-
-
 def fixed_caches(
     scenario: Scenario, find: Callable[[Scenario], Bool[Tensor, "server service"]]
 ) -> CachingPolicy:
@@ -126,6 +112,8 @@ CACHING_POLICIES: dict[str, CachingFactory] = {
     "density": lambda scenario, generator: density_knapsack,
     "lru": lambda scenario, generator: LeastRecentlyUsed(),
     "lfu": lambda scenario, generator: least_frequently_used,
+    "gdsf": lambda scenario, generator: GreedyDualSizeFrequency(),
+    "sieve": lambda scenario, generator: Sieve(),
     "hit_optimal": lambda scenario, generator: fixed_caches(
         scenario, lambda one: optimal_coverage(one).cache
     ),
@@ -166,50 +154,6 @@ def all_cloud(network: EdgeNetwork) -> Allocation:
     return equal_shares(network.scenario, ring.gather(2, first).squeeze(-1), network.dtype)
 
 
-def least_loaded_equal(network: EdgeNetwork) -> Allocation:
-    """One user after another to the server with the fewest users among those that hold its service, equal shares.
-
-    Where none holds it, among all. Users count in proportion to 1 / compute of the server; ties go to the lower index.
-    Work that waits at a server, as views show it, counts as so many users as it takes the time of on average.
-    """
-    return equal_shares(network.scenario, least_loaded_targets(network), network.dtype)
-
-
-def least_loaded_sqrt(network: EdgeNetwork) -> Allocation:
-    """The targets of `least_loaded_equal` with the shares that are best for them in expectation over the fading."""
-    problem = offloading_problem(
-        network.scenario,
-        network.cache,
-        network.requests,
-        network.positions,
-        expected_fading(network.scenario, network.positions, network.physics, network.present),
-        network.physics,
-        network.present,
-    )
-    return square_root_shares(problem, least_loaded_targets(network), network.dtype)
-
-
-def least_loaded_targets(network: EdgeNetwork) -> Int[Tensor, "batch user"]:
-    """Targets of `least_loaded_equal`, long [B, U]."""
-    table = network.shown
-    compute_hz = network.exact.compute_hz
-    mean_hz = compute_hz.mean(dim=-1, keepdim=True)
-    weight = mean_hz / compute_hz
-    load = weight.new_zeros(network.num_envs, network.scenario.num_servers)
-    if table.waiting_s is not None:
-        usual = (network.exact.popularity * table.cycles).sum(dim=-1, keepdim=True) / mean_hz
-        load += table.waiting_s / usual
-    idle = table.idle(network.requests)
-    counts = torch.ones_like(network.requests) if idle is None else (~idle).long()
-    target = torch.zeros_like(network.requests)
-    allowed = _holders_or_all(network)
-    for user in range(network.scenario.num_users):
-        choice = load.masked_fill(~allowed[:, user], torch.inf).argmin(dim=1, keepdim=True)
-        load.scatter_add_(1, choice, counts[:, user, None] * weight.expand_as(load).gather(1, choice))
-        target[:, user] = choice.squeeze(1)
-    return target
-
-
 OffloadingFactory = Callable[[Scenario, torch.Generator], OffloadingPolicy]
 """Makes a policy for a scenario; the generator, on the CPU, is for those that draw."""
 
@@ -217,15 +161,15 @@ OFFLOADING_POLICIES: dict[str, OffloadingFactory] = {
     "all_cloud": lambda scenario, generator: all_cloud,
     "random": lambda scenario, generator: random_offloading(generator),
     "home_equal": lambda scenario, generator: home_equal,
+    "home_sqrt": lambda scenario, generator: home_sqrt,
+    "local_only": lambda scenario, generator: local_only,
     "least_loaded_equal": lambda scenario, generator: least_loaded_equal,
     "least_loaded_sqrt": lambda scenario, generator: least_loaded_sqrt,
+    "shortest_queue": lambda scenario, generator: shortest_queue,
+    "two_choices": lambda scenario, generator: two_choices(generator),
+    "drift_plus_penalty": lambda scenario, generator: drift_plus_penalty,
     "genetic": lambda scenario, generator: GeneticSearch(generator),
     "best_known": lambda scenario, generator: best_known_policy,
     "hindsight": lambda scenario, generator: hindsight_policy,
 }
 """Offloading policies by name."""
-
-
-def _holders_or_all(network: EdgeNetwork) -> Bool[Tensor, "batch user server"]:
-    held = holders(network.cache, network.requests)
-    return held | ~held.any(dim=2, keepdim=True)

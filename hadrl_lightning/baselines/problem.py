@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hadrl_lightning.scenario import Physics, Preferences, Scenario
-from hadrl_lightning.simulator import Allocation, rules, spectral_efficiency
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, rules, spectral_efficiency
 from hadrl_lightning.simulator.constants import Constants, constants
 from hadrl_lightning.simulator.decisions import sum_per_server
 
@@ -198,6 +198,20 @@ def expected_fading(
     unfaded = spectral_efficiency(scenario, wide, torch.ones_like(inverse), physics, table)
     snr = torch.expm1(math.log(2) * unfaded)
     return (torch.expm1(math.log(2) / inverse) / snr).to(positions.dtype)
+
+
+def shown_links(network: EdgeNetwork) -> tuple[Constants, Float[Tensor, "batch user"]]:
+    """The constants of the coming slot as far as views show them, and the fading to plan with.
+
+    Where phones report their links, these are what they report, else of the mean gain with Rayleigh fading.
+    """
+    table = network.shown
+    if table.reported_efficiency is None:
+        return table, expected_fading(network.scenario, network.positions, network.physics, table)
+    power = table.power_over_noise_db.double()
+    snr_db = 10 * torch.expm1(math.log(2) * table.reported_efficiency.double()).log10()
+    loss_db = (power.unsqueeze(-1) if power.ndim else power) - snr_db
+    return table._replace(link_loss_db=loss_db), network.positions.new_ones(network.requests.shape)
 
 
 @lru_cache(maxsize=1)

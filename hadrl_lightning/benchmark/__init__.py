@@ -4,7 +4,14 @@ from hadrl_lightning.benchmark.archive import Archive, chosen
 from hadrl_lightning.benchmark.cells import MAX_RETRIES, Cell, CellResult, Outcome
 from hadrl_lightning.benchmark.compute import compute
 from hadrl_lightning.benchmark.plan import Plan, PlanSettings, make_plan
-from hadrl_lightning.benchmark.policies import LEARNERS, Learner, PairPolicy, default_policies, label_of
+from hadrl_lightning.benchmark.policies import (
+    LEARNERS,
+    Learner,
+    OwnPolicy,
+    PairPolicy,
+    default_policies,
+    label_of,
+)
 from hadrl_lightning.benchmark.records import Group, Record, groups, intervals, records_of
 from hadrl_lightning.benchmark.report import result_table, write_report
 from hadrl_lightning.benchmark.runner import Engine, computed_cells, run_cells
@@ -19,6 +26,7 @@ __all__ = [
     "Group",
     "Learner",
     "Outcome",
+    "OwnPolicy",
     "PairPolicy",
     "Plan",
     "PlanSettings",

@@ -16,7 +16,7 @@ import torch
 
 from hadrl_lightning import callbacks
 from hadrl_lightning.agents import DDPG, CachingAgent
-from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES, least_latency
+from hadrl_lightning.baselines import CACHING_POLICIES, least_latency
 from hadrl_lightning.baselines.learners import FlatDDPG, LearnerSettings, TwinDDPG
 from hadrl_lightning.benchmark.cells import Cell, CellResult
 from hadrl_lightning.benchmark.players import Judge, play, player, trained_player
@@ -127,12 +127,7 @@ def _trained(
     import_modules(settings.get("modules", {}))
     pair = pair_of(cell.policy) if "kind" not in settings else None
     if pair is not None:
-        draws = [make_generator(seed, use) for use in (Use.BASELINE_CACHING, Use.BASELINE_OFFLOADING)]
-        policies = (
-            CACHING_POLICIES[pair.caching](played, draws[0]),
-            OFFLOADING_POLICIES[pair.offloading](played, draws[1]),
-        )
-        return Trained(player(policies), 0, [])
+        return Trained(pair.player(played, seed), 0, [])
     if "agent" in settings:
         return Trained(trained_player(settings["agent"], scenario, physics), 0, [])
     if settings["kind"] == "hadrl":
@@ -215,7 +210,7 @@ def _slow_agent(cell: Cell, seed: int) -> CachingAgent | None:
 def versions() -> dict[str, str]:
     """Of Python and of what computes; `source` is a hash of this package's modules."""
     found = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("hadrl-lightning", "lightning", "numpy", "scipy", "stable-baselines3"):
+    for package in ("hadrl-lightning", "lightning", "numpy", "scipy", "stable-baselines3", "sb3-contrib"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

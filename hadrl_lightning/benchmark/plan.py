@@ -16,6 +16,7 @@ from hadrl_lightning.benchmark.policies import (
     PUBLISHED_SIZES,
     default_policies,
     label_of,
+    needs_sb3_contrib,
     needs_stable_baselines3,
     pair_of,
 )
@@ -146,7 +147,9 @@ def make_plan(settings: PlanSettings) -> Plan:
     """
     policies = list(dict.fromkeys(policies_of(settings)))
     for name in policies:
-        pair_of(name)
+        pair = pair_of(name)
+        if pair is not None:
+            _ = pair.factories  # which can be imported
         if is_trained(name):
             check_files(name, settings.seeds)
     require("benchmark", optional_modules(policies))
@@ -228,7 +231,8 @@ def place_label(scenario: str, overlays: Sequence[str]) -> str:
 
 def optional_modules(policies: Sequence[str]) -> list[str]:
     """What of the extra `baselines` a benchmark of these policies needs: SciPy for the best caches."""
-    return ["scipy.optimize", *(["stable_baselines3"] if any(map(needs_stable_baselines3, policies)) else [])]
+    learners = {"stable_baselines3": needs_stable_baselines3, "sb3_contrib": needs_sb3_contrib}
+    return ["scipy.optimize", *(name for name, needs in learners.items() if any(map(needs, policies)))]
 
 
 def draws(policy: str) -> bool:

@@ -1,9 +1,10 @@
-"""What plays test episodes: policies, learners that are validated while they train, and trained agents as policies,
-`es2.ckpt`, or `agents/es2-{seed}.ckpt` for one of every seed.
+"""What plays test episodes: policies, learners that are validated while they train, trained agents as policies,
+`es2.ckpt`, or `agents/es2-{seed}.ckpt` for one of every seed, and policies of a user's own, `my_module.MyPolicy`.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,20 @@ import torch
 
 from hadrl_lightning.agent_files import SUFFIX, find_agent, read_agent, stored_file
 from hadrl_lightning.agents import HADRL
+from hadrl_lightning.baselines import (
+    CACHING_POLICIES,
+    OFFLOADING_POLICIES,
+    CachingFactory,
+    OffloadingFactory,
+)
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import KeepBest, Scoreboard, Validation, validated
-from hadrl_lightning.play import Episode, Policies, run_episode
+from hadrl_lightning.play import CachingPolicy, Episode, OffloadingPolicy, Policies, run_episode
+from hadrl_lightning.registries import Registry
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import EdgeNetwork
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator, num_targets
+from hadrl_lightning.simulator.service import check_allocation
 
 Player = Callable[[EdgeNetwork], Episode]
 """Plays an episode of networks; `HADRL.play` is one."""
@@ -120,3 +129,165 @@ def trained_player(agent: dict[str, Any], scenario: Scenario, physics: Physics) 
             f"physics must be that of the agent, {trained.physics}, got {physics}: {agent['file']}"
         )
     return trained.for_scenario(scenario).play
+
+
+# Policies by name, and of a user's own --------------------------------------------------------------------------------
+
+PairFactory = Callable[[Scenario, torch.Generator], Any]
+"""Makes a policy of both levels: a pair `(caching, offloading)`, or an object with these two as attributes."""
+CACHING: Registry[CachingFactory] = Registry("policy of caching", "hadrl_lightning.caching_policies")
+OFFLOADING: Registry[OffloadingFactory] = Registry(
+    "policy of offloading", "hadrl_lightning.offloading_policies"
+)
+PAIRS: Registry[PairFactory] = Registry("policy of both levels", "hadrl_lightning.policies")
+"""What others bring, by entry points, or by module paths."""
+
+
+def caching_factory(name: str) -> CachingFactory:
+    """What makes the caching policy of a name, of `CACHING_POLICIES`, of an entry point, or a module path.
+
+    Raises:
+        HadrlError: there is none, in one line.
+    """
+    return CACHING_POLICIES[name] if name in CACHING_POLICIES else _found(CACHING, name)
+
+
+def offloading_factory(name: str) -> OffloadingFactory:
+    """The same of an offloading policy, of `OFFLOADING_POLICIES` and so on.
+
+    Raises:
+        HadrlError: there is none, in one line.
+    """
+    return OFFLOADING_POLICIES[name] if name in OFFLOADING_POLICIES else _found(OFFLOADING, name)
+
+
+def pair_factory(name: str) -> PairFactory:
+    """What makes both policies, of an entry point, or a module path.
+
+    Raises:
+        HadrlError: there is none, in one line.
+    """
+    return _found(PAIRS, name)
+
+
+def is_caching(name: str) -> bool:
+    """Whether a name can be that of a caching policy."""
+    return name in CACHING_POLICIES or "." in name or name in CACHING.names()
+
+
+def is_offloading(name: str) -> bool:
+    """Whether a name can be that of an offloading policy."""
+    return name in OFFLOADING_POLICIES or "." in name or name in OFFLOADING.names()
+
+
+def is_own_pair(name: str) -> bool:
+    """Whether a name without a `+` is that of a policy of both levels which a user brings."""
+    return "+" not in name and not is_trained(name) and ("." in name or name in PAIRS.names())
+
+
+def draws_of(seed: int) -> tuple[torch.Generator, torch.Generator]:
+    """Generators of a caching and an offloading policy, on the CPU."""
+    return make_generator(seed, Use.BASELINE_CACHING), make_generator(seed, Use.BASELINE_OFFLOADING)
+
+
+def pair_player(caching: str, offloading: str, scenario: Scenario, seed: int) -> Player:
+    """Plays by two policies of these names; mistakes of a user's own get one line with its name.
+
+    Raises:
+        HadrlError: a policy can't be made.
+    """
+    slow_draws, fast_draws = draws_of(seed)
+    if caching in CACHING_POLICIES and offloading in OFFLOADING_POLICIES:
+        return player(
+            (
+                CACHING_POLICIES[caching](scenario, slow_draws),
+                OFFLOADING_POLICIES[offloading](scenario, fast_draws),
+            )
+        )
+    with _named(caching):
+        slow = _policy(caching_factory(caching)(scenario, slow_draws))
+    with _named(offloading):
+        fast = _policy(offloading_factory(offloading)(scenario, fast_draws))
+    return _own_player(
+        _checked_caching(caching, slow), _checked_offloading(offloading, fast), caching, offloading
+    )
+
+
+def own_player(name: str, scenario: Scenario, seed: int) -> Player:
+    """Plays by a policy of both levels that a user brings; its mistakes get one line with its name.
+
+    Raises:
+        HadrlError: it can't be made, or is none.
+    """
+    with _named(name):
+        made = pair_factory(name)(scenario, draws_of(seed)[0])
+        parts = made if isinstance(made, tuple | list) else _attributes(made)
+        if len(parts) != 2 or not all(map(callable, parts)):
+            raise HadrlError(f"must give a pair (caching, offloading) of policies, got {made!r:.100}")
+        slow, fast = parts
+    return _own_player(_checked_caching(name, slow), _checked_offloading(name, fast), name)
+
+
+def _own_player(slow: CachingPolicy, fast: OffloadingPolicy, *names: str) -> Player:
+    def play_one(network: EdgeNetwork) -> Episode:
+        with _named("+".join(names)):
+            return run_episode(network, slow, fast)
+
+    return play_one
+
+
+def _attributes(made: Any) -> tuple[Any, ...]:
+    return getattr(made, "caching", None), getattr(made, "offloading", None)
+
+
+def _policy(made: Any) -> Any:
+    if not callable(made):
+        raise HadrlError(f"must give a policy, a function of the networks, got {made!r:.100}")
+    return made
+
+
+def _checked_caching(name: str, policy: CachingPolicy) -> CachingPolicy:
+    def decide(network: EdgeNetwork) -> torch.Tensor:
+        with _named(name):
+            cache: Any = policy(network)
+            if not isinstance(cache, torch.Tensor):
+                raise HadrlError(f"cache must be a tensor, got {type(cache).__name__}")
+            if cache.shape != network.cache.shape or cache.dtype != torch.bool:
+                shapes = f"{list(network.cache.shape)}, got {cache.dtype} of shape {list(cache.shape)}"
+                raise HadrlError(f"cache must be bool of shape {shapes}")
+        return cache
+
+    return decide
+
+
+def _checked_offloading(name: str, policy: OffloadingPolicy) -> OffloadingPolicy:
+    def decide(network: EdgeNetwork) -> Allocation:
+        with _named(name):
+            decision: Any = policy(network)
+            parts = decision if isinstance(decision, Allocation) else ()
+            if not parts or not all(isinstance(part, torch.Tensor) for part in parts):
+                raise HadrlError(f"decision must be an Allocation of tensors, got {decision!r:.100}")
+            targets = num_targets(network.scenario, network.physics)
+            check_allocation(decision, list(network.requests.shape), targets)
+        return decision
+
+    return decide
+
+
+def _found(registry: Registry[Any], name: str) -> Any:
+    try:
+        return registry.find(name, "policies")
+    except ValueError as error:
+        raise HadrlError(str(error)) from error
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turn whatever a user's policy raises, an exit too, or is refused for, into one line that names it."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if isinstance(error, HadrlError) and str(error).startswith("policy "):
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise HadrlError(f"policy {name}: {kind}{' '.join(str(error).split())}") from error

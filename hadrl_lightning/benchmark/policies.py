@@ -5,9 +5,22 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
-from hadrl_lightning.benchmark.players import is_trained, label_of_trained
+from hadrl_lightning.benchmark.players import (
+    Player,
+    caching_factory,
+    is_caching,
+    is_offloading,
+    is_own_pair,
+    is_trained,
+    label_of_trained,
+    offloading_factory,
+    own_player,
+    pair_factory,
+    pair_player,
+)
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import LEAST_KNOWN
+from hadrl_lightning.scenario import Scenario
 
 Kind = Literal["hadrl", "twin-ddpg", "flat-ddpg", "no-planning", "sb3", "ppo-set"]
 """How a learner is trained: by a Trainer, by the loops of `baselines.learners`, or by Stable-Baselines3; `ppo-set` not
@@ -16,7 +29,7 @@ in the scenario that it is judged in, but over the networks of `any.yaml`."""
 Settings = dict[str, Any]
 
 LOWER_BOUND = "lower-bound"
-FIXED = {*CACHING_POLICIES, *OFFLOADING_POLICIES} - {"random", "random_full", "genetic"}
+FIXED = {*CACHING_POLICIES, *OFFLOADING_POLICIES} - {"random", "random_full", "two_choices", "genetic"}
 """Heuristics of ours that draw nothing and so are the same for every seed."""
 
 LATENCY_OPTIMAL = "latency-optimal caches"
@@ -29,6 +42,8 @@ CACHING_LABELS = {
     "density": "density",
     "lru": "LRU",
     "lfu": "LFU",
+    "gdsf": "GDSF",
+    "sieve": "SIEVE",
     "hit_optimal": "hit-optimal caches",
     "latency_optimal": LATENCY_OPTIMAL,
 }
@@ -36,8 +51,13 @@ OFFLOADING_LABELS = {
     "all_cloud": "all cloud",
     "random": "random",
     "home_equal": "home, equal",
+    "home_sqrt": "home, sqrt",
+    "local_only": "local only",
     "least_loaded_equal": "least loaded, equal",
     "least_loaded_sqrt": "least loaded, sqrt",
+    "shortest_queue": "shortest queue",
+    "two_choices": "two choices",
+    "drift_plus_penalty": "drift plus penalty",
     "genetic": "genetic",
     "best_known": "best known",
     "hindsight": "hindsight",
@@ -58,11 +78,44 @@ class PairPolicy:
 
     @property
     def factories(self) -> dict[str, Any]:
-        """What makes the two policies, by name."""
+        """What makes the two policies, by name.
+
+        Raises:
+            HadrlError: there is no such policy.
+        """
         return {
-            self.caching: CACHING_POLICIES[self.caching],
-            self.offloading: OFFLOADING_POLICIES[self.offloading],
+            self.caching: caching_factory(self.caching),
+            self.offloading: offloading_factory(self.offloading),
         }
+
+    def player(self, scenario: Scenario, seed: int) -> Player:
+        """Plays by the two."""
+        return pair_player(self.caching, self.offloading, scenario, seed)
+
+
+@dataclass(frozen=True)
+class OwnPolicy:
+    """A policy of both levels that a user brings, by an entry point or as `my_module.MyPolicy`."""
+
+    name: str
+
+    @property
+    def draws(self) -> bool:
+        """It may."""
+        return True
+
+    @property
+    def factories(self) -> dict[str, Any]:
+        """What makes it, by its name.
+
+        Raises:
+            HadrlError: there is no such policy.
+        """
+        return {self.name: pair_factory(self.name)}
+
+    def player(self, scenario: Scenario, seed: int) -> Player:
+        """Plays by it."""
+        return own_player(self.name, scenario, seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +241,19 @@ LEARNERS: dict[str, Learner] = {
             "reward_scaling": "returns",
         },
     ),
+    "ppo-recurrent": Learner(
+        label="recurrent PPO (sb3-contrib)",
+        kind="sb3",
+        learner={  # those of PPO
+            "algorithm": "RecurrentPPO",
+            "learning_rate": 3e-4,
+            "gamma": 0.99,
+            "n_steps": 64,
+            "batch_size": 64,
+            "n_epochs": 10,
+            "reward_scaling": "returns",
+        },
+    ),
     "sac": Learner(
         label="SAC (SB3)",
         kind="sb3",
@@ -289,8 +355,9 @@ def default_policies() -> list[str]:
     return [*trained_here, *DEFAULT_PAIRS, LOWER_BOUND]
 
 
-def pair_of(name: str) -> PairPolicy | None:
-    """The pair that a name `caching+offloading` stands for; None for a learner, a trained agent and the bound.
+def pair_of(name: str) -> PairPolicy | OwnPolicy | None:
+    """The policies that a name `caching+offloading`, or a user's own, stands for; None for a learner, a trained agent
+    and the bound.
 
     Raises:
         HadrlError: there is no such policy.
@@ -298,18 +365,27 @@ def pair_of(name: str) -> PairPolicy | None:
     if name in LEARNERS or name == LOWER_BOUND or is_trained(name):
         return None
     caching, plus, offloading = name.partition("+")
-    if not plus or caching not in CACHING_POLICIES or offloading not in OFFLOADING_POLICIES:
-        pairs = f"CACHING+OFFLOADING of {{{', '.join(CACHING_POLICIES)}}} and {{{', '.join(OFFLOADING_POLICIES)}}}"
-        raise HadrlError(
-            f"policies must be among {', '.join(LEARNERS)}, {LOWER_BOUND}, or {pairs}, or the file of a trained "
-            f"agent, FILE.ckpt, got {name!r}"
-        )
-    return PairPolicy(caching, offloading)
+    if is_own_pair(name):
+        return OwnPolicy(name)
+    if plus and is_caching(caching) and is_offloading(offloading):
+        return PairPolicy(caching, offloading)
+    pairs = (
+        f"CACHING+OFFLOADING of {{{', '.join(CACHING_POLICIES)}}} and {{{', '.join(OFFLOADING_POLICIES)}}}"
+    )
+    raise HadrlError(
+        f"policies must be among {', '.join(LEARNERS)}, {LOWER_BOUND}, or {pairs}, or the file of a trained agent, "
+        f"FILE.ckpt, or your own, my_module.MyPolicy, got {name!r}"
+    )
 
 
 def needs_stable_baselines3(name: str) -> bool:
     """Whether the policy is one of Stable-Baselines3's."""
     return name in LEARNERS and LEARNERS[name].kind in ("sb3", "ppo-set")
+
+
+def needs_sb3_contrib(name: str) -> bool:
+    """Whether the policy is one of sb3-contrib's."""
+    return name in LEARNERS and LEARNERS[name].learner.get("algorithm") == "RecurrentPPO"
 
 
 def label_of(name: str, published_size: str = "small") -> str:
@@ -325,6 +401,8 @@ def label_of(name: str, published_size: str = "small") -> str:
         return f"lower bound ({LATENCY_OPTIMAL})"
     if name == LEAST_KNOWN:
         return "least known (latency-optimal caches)"
+    if isinstance(pair, OwnPolicy):
+        return name
     if pair == PairPolicy("random", "random"):
         return "random, both levels"
     caching = CACHING_LABELS.get(pair.caching, pair.caching)

@@ -1,5 +1,5 @@
-"""Stable-Baselines3's PPO, SAC and TD3 on `hadrl/EdgeNetwork-v0`, and its PPO over networks of every kind, with a set
-encoder (see `slot_actor`). What imports this needs the extra `baselines`.
+"""Stable-Baselines3's PPO, SAC and TD3, and the recurrent PPO of sb3-contrib, on `hadrl/EdgeNetwork-v0`, and PPO over
+networks of every kind, with a set encoder (see `slot_actor`). What imports this needs the extra `baselines`.
 """
 
 import copy
@@ -27,6 +27,7 @@ from hadrl_lightning.baselines.learners import joint_policies
 from hadrl_lightning.benchmark.players import Judge, player
 from hadrl_lightning.benchmark.slot_actor import FIELDS, SlotActor, SlotCritic, SlotNumbers, allocation_of
 from hadrl_lightning.benchmark.training import Trained
+from hadrl_lightning.errors import require
 from hadrl_lightning.files import load_tensors, replacing
 from hadrl_lightning.play import Frame, Policies, decided, task_latency
 from hadrl_lightning.scenario import Physics, Scenario
@@ -77,7 +78,7 @@ def train_sb3(
         if noise:
             size = venv.action_space.shape
             settings["action_noise"] = action_noise.NormalActionNoise(np.zeros(size), np.full(size, noise))
-        model = getattr(stable_baselines3, algorithm)("MlpPolicy", venv, seed=seed, device="cpu", **settings)
+        model = _algorithm(algorithm, venv, seed=seed, device="cpu", **settings)
 
         def snapshot() -> Any:
             return model.get_parameters(), venv.obs_rms
@@ -140,12 +141,35 @@ def _normalised(makers: list[Any], scaling: str, gamma: float) -> Any:
     return Centred(vec_env.DummyVecEnv(makers), gamma=gamma)
 
 
+def _algorithm(name: str, venv: Any, **settings: Any) -> Any:
+    """An algorithm of Stable-Baselines3; recurrent PPO, with an LSTM, of sb3-contrib.
+
+    Raises:
+        MissingExtra: sb3-contrib is not installed.
+    """
+    if name == "RecurrentPPO":
+        (contrib,) = require("training recurrent PPO", ["sb3_contrib"])
+        return contrib.RecurrentPPO("MlpLstmPolicy", venv, **settings)
+    return getattr(stable_baselines3, name)("MlpPolicy", venv, **settings)
+
+
 def _policies(model: Any, venv: Any) -> Policies:
+    """Decisions without exploration; what an LSTM remembers begins with the episode."""
+    memory: list[Any] = [None]
+
     def act(observation: Tensor) -> Tensor:
-        action, _ = model.predict(venv.normalize_obs(observation.cpu().numpy()), deterministic=True)
+        normal = venv.normalize_obs(observation.cpu().numpy())
+        action, memory[0] = model.predict(normal, state=memory[0], deterministic=True)
         return torch.from_numpy(np.clip(action, -1, 1).astype(np.float32)).to(observation.device)
 
-    return joint_policies(act)
+    caching, offloading = joint_policies(act)
+
+    def from_the_start(network: EdgeNetwork) -> Tensor:
+        if network.slot == 0:
+            memory[0] = None
+        return caching(network)
+
+    return from_the_start, offloading
 
 
 # Over networks of every kind -----------------------------------------------------------------------------------------

@@ -120,12 +120,18 @@ OURS = "#0072B2"
 YARDSTICK = "latency_optimal+best_known"
 """The least latency known: black, and dashed where it is a line."""
 
+PHYSICISTS = (
+    *("best_known", "hindsight", "genetic"),
+    *("local_only", "shortest_queue", "two_choices", "drift_plus_penalty"),
+)
+"""Offloading policies that go by the equations of latency, besides those with square-root shares in their names."""
+
 KINDS: dict[str, Callable[[str], bool]] = {
     "HADRL": lambda name: name == "hadrl" or name.endswith(".ckpt"),
     "ablation": lambda name: name.startswith("hadrl-") and name != "hadrl-published",
-    "learner": lambda name: "+" not in name and name != "lower-bound",
+    "learner": lambda name: "+" not in name and "." not in name and name != "lower-bound",
     "knows the physics": lambda name: (
-        name.endswith(("+best_known", "+genetic", "_sqrt", "+hindsight")) or name == "lower-bound"
+        name.partition("+")[2] in PHYSICISTS or name.endswith("_sqrt") or name == "lower-bound"
     ),
     "heuristic": lambda name: True,
 }
@@ -149,6 +155,7 @@ POLICY_COLOURS: dict[str, dict[str, str]] = {
         "twin-ddpg": "#D55E00",
         "flat-ddpg": "#E69F00",
         "ppo": "#8C2D04",
+        "ppo-recurrent": "#FB6A4A",
         "sac": "#CC79A7",
         "td3": "#99004C",
         "hadrl-published": "#8C6D31",

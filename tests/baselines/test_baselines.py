@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -17,17 +18,25 @@ from hadrl_lightning.baselines import (
     OFFLOADING_POLICIES,
     GeneticSearch,
     GeneticSettings,
+    GreedyDualSizeFrequency,
     LeastRecentlyUsed,
+    Sieve,
     all_cloud,
     best_known_policy,
     density_knapsack,
+    drift_plus_penalty,
+    home_sqrt,
     least_frequently_used,
     least_loaded_equal,
     least_loaded_sqrt,
+    local_only,
     popularity_first,
     random_offloading,
+    shortest_queue,
+    two_choices,
 )
 from hadrl_lightning.baselines.learners import LearnerSettings
+from hadrl_lightning.baselines.problem import shown_links
 from hadrl_lightning.benchmark import sb3
 from hadrl_lightning.benchmark.policies import LEARNERS
 from hadrl_lightning.benchmark.sb3 import (
@@ -40,9 +49,16 @@ from hadrl_lightning.benchmark.sb3 import (
 from hadrl_lightning.benchmark.slot_actor import SlotActor, SlotCritic, SlotNumbers, allocation_of
 from hadrl_lightning.play import OffloadingPolicy, home_equal, run_episode
 from hadrl_lightning.scenario import GIB, Scenario
-from hadrl_lightning.simulator import Allocation, EdgeNetwork, OffloadingView, fill_caches
+from hadrl_lightning.simulator import (
+    Allocation,
+    EdgeNetwork,
+    OffloadingView,
+    fill_caches,
+    spectral_efficiency,
+)
 
 TIGHT = Scenario(cache_bytes=40 * GIB)
+ROOM_OF_3: dict[str, Any] = {"cache_bytes": 3.0 * GIB, "usable_cache_fraction": 1.0}
 SMALL = Scenario(cache_bytes=20 * GIB, num_users=6, decisions_per_episode=3, slots_per_decision=2)
 
 
@@ -165,6 +181,136 @@ def test_a_server_of_twice_the_compute_takes_twice_the_users() -> None:
     network = network_of(scenario)
     network.begin_frame(torch.ones(3, 2, 10, dtype=torch.bool))
     assert (least_loaded_equal(network).server.sum(dim=1) == 20).all()
+
+
+def test_gdsf_weighs_what_a_miss_costs_by_storage_and_ages_what_is_not_asked_for() -> None:
+    alike = {"input_bytes": (8.0,) * 3, "workload_cycles": (4e9,) * 3, "popularity": "zipf", **ROOM_OF_3}
+    sizes = (1.0 * GIB, 2.0 * GIB, 2.0 * GIB)
+    scenario = Scenario(num_servers=1, num_services=3, storage_bytes=sizes, **alike)
+    network, policy = network_of(scenario), GreedyDualSizeFrequency()
+
+    def after(*asked: float) -> list[int]:
+        network.state.request_counts += torch.tensor(asked)
+        network.state.cache = policy(network)
+        network.decision += 1
+        return services(network.cache[0, 0])
+
+    assert after(0, 0, 0) == []
+    # In misses per GiB: 1, 2 and 1.5. The third does not fit beside the second; the clock rises to the lowest kept, 1.
+    assert after(1, 4, 3) == [1, 2]
+    # The third was not held, so it counts 1 request: 1 + 0.5. All 4 would have been 1 + 2, more than the second has.
+    assert after(0, 0, 1) == [1, 2]
+    # 1 + 1.5 is more than the 2 that the second had when the clock was at 0.
+    assert after(0, 0, 3) == [1, 3]
+
+
+def test_sieve_lets_go_what_was_not_asked_for_since_the_hand_passed() -> None:
+    sizes = (1.0 * GIB, 1.0 * GIB, 1.0 * GIB, 2.0 * GIB, 4.0 * GIB)
+    room = {**ROOM_OF_3, "cache_bytes": (3.0 * GIB, 1.0 * GIB)}
+    scenario = Scenario(num_servers=2, num_services=5, storage_bytes=sizes, popularity="zipf", **room)
+    network = network_of(scenario)
+    policy = Sieve()
+
+    def after(*asked: float) -> list[list[int]]:
+        network.state.request_counts += torch.tensor(asked)
+        held = policy(network)[0]
+        network.decision += 1
+        return [services(held[0]), services(held[1])]
+
+    assert after(0, 0, 0, 0, 0) == [[], []]
+    # 1, 2 and 3 come in this order, the last two marked; the fifth is too large. On the small server 3 is the last.
+    assert after(1, 2, 3, 0, 9) == [[1, 2, 3], [3]]
+    # 4 needs two places: 1 has no mark; 2 and 3 lose theirs, and the hand is back at 2.
+    assert after(0, 0, 0, 1, 0) == [[3, 4], [3]]
+    # 3 is marked and stays, so 4 goes, though it came later; the small server has nothing but 3 to let go.
+    assert after(1, 0, 1, 0, 0) == [[1, 3], [1]]
+    network.decision, network.state.request_counts = 0, torch.zeros(3, 5)
+    assert after(0, 0, 0, 0, 0) == [[], []]
+
+
+def asking(network: EdgeNetwork, *requests: int) -> EdgeNetwork:
+    """Everything cached, and these requests in the coming slot."""
+    network.begin_frame(torch.ones_like(network.cache))
+    asked = torch.tensor(requests).repeat(network.num_envs, 1)
+    network.unfolding.slot = replace(network.unfolding.slot, requests=asked)
+    return network
+
+
+def waiting(seconds: tuple[float, ...], num_envs: int = 1, **fields: Any) -> EdgeNetwork:
+    """A network of equal users with one task each, and so many seconds of work before those of each server."""
+    processes = {"queues": {"arrivals": "every", "load": None, "tasks_per_slot": 1.0}}
+    size = {"num_servers": len(seconds), "num_services": 1, "workload_cycles": (4e9,), **fields}
+    network = network_of(Scenario(processes=processes, popularity="zipf", **size), num_envs)
+    asking(network, *[0] * network.scenario.num_users)
+    backlog = torch.tensor(seconds, dtype=torch.float64) * network.exact.compute_hz
+    network.state.carried["queues"]["backlog"] = backlog.expand(num_envs, -1).clone()
+    return network
+
+
+def test_the_shortest_queue_is_that_of_least_work_not_of_fewest_users() -> None:
+    scenario = Scenario(num_users=6, num_services=2, popularity="zipf", workload_cycles=(1e9, 4e9))
+    network = asking(network_of(scenario, 1), 1, 0, 0, 0, 0, 0)
+    assert shortest_queue(network).server.tolist() == [[0, 1, 1, 1, 1, 0]]
+    assert least_loaded_equal(network).server.tolist() == [[0, 1, 0, 1, 0, 1]]
+
+
+def test_the_shortest_queue_counts_the_work_that_waits() -> None:
+    # 4e9 cycles at 20 GHz are 0.2 s: after two users the queues are as long, and the first server has the lower index
+    network = waiting((0.4, 0.0), num_users=4, compute_hz=20e9)
+    assert shortest_queue(network).server.tolist() == [[1, 1, 0, 1]]
+
+
+def test_of_two_servers_drawn_at_random_the_less_loaded_is_chosen() -> None:
+    network = waiting((1.0, 2.0, 3.0), num_envs=3000, num_users=1)
+    chosen = two_choices(generator())(network).server.flatten().bincount(minlength=3) / 3000
+    # of three pairs two have the first server, and the third is never the less loaded one
+    torch.testing.assert_close(chosen, torch.tensor([2 / 3, 1 / 3, 0]), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize(("backlog_s", "target"), [(0.26, 1), (0.28, 0)])
+def test_drift_plus_penalty_weighs_work_that_joins_a_backlog_beside_latency(
+    backlog_s: float, target: int
+) -> None:
+    # 4e9 cycles take 0.4 s at the first server and 0.1 s behind the backlog at the second: 0.1 + 0.28 s are less than
+    # 0.4 s, but not with 0.1 s · 0.28 s / 1 s besides.
+    network = waiting((0.0, backlog_s), num_users=1, compute_hz=(10e9, 40e9))
+    assert drift_plus_penalty(network).server.tolist() == [[target]]
+    assert best_known_policy(network).server.tolist() == [[1]]
+
+
+def test_local_only_stays_on_devices_where_they_compute_and_at_home_elsewhere() -> None:
+    scenario = Scenario(num_servers=3, num_users=4)
+    device = network_of(replace(scenario, processes={"device": {}}))
+    assert (local_only(device).server == 3).all()
+    network = network_of(scenario)
+    assert torch.equal(local_only(network).server, network.homes)
+    assert torch.equal(home_sqrt(network).server, home_equal(network).server)
+
+
+@pytest.mark.parametrize(
+    "name", ["home_sqrt", "least_loaded_sqrt", "shortest_queue", "drift_plus_penalty", "genetic"]
+)
+def test_heuristics_do_not_know_which_servers_are_slow(name: str) -> None:
+    scenario = Scenario(num_servers=3, num_users=6)
+    slow = replace(scenario, processes={"slow_servers": {"slow_part": 0.5}})
+
+    def decided(offloading: str, scenario: Scenario) -> Allocation:
+        network = network_of(scenario, 20)
+        network.begin_frame(torch.ones_like(network.cache))
+        return OFFLOADING_POLICIES[offloading](scenario, generator())(network)
+
+    for one, other in zip(decided(name, slow), decided(name, scenario), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(decided("best_known", slow).server, decided("best_known", scenario).server)
+
+
+def test_heuristics_know_of_links_what_phones_report() -> None:
+    scenario = Scenario(num_servers=2, num_users=5, processes={"correlated_channel": {}})
+    network = network_of(scenario)
+    table, fading = shown_links(network)
+    seen = network.offloading_view().spectral_efficiency.double()
+    linked = spectral_efficiency(scenario, network.positions.double(), fading.double(), table=table)
+    torch.testing.assert_close(linked, seen, atol=0, rtol=1e-5)
 
 
 def test_the_policies_stand_in_the_known_order_where_caches_are_tight() -> None:

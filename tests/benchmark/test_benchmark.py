@@ -4,6 +4,7 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -577,3 +578,157 @@ def test_the_commands_for_a_folder_are_noted_once_each_and_the_newest_last(
         assert main([*words, *further]) == 0
     lines = Path("out/command.txt").read_text().splitlines()
     assert lines == [" ".join(["hadrl", *words]), " ".join(["hadrl", *words, "--seeds", "0"])]
+
+
+# Policies of a user's own --------------------------------------------------------------------------------------------
+
+OWN = """
+import sys
+
+import torch
+from hadrl_lightning.simulator import Allocation, equal_shares
+
+def caching(network):
+    return torch.zeros_like(network.cache)
+
+def offloading(network):
+    return equal_shares(network.scenario, network.homes, network.dtype)
+
+class Pair:
+    def __init__(self, scenario, generator):
+        self.caching, self.offloading = caching, offloading
+
+def pair(scenario, generator): return caching, offloading
+def slow(scenario, generator): return caching
+def fast(scenario, generator): return offloading
+number = 3
+def one_policy(scenario, generator): return caching
+def no_policy(scenario, generator): return None
+def raising(scenario, generator): raise KeyError("not\\nhere")
+def list_caches(scenario, generator): return lambda network: [0]
+def wrong_shape(scenario, generator): return lambda network: network.cache[:, :, :1]
+def too_full(scenario, generator): return lambda network: torch.ones_like(network.cache)
+def all_shares(scenario, generator):
+    return lambda network: offloading(network)._replace(bandwidth_share=torch.ones(network.requests.shape))
+def half_a_share_more(scenario, generator):
+    return lambda network: offloading(network)._replace(compute_share=torch.full(network.requests.shape, 1.5))
+def nowhere(scenario, generator):
+    return lambda network: offloading(network)._replace(server=torch.full_like(network.requests, 2))
+def not_a_number(scenario, generator):
+    return lambda network: offloading(network)._replace(compute_share=torch.full(network.requests.shape, torch.nan))
+def plain_tuple(scenario, generator): return lambda network: tuple(offloading(network))
+def failing(scenario, generator): return lambda network: network.nothing
+def leaving(scenario, generator): raise SystemExit(4)
+def leaving_later(scenario, generator): return lambda network: sys.exit(4)
+"""
+
+
+@pytest.fixture
+def own(in_empty_folder: Path) -> Iterator[str]:
+    """Name of a module in the working directory."""
+    Path("own_policies.py").write_text(OWN)
+    yield "own_policies"
+    sys.modules.pop("own_policies", None)
+
+
+def test_policies_of_ones_own_are_named_by_their_module(own: str) -> None:
+    names = (
+        f"{own}.Pair",
+        f"{own}.pair",
+        f"{own}.slow+{own}.fast",
+        f"none+{own}.fast",
+        f"{own}.slow+home_equal",
+    )
+    found = [
+        compute(cells_of(plan_of(name), name)[0]).episodes["latency"] for name in ("none+home_equal", *names)
+    ]
+    assert found[1:] == [found[0]] * len(names)
+    cell = cells_of(plan_of(names[0], seeds=(0,)), names[0])[0]
+    assert list(cell.settings["modules"]) == [own]
+    assert label_of(names[0]) == names[0]
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (
+            "nowhere_module.Policy",
+            "policies must be a module path that can be imported, got nowhere_module.Policy",
+        ),
+        (
+            "own_policies.absent",
+            "policies must be a module path that can be imported, got own_policies.absent",
+        ),
+        (
+            "own_policies.number",
+            "policies must be a policy of both levels, got own_policies.number, which is 3",
+        ),
+        ("lru+own_policies.number", "policies must be a policy of offloading, got own_policies.number"),
+    ],
+)
+def test_a_policy_that_is_not_there_is_told_before_anything_is_computed(
+    policy: str, message: str, own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["benchmark", "--policies", "none+home_equal", policy]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert [one.name for one in Path().iterdir() if one.name != "__pycache__"] == ["own_policies.py"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("own_policies.one_policy", "must give a pair (caching, offloading) of policies, got <function"),
+        ("own_policies.no_policy", "must give a pair (caching, offloading) of policies, got None"),
+        ("none+own_policies.no_policy", "must give a policy, a function of the networks, got None"),
+        ("own_policies.raising", "KeyError: 'not\\nhere'"),
+        ("own_policies.list_caches+home_equal", "cache must be a tensor, got list"),
+        (
+            "own_policies.wrong_shape+home_equal",
+            "cache must be bool of shape [3, 2, 10], got torch.bool of shape [3, 2, 1]",
+        ),
+        ("own_policies.too_full+home_equal", "cache must fit into the usable cache, got 6.71 times as much"),
+        ("none+own_policies.all_shares", "bandwidth_share must sum to at most 1 on every server, got 2"),
+        ("none+own_policies.half_a_share_more", "compute_share must be at most 1, got 1.5"),
+        ("none+own_policies.nowhere", "server must be from 0 to 1, got 2 to 2"),
+        ("none+own_policies.not_a_number", "compute_share must be finite, got 12 values that are not"),
+        ("none+own_policies.plain_tuple", "decision must be an Allocation of tensors, got (tensor("),
+        ("none+own_policies.failing", "AttributeError: 'EdgeNetwork' object has no attribute 'nothing'"),
+        ("own_policies.leaving", "SystemExit: 4"),
+        ("none+own_policies.leaving_later", "SystemExit: 4"),
+    ],
+)
+def test_a_policy_that_decides_what_can_not_be_costs_its_own_cell_and_one_line(
+    policy: str, message: str, own: str, tmp_path: Path
+) -> None:
+    plan = plan_of(policy, "none+home_equal", seeds=(0,))
+    outcomes = run_cells([*cells_of(plan, policy), *cells_of(plan, "none+home_equal")], tmp_path / "out")
+    failed, done = (outcomes[cells_of(plan, name)[0].key] for name in (policy, "none+home_equal"))
+    assert failed.result is None
+    assert "HadrlError: policy " in failed.error
+    assert message in failed.error
+    assert done.result is not None
+
+
+@pytest.mark.whole
+def test_heuristics_and_learners_play_in_all_worlds_at_once(own: str) -> None:
+    worlds = ("tight", "drift", "slowdowns", "mobile", "channel", "queues", "device", "hops")
+    heuristics = (
+        *("gdsf+shortest_queue", "sieve+two_choices", "lru+drift_plus_penalty"),
+        *("lfu+local_only", "gdsf+home_sqrt", f"{own}.Pair", f"sieve+{own}.fast"),
+    )
+    learners = ("ppo-recurrent", "flat-ddpg")
+    wrong = f"none+{own}.all_shares"
+    plan = plan_of(
+        *(*heuristics, *learners, wrong), seeds=(0,), overlays=tuple(f"{name}.yaml" for name in worlds)
+    )
+    cells = [cell for cell in plan.cells if cell.policy != LEAST_KNOWN]
+    outcomes = {one.cell.policy: one for one in run_cells(cells, Path("out")).values()}
+    failed = {policy: one.error for policy, one in outcomes.items() if one.result is None}
+    assert list(failed) == [wrong]
+    assert "bandwidth_share must sum to at most 1" in failed[wrong]
+    for policy in (*heuristics, *learners):
+        result = outcomes[policy].result
+        assert result is not None
+        assert math.isfinite(result.scores["latency"])

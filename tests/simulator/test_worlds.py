@@ -385,7 +385,7 @@ def test_the_best_known_decisions_know_which_servers_are_slow() -> None:
     for allocation in (told, searched, untold):
         network.load_state_dict(saved)
         latency.append(float(network.step(allocation).latency.sum()))
-    assert latency[0] < latency[1] < 0.6 * latency[2]
+    assert latency[0] < 0.6 * min(latency[1:])  # the search goes by what views show
     load = torch.zeros(30, 3).scatter_add_(1, told.server, torch.ones(30, 12))
     mixed = (speed == 1).any(dim=1) & (speed < 1).any(dim=1)
     fast, slow = (load[mixed][part[mixed]].mean() for part in (speed == 1, speed < 1))
