@@ -60,8 +60,8 @@ class Places(NamedTuple):
         if wide:
             high = min(0.255, 0.06 * num_servers)
             low = 0.315 - high
-            rows = (0.06, low, 0.41, high), (0.53, low, 0.26, high)
-            return Places((0.045, 0.475, 0.935, 0.415), *rows, (0.85, 0.08, 0.13, 0.25), (0.5, 0.445))
+            rows = (0.06, low, 0.41, high), (0.53, low, 0.32, high)
+            return Places((0.045, 0.475, 0.935, 0.415), *rows, (0.885, 0.08, 0.1, 0.225), (0.5, 0.445))
         high, less = min(0.28, 0.05 * num_servers), min(0.25, 0.05 * num_servers)
         rows = (0.57, 0.80 - high, 0.415, high), (0.57, 0.43 - less, 0.415, less)
         return Places((0.05, 0.14, 0.45, 0.75), *rows, (0.57, 0.075, 0.415, 0.055), (0.275, 0.105))
@@ -90,7 +90,7 @@ class Picture:
         self._limits: list[Any] = []
         """Of all axes when the background was drawn."""
         self._extent = extent(scenes) if scenes else None
-        self._known = bool(scenes)
+        self._known, self._stays = list(scenes), bool(scenes)
         self._kind: tuple[Any, ...] | None = None
         self._parts: list[Any] = []
         self._latency_s: list[float] = []
@@ -99,6 +99,8 @@ class Picture:
     def image(self, scene: Scene) -> Image:
         """A scene as a picture, [720, 1280, 3]."""
         with self._context(figure_settings()):
+            while self._known:  # until all ends of axes are where they stay
+                self._move(self._known.pop(0))
             self._move(scene)
             limits = [one.viewLim.bounds for one in self._figure.axes]
             if self._background is None or limits != self._limits:
@@ -114,7 +116,7 @@ class Picture:
     def _move(self, scene: Scene) -> None:
         """Have everything on the figure where it is in a scene."""
         around = extent([scene])
-        if self._extent is not None and (self._known or scene.slot > 0):
+        if self._extent is not None and (self._stays or scene.slot > 0):
             ends = np.minimum(self._extent[0], around[0]), np.maximum(self._extent[1], around[1])
             around = np.stack(ends)
         self._extent = around
@@ -154,7 +156,7 @@ class _Map:
         axes.set_facecolor("#FAFAFA")
         axes.locator_params(nbins=6)
         for one in (axes.xaxis, axes.yaxis):
-            one.set_major_formatter("{x:g} m")
+            one.set_major_formatter(lambda x, _: f"{x:g} m" if abs(x) < 1e4 else f"{x / 1e3:g} km")
         at, size = scene.servers.at_m, 2 * scene.cell_radius_m
         self.cells = collections.EllipseCollection(
             size, size, 0, units="xy", offsets=at, offset_transform=axes.transData
@@ -195,16 +197,18 @@ class _Map:
         carries = scene.servers.backlog_s is not None
         there = {"device": scene.has_devices, "dropped": carries or scene.has_devices, "idle": carries, "asks": False}
         names = [name for name in OUTCOMES if there.get(name, True)]
-        entries = [(WORDS[name], SHADES[name], MARKS.get(name, "o"), DASHES.get(name, ""), 5.0) for name in names]
-        entries.append(("after its deadline", GREY, "^", "", 5.0))
+        dot: dict[str, Any] = {"markersize": 5}
+        ring = {"markersize": 8, "markerfacecolor": "none", "markeredgewidth": 1.2}
+        entries = [(WORDS[name], SHADES[name], MARKS.get(name, "o"), DASHES.get(name, ""), dot) for name in names]
+        entries.append(("after its deadline", GREY, "^", "", dot))
         if scene.moves:
-            entries.append(("way since the slot before", "#AAAAAA", "", "-", 5.0))
-            entries.append(("new home", COLOURS[1], "$\\circ$", "", 9.0))
+            entries.append(("way since the slot before", "#AAAAAA", "", "-", {}))
+            entries.append(("new home", COLOURS[1], "o", "", ring))
         if scene.links:
-            entries.append(("link between servers", LINKS, "", "-", 5.0))
+            entries.append(("link between servers", LINKS, "", "-", {"linewidth": 5}))
         handles = [
-            Line2D([], [], color=shade, marker=mark, linestyle=dash or "none", markersize=size, label=text)
-            for text, shade, mark, dash, size in entries
+            Line2D([], [], color=shade, marker=mark, linestyle=dash or "none", label=text, **more)
+            for text, shade, mark, dash, more in entries
         ]
         columns = {"ncols": 10 if place[0] == 0.5 else 4, "columnspacing": 1.4, "handletextpad": 0.5}
         figure.legend(handles=handles, loc="upper center", bbox_to_anchor=place, **columns)
@@ -325,7 +329,7 @@ class _Bars:
         servers = len(scene.servers.cache)
         names = {"tasks": 1.0, "cache": 1.0, "bandwidth": 1.0, "compute": 1.0}
         if scene.servers.backlog_s is not None:
-            names["backlog (s)"] = scene.buffer_s or 1.0
+            names["backlog"] = scene.buffer_s or 1.0
         if scene.servers.speed is not None:
             names["speed"] = 1.0
         left, bottom, width, height = places.bars
@@ -335,6 +339,9 @@ class _Bars:
         for number, (name, most) in enumerate(names.items()):
             axes = figure.add_axes((left + number * step, bottom, step - 0.012, height))
             axes.set(xlim=(0, most), ylim=(servers - 0.5, -0.5), xticks=[], yticks=[])
+            if number:
+                axes.set_xticks([most], [f"{most:g} s" if name == "backlog" else "100%"], fontsize=6, color=GREY)
+                axes.tick_params(axis="x", length=0, pad=1)
             axes.set_title(name, fontsize=8, pad=5)
             if not number:
                 axes.set_yticks(range(servers), [str(one) for one in range(servers)])
@@ -353,7 +360,7 @@ class _Bars:
             "cache": servers.filled,
             "bandwidth": servers.bandwidth_load,
             "compute": servers.compute_load,
-            "backlog (s)": servers.backlog_s,
+            "backlog": servers.backlog_s,
             "speed": servers.speed,
         }
         axes, stack, texts = self.bars["tasks"]
@@ -369,7 +376,8 @@ class _Bars:
             for bar, text, value in zip(bars, texts, found.tolist()):
                 bar.set_width(value)
                 bar.set_facecolor(COLOURS[1] if name in ("bandwidth", "compute") and value > 1.005 else LOADED)
-                text.set_text(f"{value:.2f}" if name == "backlog (s)" else f"{value:.0%}")
+                words = f"{value:.2f} s" if name == "backlog" else f"{value:.0%}"
+                text.set_text("" if words in ("0.00 s", "0%", "100%") else words)  # which the bar says
 
 
 class _Numbers:
@@ -389,6 +397,7 @@ class _Numbers:
         axes.locator_params(axis="y", nbins=3)
         (self.line,) = axes.plot([], [], color=GREY, linewidth=1.0)
         (self.now,) = axes.plot([], [], "o", color="black", markersize=4, clip_on=False)
+        self.most = 0.0
         self.moving = [self.head, *self.texts.values(), self.line, self.now]
 
     def show(self, scene: Scene, around: Points, heading: str, latency_s: list[float]) -> None:
@@ -404,5 +413,5 @@ class _Numbers:
         self.line.set_data(np.arange(len(past)), past)
         self.now.set_data([len(past) - 1], past[-1:]) if len(past) else self.now.set_data([], [])
         if np.isfinite(past).any():
-            most = float(np.nanmax(past)) or 1.0
-            self.axes.set_ylim(0, _above(self.axes.get_ylim()[1] if len(past) > 1 else 0.0, most))
+            self.most = _above(self.most, float(np.nanmax(past)))
+            self.axes.set_ylim(0, self.most or 1.0)

@@ -99,7 +99,7 @@ class Scene(NamedTuple):
             "hits": f"{found['hits']:.0f} of {tasks:.0f}",
             "in time": f"{found['on_time'] * tasks:.0f} of {tasks:.0f}",
             "energy": f"{found['energy']:.3g} {self.energy_unit}",
-            "fetching": f"{found['switching']:.1f} s",
+            "switching": f"{found['switching']:.1f} s",
         }
         if self.servers.backlog_s is not None or self.has_devices:
             shown["dropped"] = f"{found['dropped']:.0f}"
@@ -227,7 +227,8 @@ class Watcher:
         taken = held.bits_of(network.cache.double()).double() / usable.clamp(min=1)
         full_hz = network.table.compute_hz.double()
         tasks = np.zeros((num_servers, len(OUTCOMES)), dtype=np.int64)
-        came = _of_first((seen.target >= 0) & (seen.target < num_servers))
+        has_task = seen.outcome != OUTCOMES.index("idle")
+        came = _of_first((seen.target >= 0) & (seen.target < num_servers) & has_task)
         np.add.at(tasks, (_of_first(seen.target)[came], _of_first(seen.outcome)[came]), 1)
         work = [one["backlog"] for one in network.state.carried.values() if "backlog" in one]
         slows = "server_speed" in network.unfolding.slot.more
