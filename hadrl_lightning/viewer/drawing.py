@@ -173,10 +173,7 @@ class _Map:
         self.links = lines(LINKS, 5, 2)
         self.trails = lines("#AAAAAA", 1.5, 3)
         self.relays = lines(SHADES["cloud"], 1, 4)
-        self.lines = {
-            name: lines(SHADES[name], 0.9, 5, dashes)
-            for name, dashes in DASHES.items()
-        }
+        self.lines = {name: lines(SHADES[name], 0.9, 5, dashes) for name, dashes in DASHES.items()}
         dots = {"linewidths": 0.5, "edgecolors": "white", "zorder": 7}
         self.users = {mark: axes.scatter([], [], s=30, marker=mark, **dots) for mark in ("o", "^", "X")}
         ring = {"facecolors": "none", "edgecolors": COLOURS[1], "linewidths": 1.2, "zorder": 8}
@@ -195,11 +192,18 @@ class _Map:
         from matplotlib.lines import Line2D
 
         carries = scene.servers.backlog_s is not None
-        there = {"device": scene.has_devices, "dropped": carries or scene.has_devices, "idle": carries, "asks": False}
+        there = {
+            "device": scene.has_devices,
+            "dropped": carries or scene.has_devices,
+            "idle": carries,
+            "asks": False,
+        }
         names = [name for name in OUTCOMES if there.get(name, True)]
         dot: dict[str, Any] = {"markersize": 5}
         ring = {"markersize": 8, "markerfacecolor": "none", "markeredgewidth": 1.2}
-        entries = [(WORDS[name], SHADES[name], MARKS.get(name, "o"), DASHES.get(name, ""), dot) for name in names]
+        entries = [
+            (WORDS[name], SHADES[name], MARKS.get(name, "o"), DASHES.get(name, ""), dot) for name in names
+        ]
         entries.append(("after its deadline", GREY, "^", "", dot))
         if scene.moves:
             entries.append(("way since the slot before", "#AAAAAA", "", "-", {}))
@@ -291,7 +295,9 @@ class _Caches:
     def show(self, scene: Scene, around: Points, heading: str, latency_s: list[float]) -> None:
         """Fill all of it."""
         cache, new = scene.servers.cache, scene.servers.new
-        shades = np.array([[int(shade[at : at + 2], 16) for at in (1, 3, 5)] for shade in (LACKING, HELD, FETCHED)])
+        shades = np.array(
+            [[int(shade[at : at + 2], 16) for at in (1, 3, 5)] for shade in (LACKING, HELD, FETCHED)]
+        )
         self.picture.set_data(shades[cache.astype(int) + new].astype(np.uint8))
         counts = np.zeros((cache.shape[1], len(OUTCOMES)))
         np.add.at(counts, (scene.users.service, scene.users.outcome), 1)
@@ -340,14 +346,20 @@ class _Bars:
             axes = figure.add_axes((left + number * step, bottom, step - 0.012, height))
             axes.set(xlim=(0, most), ylim=(servers - 0.5, -0.5), xticks=[], yticks=[])
             if number:
-                axes.set_xticks([most], [f"{most:g} s" if name == "backlog" else "100%"], fontsize=6, color=GREY)
+                axes.set_xticks(
+                    [most], [f"{most:g} s" if name == "backlog" else "100%"], fontsize=6, color=GREY
+                )
                 axes.tick_params(axis="x", length=0, pad=1)
             axes.set_title(name, fontsize=8, pad=5)
             if not number:
                 axes.set_yticks(range(servers), [str(one) for one in range(servers)])
                 axes.tick_params(length=0)
                 axes.set_ylabel("server")
-            bars = axes.barh(range(servers), [0.0] * servers, color=LOADED, height=0.76) if number else _Stack(axes, True)
+            bars = (
+                axes.barh(range(servers), [0.0] * servers, color=LOADED, height=0.76)
+                if number
+                else _Stack(axes, True)
+            )
             inside = {"fontsize": 7, "va": "center_baseline", "clip_on": False}
             texts = [axes.text(0.03 * most, row, "", **inside) for row in range(servers)]
             self.bars[name] = axes, bars, texts
@@ -375,7 +387,9 @@ class _Bars:
             assert found is not None
             for bar, text, value in zip(bars, texts, found.tolist()):
                 bar.set_width(value)
-                bar.set_facecolor(COLOURS[1] if name in ("bandwidth", "compute") and value > 1.005 else LOADED)
+                bar.set_facecolor(
+                    COLOURS[1] if name in ("bandwidth", "compute") and value > 1.005 else LOADED
+                )
                 words = f"{value:.2f} s" if name == "backlog" else f"{value:.0%}"
                 text.set_text("" if words in ("0.00 s", "0%", "100%") else words)  # which the bar says
 
