@@ -23,7 +23,7 @@ from hadrl_lightning.config_files import (
     shipped_configs,
 )
 from hadrl_lightning.errors import HadrlError, OutputError, require
-from hadrl_lightning.play import CachingPolicy, Frame, OffloadingPolicy, by_policy
+from hadrl_lightning.play import Frame, Policies, by_policy
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.scenario.ranges import RANGED
 from hadrl_lightning.simulator import EdgeNetwork, Use, check_seed, make_generator
@@ -131,8 +131,8 @@ def show_parser() -> LineParser:
         prog="hadrl show",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Play one episode and show it: episode.gif, and episode.html, a page with a slider and all numbers of\n"
-        "every slot. Needs the extra hadrl-lightning[plots].",
+        description="Play one episode and show it: episode.gif, and episode.html, a page with a slider and all numbers\n"
+        "of every slot. Needs the extra hadrl-lightning[plots].",
         epilog="Any setting of the data can follow, such as --data.scenario.num_users 60.\n\n"
         "examples:\n"
         "  hadrl show --config es3.yaml --config mobile.yaml\n"
@@ -197,7 +197,7 @@ def _show(options: argparse.Namespace, others: Sequence[str]) -> int:
     output = options.output or folder / f"show-{Path(player).stem}"
     _check_output(output)
     scenes = _scenes(network, policies, options.slots or slots)
-    title = f"{name if options.config else 'its own settings'}, {Path(player).name}"
+    title = f"{Path(player).name} in {name}" if options.config else Path(player).name
     writers = {"gif": viewer.write_gif, "html": viewer.write_replay, "mp4": viewer.write_mp4}
     for kind in dict.fromkeys(options.format):
         writers[kind](output / f"episode.{kind}", scenes, title)
@@ -273,7 +273,7 @@ def _network(options: argparse.Namespace, data: Any) -> EdgeNetwork:
     return EpisodeStream(data.scenario, data.physics, 1, 1, seed, Use.TEST_NETWORKS).networks(0)
 
 
-def _pair(name: str, network: EdgeNetwork) -> tuple[CachingPolicy, OffloadingPolicy]:
+def _pair(name: str, network: EdgeNetwork) -> Policies:
     """The heuristics of a name.
 
     Raises:
@@ -292,7 +292,7 @@ def _pair(name: str, network: EdgeNetwork) -> tuple[CachingPolicy, OffloadingPol
     return CACHING_POLICIES[caching](scenario, draws[0]), OFFLOADING_POLICIES[offloading](scenario, draws[1])
 
 
-def _agent(file: Path, contents: Any, network: EdgeNetwork) -> tuple[CachingPolicy, OffloadingPolicy]:
+def _agent(file: Path, contents: Any, network: EdgeNetwork) -> Policies:
     """The policies of an agent.
 
     Raises:
@@ -308,20 +308,18 @@ def _agent(file: Path, contents: Any, network: EdgeNetwork) -> tuple[CachingPoli
     return agent.for_scenario(network.declared).policies()
 
 
-def _scenes(
-    network: EdgeNetwork, policies: tuple[CachingPolicy, OffloadingPolicy], num_slots: int
-) -> list[Any]:
+def _scenes(network: EdgeNetwork, policies: Policies, num_slots: int) -> list[Any]:
     """The first slots of an episode."""
     import torch
 
-    from hadrl_lightning.viewer import Watcher
+    from hadrl_lightning.viewer import Scene, Watcher
 
-    slow, fast = (by_policy(one) for one in policies)
-    watcher, scenes = Watcher(network), []
+    caching, offloading = policies
+    watcher, scenes = Watcher(network), list[Scene]()
     network.reset()
     with torch.no_grad():
         while len(scenes) < num_slots:
-            for played in Frame(network, slow).slots(fast):
+            for played in Frame(network, by_policy(caching)).slots(by_policy(offloading)):
                 scenes.append(watcher.served(played))
                 if len(scenes) == num_slots:
                     break

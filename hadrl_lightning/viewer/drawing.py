@@ -124,7 +124,7 @@ class Picture:
             self._latency_s = []
         if scene.numbers:
             unknown = [np.nan] * (scene.slot - len(self._latency_s))
-            self._latency_s = [*self._latency_s, *unknown][: scene.slot] + [scene.numbers["latency"]]
+            self._latency_s = [*self._latency_s[: scene.slot], *unknown, scene.numbers["latency"]]
         wide = bool(np.ptp(around[:, 0]) > WIDE * np.ptp(around[:, 1]))
         carried = (scene.servers.backlog_s is None, scene.servers.speed is None, scene.has_devices)
         kind = (wide, scene.servers.cache.shape, scene.num_slots, scene.moves, bool(scene.links), *carried)
@@ -325,7 +325,7 @@ class _Stack:
         for number, part in enumerate(self.parts):
             top, bottom = tops[:, number], tops[:, number] - counts[:, number]
             corners = np.stack((sides, np.stack((bottom, top, top, bottom), axis=1)), axis=2)
-            part.set_verts(corners[:, :, ::-1] if self.lying else corners)
+            part.set_verts(list(corners[:, :, ::-1] if self.lying else corners))
 
 
 class _Bars:

@@ -123,10 +123,12 @@ let at = 0, timer = null, picked = -1;
 const [left, low, right, high] = data.box, size = Math.max(right - left, 1.4 * (high - low), 1) / 100;
 const top_ = high + 9 * size, cloud = [(left + right) / 2, high + 5 * size];
 find("map").setAttribute("viewBox", [left - 2 * size, -top_, right - left + 4 * size, top_ - low + 2 * size].join(" "));
-const line = (a, b, color, width, dash) => `<line x1="${a[0]}" y1="${-a[1]}" x2="${b[0]}" y2="${-b[1]}" stroke="${color}"` +
+const line = (a, b, color, width, dash) =>
+  `<line x1="${a[0]}" y1="${-a[1]}" x2="${b[0]}" y2="${-b[1]}" stroke="${color}"` +
   ` stroke-width="${width * size}"` + (dash && dash !== "none" ?
   ` stroke-dasharray="${dash.split(" ").map(part => part * size / 6).join(" ")}"` : "") + "/>";
-const text = (place, words, color) => `<text x="${place[0]}" y="${-place[1]}" font-size="${1.7 * size}" fill="${color}"` +
+const text = (place, words, color) =>
+  `<text x="${place[0]}" y="${-place[1]}" font-size="${1.7 * size}" fill="${color}"` +
   ` text-anchor="middle" dominant-baseline="central">${words}</text>`;
 
 function server(target) {
@@ -161,8 +163,9 @@ function drawMap(slot) {
   });
   data.servers.forEach((one, s) => parts.push(`<rect x="${one[0] - 1.2 * size}" y="${-one[1] - 1.2 * size}" ` +
     `width="${2.4 * size}" height="${2.4 * size}" fill="#000"/>` + text(one, s, "#fff")));
-  parts.push(`<rect x="${cloud[0] - 4 * size}" y="${-cloud[1] - 1.5 * size}" width="${8 * size}" height="${3 * size}" ` +
-    `rx="${1.5 * size}" fill="#fff" stroke="${shade[1]}" stroke-width="${.2 * size}"/>` + text(cloud, "cloud", "#000"));
+  parts.push(`<rect x="${cloud[0] - 4 * size}" y="${-cloud[1] - 1.5 * size}" width="${8 * size}" ` +
+    `height="${3 * size}" rx="${1.5 * size}" fill="#fff" stroke="${shade[1]}" stroke-width="${.2 * size}"/>`);
+  parts.push(text(cloud, "cloud", "#000"));
   find("map").innerHTML = parts.join("");
 }
 
@@ -197,8 +200,8 @@ function drawUsers(slot) {
     const cells = task ? [server(u.target[i]), data.outcomes[kind].name, kind === 0 ? "yes" : "no", u.latency_s[i],
       u.deadline_s[i], u.late[i] ? "no" : "yes", u.energy[i]] : ["", data.outcomes[kind].name, "", "", "", "", ""];
     cells[1] = `<span class="dot" style="background:${shade[kind]}"></span>` + cells[1];
-    return `<tr data-user="${i}"${i === picked ? ' class="picked"' : ""}><td>${i}</td><td>${kind === 4 ? "" : service}` +
-      `</td><td>${home}</td>${cells.map(cell => `<td>${cell}</td>`).join("")}</tr>`;
+    return `<tr data-user="${i}"${i === picked ? ' class="picked"' : ""}><td>${i}</td>` +
+      `<td>${kind === 4 ? "" : service}</td><td>${home}</td>${cells.map(cell => `<td>${cell}</td>`).join("")}</tr>`;
   });
   document.querySelector("#users table").innerHTML =
     "<tr>" + names.map(name => `<th>${name}</th>`).join("") + "</tr>" + rows.join("");
@@ -227,7 +230,9 @@ const kinds = new Set(data.slots.flatMap(slot => slot.users.outcome));
 find("legend").innerHTML = data.outcomes.map((one, kind) => kinds.has(kind) ?
   `<span><i class="dot" style="background:${one.shade}"></i>${one.name}</span>` : "").join("") +
   "<span>&#9650; after its deadline</span>" + (kinds.has(3) ? "<span>&#9632; dropped</span>" : "") +
-  (data.moves ? '<span style="color:#D55E00">&#9711; new home</span><span>&#8212; way since the slot before</span>' : "") +
+  (data.moves ? '<span style="color:#D55E00">&#9711; new home</span>' +
+    "<span>&#8212; way since the slot before</span>" : "") +
+  (data.links.length ? `<span style="color:${data.shades.link}">&#9644; link between servers</span>` : "") +
   `<span><i class="dot" style="background:${data.shades.held};border-radius:0"></i>held</span>` +
   `<span><i class="dot" style="background:${data.shades.new};border-radius:0"></i>held from this slot on</span>`;
 find("play").onclick = () => { if (timer === null && at + 1 === data.slots.length) show(0); play(timer === null); };
