@@ -131,8 +131,8 @@ def show_parser() -> LineParser:
         prog="hadrl show",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Play one episode and show it: episode.gif, and episode.html, a page with a slider and all numbers\n"
-        "of every slot. Needs the extra hadrl-lightning[plots].",
+        description="Play one episode and show it: episode.gif, and episode.html, a page with a slider and all\n"
+        "numbers of every slot. Needs the extra hadrl-lightning[plots].",
         epilog="Any setting of the data can follow, such as --data.scenario.num_users 60.\n\n"
         "examples:\n"
         "  hadrl show --config es3.yaml --config mobile.yaml\n"

@@ -164,15 +164,15 @@ class _Map:
         self.cells.set(facecolor="#0072B210", edgecolor="#9BB6C9", linewidth=0.8, zorder=1)
         axes.add_collection(self.cells)
 
-        def lines(shade: str, width: float, order: float, dashes: Any = "-") -> Any:
+        def lines(shade: str, width: float, order: int, dashes: Any = "-") -> Any:
             found = collections.LineCollection([], colors=shade, linewidths=width, zorder=order)
             found.set_linestyle(dashes)
             axes.add_collection(found)
             return found
 
-        self.links = lines(LINKS, 5, 2)
+        self.links = lines(LINKS, 5.0, 2)
         self.trails = lines("#AAAAAA", 1.5, 3)
-        self.relays = lines(SHADES["cloud"], 1, 4)
+        self.relays = lines(SHADES["cloud"], 1.0, 4)
         self.lines = {name: lines(SHADES[name], 0.9, 5, dashes) for name, dashes in DASHES.items()}
         dots = {"linewidths": 0.5, "edgecolors": "white", "zorder": 7}
         self.users = {mark: axes.scatter([], [], s=30, marker=mark, **dots) for mark in ("o", "^", "X")}

@@ -650,7 +650,7 @@ def test_a_missing_matplotlib_is_told_with_its_extra(
 def watched(
     scenario: Scenario, target: int | None = None, slots: int = 3
 ) -> tuple[list[Scene], EdgeNetwork, Tensor]:
-    """Slots in which all users go home, or to one target, with service 0 in all caches; and the cost of the decision."""
+    """Slots in which all go home, or to one target, with service 0 in all caches; and the cost of the decision."""
     network = EdgeNetwork(scenario)
     network.set_seed(0)
     network.reset()
@@ -683,7 +683,9 @@ def test_a_scene_has_what_became_of_every_user() -> None:
 
 
 def test_a_scene_tells_users_who_move_and_servers_that_slow_down() -> None:
-    scenario = Scenario.from_config("es3.yaml", "mobile.yaml", "slowdowns.yaml", "hops.yaml")
+    fast = {"least_speed_m_per_s": 10.0, "largest_speed_m_per_s": 20.0, "pause_s": 0.0}
+    processes = {"moving_users": fast, "handover": {}, "slow_servers": {}, "hops": {}}
+    scenario = Scenario(num_servers=3, processes=processes)
     scenes, network, _ = watched(scenario, slots=5)
     first, second = scenes[:2]
     assert first.moves
@@ -747,7 +749,7 @@ def test_a_film_has_a_picture_a_slot(tmp_path: Path) -> None:
     [
         ("--format avi", "format must be among gif, html, mp4, got 'avi'"),
         ("--format mp4", "format mp4 needs the program ffmpeg, got none: install it, or leave mp4 out"),
-        ("--policies nobody", "policies must be CACHING+OFFLOADING of {none, .*, got 'nobody'; .*"),
+        ("--policies nobody", "policies must be CACHING.OFFLOADING of {none, .*, got 'nobody'; .*"),
         ("--policies lru+random --ckpt_path es3.ckpt", "policies must stand without --ckpt_path, .*"),
         (
             "--config es3.yaml --config mobile.yaml --ckpt_path es3.ckpt",
