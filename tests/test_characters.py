@@ -159,7 +159,7 @@ def test_a_shell_completes_every_command(shell: str) -> None:
     parser = HadrlParser(prog="hadrl")
     parser.add_subcommands().add_subcommand("fit", HadrlParser())
     script = parser.get_completion_script(f"shtab-{shell}")
-    for words in ("fit", *(("benchmark", "plot", "inspect") if shell != "tcsh" else ())):
+    for words in ("fit", *(("benchmark", "plot", "show", "inspect") if shell != "tcsh" else ())):
         assert words in script
     for option in ("--workers", "--no_figures", "--output"):
         assert option in script or option.lstrip("-") in script

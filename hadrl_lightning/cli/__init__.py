@@ -16,9 +16,9 @@ from hadrl_lightning.messages import tell, warnings_in_one_line
 
 __all__ = ["main"]
 
-COMMANDS = ("fit", "validate", "test", "predict", "benchmark", "plot", "inspect")
+COMMANDS = ("fit", "validate", "test", "predict", "benchmark", "plot", "show", "inspect")
 
-USAGE = """usage: hadrl [-h] [--version] {fit,validate,test,predict,benchmark,plot,inspect} ...
+USAGE = """usage: hadrl [-h] [--version] {fit,validate,test,predict,benchmark,plot,show,inspect} ...
 
 Hierarchical reinforcement learning with active inference for service caching and computation offloading.
 
@@ -29,6 +29,7 @@ commands:
   predict    the decisions themselves, one row a user and slot, to a file: hadrl predict --ckpt_path best
   benchmark  HADRL beside every baseline and the best known, on the same episodes: hadrl benchmark --quick
   plot       the figures of a benchmark, or the learning curves of a run: hadrl plot DIR
+  show       an episode as a picture that moves: hadrl show --config es3.yaml --config mobile.yaml
   inspect    what a file of an agent was made by, and what its training saw: hadrl inspect FILE
 
 settings:
@@ -83,6 +84,11 @@ def _main(words: list[str], args: Sequence[str] | None) -> int:
             from hadrl_lightning.cli.inspection import run as inspect
 
             return inspect(words)
+        if words[0] == "show":
+            with StopSignals(abandonable=True).handled():
+                from hadrl_lightning.cli.inspection import run as show
+
+                return show(words)
         if words[0] in ("benchmark", "plot"):
             with StopSignals(abandonable=True).handled():
                 from hadrl_lightning.cli.studies import run as run_study

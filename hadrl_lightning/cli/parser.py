@@ -10,7 +10,7 @@ from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser
 
 from hadrl_lightning.cli.help import OPENINGS, opening, use_our_texts
-from hadrl_lightning.cli.inspection import inspect_parser
+from hadrl_lightning.cli.inspection import inspect_parser, show_parser
 from hadrl_lightning.cli.studies import benchmark_parser, plot_parser
 from hadrl_lightning.config_files import (
     BASE,
@@ -88,7 +88,12 @@ class HadrlParser(LightningArgumentParser):
     def get_completion_script(self, completion_type: str, **kwargs: Any) -> str:
         """The script for a shell, with the commands that have parsers of their own."""
         if self._subcommands_action is not None and completion_type.startswith("shtab-"):
-            others = {"benchmark": benchmark_parser, "plot": plot_parser, "inspect": inspect_parser}
+            others = {
+                "benchmark": benchmark_parser,
+                "plot": plot_parser,
+                "show": show_parser,
+                "inspect": inspect_parser,
+            }
             parser: Any  # of argparse, which is enough for a script
             for name, parser in others.items():
                 self._subcommands_action.add_subcommand(name, parser())

@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> int:
     if words[0] == "plot":
         return _plot(plot_parser().parse_args(list(words[1:])))
     options, others = benchmark_parser().parse_known_args(list(words[1:]))
-    overrides = _overrides(others, QUICK_SETTINGS if options.quick else {})
+    overrides = settings_of(others, "benchmark", QUICK_SETTINGS if options.quick else {})
     return _benchmark(options, overrides, words)
 
 
@@ -310,8 +310,12 @@ class Progress:
         return f" ({self.stale} cells were computed earlier by other versions; --refresh computes all again)"
 
 
-def _overrides(words: Sequence[str], default: dict[str, Any]) -> dict[str, Any]:
-    """Settings out of `--KEY VALUE` and `--KEY=VALUE`, over `default`."""
+def settings_of(words: Sequence[str], command: str, default: dict[str, Any]) -> dict[str, Any]:
+    """Settings out of `--KEY VALUE` and `--KEY=VALUE`, over `default`.
+
+    Raises:
+        HadrlError: there is something else.
+    """
     from hadrl_lightning.benchmark.plan import nested, parse_value
     from hadrl_lightning.benchmark.training import merged
 
@@ -320,7 +324,7 @@ def _overrides(words: Sequence[str], default: dict[str, Any]) -> dict[str, Any]:
     while rest:
         key, equals, value = rest.pop(0).partition("=")
         if not key.startswith("--") or "." not in key:
-            raise HadrlError(f"unknown argument {key}; hadrl benchmark --help shows what there is")
+            raise HadrlError(f"unknown argument {key}; hadrl {command} --help shows what there is")
         if not equals:
             if not rest:
                 raise HadrlError(f"{key} needs a value")

@@ -1,7 +1,7 @@
 """What all environments share: B networks in step, tensors in and tensors out, no Gymnasium."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -14,6 +14,7 @@ from hadrl_lightning.play import (
     CachingPolicy,
     Frame,
     OffloadingPolicy,
+    PlayedSlot,
     Reward,
     SlotScores,
     by_policy,
@@ -31,7 +32,7 @@ from hadrl_lightning.play import (
     task_cost,
 )
 from hadrl_lightning.scenario import Physics, Scenario
-from hadrl_lightning.simulator import EdgeNetwork, fill_caches
+from hadrl_lightning.simulator import Allocation, EdgeNetwork, Service, fill_caches
 
 
 class Outcome(NamedTuple):
@@ -98,6 +99,8 @@ class Core(ABC):
         network.declared.require_fixed_sizes("environments, whose spaces are fixed")
         self.network, self.scenario, self.physics = network, network.scenario, network.physics
         self.pays = reward
+        self.after_slot: Callable[[PlayedSlot[Any, Any]], None] | None = None
+        """Told of every slot that was served, before the next caching decision."""
         self._has_begun = False
 
     @property
@@ -143,6 +146,13 @@ class Core(ABC):
         self.network.reset()
         self.begin()
         return self.observe()
+
+    def _serve(self, frame: Frame[Any, Any], allocation: Allocation) -> Service:
+        """Serve a slot of a frame."""
+        played = frame.serve(decided(allocation))
+        if self.after_slot is not None:
+            self.after_slot(played)
+        return played.service
 
     def nothing_happened(self) -> dict[str, Float[Tensor, " batch"]]:
         """The info of a reset, in which no slot is served: 0 under every name that a step has."""
@@ -200,7 +210,8 @@ class CachingCore(Core):
     def _advance(self, action: Tensor) -> Outcome:
         """Begin a frame with the caches that the action asks for, and serve all its slots."""
         cache = read_caches(self.network, action)
-        frame = play_frame(self.network, decided(cache), by_policy(self.offloading_policy))
+        fast = by_policy(self.offloading_policy)
+        frame = play_frame(self.network, decided(cache), fast, self.after_slot)
         slots = [slot_scores(slot.service, frame.switching) for slot in frame.slots]
         means = SlotScores(*(torch.stack(column).mean(0) for column in zip(*slots, strict=True)))
         means = means._replace(switching=frame.switching)
@@ -250,7 +261,7 @@ class OffloadingCore(Core):
         """Serve a slot; if it ends a frame, the caches of the next are filled before the agent sees it."""
         assert self._frame is not None
         allocation = read_allocation(self.network, action)
-        service = self._frame.serve(decided(allocation)).service
+        service = self._serve(self._frame, allocation)
         scores = slot_scores(service, self._switching)
         self._switching = torch.zeros_like(self._switching)
         if self.network.frame_over and not self.over:
@@ -305,7 +316,7 @@ class JointCore(Core):
             self._frame = Frame(network, decided(cache))
         assert self._frame is not None
         switching = self._frame.switching
-        service = self._frame.serve(decided(allocation)).service
+        service = self._serve(self._frame, allocation)
         scores = slot_scores(service, switching if due else torch.zeros_like(switching))
         reward = offloading_objective(
             self.pays, task_cost(self.scenario.preferences, service), service.latency

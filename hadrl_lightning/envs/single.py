@@ -1,6 +1,6 @@
 """Gymnasium environments of one network."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -17,10 +17,13 @@ from hadrl_lightning.envs.core import (
     most_requested,
 )
 from hadrl_lightning.errors import shown
-from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, Reward, home_equal
+from hadrl_lightning.play import CachingPolicy, OffloadingPolicy, PlayedSlot, Reward, home_equal
 from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.viewer import FRAMES_PER_S, Picture, Scene, Watcher, Window
 
 Array = NDArray[np.float32]
+UInt8Array = NDArray[np.uint8]
+RenderMode = Literal["human", "rgb_array"] | None
 
 
 def spaces(core: Core) -> tuple[gymnasium.Space[Array], gymnasium.Space[Array]]:
@@ -48,13 +51,29 @@ def as_action(action: ArrayLike) -> Array:
 
 
 class _SingleEnv(gymnasium.Env[Array, Array]):
-    """One network as a Gymnasium environment. Episodes are truncated at their end, never terminated."""
+    """One network as a Gymnasium environment. Episodes are truncated at their end, never terminated.
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}  # type: ignore[misc]
+    What is drawn of it is the slot served last, or at the start of an episode the one that comes first. `rgb_array`
+    gives it as a picture, uint8 [720, 1280, 3]; `human` shows every slot on a window, by itself.
+    """
 
-    def __init__(self, core: Core) -> None:
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["human", "rgb_array"],
+        "render_fps": FRAMES_PER_S,
+    }
+
+    def __init__(self, core: Core, render_mode: RenderMode = None) -> None:
+        if render_mode is not None and render_mode not in self.metadata["render_modes"]:
+            raise ValueError(f"render_mode must be human, rgb_array or None, got {render_mode!r}")
         self.core = core
         self.observation_space, self.action_space = spaces(core)
+        self.render_mode = render_mode
+        self._window = Window() if render_mode == "human" else None
+        self._picture = Picture() if render_mode == "rgb_array" else None
+        self._watcher = Watcher(core.network)
+        self._scene: Scene | None = None
+        if render_mode is not None:
+            core.after_slot = self._see
 
     @property
     def scenario(self) -> Scenario:
@@ -66,7 +85,10 @@ class _SingleEnv(gymnasium.Env[Array, Array]):
     ) -> tuple[Array, dict[str, Any]]:
         """Start an episode; a seed fixes all draws from here on. There are no options. The info is all 0."""
         super().reset(seed=seed)
-        return self.core.reset(seed)[0].cpu().numpy(), _of_one(self.core.nothing_happened())
+        observation = self.core.reset(seed)[0].cpu().numpy()
+        if self.render_mode is not None:
+            self._show(self._watcher.coming())
+        return observation, _of_one(self.core.nothing_happened())
 
     def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Apply an action in [-1, 1]; values outside count as the bound.
@@ -86,6 +108,31 @@ class _SingleEnv(gymnasium.Env[Array, Array]):
             self.core.over,
             _of_one(info),
         )
+
+    def render(self) -> UInt8Array | None:
+        """The slot served last as a picture; on a window it is there already.
+
+        Raises:
+            RuntimeError: there was no reset.
+        """
+        if self._picture is None:
+            return None
+        if self._scene is None:
+            raise RuntimeError("render must follow reset: no episode has begun")
+        return self._picture.image(self._scene)
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+
+    def _see(self, played: PlayedSlot[Any, Any]) -> None:
+        self._show(self._watcher.served(played))
+
+    def _show(self, scene: Scene) -> None:
+        self._scene = scene
+        if self._window is not None:
+            self._window.show(scene)
 
 
 def _of_one(info: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -107,9 +154,11 @@ class ServiceCachingEnv(_SingleEnv):
         offloading_policy: decides the slots, from the network to an `Allocation`; by default every user goes to its
             home server and gets an equal share.
         reward: `published` or `latency`.
+        render_mode: `human`, `rgb_array`, or None.
 
     Raises:
         ValueError: a setting is out of range, or there is no such config.
+        MissingExtra: something is to be drawn and matplotlib is not installed.
     """
 
     def __init__(
@@ -118,8 +167,11 @@ class ServiceCachingEnv(_SingleEnv):
         physics: Physics = "strict",
         offloading_policy: OffloadingPolicy = home_equal,
         reward: Reward = "published",
+        render_mode: RenderMode = None,
     ) -> None:
-        super().__init__(CachingCore(build_network(scenario, physics), reward, offloading_policy))
+        super().__init__(
+            CachingCore(build_network(scenario, physics), reward, offloading_policy), render_mode
+        )
 
 
 class ComputationOffloadingEnv(_SingleEnv):
@@ -135,9 +187,11 @@ class ComputationOffloadingEnv(_SingleEnv):
         caching_policy: fills the caches at the start of each frame, from the network to bool [1, S, K]; by default
             with the services most requested so far in the episode, while they fit.
         reward: `published` or `latency`.
+        render_mode: `human`, `rgb_array`, or None.
 
     Raises:
         ValueError: a setting is out of range, or there is no such config.
+        MissingExtra: something is to be drawn and matplotlib is not installed.
     """
 
     def __init__(
@@ -146,8 +200,11 @@ class ComputationOffloadingEnv(_SingleEnv):
         physics: Physics = "strict",
         caching_policy: CachingPolicy = most_requested,
         reward: Reward = "published",
+        render_mode: RenderMode = None,
     ) -> None:
-        super().__init__(OffloadingCore(build_network(scenario, physics), reward, caching_policy))
+        super().__init__(
+            OffloadingCore(build_network(scenario, physics), reward, caching_policy), render_mode
+        )
 
 
 class EdgeNetworkEnv(_SingleEnv):
@@ -163,9 +220,11 @@ class EdgeNetworkEnv(_SingleEnv):
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
         physics: `strict`, `published`, or one of your own.
         reward: `published` or `latency`.
+        render_mode: `human`, `rgb_array`, or None.
 
     Raises:
         ValueError: a setting is out of range, or there is no such config.
+        MissingExtra: something is to be drawn and matplotlib is not installed.
     """
 
     def __init__(
@@ -173,5 +232,6 @@ class EdgeNetworkEnv(_SingleEnv):
         scenario: ScenarioLike = None,
         physics: Physics = "strict",
         reward: Reward = "published",
+        render_mode: RenderMode = None,
     ) -> None:
-        super().__init__(JointCore(build_network(scenario, physics), reward))
+        super().__init__(JointCore(build_network(scenario, physics), reward), render_mode)

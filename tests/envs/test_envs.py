@@ -3,7 +3,8 @@
 import subprocess
 import sys
 import warnings
-from types import MappingProxyType
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 
 import gymnasium
 import numpy as np
@@ -12,13 +13,16 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import RecordVideo
 from gymnasium.wrappers.vector import DictInfoToList, RecordEpisodeStatistics
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_checker import check_env as check_env_for_sb3
 from stable_baselines3.common.env_util import make_vec_env
 
 import hadrl_lightning.envs as envs
 from hadrl_lightning import register_environments
+from hadrl_lightning.errors import MissingExtra
 from hadrl_lightning.play import caching_reward, home_equal
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import decode_caching, decode_offloading, fill_caches
@@ -70,7 +74,80 @@ def test_published_physics_pass_gymnasiums_check(env_id):
         warnings.filterwarnings(
             "ignore", message=".*infinity. This is probably too.*"
         )  # request gain: unbounded
-        check_env(gymnasium.make(env_id, scenario=SMALL, physics="published").unwrapped)
+        env = gymnasium.make(env_id, scenario=SMALL, physics="published").unwrapped
+        check_env(env, skip_render_check=True)
+
+
+@each
+def test_a_picture_is_of_the_slot_served_last(env_id):
+    env = gymnasium.make(env_id, scenario=SMALL, render_mode="rgb_array")
+    assert env.metadata["render_fps"] == 4
+    with pytest.raises(RuntimeError, match=r"^render must follow reset"):
+        env.unwrapped.render()
+    env.reset(seed=0)
+    before = env.render()
+    assert (before.dtype, before.shape) == (np.uint8, (720, 1280, 3))
+    assert np.array_equal(env.render(), before)
+    env.step(env.action_space.sample())
+    assert not np.array_equal(env.render(), before)
+
+
+def test_without_a_display_a_line_says_what_to_do_and_the_episode_goes_on(capsys):
+    env = gymnasium.make(IDS[1], scenario=SMALL, render_mode="human")
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    assert env.render() is None
+    env.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "hadrl: warning: render_mode human shows nothing without a display: use rgb_array, or hadrl show for a file"
+    ]
+
+
+def test_a_window_shows_every_slot_for_its_time(monkeypatch):
+    shown = []
+    monkeypatch.setattr(FigureCanvasAgg, "required_interactive_framework", "one")
+    monkeypatch.setattr(FigureCanvasAgg, "start_event_loop", lambda canvas, time_s: shown.append(time_s))
+    env = gymnasium.make(IDS[0], scenario=SMALL, render_mode="human")
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+    env.close()
+    assert shown == [1 / 4] * 4  # the first one that comes, and the three of the frame
+
+
+def test_gymnasiums_recorder_of_videos_gets_a_picture_a_step(monkeypatch, tmp_path):
+    clips = []
+
+    class Clip:
+        def __init__(self, images, fps):
+            clips.append((len(images), images[0].shape, fps))
+
+        def write_videofile(self, path, logger):
+            Path(path).touch()
+
+    module = ModuleType("moviepy.video.io.ImageSequenceClip")
+    module.ImageSequenceClip = Clip
+    for name in ("moviepy", "moviepy.video", "moviepy.video.io", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+    env = RecordVideo(gymnasium.make(IDS[2], scenario=SMALL, render_mode="rgb_array"), str(tmp_path / "here"))
+    env.reset(seed=0)
+    for _ in range(2):
+        env.step(env.action_space.sample())
+    env.close()
+    assert clips == [(3, (720, 1280, 3), 4)]
+
+
+@pytest.mark.unchecked
+def test_a_render_mode_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match=r"^render_mode must be human, rgb_array or None, got 'ansi'$"):
+        envs.EdgeNetworkEnv(SMALL, render_mode="ansi")
+
+
+@pytest.mark.parametrize("render_mode", ["human", "rgb_array"])
+def test_drawing_without_matplotlib_names_its_extra(render_mode, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'hadrl-lightning\[plots\]'$"):
+        envs.EdgeNetworkEnv(SMALL, render_mode=render_mode)
 
 
 @each

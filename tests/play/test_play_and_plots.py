@@ -1,13 +1,16 @@
 """Episodes as they are played and scored, and the figures that are drawn of results."""
 
 import csv
+import json
 import os
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from PIL import Image
 from torch import Tensor
 from torchmetrics import MetricCollection
 
@@ -65,6 +68,7 @@ from hadrl_lightning.simulator import (
     decode_offloading,
     equal_shares,
 )
+from hadrl_lightning.viewer import OUTCOMES, Scene, Watcher, write_gif, write_replay
 
 SCENARIO = Scenario(num_users=6, decisions_per_episode=2, slots_per_decision=3)
 
@@ -640,3 +644,161 @@ def test_a_missing_matplotlib_is_told_with_its_extra(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(HadrlError, match=r"pip install 'hadrl-lightning\[plots\]'"):
         draw(benchmark)
+
+
+# An episode as a picture that moves
+
+
+def watched(
+    scenario: Scenario, target: int | None = None, slots: int = 3
+) -> tuple[list[Scene], EdgeNetwork, Tensor]:
+    """Slots in which all go home, or to one target, with service 0 in all caches; and the cost of the decision."""
+    network = EdgeNetwork(scenario)
+    network.set_seed(0)
+    network.reset()
+    watcher = Watcher(network)
+    cache = torch.zeros_like(network.cache)
+    cache[:, :, 0] = True
+    frame = Frame(network, decided(cache))
+
+    def all_there(network: EdgeNetwork) -> Allocation:
+        server = network.homes if target is None else torch.full_like(network.homes, target)
+        return equal_shares(network.scenario, server, network.dtype)
+
+    scenes = [watcher.served(frame.serve(by_policy(all_there))) for _ in range(slots)]
+    return scenes, network, frame.switching
+
+
+def test_a_scene_has_what_became_of_every_user() -> None:
+    (first, second, _), _, switching = watched(Scenario(num_users=6))
+    users = first.users
+    kinds = [OUTCOMES[one] for one in users.outcome]
+    assert kinds == ["hit" if service == 0 else "cloud" for service in users.service]
+    assert set(kinds) == {"hit", "cloud"}
+    assert users.target.tolist() == users.home.tolist() == [0, 0, 0, 1, 1, 1]
+    assert first.numbers["hits"] == kinds.count("hit")
+    assert first.numbers["latency"] == pytest.approx(users.latency_s.sum())
+    assert (first.numbers["switching"], second.numbers["switching"]) == (switching.item(), 0.0)
+    assert first.servers.new[:, 0].all()
+    assert not second.servers.new.any()
+    assert first.servers.tasks.sum(axis=1).tolist() == [3, 3]
+
+
+def test_a_scene_tells_users_who_move_and_servers_that_slow_down() -> None:
+    fast = {"least_speed_m_per_s": 10.0, "largest_speed_m_per_s": 20.0, "pause_s": 0.0}
+    processes = {"moving_users": fast, "handover": {}, "slow_servers": {}, "hops": {}}
+    scenario = Scenario(num_servers=3, processes=processes)
+    scenes, network, _ = watched(scenario, slots=5)
+    first, second = scenes[:2]
+    assert first.moves
+    assert (second.users.before_m == first.users.at_m).all()
+    assert (second.users.at_m != first.users.at_m).any()
+    speeds = {float(one) for scene in (first, second) for one in scene.servers.speed}  # type: ignore[union-attr]
+    assert all(min(abs(one - part) for part in (1, 0.1, 0.01)) < 1e-6 for one in speeds)
+    assert first.links == ((0, 1), (0, 2), (1, 2))
+    handovers = network.state.carried["handover"]["handovers"].item()
+    assert sum(scene.numbers["handovers"] for scene in scenes) == handovers
+
+
+def test_a_scene_tells_what_is_dropped_what_waits_and_who_has_no_task() -> None:
+    queues = {"queues": {"load": 10.0, "buffer_s": 1.0}}
+    scenario = Scenario(num_servers=1, num_users=20, popularity=[1.0] + [0.0] * 9, processes=queues)
+    scenes, network, _ = watched(scenario)
+    carried = network.state.carried["queues"]
+    dropped = sum(scene.numbers["dropped"] for scene in scenes)
+    assert dropped == carried["dropped"].item() > 0
+    assert scenes[-1].buffer_s == 1.0
+    left_s = carried["backlog"].item() / 60e9
+    assert scenes[-1].servers.backlog_s.tolist() == [pytest.approx(left_s)]  # type: ignore[union-attr]
+    idle = sum((scene.users.outcome == OUTCOMES.index("idle")).sum() for scene in scenes)
+    assert idle + sum(scene.numbers["tasks"] for scene in scenes) == 60
+
+
+def test_a_scene_tells_tasks_that_stay_on_devices_or_go_past_the_servers() -> None:
+    scenario = Scenario.from_config("es3.yaml", "device.yaml")
+    for target, kind in ((3, "device"), (4, "cloud")):
+        scenes, _, _ = watched(scenario, target)
+        assert {OUTCOMES[one] for one in scenes[0].users.outcome} == {kind}
+        assert not scenes[0].servers.tasks.any()
+
+
+def test_a_replay_is_one_page_with_all_numbers_in_it(tmp_path: Path) -> None:
+    scenes, _, _ = watched(Scenario(num_users=4))
+    write_replay(tmp_path / "there" / "page.html", scenes, "a </script> & b")
+    page = (tmp_path / "there" / "page.html").read_text(encoding="utf-8")
+    assert "<title>a &lt;/script&gt; &amp; b</title>" in page
+    assert re.search(r"https?:|src=|@import", page) is None
+    (found,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)
+    data = json.loads(found)
+    assert data["title"] == "a </script> & b"
+    assert [slot["slot"] for slot in data["slots"]] == [0, 1, 2]
+    second = data["slots"][1]
+    assert second["users"]["service"] == scenes[1].users.service.tolist()
+    assert second["users"]["latency_s"] == pytest.approx(scenes[1].users.latency_s.tolist(), rel=1e-3)
+    assert second["cache"] == [[0], [0]]
+
+
+def test_a_film_has_a_picture_a_slot(tmp_path: Path) -> None:
+    scenes, _, _ = watched(Scenario(num_users=4))
+    write_gif(tmp_path / "film.gif", scenes, "")
+    with Image.open(tmp_path / "film.gif") as film:
+        assert (film.n_frames, film.size, film.info["duration"]) == (3, (1280, 720), 250)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--format avi", "format must be among gif, html, mp4, got 'avi'"),
+        ("--format mp4", "format mp4 needs the program ffmpeg, got none: install it, or leave mp4 out"),
+        ("--policies nobody", "policies must be CACHING.OFFLOADING of {none, .*, got 'nobody'; .*"),
+        ("--policies lru+random --ckpt_path es3.ckpt", "policies must stand without --ckpt_path, .*"),
+        (
+            "--config es3.yaml --config mobile.yaml --ckpt_path es3.ckpt",
+            "ckpt_path must be an agent of this world, .*",
+        ),
+        ("--slots 0", "slots must be at least 1, got 0"),
+        ("--slots 51", "slots must be from 1 to 50, those of an episode, got 51"),
+        (
+            "--output file/here",
+            "output must be a folder that can be written to, got 'file/here': .*file is none",
+        ),
+        ("--model.seed 1", "settings must be of data, such as --data.scenario.num_users, got --model"),
+        ("--data.scenario.num_user 3", "unknown setting data.scenario.num_user; .*"),
+    ],
+)
+def test_what_cannot_be_shown_gets_one_line_and_nothing_is_written(
+    words: str,
+    message: str,
+    in_empty_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    Path("file").touch()
+    assert main(["show", *words.split()]) == 2
+    assert re.fullmatch(f"hadrl: error: {message}\n", capsys.readouterr().err)
+    assert os.listdir() == ["file"]
+
+
+@pytest.mark.unchecked
+def test_showing_without_matplotlib_names_its_extra(
+    in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["show"]) == 2
+    assert capsys.readouterr().err == (
+        "hadrl: error: show needs matplotlib: pip install 'hadrl-lightning[plots]'\n"
+    )
+
+
+@pytest.mark.whole
+@pytest.mark.unchecked
+def test_the_command_shows_an_episode(in_empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "--config", "es3.yaml", "--config", "queues.yaml", "--slots", "7"]) == 0
+    folder = "checkpoints/es3-queues/show-popularity+best_known"
+    assert capsys.readouterr().out.splitlines() == [f"{folder}/episode.gif", f"{folder}/episode.html"]
+    assert (
+        main(["show", "--ckpt_path", "es3.ckpt", "--slots", "7", "--format", "html", "--output", "here"]) == 0
+    )
+    assert os.listdir("here") == ["episode.html"]
