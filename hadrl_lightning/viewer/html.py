@@ -152,7 +152,7 @@ function drawMap(slot) {
       parts.push(line(me, goal, shade[kind], i === picked ? .4 : .14, data.dashes[kind]));
   });
   u.at_m.forEach((me, i) => {
-    const r = .75 * size, x = me[0], y = -me[1], kind = u.outcome[i];
+    const r = (u.service.length > 50 ? .5 : .75) * size, x = me[0], y = -me[1], kind = u.outcome[i];
     const mark = u.late[i] && kind < 3 ? `<path d="M${x} ${y - 1.2 * r}l${1.2 * r} ${2.1 * r}h${-2.4 * r}z"` :
       kind === 3 ? `<rect x="${x - .8 * r}" y="${y - .8 * r}" width="${1.6 * r}" height="${1.6 * r}"` :
       `<circle cx="${x}" cy="${y}" r="${r}"`;
