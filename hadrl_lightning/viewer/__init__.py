@@ -6,10 +6,22 @@ from pathlib import Path
 from shutil import which
 from typing import Any
 
+import numpy as np
+
 from hadrl_lightning.errors import HadrlError, require
 from hadrl_lightning.files import replacing
 from hadrl_lightning.messages import tell
-from hadrl_lightning.viewer.drawing import DPI, HEIGHT_IN, WIDTH_IN, Picture
+from hadrl_lightning.viewer.drawing import (
+    DPI,
+    FETCHED,
+    HEIGHT_IN,
+    HELD,
+    LACKING,
+    LINKS,
+    SHADES,
+    WIDTH_IN,
+    Picture,
+)
 from hadrl_lightning.viewer.frame import OUTCOMES, Scene, Servers, Users, Watcher
 from hadrl_lightning.viewer.html import replay, write_replay
 
@@ -32,6 +44,8 @@ __all__ = [
 FRAMES_PER_S = 4
 """Slots that a film or a window shows in a second."""
 GIF_COLOURS = 128
+SHADE_LINES = 20
+"""Of each colour that means something, beside the first picture, from which the colours of a film are chosen."""
 
 
 class Window:
@@ -97,12 +111,22 @@ def write_gif(path: Path, scenes: Sequence[Scene], title: str) -> None:
     picture = Picture(scenes, title)
     from PIL import Image
 
-    first = Image.fromarray(picture.image(scenes[0])).quantize(GIF_COLOURS, dither=Image.Dither.NONE)
-    images = (Image.fromarray(picture.image(scene)) for scene in scenes[1:])
-    rest = (one.quantize(palette=first, dither=Image.Dither.NONE) for one in images)
+    image = picture.image(scenes[0])
+    with_all = np.concatenate((image, _block_of_shades(image.shape[1])))
+    palette = Image.fromarray(with_all).quantize(GIF_COLOURS, dither=Image.Dither.NONE)
+    images = (Image.fromarray(picture.image(scene)) for scene in scenes)
+    rest = (one.quantize(palette=palette, dither=Image.Dither.NONE) for one in images)
+    first = next(rest)
     time_ms = 1000 // FRAMES_PER_S
     with replacing(path) as temporary:
         first.save(temporary, format="GIF", save_all=True, append_images=rest, duration=time_ms, loop=0)
+
+
+def _block_of_shades(width: int) -> np.ndarray:
+    """Lines of every colour that means something, so that a palette has those too that slot 0 lacks."""
+    shades = [*SHADES.values(), HELD, FETCHED, LACKING, LINKS]
+    numbers = [[int(one[at : at + 2], 16) for at in (1, 3, 5)] for one in shades]
+    return np.array(numbers, np.uint8).repeat(SHADE_LINES, axis=0)[:, None].repeat(width, axis=1)
 
 
 def require_ffmpeg() -> str:

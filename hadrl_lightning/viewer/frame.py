@@ -140,7 +140,8 @@ class Watcher:
         outcome = asks if idle is None else asks.masked_fill(idle, OUTCOMES.index("idle"))
         nothing = torch.zeros(requests.shape, dtype=torch.float64)
         loads = torch.zeros(len(requests), network.scenario.num_servers)
-        service = Service(nothing, nothing > 0, nothing > 0, nothing, loads, loads, nothing)
+        no = nothing > 0
+        service = Service(nothing, no, no, nothing, loads, loads, nothing, no, no, nothing)
         deadline = held.deadlines_asked(requests).expand_as(requests)
         target = torch.full_like(requests, -1)
         seen = _Seen(held, requests, network.positions, network.homes, target, outcome, service, deadline)
@@ -274,18 +275,9 @@ def _outcomes(network: EdgeNetwork, played: PlayedSlot[Any, Any]) -> Int[Tensor,
     outcome = torch.where(service.hit, OUTCOMES.index("hit"), OUTCOMES.index("cloud"))
     if network.held.device_hz is not None:
         outcome[target == network.scenario.num_servers] = OUTCOMES.index("device")
-    outcome[_dropped(network, service)] = OUTCOMES.index("dropped")
+    outcome[service.dropped] = OUTCOMES.index("dropped")
     outcome[~service.asked] = OUTCOMES.index("idle")
     return outcome
-
-
-def _dropped(network: EdgeNetwork, service: Service) -> Bool[Tensor, "batch user"]:
-    """Whose tasks were dropped: they count as what the process that drops them says, and as late."""
-    dropped = torch.zeros_like(service.hit)
-    for process in network.unfolding.processes.values():
-        if hasattr(process, "dropped_s"):
-            dropped |= service.latency == service.latency.new_tensor(process.dropped_s)
-    return dropped & ~service.hit & ~service.on_time
 
 
 def _links(network: EdgeNetwork, held: Constants) -> tuple[tuple[int, int], ...]:
