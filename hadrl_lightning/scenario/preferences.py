@@ -65,6 +65,8 @@ class Preferences:
         return self == USUAL
 
 
+# The class checks its own arguments, with messages for users, and takes whole numbers too, as YAML gives them.
+setattr(Preferences.__init__, "__no_type_check__", True)  # noqa: B010
 NAMES = tuple(one.name for one in fields(Preferences))
 """Outcomes that can be weighed."""
 USUAL = Preferences()

@@ -13,16 +13,18 @@ from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents import HADRL
 from hadrl_lightning.agents.optimisers import DecayingAdam, ResumedAdam
+from hadrl_lightning.agents.set_predictions import read_action
 from hadrl_lightning.agents.set_world_model import CHANGE_ROWS, SetWorldModel
 from hadrl_lightning.agents.settings import SetWorldModelSettings
 from hadrl_lightning.agents.transition_model import derived_reward
 from hadrl_lightning.data.passes import member_batches
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.distributed import MemberWise, Share
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.set_encoder import SharedResources
 from hadrl_lightning.nn.tokens import TokenFields
-from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
+from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout, sums
 from hadrl_lightning.planning.free_energy import OutcomeForm, expected_free_energy
 from hadrl_lightning.planning.measures import Draws
 from hadrl_lightning.planning.refine import (
@@ -32,7 +34,8 @@ from hadrl_lightning.planning.refine import (
     sweep_targets,
 )
 from hadrl_lightning.planning.starts import preferred_targets, random_targets
-from hadrl_lightning.play import offloading_reward
+from hadrl_lightning.planning.sums import plan_by_sums
+from hadrl_lightning.play import Frame, decided, offloading_agent, offloading_reward
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading, fields_of, fill_caches
 from hadrl_lightning.simulator.rows import concatenated
@@ -527,6 +530,106 @@ def test_an_outcome_form_out_of_range_is_refused(change: dict[str, float]) -> No
 
 
 # --- start and refinement ------------------------------------------------------------------------------------------
+
+
+# --- further outcomes ------------------------------------------------------------------------------------------------
+
+
+WANTED = {"latency_s": 0.5, "energy_j": 40.0, "missed": 3.0, "dropped": 2.0}
+
+
+def wanting(**weights: float) -> tuple[SetWorldModel, OffloadingTransitions]:
+    """A model of such preferences that has learnt from random slots, and the slots."""
+    scenario = replace(SCENARIO, preferences=weights)  # type: ignore[arg-type]
+    draw, network = generator(), EdgeNetwork(scenario, num_envs=8, generator=generator())
+    random = offloading_agent(lambda view: 2 * torch.rand(len(view), 18, generator=draw) - 1)
+    frame = Frame(network, decided(fill_caches(scenario, torch.rand(network.cache.shape, generator=draw))))
+    rows = [
+        OffloadingTransitions.of(slot, offloading_reward(slot.service.latency), scenario.preferences)
+        for slot in frame.slots(random)
+    ]
+    model = SetWorldModel.made_for(scenario, "strict", SMALL, generator())
+    model.observe(concatenated(rows))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(30):
+        optimizer.zero_grad()
+        model.loss(concatenated(rows)).total.backward()
+        optimizer.step()
+    return model.eval(), concatenated(rows)
+
+
+def test_what_a_task_costs_is_the_weighed_sum_of_the_outcomes_that_are_predicted() -> None:
+    model, data = wanting(**WANTED)
+    outcomes, view = model.outcomes, data.view
+    assert outcomes is not None
+    assert outcomes.drops is not None
+    assert outcomes.energy is not None
+    target, share = read_action(data.action, 2)
+    users = model.at_targets(view, target)
+    latency, cost = users.predict(share, latency_alone=True), users.predict(share)
+    described, dropping = outcomes.parted(model._of_latency(users._described)[1])
+    assert described is not None
+    assert dropping is not None
+    known = (share.flatten(0, 1)[None], target[None], 2)
+    joules, spread = model.resources.combine(described, *known)
+    energy = (joules + outcomes.energy_unit_j.log() + spread.exp() / 2).exp()
+    dropped = outcomes.drops.combine(dropping, target[None], 2).sigmoid()
+    deadline = (SCENARIO.deadline_step_s * (view.requests + 1)).log()  # type: ignore[attr-defined]
+    deviation = latency.log_var.exp().sqrt()
+    missed = torch.distributions.Normal(latency.mean, deviation)
+    expected = 0.5 * (latency.mean + latency.log_var.exp() / 2).exp() + 40 * energy + 2 * dropped
+    expected = expected + 3 * (1 - missed.cdf(deadline.expand_as(deviation)))
+    found = (cost.mean + cost.log_var.exp() / 2).exp()
+    torch.testing.assert_close(found, expected.to(found), rtol=1e-4, atol=1e-5)
+
+
+def test_demands_weigh_latency_and_energy() -> None:
+    model, data = wanting(latency_s=0.5, energy_j=40.0)
+    view, outcomes = data.view, model.outcomes
+    assert outcomes is not None
+    assert outcomes.energy is not None
+    found = model.pair_demands(view)
+    weighed, model.outcomes = outcomes, None
+    latency = model.pair_demands(view) * 0.5 * model.unit_s(found)
+    model.outcomes = weighed
+    assert bool((found > latency).all())
+    none, model.outcomes.energy = model.outcomes.energy, None
+    torch.testing.assert_close(model.pair_demands(view), latency)
+    model.outcomes.energy = none
+    slot = view[:3]
+    target = torch.zeros_like(slot.requests)  # type: ignore[attr-defined]
+    at_0 = found[:, :3, :-1, :, 0]
+    torch.testing.assert_close(model.at_targets(slot, target).demand, at_0, rtol=1e-4, atol=1e-6)
+
+
+def test_energy_is_learnt_beside_latency() -> None:
+    model, data = wanting(energy_j=40.0)
+    assert model.outcomes is not None
+    assert data.energy is not None
+    target, share = read_action(data.action, 2)
+    users = model.at_targets(data.view, target)
+    described, _ = model.outcomes.parted(model._of_latency(users._described)[1])
+    assert described is not None
+    found, _ = model.resources.combine(described, share.flatten(0, 1)[None], target[None], 2)
+    joules = data.energy.log() - model.outcomes.energy_unit_j.log()
+    error = (found.mean(dim=0) - joules).square().mean().sqrt()
+    assert error < 0.5 * joules.std()
+
+
+def test_plans_follow_slopes_as_far_as_they_lower_the_cost() -> None:
+    model, data = wanting(**WANTED)
+    by_sums = plan_by_sums(model, data.view, None)
+    alone = sums._planned(model, data.view, None, None, 0.0, 8192, {}, None)
+    assert bool((by_sums.cost <= alone.cost).all())
+    assert bool((by_sums.cost < alone.cost).any())
+
+
+def test_preferences_beyond_latency_need_the_law_of_sharing() -> None:
+    scenario = replace(SCENARIO, preferences={"energy_j": 1.0})  # type: ignore[arg-type]
+    with pytest.raises(
+        HadrlError, match=r"set_world_model\.encoder must be shared_resources where preferences"
+    ):
+        SetWorldModel.made_for(scenario, "strict", NO_LAW, generator())
 
 
 class Toy:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,9 @@ from hadrl_lightning.play import (
     play_frame,
     run_episode,
     slot_scores,
+    task_cost,
 )
+from hadrl_lightning.play.scores import fairness, task_quantile
 from hadrl_lightning.plots import draw
 from hadrl_lightning.plots.benchmark import (
     ONE_TRAINING,
@@ -56,7 +59,7 @@ from hadrl_lightning.plots.benchmark import (
     _sweep,
 )
 from hadrl_lightning.plots.style import axis, colour, family, look, read_rows, style
-from hadrl_lightning.scenario import Physics, Scenario
+from hadrl_lightning.scenario import Physics, Preferences, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
     CachingView,
@@ -217,6 +220,57 @@ def test_caching_objectives_by_hand() -> None:
     assert caching_objective("hits_and_latency", frame, latency_weight=0.2).tolist() == pytest.approx([0.1])
     with pytest.raises(ValueError, match=r"latency_weight must be at least 0 and finite, got -1"):
         caching_objective("hits", frame, latency_weight=-1.0)
+
+
+def outcomes(**fields: list[list[float]]) -> Service:
+    """What two users of one network got."""
+    given = {name: torch.tensor(values) for name, values in fields.items()}
+    no, nothing = torch.zeros(1, 3, dtype=torch.bool), torch.zeros(1, 3)
+    usual = dict.fromkeys(("hit", "on_time", "dropped", "handover"), no)
+    usual |= {name: nothing for name in Service._fields if name not in usual}
+    return Service(**{**usual, **{name: value.to(usual[name].dtype) for name, value in given.items()}})
+
+
+def test_costs_of_tasks_by_hand() -> None:
+    # Of who is served in time, of who has no task but a new home, of who is dropped and so misses its deadline too.
+    got = outcomes(
+        latency=[[2, 0, 4]],
+        energy=[[1, 0, 3]],
+        on_time=[[1, 0, 0]],
+        dropped=[[0, 0, 1]],
+        handover=[[0, 1, 0]],
+    )
+    assert task_cost(Preferences(), got).tolist() == [[2, 0, 4]]
+    wanted = Preferences(latency_s=0.5, energy_j=2.0, missed=5.0, dropped=7.0, handovers=3.0)
+    assert task_cost(wanted, got).tolist() == [[1 + 2, 3, 2 + 6 + 5 + 7]]
+    assert offloading_objective("latency", task_cost(wanted, got), got.latency).tolist() == [-26 / 2]
+
+
+def test_fairness_and_tails_by_hand() -> None:
+    # Users' mean latencies 1 and 3 s, and one who never has a task: 4² / (2 · (1 + 9)).
+    latency = torch.tensor([[[1.0, 2.0, 0.0]], [[0.0, 4.0, 0.0]]])
+    assert fairness(latency).tolist() == pytest.approx([0.8])
+    assert fairness(torch.zeros(2, 1, 3)).tolist() == [1.0]
+    many = torch.arange(1.0, 101.0).view(10, 1, 10)
+    assert task_quantile(many, 0.95).tolist() == pytest.approx([95.05])  # 1 + 0.95 · 99
+    assert task_quantile(torch.zeros(2, 2, 3), 0.95).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "text"),
+    [
+        ({"energy": 2}, "preferences must be of latency_s, energy_j, missed, .*, got 'energy'"),
+        ({"missed": -1}, "preferences.missed must be at least 0, got -1"),
+        ({"energy_j": float("nan")}, "preferences.energy_j must be a finite number, got nan"),
+        ({"latency_s": 0}, "preferences.latency_s must be above 0 where energy_j is 0: .*, got 0"),
+        ([1, 2], r"preferences must be weights by the names of outcomes, got \[1, 2\]"),
+    ],
+)
+def test_preferences_that_make_no_sense_are_refused(weights: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        Scenario(preferences=weights)
+    scenario = Scenario(preferences={"missed": 5})  # type: ignore[arg-type]
+    assert Scenario.from_dict(scenario.to_dict()) == scenario != Scenario()
 
 
 def test_scores_of_a_slot_by_hand() -> None:
