@@ -27,7 +27,8 @@ class EpisodeEvaluation(Callback):
 
     Validation logs `val/hit_ratio`, `val/latency` (summed over users, mean over slots, s), `val/latency_p95`,
     deadlines, energy, switching cost (s, mean over caching decisions), over-subscription and the published rewards of
-    both levels; where the scenario has ranges also `val/log_latency`, the mean over networks of the logarithm of their
+    both levels, how latency is spread over tasks and users, what was dropped, and by preferences of the scenario's own
+    the cost; where the scenario has ranges also `val/log_latency`, the mean over networks of the logarithm of their
     latency. Test logs the same as `test/...` and shows a table with 95 % confidence intervals over episodes, beside
     reference policies on the same requests, positions and fading: the best known decisions under the agent's own
     caches, and the least latency known (the same decisions under the caches of least expected latency). It says after
