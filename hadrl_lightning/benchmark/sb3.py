@@ -29,7 +29,7 @@ from hadrl_lightning.benchmark.slot_actor import FIELDS, SlotActor, SlotCritic, 
 from hadrl_lightning.benchmark.training import Trained
 from hadrl_lightning.errors import require
 from hadrl_lightning.files import load_tensors, replacing
-from hadrl_lightning.play import Frame, Policies, decided, task_latency
+from hadrl_lightning.play import Frame, Policies, decided, mean_of_tasks, task_cost
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator
 
@@ -235,8 +235,8 @@ class SlotEnvs(vec_env.VecEnv):
         allocation = allocation_of(target, share, self._order, network.scenario.num_servers)
         assert self._frame is not None
         service = self._frame.serve(decided(allocation)).service
-        latency = task_latency(service.latency)
-        reward = -torch.where(latency == 0, 1.0, latency).log()  # 0 where nobody has a task
+        cost = mean_of_tasks(task_cost(network.scenario.preferences, service), service.latency)
+        reward = -torch.where(cost == 0, 1.0, cost).log()  # 0 where nobody has a task
         over = np.full(self.num_envs, network.episode_over)
         if network.episode_over:
             network.reset()

@@ -67,11 +67,6 @@ def total_latency(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "
     return latency.sum(dim=-1)
 
 
-def task_latency(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, " batch"]:
-    """Mean latency of a task, s."""
-    return mean_of_tasks(latency, latency)
-
-
 def mean_of_tasks(
     value: Float[Tensor, "*slot batch user"], latency: Float[Tensor, "*slot batch user"]
 ) -> Float[Tensor, " batch"]:

@@ -29,6 +29,7 @@ HEAD = ("policy", "label", "scenario", "sweep_key", "sweep_value")
 LOW, HIGH = "lower is better", "higher is better"
 BARS = {
     "hit_ratio": f"hit ratio\n{HIGH}",
+    "cost": f"cost\n{LOW}",
     "latency_s": f"Σ latency (s)\n{LOW}",
     "on_time": f"deadlines met\n{HIGH}",
     "energy_j": f"energy (J)\n{LOW}",
@@ -43,7 +44,8 @@ LEVELS = {
 SWEEPS = {
     "hit_ratio": ("hit ratio", HIGH),
     "latency_s": ("Σ latency per slot (s)", LOW),
-    "ratio_to_least_known": ("Σ latency ÷ least known", LOW),
+    "cost": ("cost", LOW),
+    "ratio_to_least_known": ("÷ least known", LOW),
 }
 """Panels of learning curves and of sweeps: the names of their axes, and their titles."""
 OVER_SEEDS = "95 % interval over seeds"
@@ -55,6 +57,8 @@ CONVERGENCE = {"convergence": ("HADRL", "learner"), "ablations": ("HADRL", "abla
 """Figures of learning curves, and the families they show."""
 
 MAX_LINES = 10
+PREFERENCES, ENERGY = ".preferences.", "energy_j"
+"""What a sweep of preferences is known by, and what its front is drawn against."""
 
 
 class Value(NamedTuple):
@@ -69,7 +73,7 @@ def draw_benchmark(folder: Path, output: Path) -> list[Path]:
     """Draw all figures of a benchmark folder.
 
     `bars-SCENARIO`, `convergence-SCENARIO` (learners), `ablations-SCENARIO` (convergence of our variants), and
-    `sweep-SCENARIO-SETTING`, each as PDF and PNG.
+    `sweep-SCENARIO-SETTING`, and of preferences `front-SCENARIO-SETTING`, each as PDF and PNG.
 
     Raises:
         HadrlError: there is nothing to draw, or matplotlib is missing.
@@ -87,6 +91,9 @@ def draw_benchmark(folder: Path, output: Path) -> list[Path]:
                     some = [row for row in rows if row["sweep_key"] == key]
                     name = f"sweep-{scenario}-{key.rpartition('.')[2]}"
                     files += save(_sweep(plt, some, key), output / file_name(name))
+                    if PREFERENCES in key and any(row["metric"] == ENERGY for row in some):
+                        front = f"front-{scenario}-{key.rpartition('.')[2]}"
+                        files += save(_front(plt, some, key), output / file_name(front))
             for key, value in dict.fromkeys((row["sweep_key"], row["sweep_value"]) for row in rows):
                 here = (scenario, key, value)
                 some = [row for row in curves if _place(row) == here]
@@ -218,6 +225,30 @@ def _sweep(plt: Any, rows: list[Row], key: str) -> Any:
             axes.set_xticks(range(len(ticks)), map(shown.short, ticks))
         axes.set(xlabel=label, ylabel=name, title=better)
     _legend(plt, figure, panels[0][0], _meaning(rows))
+    return figure
+
+
+def _front(plt: Any, rows: list[Row], key: str) -> Any:
+    """Latency against energy, a point for each value of a preference: nearer the corner is better at both."""
+    policies = _chosen(distinct(rows, "policy"))
+    shown = axis(key, distinct(rows, "sweep_value"))
+    figure, axes = plt.subplots(figsize=(0.6 * PAGE_IN, _height(len(policies)) + 0.6))
+    for policy in policies:
+        own = {(row["metric"], row["sweep_value"]): row for row in rows if row["policy"] == policy}
+        values = [value for value in distinct(rows, "sweep_value") if (ENERGY, value) in own]
+        points = [[_value(own[metric, value]).mean for value in values] for metric in (ENERGY, "latency_s")]
+        label = rows[[row["policy"] for row in rows].index(policy)]["label"]
+        axes.plot(*points, label=label, **look(policy))
+        for value, *point in zip(values, *points, strict=True) if policy == policies[0] else ():
+            text = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": "x-small"}
+            axes.annotate(shown.short(value), point, **text)
+    axes.set(xlabel="energy (J)", ylabel="Σ latency per slot (s)", title=f"a point for each {shown.label}")
+    energies = [number(row["mean"]) for row in rows if row["metric"] == ENERGY]
+    if min(energies) > 0 and max(energies) / min(energies) >= 8:
+        axes.set_xscale("log")
+        axes.set_xlabel("energy (J), logarithmic")
+    axes.set_ylim(bottom=0)
+    _legend(plt, figure, axes, "")
     return figure
 
 

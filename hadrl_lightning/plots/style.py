@@ -271,6 +271,8 @@ def axis(key: str, values: list[str]) -> Axis:
     """The axis of the setting `key` for its values in a CSV file, in the unit in which they are shortest."""
     numbers = [one for one in map(number, values) if math.isfinite(one)]
     unit, size = common_unit(key, numbers) if numbers else ("", 1.0)
+    if ".preferences." in key:
+        return Axis(key, f"weight of {key.rpartition('.')[2]}", size)
     words = key.rpartition(".")[2].removesuffix(unit_end(key)).removeprefix("num_").replace("_", " ")
     return Axis(key, NAMES.get(key, words) + (f" ({unit})" if unit else ""), size)
 

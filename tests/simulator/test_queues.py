@@ -23,10 +23,10 @@ from hadrl_lightning.planning.sums import plan_by_sums
 from hadrl_lightning.play import (
     episode_scores,
     home_equal,
+    mean_of_tasks,
     offloading_reward,
     run_episode,
     slot_scores,
-    task_latency,
     tasks,
 )
 from hadrl_lightning.scenario import Scenario
@@ -384,7 +384,7 @@ def test_files_and_figures_of_episodes_are_of_tasks(tmp_path: Path) -> None:
 def test_a_latency_that_is_no_number_is_no_user_without_a_task() -> None:
     latency = torch.tensor([[1.0, torch.nan], [0.0, torch.nan]])
     assert tasks(latency).tolist() == [2.0, 1.0]
-    for value in (offloading_reward(latency), task_latency(latency)):
+    for value in (offloading_reward(latency), mean_of_tasks(latency, latency)):
         assert value.isnan().all()
 
 
