@@ -30,7 +30,7 @@ from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.cli import main
 from hadrl_lightning.cli.checkpointing import Checkpointing
 from hadrl_lightning.cli.mistakes import naming_settings
-from hadrl_lightning.cli.studies import _overrides
+from hadrl_lightning.cli.studies import settings_of
 from hadrl_lightning.config_files import load_config
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
@@ -553,7 +553,8 @@ def test_a_file_and_the_command_line_read_them(
 
 
 def test_benchmark_reads_them_in_flags_and_sweeps() -> None:
-    assert _overrides(["--data.scenario.compute_hz", "20GHz", "--data.num_envs=2k"], {}) == {
+    words = ["--data.scenario.compute_hz", "20GHz", "--data.num_envs=2k"]
+    assert settings_of(words, "benchmark", {}) == {
         "data": {"scenario": {"compute_hz": 20e9}, "num_envs": 2000}
     }
     assert parse_sweep("data.scenario.compute_hz=[60GHz,30GHz],20GHz").values == ((60e9, 30e9), 20e9)

@@ -23,7 +23,7 @@ from hadrl_lightning.agents import check_trainer
 from hadrl_lightning.agents.stored import StoredAgent
 from hadrl_lightning.cli import checkpoints, runs
 from hadrl_lightning.cli.checkpointing import Checkpointing
-from hadrl_lightning.cli.loggers import MetricsLogger, check_parts, make_loggers, unwanted_callbacks
+from hadrl_lightning.cli.loggers import MetricsLogger
 from hadrl_lightning.cli.mistakes import naming_settings, resuming_from, trainer_mistakes
 from hadrl_lightning.cli.outputs import (
     SETTINGS_FILE,
@@ -36,7 +36,15 @@ from hadrl_lightning.cli.outputs import (
     write_row,
 )
 from hadrl_lightning.cli.parser import ConfigByName, HadrlParser
-from hadrl_lightning.cli.resuming import Start, differences, read_words, told_of_own_settings
+from hadrl_lightning.cli.resuming import (
+    Start,
+    check_parts,
+    differences,
+    make_loggers,
+    read_words,
+    told_of_own_settings,
+    unwanted_callbacks,
+)
 from hadrl_lightning.cli.signals import StopSignals
 from hadrl_lightning.cli.stopping import GracefulStop, ending_in_one_line, naming_lost_ranks, resuming
 from hadrl_lightning.config_files import BASE, load_config, refuse_nulls

@@ -1,20 +1,15 @@
-"""What of ours a Trainer gets: loggers that write into the folder of a run and continue in it, and callbacks."""
+"""Loggers that write into the folder of a run and continue in it when the run is resumed."""
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from hadrl_lightning.cli.resuming import Start
 from hadrl_lightning.cli.runs import METRICS_FILE, RunFolder
-from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import replacing, writing
 
 Row = dict[str, Any]
@@ -184,61 +179,3 @@ def _read(path: Path) -> list[Row]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-# What a Trainer gets of ours ------------------------------------------------------------------------------------------
-
-
-def unwanted_callbacks(settings: Namespace, classes: Mapping[str, type[Callback]]) -> list[str]:
-    """Keys of our callbacks to leave out: a Trainer wants no progress bar or checkpoints, or has another bar.
-
-    Args:
-        settings: of the Trainer, with what they name built.
-        classes: ours, by key.
-    """
-    unwanted: list[type[Callback]] = []
-    bars = [one for one in _list(settings.get("callbacks")) if isinstance(one, ProgressBar)]
-    if bars or settings.get("enable_progress_bar") is False:
-        unwanted.append(ProgressBar)
-    if settings.get("enable_checkpointing") is False:
-        unwanted.append(ModelCheckpoint)
-    return [key for key, one in classes.items() if issubclass(one, tuple(unwanted))]
-
-
-def make_loggers(given: Any, command: str, start: Start) -> Any:
-    """The loggers of a command: those given; for fit beside TensorBoard events, where none are given, and metrics.csv.
-
-    Args:
-        given: the Trainer's setting `logger`; False for none at all.
-        command: name of the command. Those other than fit leave their results in a file of their own.
-        start: tells where to write.
-    """
-    if given is False or command != "fit":
-        return False if given in (None, True) else given
-    metrics = MetricsLogger(start.folder, start.kept, start.earlier_metrics)
-    if given in (None, True):
-        return [EventsLogger(start.folder), metrics]
-    return [*_list(given), metrics]
-
-
-def check_parts(trainer: Trainer, data: LightningDataModule) -> None:
-    """Refuse parts of validation and test that hold no batch, before a training: Lightning would when it is their turn.
-
-    Raises:
-        HadrlError: there is such a part.
-    """
-    for name, loader in (("val", data.val_dataloader), ("test", data.test_dataloader)):
-        part = getattr(trainer, f"limit_{name}_batches")
-        if not isinstance(part, float) or not 0 < part < 1:
-            continue
-        batches = len(loader())
-        if int(part * batches) < 1:
-            key = "overfit_batches" if getattr(trainer, "overfit_batches", 0) else f"limit_{name}_batches"
-            text = f"trainer.{key} must leave a batch of {name}, which has {batches}, got {part}"
-            raise HadrlError(f"{text}: a whole number counts batches")
-
-
-def _list(given: Any) -> list[Any]:
-    if given is None:
-        return []
-    return list(given) if isinstance(given, list | tuple) else [given]

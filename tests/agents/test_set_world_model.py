@@ -467,7 +467,7 @@ def test_the_second_step_starts_from_the_observation_that_each_member_expects() 
     torch.testing.assert_close(after.user[0], before.user + change.float(), rtol=1e-5, atol=1e-5)
     assert torch.equal(after.cache[0], data.view.cache)
     assert torch.equal(after.request[0], data.view.requests)
-    expected = model.step(model._arrive(after, 1, None), data.action)[0]
+    expected = model.step(model._arrive(after, 1, None, None), data.action)[0]
     torch.testing.assert_close(second.mean[1], expected.mean[1])
     assert not torch.equal(first.mean, second.mean)
 

@@ -161,6 +161,8 @@ class PublishedTwin:
         self.frame_hits.append(sum(result["hit"]))
         self.count_requests(requests)
         result["reward"] = 10_000 / sum(result["latency"])
+        users = len(result["hit"])
+        result |= {"dropped": [False] * users, "handover": [False] * users, "device_energy": [0.0] * users}
         return result
 
     def count_requests(self, requests: list[int]) -> None:
