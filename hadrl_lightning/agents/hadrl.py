@@ -14,7 +14,7 @@ from hadrl_lightning.agents.levels import CACHING_AGENTS, SLOT_MODELS, Level
 from hadrl_lightning.agents.seen import ranges_of_scenario
 from hadrl_lightning.agents.set_ddpg import SetDDPGSettings
 from hadrl_lightning.agents.settings import LookaheadSettings, SetWorldModelSettings
-from hadrl_lightning.agents.stored import StoredAgent
+from hadrl_lightning.agents.stored import StoredAgent, check_learnt
 from hadrl_lightning.agents.world_model import WorldModelSettings
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
@@ -158,6 +158,8 @@ class HADRL(Learning, Adapting, StoredAgent):
         Raises:
             HadrlError: the weights don't fit.
         """
+        if self.world_model.transfers:
+            check_learnt(self.scenario, scenario)
         other = type(self)(**{**self.settings, "scenario": scenario})
         other.take(
             self.lasting_weights(),

@@ -277,7 +277,8 @@ class LookaheadCaching(CachingAgent):
     def _room(self, view: CachingView) -> Room:
         """What caches hold, and what it costs to fetch what is not held now, spread over the slots of a frame."""
         usable = rules(self.physics).usable_bits(self.scenario, view)
-        weight = self.settings.switching_weight + self.scenario.preferences.switching_s
+        wanted = self.scenario.preferences
+        weight = self.settings.switching_weight * wanted.latency_s + wanted.switching_s
         fetched = weight * view.fetch_s / self.scenario.slots_per_decision
         rent = torch.where(view.cache, 0.0, fetched.unsqueeze(1))
         return Room(view.storage_bits.double(), usable, rent)

@@ -73,20 +73,13 @@ class Chances(nn.Module):
         asks: Bool[Tensor, "m_or_1 rows user"] | None = None,
     ) -> Float[Tensor, "m rows user"]:
         """The logits of users at their targets, tokens = rows × users."""
-        return self.logits(
-            description, self._pooled(description, target, num_servers, asks)[1], members
-        ).view(len(description), *target.shape[1:])
-
-    def _pooled(
-        self, description: Tensor, target: Tensor, num_servers: int, asks: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """What users add up to at every server, `[m, rows, S, load]`, and at each user's own, `[m, tokens, load]`."""
         load = self.loads(description).unflatten(1, target.shape[1:])
         if asks is not None:
             load = load * asks.unsqueeze(-1)
         place = target.unsqueeze(-1).expand_as(load)
         of_server = load.new_zeros(*load.shape[:2], num_servers, LOADS).scatter_add(2, place, load)
-        return of_server, of_server.gather(2, place).flatten(1, 2)
+        pooled = of_server.gather(2, place).flatten(1, 2)
+        return self.logits(description, pooled, members).view(len(description), *target.shape[1:])
 
     def at_all(
         self,
@@ -94,6 +87,7 @@ class Chances(nn.Module):
         target: Int[Tensor, "1 rows user"],
         num_servers: int,
         members: Members = None,
+        asks: Bool[Tensor, "rows user"] | None = None,
     ) -> Float[Tensor, "rows user server"]:
         """Chances of every user at every server, where the others go to their targets; mean over members.
 
@@ -102,6 +96,7 @@ class Chances(nn.Module):
         rows, users = target.shape[1:]
         load = self.loads(description).view(-1, rows, users, num_servers, LOADS)
         here = nn.functional.one_hot(target, num_servers).unsqueeze(-1).to(load.dtype)
+        here = here if asks is None else here * asks[..., None, None]
         there = (load * here).sum(dim=2, keepdim=True) - load * here + load
         found = self.logits(description, there.flatten(1, 3), members)
         return found.sigmoid().mean(dim=0).view(rows, users, num_servers)
@@ -206,7 +201,7 @@ class Outcomes(nn.Module):
         wanted = self.preferences
         if not wanted.missed or deadline_s is None:
             return torch.full_like(mean[0], wanted.latency_s)
-        least = SMOOTHING[min(round_, len(SMOOTHING) - 1)] if round_ < len(SMOOTHING) else 0.0
+        least = SMOOTHING[round_] if round_ < len(SMOOTHING) else 0.0
         deviation = (log_var / 2).exp().clamp(min=least)
         off = (mean - deadline_s.log()) / deviation
         density = (-off.square() / 2).exp() / (deviation * sqrt(2 * torch.pi))

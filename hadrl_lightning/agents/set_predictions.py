@@ -352,6 +352,11 @@ class SetPredictions(TransitionModel):
         every[self.held.items] = found
         return summed(every)
 
+    @property
+    def weighs_beyond_sums(self) -> bool:
+        """Whether preferences weigh what is no sum over shares: missed deadlines, or drops."""
+        return bool(self.preferences.missed or self.preferences.dropped)
+
     def slopes(
         self,
         view: Seen,
@@ -362,6 +367,8 @@ class SetPredictions(TransitionModel):
     ) -> Slopes | None:
         """How the cost of a plan changes beside what sums tell; None where these tell all of it.
 
+        Of drops it is each user's own chance at every server; what it adds to the others' there is left out.
+
         Args:
             view: of the networks.
             target: the server of each user.
@@ -370,7 +377,7 @@ class SetPredictions(TransitionModel):
             round_: how often it was asked before for these networks.
         """
         outcomes = self.outcomes
-        if outcomes is None or not (self.preferences.missed or self.preferences.dropped):
+        if outcomes is None or not self.weighs_beyond_sums:
             return None
         users = self.at_targets(view, target, members)
         latency = users.predict(share, latency_alone=True)
@@ -379,8 +386,8 @@ class SetPredictions(TransitionModel):
         if outcomes.drops is not None:
             seen = self.fields.read(parted(view)[0])
             described = outcomes.drops.describe(self._tokens(seen).flatten(0, 2)[None], members)
-            chance = outcomes.drops.at_all(described, target[None], seen.server.shape[-2], members)
-            extra = self.preferences.dropped * chance
+            known = (target[None], seen.server.shape[-2], members, seen.asks)
+            extra = self.preferences.dropped * outcomes.drops.at_all(described, *known)
             extra = extra if seen.asks is None else extra * seen.asks.unsqueeze(-1)
         return Slopes(weight, extra)
 

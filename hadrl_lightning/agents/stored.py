@@ -182,6 +182,9 @@ class StoredAgent(LightningModule):
         agent: Any = self
         if agent.world_model.transfers:  # flat ones have other sizes too, and say so
             check_seen("weights", path, contents, agent.scenario)
+            there = contents.get("hyper_parameters", {}).get("scenario")
+            if there is not None:
+                check_learnt(Scenario.from_dict(there), agent.scenario)
         fresh = {
             name: value
             for name, value in self.state_dict().items()
@@ -282,6 +285,25 @@ class StoredAgent(LightningModule):
         }
 
 
+def check_learnt(there: Scenario, here: Scenario) -> None:
+    """Refuse preferences of outcomes that an agent has not learnt.
+
+    Args:
+        there: in which it was trained.
+        here: in which it shall decide.
+
+    Raises:
+        HadrlError: they weigh such outcomes.
+    """
+    for name in ("energy_j", "dropped"):
+        if bool(getattr(there.preferences, name)) != bool(getattr(here.preferences, name)):
+            learnt = "above 0" if getattr(there.preferences, name) else "0"
+            raise HadrlError(
+                f"preferences.{name} must be {learnt} for this agent, as where it was trained, "
+                f"got {getattr(here.preferences, name):g}"
+            )
+
+
 def check_seen(name: str, path: Path, contents: Mapping[str, Any], scenario: Scenario) -> None:
     """Refuse an agent whose views showed other fields or targets than those of a scenario, as processes add them.
 
@@ -298,7 +320,10 @@ def check_seen(name: str, path: Path, contents: Mapping[str, Any], scenario: Sce
     if settings is None:
         return
     there, here = (offloading_view_of(one) for one in (Scenario.from_dict(settings), scenario))
-    saw, sees = ({field.name for field in fields_of(view)} for view in (there, here))
+    saw, sees = (
+        {field.name for field in fields_of(view) if field.in_token or field.in_vector}
+        for view in (there, here)
+    )
     if saw == sees and there.beyond == here.beyond:
         return
     further, lacking = (", ".join(sorted(one)) or "nothing" for one in (saw - sees, sees - saw))

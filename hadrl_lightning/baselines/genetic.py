@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.baselines.problem import shown_links
-from hadrl_lightning.play import total_latency
+from hadrl_lightning.play import task_cost, total_latency
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, decode_offloading, serve
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.typed import typed
@@ -70,12 +70,12 @@ class GeneticSearch:
         table, fading = shown_links(network)
         shape = (network.num_envs, settings.population, 3, network.scenario.num_users)
         genes = self._uniform(network, shape)
-        latency = self._latency(network, genes, table, fading)
+        latency = self._cost(network, genes, table, fading)
         for _ in range(settings.generations):
             elite = _select(genes, latency.topk(settings.elites, dim=1, largest=False).indices)
             children = self._offspring(network, genes, latency, settings.population - settings.elites)
             genes = torch.cat([elite, children], dim=1)
-            latency = self._latency(network, genes, table, fading)
+            latency = self._cost(network, genes, table, fading)
         best = _select(genes, latency.argmin(dim=1, keepdim=True)).flatten(1)
         return decode_offloading(network.scenario, best, network.physics)
 
@@ -98,7 +98,7 @@ class GeneticSearch:
         winner = latency.gather(1, drawn.flatten(1)).view(size).argmin(dim=2, keepdim=True)
         return drawn.gather(2, winner).squeeze(2)
 
-    def _latency(
+    def _cost(
         self,
         network: EdgeNetwork,
         genes: Float[Tensor, "batch individual 3 user"],
@@ -117,7 +117,7 @@ class GeneticSearch:
             network.physics,
             table.to(network.device, network.dtype).repeated(each),
         )
-        return total_latency(service.latency).view(-1, each)
+        return total_latency(task_cost(network.scenario.preferences, service)).view(-1, each)
 
     def _uniform(self, network: EdgeNetwork, shape: tuple[int, ...]) -> Tensor:
         return (torch.rand(shape, generator=self.generator) * 2 - 1).to(network.device, network.dtype)

@@ -28,8 +28,10 @@ from hadrl_lightning.play import (
     play_frame,
     read_allocation,
     read_caches,
+    share,
     slot_scores,
     task_cost,
+    tasks,
 )
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Service, fill_caches
@@ -321,6 +323,9 @@ class JointCore(Core):
         reward = offloading_objective(
             self.pays, task_cost(self.scenario.preferences, service), service.latency
         )
+        if self.pays == "latency" and due:  # what fetching costs, in parts of the tasks of a frame
+            weight = self.scenario.preferences.switching_s / self.scenario.slots_per_decision
+            reward = reward - share(weight * switching, tasks(service.latency, reward.dtype))
         if self.pays == "published" and network.frame_over:
             in_frame = hits(self._frame.finish().hit, reward.dtype)
             reward = reward + caching_reward(in_frame.mean(dim=0), switching)

@@ -30,12 +30,11 @@ BY_EPISODE = (
     "fairness",
     "task_p95",
     "task_p99",
+    "dropped",
+    "handovers",
+    "device_energy",
 )
 """Figures that every single episode has, an `EpisodeScores` field each."""
-WHERE_ANY = ("dropped", "handovers", "device_energy")
-"""Further ones, where a world brings them about."""
-
-
 SHARES = ("hit_ratio", "on_time", "byte_hit_ratio", "fairness", "dropped")
 """Figures that are at most 1."""
 
@@ -99,9 +98,8 @@ class Scoreboard:
 
     @property
     def further(self) -> tuple[str, ...]:
-        """Figures that not every world has: the cost where it is not the latency, and what there is of others."""
-        cost = () if self.preferences.latency_alone else ("cost",)
-        return (*cost, *(name for name in WHERE_ANY if self._scores and bool(self._column(name).any())))
+        """Figures that not every world has: the cost where it is not the latency."""
+        return () if self.preferences.latency_alone else ("cost",)
 
     def compared(self, scenario: Scenario) -> float:
         """The figure by which validations of a scenario are compared: see `compared_by`."""

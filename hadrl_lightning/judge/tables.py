@@ -43,6 +43,8 @@ WITH_INTERVAL = ("hit_ratio", "cost", "latency", "own_ratio", "least_ratio", "on
 """Figures that are shown with their interval."""
 OVER = ("bandwidth_over_subscription", "compute_over_subscription")
 """Shown where some policy allots more than there is (`published` physics)."""
+WHERE_ANY = ("dropped", "handovers", "device_energy")
+"""Shown where a world brings them about."""
 
 
 def figures_table(
@@ -61,7 +63,8 @@ def figures_table(
     columns = []
     for name, (heading, form) in headings.items():
         found = [figures.get(name) for _, figures in rows]
-        if any(found) and (name not in OVER or any(one and one.mean > 0.001 for one in found)):
+        least = 0.001 if name in OVER else 0.0 if name in WHERE_ANY else -1.0
+        if any(one is not None and not one.mean <= least for one in found):
             table.add_column(heading, justify="right", no_wrap=True)
             show = cell if name in WITH_INTERVAL else mean_cell
             columns.append([show(one, form) for one in found])

@@ -82,13 +82,13 @@ class Demands(nn.Module):
             [EnsembleLinear(num_members, token_size, parts, generator) for _ in range(2)]
         )
         """The same logarithms' linear form."""
-        Demands._start_small(self)
+        self._start_small()
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draws all weights anew."""
         for layer in cast(Iterable[EnsembleLinear], (*self.token, *self.heads, *self.powers)):
             layer.reset_parameters(generator)
-        Demands._start_small(self)
+        self._start_small()
 
     @property
     def num_parts(self) -> int:

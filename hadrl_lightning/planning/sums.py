@@ -40,8 +40,9 @@ SHARE_STEPS = 8
 MAX_SHARE_STEP = 0.25
 """Newton's steps of the shares, and how far each goes at most. More of them follow what was learnt into flat valleys,
 where it is not to be relied on."""
-ROUNDS = 5
-"""Plans that follow each other where the cost is more than a sum."""
+ROUNDS, NEARING = 5, 3
+"""Plans that follow each other where the cost is more than a sum; from the second number on slopes are those of the
+cost itself, and a round in which no plan becomes better is the last one."""
 DAMPING = 1e-4
 """Part of the curvature that is added to it, where two actions do about the same."""
 
@@ -159,7 +160,10 @@ def plan_by_sums(
             return found
         given = {"weight": slopes.weight}
         other = _planned(model, view, members, shares_by, start_margin, pairs_at_once, given, slopes.extra)
-        found = _better(found, other)
+        better = other.cost < found.cost
+        found = _chosen(better, found, other)
+        if not bool(better.any()) and round_ >= NEARING:
+            break
     return found
 
 
@@ -185,9 +189,8 @@ def _planned(
     return Found(target, share, users.predict(share))
 
 
-def _better(found: Found, other: Found) -> Found:
-    """Of two plans of every network the one of less cost."""
-    better = other.cost < found.cost
+def _chosen(better: Bool[Tensor, " networks"], found: Found, other: Found) -> Found:
+    """The other plan of those networks where it is better."""
 
     def chosen(one: Tensor, two: Tensor, dim: int) -> Tensor:
         return torch.where(better.view(*[1] * dim, -1, *[1] * (one.ndim - dim - 1)), two, one)

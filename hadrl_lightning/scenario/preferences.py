@@ -23,7 +23,7 @@ class Preferences:
     latency_s: float = 1.0
     """Of a second of latency of a task."""
     energy_j: float = 0.0
-    """Of a joule that a user's radio and device take (`published` physics: of a dBm·s)."""
+    """Of a joule that a user's radio and device take."""
     missed: float = 0.0
     """Of a task that misses its deadline, or is dropped."""
     dropped: float = 0.0

@@ -359,7 +359,8 @@ class EdgeNetwork:
 
 
 def check_targets(laws: Rules, scenario: Scenario, physics: Physics) -> None:
-    """Refuse processes that bring targets beyond the servers where the physics knows none.
+    """Refuse processes that bring targets beyond the servers where the physics knows none, and preferences of what is
+    no energy.
 
     Raises:
         HadrlError: they do.
@@ -367,6 +368,11 @@ def check_targets(laws: Rules, scenario: Scenario, physics: Physics) -> None:
     targets = targets_beyond(scenario)
     if targets and targets != laws.serves_beyond:
         raise HadrlError(f"physics must be strict for tasks to go to {' or '.join(targets)}, got {physics}")
+    if scenario.preferences.energy_j and laws.energy_column != "energy_j":
+        raise HadrlError(
+            f"preferences.energy_j must be 0 under physics {physics}, whose energies are in no joules, "
+            f"got {scenario.preferences.energy_j:g}"
+        )
 
 
 def _beyond(kind: type[OffloadingView], values: dict[str, Tensor], scenario: Scenario) -> dict[str, Tensor]:

@@ -45,6 +45,10 @@ def offloading_view_of(scenario: Scenario) -> type[OffloadingView]:
             further[entry] = declared
         idle_users |= process.sets_tasks
     if scenario.preferences.missed:
+        if "deadline_s" in further:
+            raise ValueError(
+                "preferences.missed needs the name deadline_s, got a process that shows a field of it"
+            )
         further["deadline_s"] = Field(
             axes=(USER,), text="deadline of user {}", unit="s", in_token=False, in_vector=False, usual=0.0
         )

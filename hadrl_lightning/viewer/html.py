@@ -20,7 +20,8 @@ def write_replay(path: Path, scenes: Sequence[Scene], title: str) -> None:
         OutputError: the folder can't be written to, or the disk is full.
     """
     data = json.dumps(replay(scenes, title), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    page = PAGE.replace("TITLE", escape(title), 1).replace("DATA", data.replace("<", "\\u003c"), 1)
+    before, after = PAGE.split("DATA", 1)
+    page = before.replace("TITLE", escape(title), 1) + data.replace("<", "\\u003c") + after
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
