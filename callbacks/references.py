@@ -61,6 +61,12 @@ class References:
             )
         elif not least_latency(self.scenario).exact:
             notes.append(f"{LEAST}: its caches are the best that a search found")
+        wanted = self.scenario.preferences
+        if wanted.missed or wanted.dropped:
+            notes.append(
+                "the best known decisions are best for latency and energy alone: by missed deadlines and drops, which "
+                "preferences weigh too, others can be better"
+            )
         if any(one.carries_work for one in processes_of(self.scenario).values()):
             notes.append(
                 "the best known decisions are those of each slot by itself: who leaves less work behind can do better"
