@@ -88,7 +88,7 @@ def summary_table(records: Sequence[Record]) -> str:
     heads = [
         "policy",
         "÷ least known, interquartile mean",
-        f"probability that {summaries[0].label} costs less",
+        f"probability that {summaries[0].label} has less latency",
     ]
     return markdown(heads, rows)
 

@@ -148,7 +148,7 @@ def _tables(place: Place, found: list[Group]) -> list[Table]:
 
 def _summary_table(summaries: Sequence[Summary]) -> Table:
     first = summaries[0]
-    heading = f"probability that {first.label} costs less"
+    heading = f"probability that {first.label} has less latency"
     return figures_table(
         f"all {first.places} places: interquartile mean over places and seeds, ± 95 % interval over seeds",
         "policy",
