@@ -485,7 +485,7 @@ def test_every_number_of_a_scenario_with_a_dimension_has_units() -> None:
         *("num_servers", "num_users", "num_services", "decisions_per_episode", "slots_per_decision"),
         "history_slots",
         *("popularity", "zipf_exponent", "usable_cache_fraction", "share_floor", "free_share"),
-        *("offload_thresholds", "processes", "ranges"),
+        *("offload_thresholds", "processes", "preferences", "ranges"),
     }
 
 

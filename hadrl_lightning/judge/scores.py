@@ -45,10 +45,18 @@ def possible(name: str, found: Interval) -> Interval:
 
 
 def by_unit(figures: Mapping[str, Any], physics: Physics) -> dict[str, Any]:
-    """The figures by their names among `HEADINGS`: `energy` is in J, an energy in another unit has its own name."""
+    """The figures by their names among `HEADINGS`: `energy` is in J, an energy in another unit has its own name.
+
+    Where that is no energy in J, there is none of devices.
+    """
     column = rules(physics).energy_column
-    energy = "energy" if column == "energy_j" else column
-    return {energy if name == "energy" else name: value for name, value in figures.items()}
+    if column == "energy_j":
+        return dict(figures)
+    return {
+        column if name == "energy" else name: value
+        for name, value in figures.items()
+        if name != "device_energy"
+    }
 
 
 class Scoreboard:
