@@ -158,9 +158,9 @@ class HADRL(Learning, Adapting, StoredAgent):
         Raises:
             HadrlError: the weights don't fit.
         """
+        other = type(self)(**{**self.settings, "scenario": scenario})
         if self.world_model.transfers:
             check_learnt(self.scenario, scenario)
-        other = type(self)(**{**self.settings, "scenario": scenario})
         other.take(
             self.lasting_weights(),
             "scenario must have the sizes the agent was trained on: it has flat models",
