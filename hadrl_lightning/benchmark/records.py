@@ -45,6 +45,8 @@ SCORES = {
     "optimal_hit_ratio": "optimal_hit_ratio",
 }
 """Column of a table and score of a cell."""
+YARDSTICKS = ("own_best_known", "optimal_hit_ratio")
+"""Scores that others are held against: tables show the ratios to them."""
 
 Place = tuple[str, str, Any]
 """Scenario, key and value of a sweep."""

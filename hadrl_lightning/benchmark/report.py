@@ -9,6 +9,7 @@ from rich.table import Table
 
 from hadrl_lightning.benchmark.records import (
     SCORES,
+    YARDSTICKS,
     Group,
     Place,
     Record,
@@ -27,26 +28,10 @@ Row = dict[str, Any]
 CURVES = ("hit_ratio", "latency", "on_time")
 """Scores whose learning curves are kept."""
 FIGURES = {
-    "hit_ratio": "hit_ratio",
+    **{column: score for column, score in SCORES.items() if score not in YARDSTICKS},
     "ratio_to_optimal_hit_ratio": "hit_ratio_share",
-    "cost": "cost",
-    "latency_s": "latency",
     "ratio_to_own_best_known": "own_ratio",
     "ratio_to_least_known": "least_ratio",
-    "latency_p95_s": "latency_p95",
-    "on_time": "on_time",
-    "energy_j": "energy",
-    "energy_dbm_s": "energy_dbm_s",
-    "device_energy_j": "device_energy",
-    "dropped": "dropped",
-    "handovers": "handovers",
-    "task_p95_s": "task_p95",
-    "task_p99_s": "task_p99",
-    "fairness": "fairness",
-    "byte_hit_ratio": "byte_hit_ratio",
-    "switching_s": "switching",
-    "bandwidth_over_subscription": "bandwidth_over_subscription",
-    "compute_over_subscription": "compute_over_subscription",
 }
 """Column of a CSV file, and the figure of `judge.HEADINGS` that a table shows it as."""
 PLACES = "places.json"
