@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.agents.belief import parted
+from hadrl_lightning.agents.carried import BACKLOG, CarriedWorkModel
 from hadrl_lightning.agents.outcomes import Outcomes
 from hadrl_lightning.agents.settings import SetWorldModelSettings
 from hadrl_lightning.agents.transition_model import TransitionModel, derived_reward
@@ -21,8 +22,9 @@ from hadrl_lightning.nn.set_encoder import (
     compressed,
 )
 from hadrl_lightning.nn.tokens import Numbers, TokenFields
+from hadrl_lightning.planning.carried import CarriedWork
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Prediction
-from hadrl_lightning.planning.sums import Slopes
+from hadrl_lightning.planning.rounds import Slopes
 from hadrl_lightning.scenario import Preferences
 from hadrl_lightning.scenario.preferences import USUAL
 from hadrl_lightning.simulator import CachingView, Field, OffloadingView, Seen, View, bin_index
@@ -95,6 +97,11 @@ class SetPredictions(TransitionModel):
                     f"got {settings.encoder}"
                 )
             self.outcomes = Outcomes(preferences, (*sizes[:3], *resources), generator)
+        self.carried: CarriedWorkModel | None = None
+        shown = [field.name for field in self.fields.server]
+        if settings.discount and BACKLOG in shown and self.knows_sharing:
+            column, width = shown.index(BACKLOG), settings.weight_size
+            self.carried = CarriedWorkModel(*sizes[:2], server, column, width, settings.discount, generator)
 
     @property
     def num_members(self) -> int:
@@ -148,7 +155,7 @@ class SetPredictions(TransitionModel):
         self, view: Seen, num_candidates: int, members: Int[Tensor, " m"] | None = None
     ) -> SetRolloutState:
         """The state of `num_candidates` rows for every network, network-major."""
-        return self._arrive(self.fields.read(view)[None], num_candidates, members, _deadlines(view))
+        return self._arrive(self.fields.read(view)[None], num_candidates, members, deadlines(view))
 
     def _arrive(
         self,
@@ -236,12 +243,8 @@ class SetPredictions(TransitionModel):
         Where preferences weigh more than latency, it is the log costs of tasks that are expected in place of their log
         latencies, unless `latency_alone` is asked for.
         """
-        latency, further = self._of_latency(description)
         known = (share.flatten(0, 1)[None], target[None], num_servers, members, asks)
-        mean, log_var = self.resources.combine(latency, *known)
-        mean = mean + self._latency_offset(mean)
-        if self.outcomes is not None and not latency_alone:
-            mean = self._log_costs(mean, log_var, further, known, deadline_s)
+        mean, log_var = self.log_costs(description, known, deadline_s, latency_alone)
         if asks is None:
             return Prediction(mean, log_var, *derived_reward(mean, log_var))
         mean, log_var = torch.where(asks, mean, -LOG_BOUND), torch.where(asks, log_var, LOG_VAR_RANGE[0])
@@ -250,16 +253,19 @@ class SetPredictions(TransitionModel):
         reward = torch.where(anybody, reward, 0.0)
         return Prediction(mean, log_var, reward, torch.where(anybody, reward_log_var, LOG_VAR_RANGE[0]))
 
-    def _log_costs(
+    def log_costs(
         self,
-        mean: Float[Tensor, "m rows user"],
-        log_var: Float[Tensor, "m rows user"],
-        further: Tensor,
+        description: Float[Tensor, "m tokens description"],
         known: tuple[Tensor, Tensor, int, Int[Tensor, " m"] | None, Tensor | None],
-        deadline_s: Float[Tensor, "rows user"] | None,
-    ) -> Float[Tensor, "m rows user"]:
-        """See `Outcomes.log_costs`; `known` is what `combine` takes behind a description."""
-        assert self.outcomes is not None
+        deadline_s: Float[Tensor, "*m_or_1 rows user"] | None,
+        latency_alone: bool = False,
+    ) -> tuple[Float[Tensor, "m rows user"], Float[Tensor, "m rows user"]]:
+        """Means and log-variances of the log costs of tasks; `known` is what `combine` takes behind a description."""
+        latency, further = self._of_latency(description)
+        mean, log_var = self.resources.combine(latency, *known)
+        mean = mean + self._latency_offset(mean)
+        if self.outcomes is None or latency_alone:
+            return mean, log_var
         described, dropping = self.outcomes.parted(further)
         energy = None
         if described is not None:
@@ -268,7 +274,7 @@ class SetPredictions(TransitionModel):
         logits = None
         if self.outcomes.drops is not None and dropping is not None:
             logits = self.outcomes.drops.combine(dropping, *known[1:])
-        return self.outcomes.log_costs(mean, log_var, energy, logits, deadline_s)
+        return self.outcomes.log_costs(mean, log_var, energy, logits, deadline_s), log_var
 
     @property
     def knows_sharing(self) -> bool:
@@ -298,10 +304,10 @@ class SetPredictions(TransitionModel):
             found.mul_(seen.asks[:, None, :, None])
         if log_factor is not None:
             found.mul_(log_factor.exp().to(found).mT.unsqueeze(2))
-        if self.outcomes is None:
+        if self.outcomes is None and self.carried is None:
             return found
         found.mul_(self._weight(weight, seen.request, found)[None, :, None, :, None])
-        if self.outcomes.energy is not None:
+        if self.outcomes is not None and self.outcomes.energy is not None:
             energy = self.outcomes.energy.pair_demands(
                 user, self._normal_server(seen), pair, members, pairs_at_once
             )
@@ -391,6 +397,15 @@ class SetPredictions(TransitionModel):
             extra = extra if seen.asks is None else extra * seen.asks.unsqueeze(-1)
         return Slopes(weight, extra)
 
+    def carried_work(self, view: Seen, members: Int[Tensor, " m"] | None = None) -> CarriedWork | None:
+        """What is known of the work that is carried over; None where nothing is, or plans look at their slot alone."""
+        if self.carried is None:
+            return None
+        seen = self.fields.read(parted(view)[0])
+        token, server = self._tokens(seen), self._normal_server(seen)
+        backlog = seen.server[..., self.carried.backlog]
+        return self.carried.carried(token.flatten(0, 2)[None], server[None], backlog, seen.asks, members)
+
     def at_targets(
         self,
         view: Seen,
@@ -409,7 +424,7 @@ class SetPredictions(TransitionModel):
             own = factor.gather(1, target.unsqueeze(-1).expand(*target.shape, factor.shape[-1])).flatten(0, 1)
             described = torch.cat((described[..., : len(own.T)] * own, described[..., len(own.T) :]), dim=-1)
         known = (described, target, seen.server.shape[-2], members, seen.asks)
-        return UsersAtTargets(self, *known, weight=weight, deadline_s=_deadlines(view))
+        return UsersAtTargets(self, *known, weight=weight, deadline_s=deadlines(view))
 
 
 class UsersAtTargets:
@@ -483,7 +498,7 @@ class UsersAtTargets:
         return None if self._asks is None else self._asks[None]
 
 
-def _deadlines(view: Seen) -> Float[Tensor, "networks user"] | None:
+def deadlines(view: Seen) -> Float[Tensor, "networks user"] | None:
     """Of the users' tasks, s, where a view has them; idle users' do not matter."""
     found: Tensor | None = getattr(parted(view)[0], "deadline_s", None)
     return found

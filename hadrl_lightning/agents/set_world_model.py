@@ -1,21 +1,23 @@
 """The structured world model of the fast level: users as tokens, outcomes as latencies; how it learns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from hadrl_lightning.agents.carried import STEP_S, CarriedLessons
 from hadrl_lightning.agents.levels import SLOT_MODELS
 from hadrl_lightning.agents.optimisers import DecayingAdam
-from hadrl_lightning.agents.set_predictions import SetPredictions, read_action
+from hadrl_lightning.agents.set_predictions import SetPredictions, deadlines, read_action
 from hadrl_lightning.agents.settings import SetWorldModelSettings
 from hadrl_lightning.agents.transition_model import over_members
 from hadrl_lightning.data.transitions import Lessons, OffloadingTransitions
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.perceptrons import gaussian_nll
 from hadrl_lightning.nn.set_encoder import SharedResources, compressed
+from hadrl_lightning.nn.tokens import Numbers
 from hadrl_lightning.planning.free_energy import Form
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import offloading_view_of, rules
@@ -49,6 +51,8 @@ class SlotLessons(Lessons):
     """Who has a task; None: everybody."""
     goes_on: Bool[Tensor, "*rows user"] | None
     """Who has one in the next slot too."""
+    carried: CarriedLessons | None
+    """What was left at servers, where that is learnt."""
 
 
 class SetWorldModelLoss(NamedTuple):
@@ -129,8 +133,9 @@ class SetWorldModel(SetPredictions):
         self.rescale()
         self.resources.reset_parameters(generator)
         self.change.reset_parameters(generator)
-        if self.outcomes is not None:
-            self.outcomes.reset_parameters(generator)
+        for further in (self.outcomes, self.carried):
+            if further is not None:
+                further.reset_parameters(generator)
 
     def check_planner(self, form: Form, plan_horizon: int) -> None:
         """Raises a ValueError where a planner looks beyond the slot that alone is learnt."""
@@ -188,7 +193,24 @@ class SetWorldModel(SetPredictions):
             change_of_server=self.server_change_normaliser.normalise(after.server - before.server),
             asks=before.asks,
             goes_on=_both(before.asks, after.asks),
+            carried=self._carried_lessons(transitions, before, after, target),
             weight=transitions.weight,
+        )
+
+    def _carried_lessons(
+        self, transitions: OffloadingTransitions, before: Numbers, after: Numbers, target: Tensor
+    ) -> CarriedLessons | None:
+        if self.carried is None:
+            return None
+        column = self.carried.backlog
+        longer = before.server.clone()
+        longer[..., column] += STEP_S
+        return CarriedLessons(
+            before.server[..., column],
+            after.server[..., column],
+            self._normal_server(after),
+            self._tokens_at(replace(before, server=longer), target),
+            deadlines(transitions.view) if self.preferences.missed else None,
         )
 
     def loss(self, transitions: "OffloadingTransitions | SlotLessons") -> SetWorldModelLoss:
@@ -214,6 +236,8 @@ class SetWorldModel(SetPredictions):
             known = (self.resources, further, share, target, num_servers, measured, batch.asks)
             for one in self.outcomes.losses(*known):
                 latency = latency + over_members(one, batch.weight, batch.asks)
+        if batch.carried is not None:
+            latency = latency + over_members(self._carried_loss(batch, batch.carried), batch.weight)
         change = latency.new_zeros(())
         if self.settings.change_weight > 0:
             change = self._change_loss(batch[:, ::CHANGE_ROWS])
@@ -223,6 +247,23 @@ class SetWorldModel(SetPredictions):
             error = (self.held.fraction * off.mean()).sqrt()
         total = latency + self.settings.change_weight * change
         return SetWorldModelLoss(total, latency.detach(), change.detach(), error)
+
+    def _carried_loss(
+        self, batch: "SlotLessons", carried: CarriedLessons
+    ) -> Float[Tensor, "member rows server loss"]:
+        """Of what is left at servers, and of the prices of that."""
+        assert self.carried is not None
+        num_servers = batch.server.shape[-2]
+        known = (batch.share.flatten(1, 2), batch.target, num_servers, None, batch.asks)
+        costs = []
+        with torch.no_grad():
+            for token in (batch.token, carried.token):
+                described = self._described(token.flatten(1, 2), None)
+                mean, log_var = self.log_costs(described, known, carried.deadline_s)
+                costs.append((mean + log_var.exp() / 2).exp())
+        dearer = costs[1] - costs[0]
+        dearer = dearer if batch.asks is None else dearer * batch.asks
+        return self.carried.losses(carried, batch.token, batch.server, batch.target, batch.asks, dearer)
 
     def _change_loss(self, batch: "SlotLessons") -> Float[Tensor, ""]:
         predicted = self.change(batch.token, batch.share, batch.server, batch.target, asks=batch.asks)

@@ -21,9 +21,10 @@ from hadrl_lightning.planning.proposal import (
     join_plans,
 )
 from hadrl_lightning.planning.refine import NO_DRAWS, refine
+from hadrl_lightning.planning.rounds import plan_by_sums
 from hadrl_lightning.planning.settings import PlannerSettings
 from hadrl_lightning.planning.starts import preferred_targets, random_targets, usual_action
-from hadrl_lightning.planning.sums import SharingModel, plan_by_sums
+from hadrl_lightning.planning.sums import SharingModel
 from hadrl_lightning.simulator import Seen
 
 

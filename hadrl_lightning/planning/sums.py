@@ -40,9 +40,6 @@ SHARE_STEPS = 8
 MAX_SHARE_STEP = 0.25
 """Newton's steps of the shares, and how far each goes at most. More of them follow what was learnt into flat valleys,
 where it is not to be relied on."""
-ROUNDS, NEARING = 5, 3
-"""Plans that follow each other where the cost is more than a sum; from the second number on slopes are those of the
-cost itself, and a round in which no plan becomes better is the last one."""
 DAMPING = 1e-4
 """Part of the curvature that is added to it, where two actions do about the same."""
 
@@ -84,121 +81,6 @@ class SharingModel(Protocol):
 
     def at_targets(self, view: Seen, target: Int[Tensor, "networks user"], members: Members) -> AtTargets:
         """The users at one target each."""
-
-
-class Slopes(NamedTuple):
-    """How the cost of a plan changes with each user's latency and target, beside what sums tell."""
-
-    weight: Float[Tensor, "networks user"]
-    """Of a second of each user's latency."""
-    extra: Float[Tensor, "networks user server"] | None
-    """What each user costs at each server besides; None: nothing."""
-
-
-@runtime_checkable
-class SlopedModel(Protocol):
-    """A sharing model whose cost may be more than a sum: where latencies come near deadlines, or tasks are dropped.
-
-    Plans then go by what the cost is about near the plan before, some times over, and the best one is kept.
-    """
-
-    def slopes(
-        self,
-        view: Seen,
-        target: Int[Tensor, "networks user"],
-        share: Float[Tensor, "networks user 2"],
-        members: Members,
-        round_: int,
-    ) -> Slopes | None:
-        """Near a plan; None where sums tell all of it."""
-
-
-class Found(NamedTuple):
-    """A plan of one slot for each network."""
-
-    target: Int[Tensor, "networks user"]
-    """The server of each user."""
-    share: Float[Tensor, "networks user 2"]
-    """Its two share actions, in [-1, 1]."""
-    prediction: Prediction
-    """What is expected of it, rows are networks."""
-
-    @property
-    def cost(self) -> Float[Tensor, " networks"]:
-        """What the users' tasks are expected to cost together, by default their latency in s."""
-        mean, log_var = self.prediction[:2]
-        return (mean + log_var.exp() / 2).exp().sum(dim=-1).mean(dim=0)
-
-
-@torch.no_grad()
-def plan_by_sums(
-    model: SharingModel,
-    view: Seen,
-    members: Members,
-    shares_by: Members = None,
-    start_margin: float = 0.0,
-    pairs_at_once: int = PAIRS_AT_ONCE,
-) -> Found:
-    """Targets and shares of every network, which do not depend on the networks beside it.
-
-    Held are some numbers for every pair of a user and a server, its demands by the members that choose targets.
-
-    Args:
-        model: one that knows sharing.
-        view: what is seen of each network at present.
-        members: those by whom targets are chosen; None: all.
-        shares_by: those by whom shares are chosen, and who predict; None: all.
-        start_margin: see `best_targets`.
-        pairs_at_once: pairs of a user and a server that the model describes at once.
-    """
-    found = _planned(model, view, members, shares_by, start_margin, pairs_at_once, {}, None)
-    if not isinstance(model, SlopedModel):
-        return found
-    for round_ in range(ROUNDS):
-        slopes = model.slopes(view, found.target, found.share, shares_by, round_)
-        if slopes is None:
-            return found
-        given = {"weight": slopes.weight}
-        other = _planned(model, view, members, shares_by, start_margin, pairs_at_once, given, slopes.extra)
-        better = other.cost < found.cost
-        found = _chosen(better, found, other)
-        if not bool(better.any()) and round_ >= NEARING:
-            break
-    return found
-
-
-def _planned(
-    model: SharingModel,
-    view: Seen,
-    members: Members,
-    shares_by: Members,
-    start_margin: float,
-    pairs_at_once: int,
-    given: dict[str, Tensor],
-    extra: Float[Tensor, "networks user server"] | None,
-) -> Found:
-    """The plan by sums alone, with what each user costs at each server besides."""
-    pairs = model.pair_demands(view, members, pairs_at_once, **given)
-    demand, base = pairs[:, :, :-1], pairs[:, :, -1].mean(dim=0)
-    root = (demand.transpose(0, 1).flatten(1, 2) / len(pairs)).sqrt()
-    num_servers = pairs.shape[-1]
-    del pairs, demand
-    target = best_targets(root, base if extra is None else base + extra, start_margin)
-    users = model.at_targets(view, target, shares_by, **given)
-    share = best_shares(users, target, num_servers)
-    return Found(target, share, users.predict(share))
-
-
-def _chosen(better: Bool[Tensor, " networks"], found: Found, other: Found) -> Found:
-    """The other plan of those networks where it is better."""
-
-    def chosen(one: Tensor, two: Tensor, dim: int) -> Tensor:
-        return torch.where(better.view(*[1] * dim, -1, *[1] * (one.ndim - dim - 1)), two, one)
-
-    pairs = zip(found.prediction, other.prediction, strict=True)
-    prediction = Prediction(*(chosen(one, two, 1) for one, two in pairs))
-    target, share = (chosen(one, two, 0) for one, two in zip(found[:2], other[:2], strict=True))
-    return Found(target, share, prediction)
 
 
 def best_targets(

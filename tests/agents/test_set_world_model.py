@@ -33,8 +33,8 @@ from hadrl_lightning.planning.refine import (
     refine,
     sweep_targets,
 )
+from hadrl_lightning.planning.rounds import plan_by_sums
 from hadrl_lightning.planning.starts import preferred_targets, random_targets
-from hadrl_lightning.planning.sums import plan_by_sums
 from hadrl_lightning.play import Frame, decided, offloading_agent, offloading_reward
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading, fields_of, fill_caches

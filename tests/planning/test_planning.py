@@ -26,8 +26,9 @@ from hadrl_lightning.planning import (
 )
 from hadrl_lightning.planning.proposal import bin_centre
 from hadrl_lightning.planning.refine import sweep_targets
+from hadrl_lightning.planning.rounds import plan_by_sums
 from hadrl_lightning.planning.starts import usual_targets
-from hadrl_lightning.planning.sums import best_shares, best_targets, plan_by_sums
+from hadrl_lightning.planning.sums import best_shares, best_targets
 from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, bin_index, decode_offloading
 from tests.agents.test_set_world_model import FORM, WORST, Toy, prediction_of
 from tests.helpers import published_planner

@@ -19,7 +19,7 @@ from hadrl_lightning.callbacks.predictions import write_decisions
 from hadrl_lightning.callbacks.references import References
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.judge.scores import Scoreboard
-from hadrl_lightning.planning.sums import plan_by_sums
+from hadrl_lightning.planning.rounds import plan_by_sums
 from hadrl_lightning.play import (
     episode_scores,
     home_equal,
