@@ -1,6 +1,7 @@
 """Tables of a benchmark: one row a cell, means with intervals, learning curves; as CSV and for the terminal."""
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from hadrl_lightning.benchmark.records import (
     groups,
     intervals,
     place_name,
+    yardstick_columns,
 )
 from hadrl_lightning.benchmark.spread import spread_rows, suite_of, suite_tables, write_places
 from hadrl_lightning.files import replacing
-from hadrl_lightning.judge import FURTHER, NONE, Interval, cell, figures_table, interval, possible
+from hadrl_lightning.judge import FURTHER, NONE, TIMES, Interval, cell, figures_table, interval, possible
 
 Row = dict[str, Any]
 
@@ -29,6 +31,7 @@ CURVES = ("hit_ratio", "latency", "on_time")
 """Scores whose learning curves are kept."""
 FIGURES = {
     **{column: score for column, score in SCORES.items() if score not in YARDSTICKS},
+    **{name: name for name in TIMES},
     "ratio_to_optimal_hit_ratio": "hit_ratio_share",
     "ratio_to_own_best_known": "own_ratio",
     "ratio_to_least_known": "least_ratio",
@@ -47,8 +50,10 @@ def result_rows(records: Sequence[Record]) -> list[Row]:
     shown = {
         column: score
         for column, score in SCORES.items()
-        if any(score in record.result.scores for record in records)
+        if score != "own_best_known" and any(score in record.result.scores for record in records)
     }
+    times = {name for record in records for name in record.result.decision_ms}
+    yardsticks = dict.fromkeys(name for record in records for name in yardstick_columns(record.result))
     for record in records:
         result, yardstick = record.result, least[record.place]
         scores = result.scores
@@ -56,7 +61,9 @@ def result_rows(records: Sequence[Record]) -> list[Row]:
         row |= {"training_s": round(result.training_s, 2), "evaluation_s": round(result.evaluation_s, 2)}
         row |= {column: scores.get(score) for column, score in shown.items()}
         least_cost = yardstick.cost if yardstick else None
-        row["least_known_s"] = least_cost
+        row |= {name: result.decision_ms.get(name) for name in TIMES if name in times}
+        known = (scores.get("own_best_known"), least_cost)
+        row |= dict.fromkeys(yardsticks) | dict(zip(yardstick_columns(result), known, strict=True))
         row["ratio_to_own_best_known"] = _ratio(result.cost, scores.get("own_best_known"))
         row["ratio_to_least_known"] = _ratio(result.cost, least_cost)
         row["ratio_to_optimal_hit_ratio"] = _ratio(scores.get("hit_ratio"), scores.get("optimal_hit_ratio"))
@@ -253,5 +260,9 @@ def _write(path: Path, rows: list[Row]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow(
-                {name: f"{one:.7g}" if isinstance(one, float) else one for name, one in row.items()}
+                {name: _text(one) if isinstance(one, float) else one for name, one in row.items()}
             )
+
+
+def _text(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.7g}"
