@@ -23,7 +23,17 @@ from hadrl_lightning.benchmark.records import (
 )
 from hadrl_lightning.benchmark.spread import spread_rows, suite_of, suite_tables, write_places
 from hadrl_lightning.files import replacing
-from hadrl_lightning.judge import FURTHER, NONE, TIMES, Interval, cell, figures_table, interval, possible
+from hadrl_lightning.judge import (
+    BEFORE,
+    FURTHER,
+    NONE,
+    TIMES,
+    Interval,
+    cell,
+    figures_table,
+    interval,
+    possible,
+)
 
 Row = dict[str, Any]
 
@@ -74,9 +84,10 @@ def result_rows(records: Sequence[Record]) -> list[Row]:
 
 
 def write_report(records: Sequence[Record], folder: Path) -> None:
-    """Write results.csv (a row a cell), summary.csv (means with intervals) and curves.csv (validations).
+    """Write results.csv (a row a cell), summary.csv (means with intervals), curves.csv (validations), tasks.csv (how
+    the latency of tasks is spread) and changes.csv (slots around changes of the world).
 
-    Of a suite also distribution.csv and places.json, of which its figures are drawn.
+    Of a suite, in place of the last two, distribution.csv and places.json, of which its figures are drawn.
     """
     _write(folder / "results.csv", result_rows(records))
     summary, curves = [], []
@@ -90,6 +101,9 @@ def write_report(records: Sequence[Record], folder: Path) -> None:
     _write(folder / "curves.csv", curves)
     _write(folder / "aggregate.csv", [_aggregate_row(one) for one in aggregate_of(records)])
     suite = suite_of(records)
+    of_places = [] if suite else groups(records)
+    _write(folder / "tasks.csv", [row for group in of_places for row in _tasks(group)])
+    _write(folder / "changes.csv", [row for group in of_places for row in _changes(group)])
     _write(folder / "distribution.csv", spread_rows(records) if suite else [])
     if suite:
         write_places(records, folder / PLACES)
@@ -220,6 +234,25 @@ def _curve(group: Group) -> Iterable[Row]:
         for metric in CURVES:
             found = possible(metric, interval([point[metric] for point in points]))
             yield {"metric": metric, "slots": slots, **found._asdict()}
+
+
+def _tasks(group: Group) -> Iterable[Row]:
+    """Quantiles of the latency of tasks, mean over seeds."""
+    known = [result.task_quantiles for result in group.results if result.task_quantiles]
+    head = {**_head(group.first), "seeds": len(group.seeds)}
+    for number, values in enumerate(zip(*known, strict=True)):
+        part = number / (len(known[0]) - 1)
+        yield {**head, "part": part, "latency_s": sum(values) / len(values)}
+
+
+def _changes(group: Group) -> Iterable[Row]:
+    """What slots cost around changes of the world, mean over seeds."""
+    known = [result.around_changes for result in group.results if result.around_changes]
+    of = "cost" if "cost" in group.results[0].scores else "latency"
+    head = {**_head(group.first), "seeds": len(group.seeds), "of": of}
+    for metric in known[0] if known else ():
+        for slot, values in enumerate(zip(*(one[metric] for one in known), strict=True), start=-BEFORE):
+            yield {**head, "metric": metric, "slot": slot, "mean": sum(values) / len(values)}
 
 
 def _course(record: Record) -> Row:

@@ -223,6 +223,10 @@ def play_frame(
     return frame.finish()
 
 
+MEASURED = ("offloading_s", "caching_s")
+"""What of an episode a clock has measured: it is other numbers each time."""
+
+
 class Episode(NamedTuple):
     """One episode of B networks: D caching decisions, T = D * slots of a decision."""
 
