@@ -16,7 +16,7 @@ from hadrl_lightning.callbacks.second_process import PlayedBatch, SecondProcess
 from hadrl_lightning.console import show
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlWarning
-from hadrl_lightning.judge import Scoreboard, Validation, compared_by, validated
+from hadrl_lightning.judge import OF_CHANGES, Scoreboard, Validation, compared_by, validated
 
 NAME = "HADRL"
 """The agent's, in tables."""
@@ -27,13 +27,14 @@ class EpisodeEvaluation(Callback):
 
     Validation logs `val/hit_ratio`, `val/latency` (summed over users, mean over slots, s), `val/latency_p95`,
     deadlines, energy, switching cost (s, mean over caching decisions), over-subscription and the published rewards of
-    both levels, how latency is spread over tasks and users, what was dropped, and by preferences of the scenario's own
-    the cost; where the scenario has ranges also `val/log_latency`, the mean over networks of the logarithm of their
-    latency. Test logs the same as `test/...` and shows a table with 95 % confidence intervals over episodes, beside
-    reference policies on the same requests, positions and fading: the best known decisions under the agent's own
-    caches, and the least latency known (the same decisions under the caches of least expected latency). It says after
-    which epoch the weights were saved, and how the best and the last validation differ. Predict writes, and
-    says where, the decisions: `decisions.csv`, a row a user and slot, `caches.csv`, `switching.csv`, columns.md.
+    both levels, how latency is spread over tasks and users, what was dropped, wall times of decisions in ms, and by
+    preferences of the scenario's own the cost; where the scenario has ranges also `val/log_latency`, the mean over
+    networks of the logarithm of their latency. Test logs the same as `test/...` and shows a table with 95 % confidence
+    intervals over episodes, beside reference policies on the same requests, positions and fading: the best known
+    decisions under the agent's own caches, and the least latency known (the same decisions under the caches of least
+    expected latency). Beside the former it logs how soon the agent gets over changes of the world, where there are any.
+    It says after which epoch the weights were saved, and how the best and the last validation differ. Predict writes,
+    and says where, the decisions: `decisions.csv`, a row a user and slot, `caches.csv`, `switching.csv`, columns.md.
 
     Args:
         references: whether test shows the reference policies.
@@ -135,12 +136,12 @@ class EpisodeEvaluation(Callback):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        """Score the episodes of a batch, and let the references play the same ones."""
-        self._agent.add(outputs)
+        """Let the references play the episodes of a batch, and score them."""
         if self._others is not None and self._played is not None:
             self._others.add(self._played.others)
         elif self._others is not None:
             self._others.play(_data(trainer).test_dataloader(), batch_idx, outputs)
+        self._agent.add(outputs, self._others.same_caches if self._others is not None else None)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the scores."""
@@ -190,8 +191,11 @@ class EpisodeEvaluation(Callback):
     # Results -------------------------------------------------------------------------------------------------------
 
     def _log(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        for name, value in self._agent.values().items():
-            module.log(f"{stage}/{name}", value, batch_size=1, sync_dist=True)
+        for name, value in (self._agent.values() | self._agent.times()).items():
+            alone = name in OF_CHANGES  # held against references, which play on rank 0
+            module.log(
+                f"{stage}/{name}", value.float(), batch_size=1, sync_dist=not alone, rank_zero_only=alone
+            )
         scenario = _data(trainer).scenario
         if scenario.ranges:
             compared = self._agent.compared(scenario)

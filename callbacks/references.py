@@ -33,6 +33,11 @@ SIMPLE, RANDOM = "home, equal, same caches", "random, both levels"
 """What needs no thought."""
 
 
+def has_agents_caches(name: str) -> bool:
+    """Whether a policy plays under the caches that the agent has decided on."""
+    return name.endswith("same caches")
+
+
 class References:
     """Plays the episodes that an agent has played, by policies to compare with.
 
@@ -47,6 +52,8 @@ class References:
         self.boards = [
             Scoreboard(name, scenario.preferences) for name in names if name != LEAST or not scenario.ranges
         ]
+        self.same_caches: Episode | None = None
+        """What the best known decisions made of the batch that was played last, under the agent's caches."""
         self.playing = ""
         """Name of the policy that plays now."""
 
@@ -110,9 +117,11 @@ class References:
 
     def add(self, episodes: Mapping[str, Episode]) -> None:
         """Score what some of them made of a batch, by their names."""
+        self.same_caches = episodes.get(OWN, self.same_caches)
         for board in self.boards:
             if board.name in episodes:
-                board.add(episodes[board.name])
+                beside = self.same_caches if has_agents_caches(board.name) else None
+                board.add(episodes[board.name], beside)
 
     def _least_known(self, stream: EpisodeStream, index: int, agent: Episode, own: Episode) -> Episode:
         """Where the agent's caches are those of least latency all along, this is what was played under its own."""

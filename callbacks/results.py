@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from hadrl_lightning.agent_files import is_shipped, stored_file
-from hadrl_lightning.callbacks.references import LEAST, OWN
+from hadrl_lightning.callbacks.references import LEAST, OWN, has_agents_caches
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import load_tensors
 from hadrl_lightning.judge import (
@@ -58,16 +58,18 @@ def result_table(
 
 
 def _own_caches(board: Scoreboard, agent: Scoreboard) -> bool:
-    return board is agent or board.name.endswith("same caches")
+    return board is agent or has_agents_caches(board.name)
 
 
 def _figures(
     board: Scoreboard, optimum: float | None, own: Scoreboard | None, least: Scoreboard | None
 ) -> dict[str, Interval]:
     found = {}
-    for name, value in board.values().items():
+    for name, value in (board.values() | board.times()).items():
         over_episodes = board.interval(name) or Interval(math.nan, math.nan, math.nan)
         found[name] = over_episodes._replace(mean=float(value))
+    if has_agents_caches(board.name):
+        del found["caching_ms"]  # nobody decided on them anew
     if optimum:
         found["hit_ratio_share"] = Interval(found["hit_ratio"].mean / optimum, math.nan, math.nan)
     if own is not None:

@@ -84,6 +84,13 @@ class CellResult:
     held: list[list[float]] = field(default_factory=list)
     """[S][K], the share of the frames of all test episodes in which a server held a service; empty where no caches were
     played, where networks differ in size, and in results of before it was noted."""
+    decision_ms: dict[str, float] = field(default_factory=dict)
+    """Wall time of decisions, by the names of `judge.TIMES`: as it happened to be, so no score. This and what follows
+    are empty in results of before they were noted."""
+    task_quantiles: list[float] = field(default_factory=list)
+    """Quantiles 0, 0.01, …, 1 of the latency of all tasks of all test episodes in s; empty where there was none."""
+    around_changes: dict[str, list[float]] = field(default_factory=dict)
+    """`judge.AroundChanges` by name, mean over all changes of all test episodes; empty where nothing changed."""
     versions: dict[str, str] = field(default_factory=dict)
     """Of what computed it."""
 

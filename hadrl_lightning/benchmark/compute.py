@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 
 from hadrl_lightning import callbacks
@@ -27,8 +28,10 @@ from hadrl_lightning.errors import require
 from hadrl_lightning.judge import (
     Scoreboard,
     Validation,
+    around_changes,
     bounds,
     by_unit,
+    interval,
     optimal_hit_ratio,
     own_best_known,
 )
@@ -70,9 +73,11 @@ def _computed(cell: Cell, folder: Path | None) -> CellResult:
     evaluation_s = time.perf_counter() - started
     wanted = scenario.preferences
     own, least = Scoreboard(cell.policy, wanted), Scoreboard("best known, same caches", wanted)
-    for index, episode in enumerate(episodes):
-        own.add(episode)
-        least.add(own_best_known(stream, index, episode))
+    best = [own_best_known(stream, index, episode) for index, episode in enumerate(episodes)]
+    for episode, same_caches in zip(episodes, best, strict=True):
+        own.add(episode, same_caches)
+        least.add(same_caches)
+    around = around_changes(episodes, best, wanted)
     values = {name: float(value) for name, value in own.values().items()}
     scores = {name: values[name] for name in (*own.episodes(), "latency_p95")}
     return _finished(
@@ -86,6 +91,9 @@ def _computed(cell: Cell, folder: Path | None) -> CellResult:
         training_s=training_s,
         evaluation_s=evaluation_s,
         held=_held(episodes),
+        decision_ms={name: float(value) for name, value in own.times().items()},
+        task_quantiles=_quantiles(episodes),
+        around_changes={} if around is None else around._asdict(),
     )
 
 
@@ -97,6 +105,14 @@ def _held(episodes: Sequence[Episode]) -> list[list[float]]:
     return [[round(share, 3) for share in server] for server in frames.double().mean(dim=0).tolist()]
 
 
+def _quantiles(episodes: Sequence[Episode]) -> list[float]:
+    """Quantiles 0, 0.01, …, 1 of the latency of all tasks, s; none where there was none."""
+    latency = np.concatenate([episode.latency.cpu().double().flatten() for episode in episodes])
+    tasks = latency[latency != 0]
+    found: list[float] = np.quantile(tasks, np.linspace(0, 1, 101)).tolist() if tasks.size else []
+    return found
+
+
 def _finished(
     policy: str,
     stream: EpisodeStream,
@@ -105,7 +121,7 @@ def _finished(
     started: float,
     **rest: Any,
 ) -> CellResult:
-    means = {name: sum(values) / len(values) for name, values in episodes.items()}
+    means = {name: interval([values]).mean for name, values in episodes.items()}
     optimum = optimal_hit_ratio(*stream.scenarios())
     if optimum is not None:
         means["optimal_hit_ratio"] = optimum

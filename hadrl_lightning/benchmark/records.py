@@ -13,6 +13,7 @@ from hadrl_lightning.benchmark.plan import Plan
 from hadrl_lightning.benchmark.policies import label_with
 from hadrl_lightning.judge import (
     LEAST_KNOWN,
+    TIMES,
     BestAndLast,
     Interval,
     Validation,
@@ -38,6 +39,8 @@ SCORES = {
     "task_p99_s": "task_p99",
     "fairness": "fairness",
     "byte_hit_ratio": "byte_hit_ratio",
+    "recovery_slots": "recovery_slots",
+    "recovered": "recovered",
     "switching_s": "switching",
     "bandwidth_over_subscription": "bandwidth_over_subscription",
     "compute_over_subscription": "compute_over_subscription",
@@ -142,8 +145,13 @@ def intervals(group: Group) -> dict[str, Interval]:
             found[column] = interval([result.episodes[score] for result in results])
         elif all(score in result.scores for result in results):
             found[column] = interval([result.scores[score] for result in results])
+    for name in TIMES:
+        if all(name in result.decision_ms for result in results):
+            found[name] = interval([result.decision_ms[name] for result in results])
+    found = {column: one for column, one in found.items() if not math.isnan(one.mean)}
     cost = [result.episode_costs for result in results]
     if "own_best_known_s" in found:
+        found[yardstick_columns(results[0])[0]] = found.pop("own_best_known_s")
         own = [result.episodes["own_best_known"] for result in results]
         found["ratio_to_own_best_known"] = interval(cost, own)
     if group.least is not None:
@@ -157,6 +165,12 @@ def intervals(group: Group) -> dict[str, Interval]:
     if courses:
         found["last_validation_ratio"] = interval([1 + one.rise for one in courses])
     return {column: possible(SCORES.get(column, column), one) for column, one in found.items()}
+
+
+def yardstick_columns(result: CellResult) -> tuple[str, str]:
+    """What tables call the best known under a policy's own caches and the least known: latencies in s, or costs."""
+    unit = "cost" if "cost" in result.scores else "s"
+    return f"own_best_known_{unit}", f"least_known_{unit}"
 
 
 def validations(result: CellResult) -> list[Validation]:

@@ -1,6 +1,7 @@
 """Tables of a benchmark: one row a cell, means with intervals, learning curves; as CSV and for the terminal."""
 
 import csv
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,21 @@ from hadrl_lightning.benchmark.records import (
     groups,
     intervals,
     place_name,
+    yardstick_columns,
 )
 from hadrl_lightning.benchmark.spread import spread_rows, suite_of, suite_tables, write_places
 from hadrl_lightning.files import replacing
-from hadrl_lightning.judge import FURTHER, NONE, Interval, cell, figures_table, interval, possible
+from hadrl_lightning.judge import (
+    BEFORE,
+    FURTHER,
+    NONE,
+    TIMES,
+    Interval,
+    cell,
+    figures_table,
+    interval,
+    possible,
+)
 
 Row = dict[str, Any]
 
@@ -29,6 +41,7 @@ CURVES = ("hit_ratio", "latency", "on_time")
 """Scores whose learning curves are kept."""
 FIGURES = {
     **{column: score for column, score in SCORES.items() if score not in YARDSTICKS},
+    **{name: name for name in TIMES},
     "ratio_to_optimal_hit_ratio": "hit_ratio_share",
     "ratio_to_own_best_known": "own_ratio",
     "ratio_to_least_known": "least_ratio",
@@ -47,8 +60,10 @@ def result_rows(records: Sequence[Record]) -> list[Row]:
     shown = {
         column: score
         for column, score in SCORES.items()
-        if any(score in record.result.scores for record in records)
+        if score != "own_best_known" and any(score in record.result.scores for record in records)
     }
+    times = {name for record in records for name in record.result.decision_ms}
+    yardsticks = dict.fromkeys(name for record in records for name in yardstick_columns(record.result))
     for record in records:
         result, yardstick = record.result, least[record.place]
         scores = result.scores
@@ -56,7 +71,9 @@ def result_rows(records: Sequence[Record]) -> list[Row]:
         row |= {"training_s": round(result.training_s, 2), "evaluation_s": round(result.evaluation_s, 2)}
         row |= {column: scores.get(score) for column, score in shown.items()}
         least_cost = yardstick.cost if yardstick else None
-        row["least_known_s"] = least_cost
+        row |= {name: result.decision_ms.get(name) for name in TIMES if name in times}
+        known = (scores.get("own_best_known"), least_cost)
+        row |= dict.fromkeys(yardsticks) | dict(zip(yardstick_columns(result), known, strict=True))
         row["ratio_to_own_best_known"] = _ratio(result.cost, scores.get("own_best_known"))
         row["ratio_to_least_known"] = _ratio(result.cost, least_cost)
         row["ratio_to_optimal_hit_ratio"] = _ratio(scores.get("hit_ratio"), scores.get("optimal_hit_ratio"))
@@ -67,9 +84,10 @@ def result_rows(records: Sequence[Record]) -> list[Row]:
 
 
 def write_report(records: Sequence[Record], folder: Path) -> None:
-    """Write results.csv (a row a cell), summary.csv (means with intervals) and curves.csv (validations).
+    """Write results.csv (a row a cell), summary.csv (means with intervals), curves.csv (validations), tasks.csv (how
+    the latency of tasks is spread) and changes.csv (slots around changes of the world).
 
-    Of a suite also distribution.csv and places.json, of which its figures are drawn.
+    Of a suite, in place of the last two, distribution.csv and places.json, of which its figures are drawn.
     """
     _write(folder / "results.csv", result_rows(records))
     summary, curves = [], []
@@ -83,6 +101,9 @@ def write_report(records: Sequence[Record], folder: Path) -> None:
     _write(folder / "curves.csv", curves)
     _write(folder / "aggregate.csv", [_aggregate_row(one) for one in aggregate_of(records)])
     suite = suite_of(records)
+    of_places = [] if suite else groups(records)
+    _write(folder / "tasks.csv", [row for group in of_places for row in _tasks(group)])
+    _write(folder / "changes.csv", [row for group in of_places for row in _changes(group)])
     _write(folder / "distribution.csv", spread_rows(records) if suite else [])
     if suite:
         write_places(records, folder / PLACES)
@@ -215,6 +236,25 @@ def _curve(group: Group) -> Iterable[Row]:
             yield {"metric": metric, "slots": slots, **found._asdict()}
 
 
+def _tasks(group: Group) -> Iterable[Row]:
+    """Quantiles of the latency of tasks, mean over seeds."""
+    known = [result.task_quantiles for result in group.results if result.task_quantiles]
+    head = {**_head(group.first), "seeds": len(group.seeds)}
+    for number, values in enumerate(zip(*known, strict=True)):
+        part = number / (len(known[0]) - 1)
+        yield {**head, "part": part, "latency_s": sum(values) / len(values)}
+
+
+def _changes(group: Group) -> Iterable[Row]:
+    """What slots cost around changes of the world, mean over seeds."""
+    known = [result.around_changes for result in group.results if result.around_changes]
+    of = "cost" if "cost" in group.results[0].scores else "latency"
+    head = {**_head(group.first), "seeds": len(group.seeds), "of": of}
+    for metric in known[0] if known else ():
+        for slot, values in enumerate(zip(*(one[metric] for one in known), strict=True), start=-BEFORE):
+            yield {**head, "metric": metric, "slot": slot, "mean": sum(values) / len(values)}
+
+
 def _course(record: Record) -> Row:
     """The best and the last validation of the cell's training."""
     courses = groups([record])[0].courses
@@ -253,5 +293,9 @@ def _write(path: Path, rows: list[Row]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow(
-                {name: f"{one:.7g}" if isinstance(one, float) else one for name, one in row.items()}
+                {name: _text(one) if isinstance(one, float) else one for name, one in row.items()}
             )
+
+
+def _text(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.7g}"

@@ -39,7 +39,8 @@ def interval(values: ArrayLike, reference: ArrayLike | None = None, level: float
 
     Seeds and episodes are both drawn at random, and all seeds meet the same episodes. Half of the width is the root of
     the sum of two squares: of Student's half width over the seeds' means, and of that over the episodes' means. With
-    one seed the episodes alone are left, which do not say how far another training would end from this one.
+    one seed the episodes alone are left, which do not say how far another training would end from this one. Episodes
+    that have no such value with any seed, which then is not a number, are left out.
 
     Args:
         values: [seeds, episodes], or [seeds] for a quantity that has no episodes.
@@ -52,8 +53,17 @@ def interval(values: ArrayLike, reference: ArrayLike | None = None, level: float
     table = _table(values)
     if table.size == 0:
         raise ValueError(f"values must not be empty, got shape {list(table.shape)}")
+    below = table if reference is None else _table(reference)
+    if below.shape[1] != table.shape[1] or below.shape[0] not in (1, table.shape[0]):
+        raise ValueError(
+            f"reference must have the shape of values {list(table.shape)}, got {list(below.shape)}"
+        )
+    there = ~np.isnan(table).all(axis=0)
+    if not there.any():
+        return Interval(math.nan, math.nan, math.nan)
+    table = table[:, there]
     if reference is not None:
-        table = _ratios(table, _table(reference))
+        table = _ratios(table, below[:, there])
     mean, squares = float(table.mean()), 0.0
     if table.size == 1:
         return Interval(mean, math.nan, math.nan)
@@ -92,10 +102,6 @@ def _ratios(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
     A seed's ratio r is one of means; what an episode adds to it is, to first order, (value - r reference) / mean
     reference, in which all that both share of its luck drops out.
     """
-    if reference.shape[1] != values.shape[1] or reference.shape[0] not in (1, values.shape[0]):
-        raise ValueError(
-            f"reference must have the shape of values {list(values.shape)}, got {list(reference.shape)}"
-        )
     means = reference.mean(axis=1, keepdims=True)
     ratio = values.mean(axis=1, keepdims=True) / means
     return ratio + (values - ratio * reference) / means

@@ -1,8 +1,14 @@
-"""What a policy is held against: the best known decisions under its own caches, and the least latency known at all."""
+"""What a policy is held against: the best known decisions under its own caches, and the least latency known at all;
+and how soon after a change of the world a policy is back at the former.
+"""
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from hadrl_lightning.baselines import (
     CACHING_POLICIES,
@@ -13,13 +19,18 @@ from hadrl_lightning.baselines import (
 )
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.errors import MissingExtra
-from hadrl_lightning.play import CachingPolicy, Episode, Policies, run_episode
-from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.play import CachingPolicy, Episode, Policies, run_episode, task_cost
+from hadrl_lightning.scenario import Preferences, Scenario
+from hadrl_lightning.scenario.preferences import USUAL
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator
 from hadrl_lightning.simulator.processes import demand_is_known
 
 LEAST_KNOWN = "latency_optimal+best_known"
 """The yardstick of all tables: best known decisions under the caches of least expected latency."""
+RECOVERED_AT = 1.1
+"""A policy has got over a change where a slot costs at most so many times what the best known decisions make of it."""
+BEFORE, AFTER = 10, 20
+"""Slots before and after a change that a series around it has."""
 
 
 def least_known_policies(scenario: Scenario) -> Policies:
@@ -37,6 +48,76 @@ def replayed(episode: Episode) -> CachingPolicy:
 def own_best_known(stream: EpisodeStream, index: int, episode: Episode) -> Episode:
     """Batch `index` of a stream, had the best known decisions been made under the caches that were played."""
     return run_episode(stream.networks(index), replayed(episode), best_known_policy)
+
+
+class Recovery(NamedTuple):
+    """How soon a policy gets over changes of the world, [B] each; not a number where nothing changed."""
+
+    recovery_slots: Float[Tensor, " batch"]
+    """Slots after a change until one costs at most `RECOVERED_AT` times what the best known decisions under the same
+    caches make of it, mean over changes: 0 where that holds in the slot of the change. The next change and the end of
+    the episode end the count, which then is less than it takes."""
+    recovered: Float[Tensor, " batch"]
+    """Share of the changes whose count was not ended so."""
+
+
+def recovery(
+    changed: Bool[Tensor, "slot batch"], cost: Float[Tensor, "slot batch"], best: Float[Tensor, "slot batch"]
+) -> Recovery:
+    """By where the world changed, what slots cost, and what the best known decisions make of them."""
+    back = cost <= RECOVERED_AT * best
+    waits = torch.zeros_like(cost[0])
+    recovers = torch.zeros_like(back[0])
+    counted, got_over = [], []
+    for slot in reversed(range(len(cost))):
+        ends = slot + 1 == len(cost)
+        cut = torch.ones_like(back[0]) if ends else changed[slot + 1]
+        waits = torch.where(back[slot], 0.0, torch.where(cut, 1.0, waits + 1))
+        recovers = back[slot] | (recovers & ~cut)
+        counted.append(waits * changed[slot])
+        got_over.append(recovers & changed[slot])
+    number = changed.sum(dim=0)
+    return Recovery(*(torch.stack(one).sum(dim=0) / number for one in (counted, got_over)))
+
+
+def slot_costs(episode: Episode, preferences: Preferences = USUAL) -> Float[Tensor, "slot batch"]:
+    """What the tasks of each slot cost by the preferences, summed over users: by default their latency, s."""
+    return task_cost(preferences, episode).sum(dim=-1)
+
+
+class AroundChanges(NamedTuple):
+    """What slots cost around changes, from `BEFORE` slots before to `AFTER` slots after; not a number beyond episodes.
+
+    Ratios of means over all changes of all episodes, so that slots in which a server is out don't rule by their ratio.
+    """
+
+    own_ratio: list[float]
+    """÷ what the best known decisions under the same caches make of the same slots."""
+    level_ratio: list[float]
+    """÷ the mean of the slots before the change."""
+
+
+def around_changes(
+    played: Sequence[Episode], best: Sequence[Episode], preferences: Preferences = USUAL
+) -> AroundChanges | None:
+    """Of the batches of episodes of a policy and of the best known decisions; None where nothing changed."""
+    changed = torch.cat([one.changed for one in played], dim=1)
+    cost, least = (torch.cat([slot_costs(one, preferences) for one in of], dim=1) for of in (played, best))
+    number, own, below = (_around(changed, of) for of in (torch.ones_like(cost), cost, least))
+    level = own[:BEFORE].sum() / number[:BEFORE].sum()
+    if not changed.any():
+        return None
+    return AroundChanges((own / below).tolist(), (own / number / level).tolist())
+
+
+def _around(changed: Bool[Tensor, "slot batch"], of: Float[Tensor, "slot batch"]) -> Float[Tensor, " offset"]:
+    """Sum over all changes, of every slot from `BEFORE` before to `AFTER` after them."""
+    slots = torch.arange(len(of)).unsqueeze(1)
+    sums = []
+    for offset in range(-BEFORE, AFTER + 1):
+        there = changed & (slots + offset >= 0) & (slots + offset < len(of))
+        sums.append(of.double().roll(-offset, dims=0)[there].sum())
+    return torch.stack(sums)
 
 
 @lru_cache(maxsize=32)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hadrl_lightning.judge.intervals import Interval, interval
+from hadrl_lightning.judge.references import Recovery, recovery, slot_costs
 from hadrl_lightning.metrics import SwitchingCost, slot_metrics
 from hadrl_lightning.play import Episode, EpisodeScores, episode_scores
 from hadrl_lightning.scenario import Physics, Preferences, Scenario
@@ -35,7 +36,12 @@ BY_EPISODE = (
     "device_energy",
 )
 """Figures that every single episode has, an `EpisodeScores` field each."""
-SHARES = ("hit_ratio", "on_time", "byte_hit_ratio", "fairness", "dropped")
+OF_CHANGES = Recovery._fields
+"""Figures that an episode has where its world changes and the best known decisions were played beside."""
+TIMES = ("offloading_ms", "offloading_ms_p95", "caching_ms")
+"""Figures that are measured by a clock, and are others each time: wall time of a decision for a network, mean and 95th
+percentile over slots, and mean over frames, ms."""
+SHARES = ("hit_ratio", "on_time", "byte_hit_ratio", "fairness", "dropped", "recovered")
 """Figures that are at most 1."""
 
 
@@ -74,40 +80,55 @@ class Scoreboard:
         self.preferences = preferences
         self._slots = slot_metrics(sync_on_compute=False)
         self._switching = SwitchingCost(sync_on_compute=False)
-        self._scores: list[EpisodeScores] = []
+        self._scores: list[dict[str, Tensor]] = []
+        self._taken_s: dict[str, list[Tensor]] = {"offloading": [], "caching": []}
 
     @property
     def num_episodes(self) -> int:
         """Episodes scored so far."""
-        return sum(len(scores.latency) for scores in self._scores)
+        return sum(len(scores["latency"]) for scores in self._scores)
 
-    def add(self, episode: Episode) -> None:
-        """Score the B episodes of a batch."""
+    def add(self, episode: Episode, best: Episode | None = None) -> None:
+        """Score the B episodes of a batch, beside the best known decisions under its caches, if given."""
         episode = Episode(*(value.cpu() for value in episode))
         of_slots = {name: getattr(episode, name) for name in (*Service._fields, "asked")}
         for t in range(len(episode.latency)):
             self._slots.update(**{name: value[t] for name, value in of_slots.items()})
         for switching in episode.switching:
             self._switching.update(switching)
-        self._scores.append(episode_scores(episode, self.preferences))
+        scores = episode_scores(episode, self.preferences)._asdict()
+        if best is not None:
+            costs = (slot_costs(one, self.preferences).cpu() for one in (episode, best))
+            scores |= recovery(episode.changed, *costs)._asdict()
+        self._scores.append(scores)
+        self._taken_s["offloading"].append(episode.offloading_s.flatten())
+        self._taken_s["caching"].append(episode.caching_s.flatten())
 
     def values(self) -> dict[str, Tensor]:
-        """Every figure over all episodes."""
+        """Every figure over all episodes but `times`; of those that an episode may lack, over episodes that have it."""
         values = {**self._slots.compute(), "switching": self._switching.compute()}
         further = (*BY_EPISODE, *self.further, "offloading_reward", "published_caching_reward")
         for name in further:
             if name not in values:
-                values[name] = self._column(name).mean()
+                values[name] = self._column(name).nanmean()
         return {name: value.float() for name, value in values.items()}
 
     def episodes(self) -> dict[str, list[float]]:
-        """Of the figures that an episode has by itself, those of every episode."""
+        """Of the figures that an episode has by itself, those of every episode; not a number where it lacks one."""
         return {name: self._column(name).tolist() for name in (*BY_EPISODE, *self.further)}
 
     @property
     def further(self) -> tuple[str, ...]:
-        """Figures that not every world has: the cost where it is not the latency."""
-        return () if self.preferences.latency_alone else ("cost",)
+        """Figures that not every world has: the cost where it is not the latency, and those of changes."""
+        changes = [
+            one for one in self._scores if OF_CHANGES[0] in one and one[OF_CHANGES[0]].isfinite().any()
+        ]
+        return (*(() if self.preferences.latency_alone else ("cost",)), *(OF_CHANGES if changes else ()))
+
+    def times(self) -> dict[str, Tensor]:
+        """What decisions took, by the names of `TIMES`, ms."""
+        offloading, caching = (torch.cat(one).double() * 1e3 for one in self._taken_s.values())
+        return dict(zip(TIMES, (offloading.mean(), offloading.quantile(0.95), caching.mean()), strict=True))
 
     def compared(self, scenario: Scenario) -> float:
         """The figure by which validations of a scenario are compared: see `compared_by`."""
@@ -117,7 +138,7 @@ class Scoreboard:
 
     def interval(self, name: str) -> Interval | None:
         """A figure's mean over episodes with its interval; None for a percentile."""
-        if name not in EpisodeScores._fields:
+        if name not in (*EpisodeScores._fields, *self.further):
             return None
         return possible(name, interval([self._column(name).tolist()]))
 
@@ -131,7 +152,7 @@ class Scoreboard:
         return self._column("cost").tolist()
 
     def _column(self, name: str) -> Tensor:
-        return torch.cat([getattr(scores, name) for scores in self._scores])
+        return torch.cat([scores[name] for scores in self._scores if name in scores])
 
 
 def improves(value: float, best: float | None, mode: str = "min") -> bool:

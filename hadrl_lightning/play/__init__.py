@@ -1,6 +1,7 @@
 """Playing: the one loop over frames and slots, given a policy or an agent for each level, and what it scores."""
 
 from hadrl_lightning.play.player import (
+    MEASURED,
     CachingPolicy,
     Decider,
     Episode,
@@ -48,6 +49,7 @@ from hadrl_lightning.play.scores import (
 
 __all__ = [
     "LATENCY_WEIGHT",
+    "MEASURED",
     "REWARD_NUMERATOR",
     "CachingObjective",
     "CachingPolicy",

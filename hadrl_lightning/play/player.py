@@ -1,5 +1,6 @@
 """The one loop over frames and slots: what was seen, decided, served and seen next, as values; and whole episodes."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -222,6 +223,10 @@ def play_frame(
     return frame.finish()
 
 
+MEASURED = ("offloading_s", "caching_s")
+"""What of an episode a clock has measured: it is other numbers each time."""
+
+
 class Episode(NamedTuple):
     """One episode of B networks: D caching decisions, T = D * slots of a decision."""
 
@@ -255,6 +260,12 @@ class Episode(NamedTuple):
     bandwidth_hz: Float[Tensor, "slot batch user"]
     """As of `simulator.Terms`, as the rest."""
     compute_hz: Float[Tensor, "slot batch user"]
+    changed: Bool[Tensor, "slot batch"]
+    """Where the world was another one than in the slot before (`Process.changed`)."""
+    offloading_s: Float[Tensor, "slot batch"]
+    """Wall time of each slot's decision, s: that of all networks decided on at once, shared out among them."""
+    caching_s: Float[Tensor, "decision batch"]
+    """The same of each decision on the caches, s."""
 
     @property
     def asked(self) -> Bool[Tensor, "slot batch user"]:
@@ -269,12 +280,14 @@ def run_episode(
     after_slot: Callable[[PlayedSlot[Any, Any]], None] | None = None,
 ) -> Episode:
     """Reset the networks and play one episode to its end; `after_slot` is told of every slot that was served."""
-    slow, fast = by_policy(caching_policy), by_policy(offloading_policy)
+    clocks: tuple[list[Tensor], list[Tensor]] = ([], [])
+    slow, fast = by_policy(_timed(caching_policy, clocks[1])), by_policy(_timed(offloading_policy, clocks[0]))
     network.reset()
-    frames, held = [], []
+    frames, held, changed = [], [], [network.changed]
 
     def note(slot: PlayedSlot[Any, Any]) -> None:
         held.append(terms(network.rules, network.held, slot.requests, slot.allocation))
+        changed.append(network.changed)
         if after_slot is not None:
             after_slot(slot)
 
@@ -286,5 +299,28 @@ def run_episode(
         for slot in frame.slots
     ]
     decisions = [(frame.cache, frame.switching) for frame in frames]
-    columns = [column for rows in (slots, decisions, held) for column in zip(*rows, strict=True)]
+    columns: list[Any] = [column for rows in (slots, decisions, held) for column in zip(*rows, strict=True)]
+    columns += [changed[:-1], *clocks]
     return Episode._make(torch.stack(column) for column in columns)
+
+
+def _timed(
+    policy: Callable[[EdgeNetwork], Decision], taken: list[Tensor]
+) -> Callable[[EdgeNetwork], Decision]:
+    """The policy, which notes how long each of its decisions took for each network, s."""
+
+    def decide(network: EdgeNetwork) -> Decision:
+        begun = _now_s()
+        decision = policy(network)
+        seconds = (_now_s() - begun) / network.num_envs
+        taken.append(torch.full((network.num_envs,), seconds, device=network.device))
+        return decision
+
+    return decide
+
+
+def _now_s() -> float:
+    """A clock that has waited for what is under way on a GPU."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -2,7 +2,8 @@
 
 `B` networks, `U` users, `S` servers. Functions of what users got take that of a slot, [B, U], or of several, [T, B, U].
 What sums over users leaves the slots as they are; a mean over tasks or servers is one over slots too. Users without a
-task in a slot count for nothing in it: shares and means are of tasks, and 0 where there was none.
+task in a slot count for nothing in it: shares and means are of tasks. Where there was none, those of a slot and rewards
+are 0, and those of an episode, which are averaged over episodes, are not a number.
 """
 
 from typing import Any, Literal, NamedTuple, get_args
@@ -60,6 +61,11 @@ def in_time(
 def share(some: Float[Tensor, "*any"], of_tasks: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
     """Hits as the hit ratio, or tasks in time as a share: of so many tasks in all, 0 of none."""
     return torch.where(of_tasks == 0, 0.0, some / of_tasks)
+
+
+def _share_if_any(some: Float[Tensor, "*any"], of_tasks: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
+    """The same, not a number where there is nothing that it could be a share of."""
+    return torch.where(of_tasks == 0, torch.nan, some / of_tasks)
 
 
 def total_latency(latency: Float[Tensor, "*slot batch user"]) -> Float[Tensor, "*slot batch"]:
@@ -233,7 +239,7 @@ def slot_scores(service: Service, switching: Float[Tensor, " batch"]) -> SlotSco
 
 
 class EpisodeScores(NamedTuple):
-    """What each episode is judged by, [B] each."""
+    """What each episode is judged by, [B] each; what is of tasks is not a number where there was none."""
 
     hit_ratio: Float[Tensor, " batch"]
     """Share of requests served from a cache."""
@@ -279,9 +285,9 @@ def episode_scores(episode: Episode, preferences: Preferences = USUAL) -> Episod
     timely = in_time(episode.on_time, episode.asked, dtype)
     hits_per_frame = hit.unflatten(0, (len(episode.switching), -1)).mean(dim=1)
     return EpisodeScores(
-        hit_ratio=share(hit.mean(dim=0), number.mean(dim=0)),
+        hit_ratio=_share_if_any(hit.mean(dim=0), number.mean(dim=0)),
         latency=total_latency(episode.latency).mean(dim=0),
-        on_time=share(timely.sum(dim=0), number.sum(dim=0)),
+        on_time=_share_if_any(timely.sum(dim=0), number.sum(dim=0)),
         energy=total_energy(episode.energy).mean(dim=0),
         switching=episode.switching.mean(dim=0),
         bandwidth_over_subscription=over_subscription(episode.bandwidth_load),
@@ -289,7 +295,7 @@ def episode_scores(episode: Episode, preferences: Preferences = USUAL) -> Episod
         offloading_reward=offloading_reward(episode.latency).mean(dim=0),
         published_caching_reward=caching_reward(hits_per_frame, episode.switching).mean(dim=0),
         cost=_cost(episode, preferences),
-        dropped=share(episode.dropped.sum(dim=(0, 2), dtype=dtype), number.sum(dim=0)),
+        dropped=_share_if_any(episode.dropped.sum(dim=(0, 2), dtype=dtype), number.sum(dim=0)),
         handovers=episode.handover.sum(dim=2, dtype=dtype).mean(dim=0),
         byte_hit_ratio=_byte_hit_ratio(episode),
         fairness=fairness(episode.latency),
@@ -306,20 +312,21 @@ def _cost(episode: Episode, preferences: Preferences) -> Float[Tensor, " batch"]
 
 def _byte_hit_ratio(episode: Episode) -> Float[Tensor, " batch"]:
     bits = episode.input_bits.double() * episode.asked
-    ratio = share((bits * episode.hit).sum(dim=(0, 2)), bits.sum(dim=(0, 2)))
+    ratio = _share_if_any((bits * episode.hit).sum(dim=(0, 2)), bits.sum(dim=(0, 2)))
     return ratio.to(episode.latency.dtype)
 
 
 def fairness(latency: Float[Tensor, "slot batch user"]) -> Float[Tensor, " batch"]:
-    """Jain's index (Σ x)² / (n Σ x²) of the mean latencies x of the n users who had a task; 1 of none."""
+    """Jain's index (Σ x)² / (n Σ x²) of the mean latencies x of the n users who had a task; not a number
+    of none.
+    """
     number = asked(latency).sum(dim=0)
     mean = share(latency.sum(dim=0), number.to(latency.dtype))
     users, squares = (number > 0).sum(dim=1), mean.square().sum(dim=1)
-    return torch.where(squares > 0, mean.sum(dim=1).square() / (users * squares), 1.0)
+    return torch.where(squares > 0, mean.sum(dim=1).square() / (users * squares), torch.nan)
 
 
 def task_quantile(latency: Float[Tensor, "slot batch user"], part: float) -> Float[Tensor, " batch"]:
-    """Quantile of the latencies of the tasks of each network, linear between neighbours, s; 0 of none."""
+    """Quantile of the latencies of the tasks of each network, linear between neighbours, s; not a number of none."""
     by_network = latency.transpose(0, 1).flatten(1)
-    found = torch.where(by_network != 0, by_network, torch.nan).nanquantile(part, dim=1)
-    return torch.where(tasks(by_network) > 0, found, 0.0)
+    return torch.where(asked(by_network), by_network, torch.nan).nanquantile(part, dim=1)

@@ -57,6 +57,11 @@ CONVERGENCE = {"convergence": ("HADRL", "learner"), "ablations": ("HADRL", "abla
 """Figures of learning curves, and the families they show."""
 
 MAX_LINES = 10
+CHANGES = {
+    "own_ratio": "offloading: ÷ best known, own caches",
+    "level_ratio": "both levels: ÷ mean of the slots before",
+}
+"""Panels of slots around changes, and their titles."""
 PREFERENCES, ENERGY = ".preferences.", "energy_j"
 """What a sweep of preferences is known by, and what its front is drawn against."""
 
@@ -72,7 +77,8 @@ class Value(NamedTuple):
 def draw_benchmark(folder: Path, output: Path) -> list[Path]:
     """Draw all figures of a benchmark folder.
 
-    `bars-SCENARIO`, `convergence-SCENARIO` (learners), `ablations-SCENARIO` (convergence of our variants), and
+    `bars-SCENARIO`, `cdf-SCENARIO` (latency of tasks), `change-SCENARIO` (slots around changes of the world),
+    `convergence-SCENARIO` (learners), `ablations-SCENARIO` (convergence of our variants), and
     `sweep-SCENARIO-SETTING`, and of preferences `front-SCENARIO-SETTING`, each as PDF and PNG.
 
     Raises:
@@ -80,6 +86,8 @@ def draw_benchmark(folder: Path, output: Path) -> list[Path]:
     """
     summary = read_rows(folder / "summary.csv", (*HEAD, "metric", "mean", "low", "high"))
     curves = read_rows(folder / "curves.csv", (*HEAD, "metric", "slots", "mean", "low", "high"))
+    tasks = read_rows(folder / "tasks.csv", (*HEAD, "part", "latency_s"))
+    changes = read_rows(folder / "changes.csv", (*HEAD, "metric", "of", "slot", "mean"))
     if not summary:
         raise HadrlError(f"plot needs results in {folder / 'summary.csv'}, got none")
     files = []
@@ -103,6 +111,10 @@ def draw_benchmark(folder: Path, output: Path) -> list[Path]:
                     where += f"-{key.rpartition('.')[2]}-{axis(key, values).short(value)}"
                 base = [row for row in rows if _place(row) == here]
                 files += save(_bars(plt, base), output / file_name(f"bars-{where}"))
+                for name, drawn, found in (("cdf", _cdf, tasks), ("change", _change, changes)):
+                    shown = [row for row in found if _place(row) == here]
+                    if shown:
+                        files += save(drawn(plt, shown), output / file_name(f"{name}-{where}"))
                 for name, families in CONVERGENCE.items():
                     shown = [row for row in some if family(row["policy"]) in families]
                     if any(family(row["policy"]) == families[1] for row in shown) or (
@@ -170,6 +182,50 @@ def _bar(axes: Any, place: int, value: Value, shade: str, hollow: bool) -> None:
         axes.errorbar(
             value.mean, place, xerr=whisker, fmt="none", ecolor="black", elinewidth=0.7, capsize=1.5
         )
+
+
+# Tasks, and changes --------------------------------------------------------------------------------------------------
+
+
+def _cdf(plt: Any, rows: list[Row]) -> Any:
+    """The share of tasks with at most a latency, a line a policy."""
+    policies = _chosen(distinct(rows, "policy"))
+    figure, axes = plt.subplots(figsize=(PAGE_IN, 0.5 + _height(len(policies))))
+    for policy in policies:
+        points = [row for row in rows if row["policy"] == policy]
+        x = [number(row["latency_s"]) for row in points]
+        axes.plot(x, [number(row["part"]) for row in points], **_unmarked(points[0], len(points)))
+    axes.set_xscale("log")
+    axes.set(xlabel="latency of a task (s), logarithmic", ylabel="share of tasks", ylim=(0, 1.02))
+    _legend(plt, figure, axes, "")
+    return figure
+
+
+def _change(plt: Any, rows: list[Row]) -> Any:
+    """What slots cost around a change of the world, a line a policy."""
+    policies = _chosen(distinct(rows, "policy"))
+    figure, panels = plt.subplots(1, len(CHANGES), figsize=(PAGE_IN, 0.3 + _height(len(policies))))
+    for axes, (metric, title) in zip(panels, CHANGES.items(), strict=True):
+        values = []
+        for policy in policies:
+            points = [row for row in rows if row["policy"] == policy and row["metric"] == metric]
+            x = [number(row["slot"]) for row in points]
+            y = [number(row["mean"]) for row in points]
+            values += [value for value in y if math.isfinite(value)]
+            axes.plot(x, y, **_unmarked(points[0], len(points)))
+        label = f"{'cost' if rows[0]['of'] == 'cost' else 'Σ latency'} of a slot, ratio"
+        if max(values) > 5 * min(values) > 0:
+            axes.set_yscale("log")
+            label += ", logarithmic"
+        axes.axvline(0, color="#555555", linewidth=0.6, linestyle=":")
+        axes.set(xlabel="slots after the change", ylabel=label, title=title)
+    _legend(plt, figure, panels[0], "")
+    return figure
+
+
+def _unmarked(row: Row, points: int) -> dict[str, Any]:
+    """How the line of a policy looks that has many points: with a marker at some."""
+    return {**look(row["policy"]), "label": row["label"], "markevery": max(1, points // 8), "markersize": 3}
 
 
 # Convergence ---------------------------------------------------------------------------------------------------------

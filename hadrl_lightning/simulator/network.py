@@ -117,6 +117,11 @@ class EdgeNetwork:
         return self.unfolding.slot.positions
 
     @property
+    def changed(self) -> Bool[Tensor, " batch"]:
+        """Where the world of the coming slot is another one than that of the slot before (`Process.changed`), [B]."""
+        return self.unfolding.changed
+
+    @property
     def homes(self) -> Int[Tensor, "batch user"]:
         """The server whose radio each user uses, long [B, U]."""
         return self.rules.homes(self.present).expand(self.num_envs, -1)

@@ -100,6 +100,9 @@ class Unfolding:
 
         What is drawn when a slot is served stays from the slot before until then.
         """
+        self.changed: Tensor
+        """Where the world is another one than in the slot before, by what is known of the coming slot: bool [B], of all
+        networks. Nowhere in the first slot."""
         self.spawn()
 
     def spawn(self) -> None:
@@ -181,6 +184,8 @@ class Unfolding:
         return brought
 
     def _draw(self, known: bool) -> None:
+        if known:
+            self.changed = self._nowhere()
         for name, process in self._drawing:
             if process.known != known:
                 continue
@@ -192,9 +197,15 @@ class Unfolding:
                 self.memory[name] = process.initial(world, generator)
             else:
                 self.memory[name] = process.advance(world, before, generator)
+                found = process.changed(before, self.memory[name]) if known else None
+                if found is not None:
+                    self.changed = self.changed | found.to(self.world.device)
             if named:
                 check_brought(name, process, self.memory[name], world)
         self.slot = self.slot_of(self.rows)
+
+    def _nowhere(self) -> Tensor:
+        return torch.zeros(self.world.num_envs, dtype=torch.bool, device=self.world.device)
 
     def state_dict(self) -> dict[str, Any]:
         """What is remembered, and the streams of further processes."""
@@ -224,6 +235,6 @@ class Unfolding:
             name: {entry: value.to(self.world.device, copy=True) for entry, value in one.items()}
             for name, one in saved.items()
         }
-        self.slot = self.slot_of(self.rows)
+        self.slot, self.changed = self.slot_of(self.rows), self._nowhere()
         for name, state in state_dict["streams"].items():
             restore_generator(self._streams[name], state)

@@ -38,7 +38,7 @@ from hadrl_lightning.benchmark import (
 from hadrl_lightning.benchmark.archive import judged
 from hadrl_lightning.benchmark.plan import parse_sweep
 from hadrl_lightning.benchmark.records import _middle_mean, _probability, aggregate, early_bests, groups
-from hadrl_lightning.benchmark.report import result_table
+from hadrl_lightning.benchmark.report import result_rows, result_table
 from hadrl_lightning.benchmark.spread import (
     agents_of,
     place_cells,
@@ -616,6 +616,27 @@ def test_a_result_says_what_was_held_and_how_long_all_of_it_took() -> None:
     assert none.held == [[0.0] * 10] * 2
     assert full.held == [[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0]] * 2  # 31.25 of 32 GiB
     assert full.wall_s > full.evaluation_s > 0
+    assert len(full.task_quantiles) == 101
+    assert full.task_quantiles == sorted(full.task_quantiles)
+    assert sum(full.task_quantiles) / 101 * 2 == pytest.approx(full.scores["latency"], rel=0.3)
+    assert set(full.decision_ms) == {"offloading_ms", "offloading_ms_p95", "caching_ms"}
+    assert min(full.decision_ms.values()) > 0
+    assert not full.around_changes
+    moved = {**settings, "scenario": {**fields, "processes": {"slow_servers": {"slow_slots": 1.0}}}}
+    changed = compute(Cell(policy="popularity+home_equal", settings=moved, seed=None))
+    assert set(changed.around_changes) == {"own_ratio", "level_ratio"}
+    assert len(changed.episodes["recovery_slots"]) == 2
+    table = "".join(map(str, result_rows([RECORDS[0]._replace(result=changed), RECORDS[0]])))
+    assert "recovery_slots" in table
+
+
+def test_yardsticks_are_called_costs_where_they_are() -> None:
+    latency = CellResult(scores={"latency": 2.0, "own_best_known": 1.0}, episodes={"latency": [2.0]})
+    cost = CellResult(scores={**latency.scores, "cost": 4.0}, episodes={"latency": [2.0], "cost": [4.0]})
+    first, second = result_rows([RECORDS[0]._replace(result=one) for one in (latency, cost)])
+    assert (first["own_best_known_s"], first["own_best_known_cost"]) == (1.0, None)
+    assert (second["own_best_known_s"], second["own_best_known_cost"]) == (None, 1.0)
+    assert list(first) == list(second)
 
 
 @pytest.mark.slow

@@ -610,9 +610,9 @@ def test_a_test_says_which_episodes_are_played_and_which_reference_plays(
     trainer, watch, module, data = watched()
     add = Scoreboard.add
 
-    def added(self: Scoreboard, episode: Any) -> None:
+    def added(self: Scoreboard, *episodes: Any) -> None:
         watch.look(trainer)
-        add(self, episode)
+        add(self, *episodes)
 
     monkeypatch.setattr(Scoreboard, "add", added)
     with pytest.warns(HadrlWarning, match="the agent is untrained"):
@@ -628,11 +628,11 @@ def test_a_test_says_which_episodes_are_played_and_which_reference_plays(
     ]
     assert watch.seen == [
         "testing 0/3 episodes, slot 0/2",
+        *references,
         "testing 0/3 episodes, slot 2/2",
-        *references,
         "testing 2/3 episodes, slot 0/2",
-        "testing 2/3 episodes, slot 2/2",
         *references,
+        "testing 2/3 episodes, slot 2/2",
     ]
 
 

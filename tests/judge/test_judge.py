@@ -24,10 +24,15 @@ from hadrl_lightning.cli import main
 from hadrl_lightning.console import show
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.judge import (
+    AFTER,
+    BEFORE,
+    OF_CHANGES,
+    TIMES,
     Interval,
     KeepBest,
     Scoreboard,
     Validation,
+    around_changes,
     best_and_last,
     compared_by,
     convergence_text,
@@ -36,6 +41,7 @@ from hadrl_lightning.judge import (
     least_known_policies,
     optimal_hit_ratio,
     possible,
+    recovery,
     student,
 )
 from hadrl_lightning.judge.intervals import t_quantile
@@ -92,6 +98,83 @@ def test_with_one_seed_the_interval_is_over_episodes() -> None:
     found = interval([[0.0, 1.0] * 50])
     assert found.half == pytest.approx(1.9842 * 0.50252 / 10, rel=1e-3)  # t of 99 degrees
     assert all(map(math.isnan, interval([4.0])[1:]))
+
+
+def test_episodes_without_a_value_are_left_out_of_a_mean() -> None:
+    found = interval([[1.0, math.nan, 2.0], [3.0, math.nan, 4.0]])
+    assert found == interval([[1.0, 2.0], [3.0, 4.0]])
+    assert found.mean == 2.5
+    assert interval([[2.0, math.nan]], [[1.0, 5.0]]).mean == 2.0
+    assert all(map(math.isnan, interval([[math.nan, math.nan]])))
+    assert math.isnan(interval([[1.0, math.nan], [1.0, 1.0]]).mean)  # a seed lacks what another has
+
+
+# Changes of the world ------------------------------------------------------------------------------------------------
+
+
+def columns(*of_each_network: list[float]) -> torch.Tensor:
+    return torch.tensor(of_each_network).T
+
+
+def test_recovery_by_hand() -> None:
+    best = torch.full((6, 4), 10.0)
+    changed = columns([0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1], [0] * 6).bool()
+    cost = columns(
+        [50.0, 30.0, 12.0, 11.0, 90.0, 90.0],  # back after two slots, what comes then is of no change
+        [10.0, 30.0, 30.0, 30.0, 10.5, 10.0],  # ended by the next change after three, then back at once
+        [10.0, 90.0, 90.0, 90.0, 10.0, 30.0],  # at once; then ended by the end of the episode after one
+        [90.0] * 6,
+    )
+    slots, share = recovery(changed, cost, best)
+    assert slots.tolist() == pytest.approx([2, 1.5, 0.5, math.nan], nan_ok=True)
+    assert share.tolist() == pytest.approx([1, 0.5, 0.5, math.nan], nan_ok=True)
+    nothing = torch.zeros(1, 1)  # a slot without a task costs nothing, which is what it can cost
+    assert recovery(nothing == 0, nothing, nothing) == (torch.zeros(1), torch.ones(1))
+
+
+def made_episode(cost: torch.Tensor, changed: torch.Tensor) -> Episode:
+    """One of a user in every network."""
+    nothing = cost.unsqueeze(-1)
+    usual = dict.fromkeys(Episode._fields, nothing)
+    return Episode(**{**usual, "latency": nothing, "changed": changed})
+
+
+def test_slots_around_changes_by_hand() -> None:
+    # In one network a change in slot 2, in the other one in slot 1: slot by slot they count together.
+    changed = columns([0, 0, 1, 0], [0, 1, 0, 0]).bool()
+    cost, best = columns([2.0, 4.0, 9.0, 6.0], [6.0, 3.0, 2.0, 2.0]), columns([2.0] * 4, [1.0] * 4)
+    found = around_changes([made_episode(cost, changed)], [made_episode(best, changed)])
+    assert found is not None
+    around = {slot: number for number, slot in enumerate(range(-BEFORE, AFTER + 1))}
+    own = {-2: 2 / 2, -1: (4 + 6) / 3, 0: (9 + 3) / 3, 1: (6 + 2) / 3, 2: 2 / 1}
+    level = (2 + 4 + 6) / 3
+    means = {-2: 2, -1: (4 + 6) / 2, 0: (9 + 3) / 2, 1: (6 + 2) / 2, 2: 2}
+    for name, expected in (("own_ratio", own), ("level_ratio", {k: v / level for k, v in means.items()})):
+        values = getattr(found, name)
+        assert len(values) == 31
+        assert {slot: values[at] for slot, at in around.items() if not math.isnan(values[at])} == (
+            pytest.approx(expected)
+        )
+    still = made_episode(cost, torch.zeros_like(changed))
+    assert around_changes([still], [still]) is None
+
+
+def test_a_scoreboard_tells_times_and_changes_beside_scores_and_leaves_out_what_is_none() -> None:
+    episode = run_episode(EdgeNetwork(SMALL, num_envs=2), *least_known_policies(SMALL))
+    board = Scoreboard("")
+    board.add(episode, episode)
+    assert not set(OF_CHANGES) & (set(board.values()) | set(board.episodes()))
+    changed = torch.zeros_like(episode.changed)
+    changed[0, 0] = True
+    slots, frames = (torch.zeros_like(one) for one in (episode.offloading_s, episode.caching_s))
+    episode = episode._replace(changed=changed, offloading_s=slots + 0.002, caching_s=frames + 0.5)
+    board = Scoreboard("")
+    board.add(episode, episode)
+    assert board.episodes()["recovery_slots"] == pytest.approx([0.0, math.nan], nan_ok=True)
+    assert (float(board.values()["recovery_slots"]), float(board.values()["recovered"])) == (0, 1)
+    times = {name: float(value) for name, value in board.times().items()}
+    assert times == pytest.approx({"offloading_ms": 2, "offloading_ms_p95": 2, "caching_ms": 500})
+    assert not set(TIMES) & set(board.values())
 
 
 def test_a_ratio_is_paired_by_episode_and_a_mean_over_seeds() -> None:

@@ -55,6 +55,7 @@ from hadrl_lightning.plots.benchmark import (
     OVER_EPISODES,
     OVER_SEEDS,
     _bars,
+    _change,
     _convergence,
     _sweep,
 )
@@ -250,10 +251,10 @@ def test_fairness_and_tails_by_hand() -> None:
     # Users' mean latencies 1 and 3 s, and one who never has a task: 4² / (2 · (1 + 9)).
     latency = torch.tensor([[[1.0, 2.0, 0.0]], [[0.0, 4.0, 0.0]]])
     assert fairness(latency).tolist() == pytest.approx([0.8])
-    assert fairness(torch.zeros(2, 1, 3)).tolist() == [1.0]
+    assert fairness(torch.zeros(2, 1, 3)).isnan().all()
     many = torch.arange(1.0, 101.0).view(10, 1, 10)
     assert task_quantile(many, 0.95).tolist() == pytest.approx([95.05])  # 1 + 0.95 · 99
-    assert task_quantile(torch.zeros(2, 2, 3), 0.95).tolist() == [0, 0]
+    assert task_quantile(torch.zeros(2, 2, 3), 0.95).isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -508,6 +509,25 @@ def test_a_benchmark_has_bars_and_convergence_as_pdf_and_png(benchmark: Path) ->
     for file in files:
         assert file.parent == benchmark / "figures"
         assert file.read_bytes().startswith(b"%PDF" if file.suffix == ".pdf" else b"\x89PNG")
+
+
+@pytest.mark.unchecked
+def test_tasks_and_changes_are_drawn_where_there_are_any(benchmark: Path) -> None:
+    head = {"policy": "hadrl", **HEAD, "seeds": 1}
+    write(benchmark / "tasks.csv", [{**head, "part": part, "latency_s": 1 + part} for part in (0, 0.5, 1)])
+    names = {file.stem for file in draw(benchmark)}
+    assert names == {"bars-es2", "cdf-es2", "convergence-es2", "ablations-es2"}
+    slots = [
+        {**head, "of": "latency", "metric": metric, "slot": slot, "mean": mean}
+        for metric in ("own_ratio", "level_ratio")
+        for slot, mean in ((-1, 1.0), (0, 9.0), (1, "nan"))
+    ]
+    write(benchmark / "changes.csv", slots)
+    assert {file.stem for file in draw(benchmark)} == {*names, "change-es2"}
+    with style() as plt:
+        figure = _change(plt, [{name: str(value) for name, value in row.items()} for row in slots])
+        assert {axes.get_ylabel() for axes in figure.axes} == {"Σ latency of a slot, ratio, logarithmic"}
+        plt.close(figure)
 
 
 @pytest.mark.unchecked

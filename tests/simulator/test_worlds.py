@@ -22,7 +22,7 @@ from hadrl_lightning.baselines.cache_slots import DrawnSlots
 from hadrl_lightning.callbacks.references import References
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import optimal_hit_ratio_if_known
-from hadrl_lightning.play import home_equal, run_episode
+from hadrl_lightning.play import MEASURED, home_equal, run_episode
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import (
     Allocation,
@@ -35,7 +35,13 @@ from hadrl_lightning.simulator import (
 )
 from hadrl_lightning.simulator.constants import constants, constants_of_each
 from hadrl_lightning.simulator.decisions import sum_per_server
-from hadrl_lightning.simulator.processes import DriftingRequests, SlowServers, World, demand_is_known
+from hadrl_lightning.simulator.processes import (
+    DriftingRequests,
+    Handover,
+    SlowServers,
+    World,
+    demand_is_known,
+)
 from hadrl_lightning.simulator.service import served_slot
 from hadrl_lightning.simulator.state import NetworkState, Slot
 from hadrl_lightning.simulator.unfolding import Unfolding
@@ -86,8 +92,8 @@ def test_demand_of_which_no_part_is_on_is_the_usual_one_to_the_bit() -> None:
     for _ in range(2):
         assert torch.equal(usual.caching_view().past_requests, still.caching_view().past_requests)
         one, other = (run_episode(net, _empty, home_equal) for net in (usual, still))
-        for mine, theirs in zip(one, other, strict=True):
-            assert torch.equal(mine, theirs)
+        for name, mine, theirs in zip(one._fields, one, other, strict=True):
+            assert torch.equal(mine, theirs) or name in MEASURED, name
     assert torch.equal(usual.popularity, still.popularity[0])
 
 
@@ -365,6 +371,33 @@ def test_servers_that_slow_down_are_those_of_a_twin_in_plain_python(telemetry: s
                 slowdown[server] = math.exp(errors[slot][server]) / speed[server]
                 age[server] = 0.0
     assert {state for row in states for state in row} == {0, 1, 2}
+
+
+def test_worlds_tell_when_they_change() -> None:
+    before, after = torch.tensor([[0, 1], [0, 1], [2, 0]]), torch.tensor([[0, 1], [1, 1], [0, 0]])
+    slow = SlowServers().changed({"server_state": before}, {"server_state": after})
+    assert slow.tolist() == [False, True, True]
+    shares = torch.tensor([[0.5, 0.3, 0.2]]).expand(3, -1)
+    moved = torch.tensor([[0.5, 0.2, 0.3], [0.45, 0.3, 0.25], [0.1, 0.3, 0.6]])  # by 0.1, 0.05 and 0.4
+    drift = DriftingRequests().changed({"popularity": shares - 1e-4}, {"popularity": moved})
+    assert drift.tolist() == [True, False, True]
+    handed = torch.tensor([[False, False], [True, False]])
+    assert Handover().changed({}, {"handed_over": handed}).tolist() == [False, True]
+    network = network_of(Scenario(processes={"slow_servers": {"slow_slots": 2.0}}))
+    states = []
+
+    def policy(net: EdgeNetwork) -> Allocation:
+        states.append(net.unfolding.memory["slow_servers"]["server_state"])
+        return home_equal(net)
+
+    for _ in range(2):
+        changed = run_episode(network, _empty, policy).changed
+        held = torch.stack(states)
+        assert not changed[0].any()
+        assert torch.equal(changed[1:], (held[1:] != held[:-1]).any(dim=2))
+        assert changed.any()
+        states.clear()
+    assert not run_episode(network_of(Scenario()), _empty, home_equal).changed.any()
 
 
 def test_the_best_known_decisions_know_which_servers_are_slow() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
@@ -35,6 +35,8 @@ LOOKS = 32
 """The record of what was asked for before an episode goes by the demand in so many slots at most, evenly spaced."""
 MOST_SWAPS = 10_000
 """From one of these looks to the next: each swap is made."""
+LEAST_SHIFT = 0.1
+"""Share of the requests that goes to other services where demand counts as changed: a new regime, a burst."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class DriftingRequests(Process):
         """The next requests."""
         draws = _user_draws(world, generator)
         return self._asked(world, self._moved(memory, 1, generator), draws)
+
+    def changed(self, before: Memory, after: Memory) -> Bool[Tensor, " batch"]:
+        """Where at least `LEAST_SHIFT` of the requests are for other services than in the slot before."""
+        moved = (after["popularity"] - before["popularity"]).abs().sum(dim=1) / 2
+        return moved >= LEAST_SHIFT
 
     def past(self, world: World, memory: Memory, num_slots: int, generator: torch.Generator) -> Memory:
         """How often each service was asked for while demand came to be what it is in the first slot.

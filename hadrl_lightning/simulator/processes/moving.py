@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from hadrl_lightning.scenario import Scenario
@@ -247,6 +248,10 @@ class Handover(Process):
         least, best = losses.min(dim=-1)
         better = at_home(losses, before) - least > self.hysteresis_db
         return {"homes": torch.where(better, best, before), "handed_over": better}
+
+    def changed(self, before: Memory, after: Memory) -> Bool[Tensor, " batch"]:
+        """Where a user has another home."""
+        return after["handed_over"].any(dim=1)
 
     def adjusted(self, table: Constants, slot: Slot, carried: Memory) -> Constants:
         """Homes under any physics."""

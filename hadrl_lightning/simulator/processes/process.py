@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hadrl_lightning.errors import HadrlError
@@ -123,6 +123,13 @@ class Process:
         """What tasks are like in the long run where it `sets_tasks`, for who looks beyond a slot; None: as usual.
 
         `asked` is the same of another process that brings requests, on top of which this one comes.
+        """
+        return None
+
+    def changed(self, before: Memory, after: Memory) -> Bool[Tensor, " batch"] | None:
+        """Where the world is another one than a slot before, [B], for who asks how long it takes to get over that.
+
+        What goes up and down in every slot, such as fading, is no change. None: there is never one.
         """
         return None
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from hadrl_lightning.simulator.constants import Constants
@@ -104,6 +104,10 @@ class SlowServers(Process):
         ends = torch.where(state == SLOW, 1 / self.slow_slots, 1 / self.out_slots)
         changed = torch.where(draws < ends, FULL, state)
         return self._memory(world, torch.where(state == FULL, _chosen(draws, *begins), changed), generator)
+
+    def changed(self, before: Memory, after: Memory) -> Bool[Tensor, " batch"]:
+        """Where a server has slowed down, gone out, or is back."""
+        return (after["server_state"] != before["server_state"]).any(dim=1)
 
     def _memory(self, world: World, state: Int[Tensor, "batch server"], generator: torch.Generator) -> Memory:
         speeds = torch.tensor([1.0, self.slow_factor, self.out_factor], dtype=torch.float64)
