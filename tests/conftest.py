@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from docstring_parser.attrdoc import AttributeDocstrings
 
 import hadrl_lightning
 
@@ -18,6 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 hadrl_lightning.__path__.append(str(ROOT))
 
 torch.set_num_threads(1)
+
+# A parser of the command line reads every docstring of every class from its source: once is enough for all parsers.
+read_docstrings = AttributeDocstrings.get_attr_docs
+docstrings_of = functools.cache(lambda component: read_docstrings(AttributeDocstrings(), component))
+AttributeDocstrings.get_attr_docs = lambda self, component: docstrings_of(component)
 
 # pytest-xdist tells its workers the columns of the terminal: tables would look as wide as where the tests are started.
 os.environ.pop("COLUMNS", None)

@@ -547,7 +547,7 @@ def test_every_setting_changes_something() -> None:
     usual = {"device": {**DEVICE, "battery_j": 8.0, "charge_w": 0.2}, "hops": {"topology": "nearest"}}
 
     def played(processes: dict[str, Any]) -> tuple[float, float]:
-        network = network_of(processes, num_servers=4, num_users=6)
+        network = network_of(processes, num_servers=4, num_users=6, decisions_per_episode=3)
         target = torch.tensor([2, 1, 3, 0, 4, 5]).expand(2, -1)
         episode = run_episode(
             network, half_cached, lambda network: equal_shares(network.scenario, target, network.dtype)
