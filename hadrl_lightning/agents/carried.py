@@ -1,12 +1,13 @@
 """What the structured world model learns of the work that slots leave at servers, and of what that costs later.
 
-The value of a state is a sum over many slots of what chance brings, and hard to learn. Its slope is not: while a plan is
-held, a second more of work at a server costs what each task that is computed there waits longer, until the queue is
+The value of a state is a sum over many slots of what chance brings, and hard to learn. Its slope is not: while a plan
+is held, a second more of work at a server costs what each task that is computed there waits longer, until the queue is
 empty. So the price of a second is learnt by temporal differences of its own (Werbos's dual heuristic programming),
 
-    price(b) ← (cost of the slot with b + 1 s − cost with b s) + discount · price(b′) if the server has work left, else 0,
+    price(b) ← (cost of the slot with b + 1 s − cost with b s) + discount · price(b′)
 
-where the difference is what the world model expects of the slot that was played, and b′ what was seen next. By the
+without the last where the server has no work left;
+the difference is what the world model expects of the slot that was played, and b′ what was seen next. By the
 envelope theorem that a plan would change too makes no difference to first order.
 """
 
@@ -20,6 +21,7 @@ from torch.nn.functional import huber_loss, silu, softplus
 
 from hadrl_lightning.nn.perceptrons import EnsembleLinear, Members
 from hadrl_lightning.planning.carried import CarriedWork
+from hadrl_lightning.planning.model import PAIRS_AT_ONCE
 from hadrl_lightning.simulator.rows import Rows
 
 BACKLOG = "backlog_s"
@@ -142,10 +144,12 @@ class CarriedWorkModel(nn.Module):
         backlog: Float[Tensor, "networks server"],
         asks: Bool[Tensor, "networks user"] | None,
         members: Members = None,
+        tokens_at_once: int = PAIRS_AT_ONCE,
     ) -> CarriedWork:
-        """For a plan, of every user at every server: tokens = networks × users × servers."""
+        """For a plan, of every user at every server: tokens = networks × users × servers, so many at once."""
         networks, servers = backlog.shape
-        work = self.work_of(token, members).unflatten(1, (networks, -1, servers))
+        parts = [self.work_of(part, members) for part in token.split(tokens_at_once, dim=1)]
+        work = torch.cat(parts, dim=1).unflatten(1, (networks, -1, servers))
         if asks is not None:
             work = work * asks[..., None]
         price, rise = self.prices(server, work.shape[2], members)

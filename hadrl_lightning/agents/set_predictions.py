@@ -397,14 +397,17 @@ class SetPredictions(TransitionModel):
             extra = extra if seen.asks is None else extra * seen.asks.unsqueeze(-1)
         return Slopes(weight, extra)
 
-    def carried_work(self, view: Seen, members: Int[Tensor, " m"] | None = None) -> CarriedWork | None:
+    def carried_work(
+        self, view: Seen, members: Int[Tensor, " m"] | None = None, pairs_at_once: int = PAIRS_AT_ONCE
+    ) -> CarriedWork | None:
         """What is known of the work that is carried over; None where nothing is, or plans look at their slot alone."""
         if self.carried is None:
             return None
         seen = self.fields.read(parted(view)[0])
         token, server = self._tokens(seen), self._normal_server(seen)
         backlog = seen.server[..., self.carried.backlog]
-        return self.carried.carried(token.flatten(0, 2)[None], server[None], backlog, seen.asks, members)
+        known = (token.flatten(0, 2)[None], server[None], backlog, seen.asks)
+        return self.carried.carried(*known, members, pairs_at_once)
 
     def at_targets(
         self,

@@ -7,12 +7,13 @@ members for everyone; the predictions go back to where they are scored.
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from hadrl_lightning.distributed.collectives import (
     Share,
     actions_of_every_rank,
+    largest,
     predictions_of_every_member,
     rows_of_every_rank,
     this_rank,
@@ -20,6 +21,7 @@ from hadrl_lightning.distributed.collectives import (
 )
 from hadrl_lightning.distributed.members import members_held
 from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.planning.carried import CarriedWork, CarryingModel
 from hadrl_lightning.planning.cem import CEMPlanner
 from hadrl_lightning.planning.free_energy import FreeEnergy
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE, PlanningModel, Prediction
@@ -91,6 +93,26 @@ class DistributedEnsemble:
         wanted = self._wanted(members)
         own = self.model.pair_demands(_of_every_rank(view), wanted.local, pairs_at_once)
         return _of_every_member(own, wanted)
+
+    def carried_work(
+        self, view: Seen, members: Int[Tensor, " m"] | None, pairs_at_once: int = PAIRS_AT_ONCE
+    ) -> CarriedWork | None:
+        """What this rank's networks carry over, by the members of all ranks."""
+        if not isinstance(self.model, CarryingModel):
+            return None
+        wanted = self._wanted(members)
+        own = self.model.carried_work(_of_every_rank(view), wanted.local, pairs_at_once)
+        if own is None:
+            return None
+        work, done, price, rise = (
+            _of_every_member(value, wanted) for value in (own.work, own.done, own.price, own.rise)
+        )
+        here = slice(this_rank().rank * len(view), (this_rank().rank + 1) * len(view))
+        return CarriedWork(work, own.backlog[here], done, price, rise)
+
+    def anywhere(self, here: Bool[Tensor, " networks"]) -> bool:
+        """Whether something is true of any network of any rank."""
+        return bool(largest(here.any().float()))
 
     def at_targets(
         self, view: Seen, target: Int[Tensor, "networks user"], members: Int[Tensor, " m"] | None

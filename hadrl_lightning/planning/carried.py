@@ -2,8 +2,8 @@
 
 A server that has b seconds of work at the start of a slot, is given the work w_us of the users that go there, and works
 off d, ends it with b' = max(b + Σ w_us − d, 0). A second of work more there makes every task that comes until the queue
-is empty wait a second longer, so it has a price, and the longer the queue, the longer that takes: the price rises with b'.
-With a price of p + q b' what is left at a server costs
+is empty wait a second longer, so it has a price, and the longer the queue, the longer that takes: the price rises with
+b'. With a price of p + q b' what is left at a server costs
 
     p b' + q b'² / 2.
 
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from hadrl_lightning.planning.model import Members
+from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Members
 from hadrl_lightning.simulator import Seen
 
 
@@ -44,14 +44,21 @@ class CarriedWork(NamedTuple):
         """The same as a sum over the users of each server: right for every single move from these targets."""
         brought = self._brought(target)
         here = target.unsqueeze(-1) == torch.arange(self.work.shape[-1], device=target.device)
-        step = self.work.flatten(2, 3).mean(dim=2).clamp(min=1e-6)[..., None]
-        middle, more, less = (self._cost(brought + change) for change in (0.0, step, -step))
-        rising = ((more + less - 2 * middle) / step.square()).clamp(min=0.0)[:, :, None]
+        rising = self._rising(brought)[:, :, None]
         before = torch.where(here, brought.unsqueeze(2) - self.work, brought.unsqueeze(2))
         single = self._cost((before + self.work).transpose(2, 3), 1) - self._cost(before.transpose(2, 3), 1)
         pooled = self.work * (2 * before + self.work)
         extra = single.transpose(2, 3) - rising / 2 * pooled
         return Later(extra.mean(dim=0), ((rising / 2).sqrt() * self.work).square().mean(dim=0).sqrt())
+
+    def _rising(self, brought: Float[Tensor, "m networks server"]) -> Float[Tensor, "m networks server"]:
+        """How the price of a second rises, over one user's usual work more and less."""
+        step = self.work.flatten(2, 3).mean(dim=2).clamp(min=1e-6)[..., None]
+        left = self.backlog - self.done + brought
+        middle, more, less = (self._cost(brought + change) for change in (0.0, step, -step))
+        found = ((more + less - 2 * middle) / step.square()).clamp(min=0.0)
+        # The same but for rounding, where the queue doesn't empty or is empty either way.
+        return torch.where(left >= step, self.rise, torch.where(left <= -step, 0.0, found))
 
     def _brought(self, target: Tensor) -> Float[Tensor, "m networks server"]:
         """The work that users bring to their targets."""
@@ -80,5 +87,10 @@ class Later(NamedTuple):
 class CarryingModel(Protocol):
     """A model that may know what is carried over."""
 
-    def carried_work(self, view: Seen, members: Members) -> CarriedWork | None:
-        """Of every network, by some members; None where it knows of nothing that is carried over."""
+    def carried_work(
+        self, view: Seen, members: Members, pairs_at_once: int = PAIRS_AT_ONCE
+    ) -> CarriedWork | None:
+        """Of every network, by some members; None where it knows of nothing that is carried over.
+
+        No more than `pairs_at_once` pairs of a user and a server are described at once.
+        """

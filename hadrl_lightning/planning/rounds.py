@@ -1,8 +1,8 @@
 """Plans of one slot by sums (`planning.sums`), where the cost may be more than sums tell: plans that follow each other.
 
-What sums leave out depends on the plan: how near latencies come to deadlines, what chance a task has of being dropped, what
-the work that is left at servers costs later (`planning.carried`). Near a plan it is about a sum again. So a plan by sums is
-made with what the cost is about near the plan before, some times over, and the best one is kept.
+What sums leave out depends on the plan: how near latencies come to deadlines, what chance a task has of being dropped,
+what the work that is left at servers costs later (`planning.carried`). Near a plan it is about a sum again. So a plan by
+sums is made with what the cost is about near the plan before, some times over, and the best one is kept.
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -17,8 +17,8 @@ from hadrl_lightning.planning.sums import SharingModel, best_shares, best_target
 from hadrl_lightning.simulator import Seen
 
 ROUNDS, NEARING = 5, 3
-"""Plans that follow each other; slopes of preferences are those of the cost itself from the second number on, and a round
-in which no plan becomes better is then the last one."""
+"""Plans that follow each other; slopes of preferences are those of the cost itself from the second number on, and a
+round in which no plan becomes better is then the last one."""
 
 
 class Slopes(NamedTuple):
@@ -48,6 +48,14 @@ class SlopedModel(Protocol):
         """Near a plan; None where sums tell all of it."""
 
 
+@runtime_checkable
+class SpreadModel(Protocol):
+    """A model whose members are spread over ranks, which all have to ask it as often."""
+
+    def anywhere(self, here: Bool[Tensor, " networks"]) -> bool:
+        """Whether something is true of any network of any rank."""
+
+
 class Found(NamedTuple):
     """A plan of one slot for each network."""
 
@@ -57,7 +65,6 @@ class Found(NamedTuple):
     """Its two share actions, in [-1, 1]."""
     prediction: Prediction
     """What is expected of it, rows are networks."""
-
     later: Float[Tensor, " networks"] | None = None
     """What the work costs that it leaves at servers; None: nothing is known of that."""
 
@@ -96,7 +103,9 @@ def plan_by_sums(
     """
     sums = _Sums(model, view, members, shares_by, start_margin, pairs_at_once)
     usual = sums.known()
-    carried = model.carried_work(view, shares_by) if isinstance(model, CarryingModel) else None
+    carried = None
+    if isinstance(model, CarryingModel):
+        carried = model.carried_work(view, shares_by, pairs_at_once)
     found = sums.plan(*usual).and_later(carried)
     for round_ in range(ROUNDS):
         slopes = None
@@ -113,9 +122,16 @@ def plan_by_sums(
         other = sums.plan(root, base, None if slopes is None else slopes.weight).and_later(carried)
         better = other.cost < found.cost
         found = _chosen(better, found, other)
-        if not bool(better.any()) and (slopes is None or round_ >= NEARING):
+        if (slopes is None or round_ >= NEARING) and not _goes_on(model, better):
             break
     return found
+
+
+def _goes_on(model: SharingModel, better: Bool[Tensor, " networks"]) -> bool:
+    """Whether any plan became better; what is compiled doesn't wait to know it."""
+    if torch.compiler.is_compiling():
+        return True
+    return model.anywhere(better) if isinstance(model, SpreadModel) else bool(better.any())
 
 
 class _Sums(NamedTuple):

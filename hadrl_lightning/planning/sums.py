@@ -100,7 +100,8 @@ def best_targets(
     inserted = _inserted(root, alone)
     if start_margin is None or alone[0].numel() > MOST_PAIRS:
         return _moved(root, base, alone, inserted)
-    usual = first_in_turn(alone <= ACCEPTABLE * alone.amin(dim=2, keepdim=True))
+    least = alone.amin(dim=2, keepdim=True)  # below 0 where a base is
+    usual = first_in_turn(alone <= least + (ACCEPTABLE - 1) * least.abs())
     root, base, alone = (value.repeat(2, *[1] * (value.ndim - 1)) for value in (root, base, alone))
     found = _moved(root, base, alone, torch.cat((usual, inserted)))
     usual, inserted = found.chunk(2)
