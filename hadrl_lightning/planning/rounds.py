@@ -1,8 +1,8 @@
 """Plans of one slot by sums (`planning.sums`), where the cost may be more than sums tell: plans that follow each other.
 
 What sums leave out depends on the plan: how near latencies come to deadlines, what chance a task has of being dropped,
-what the work that is left at servers costs later (`planning.carried`). Near a plan it is about a sum again. So a plan by
-sums is made with what the cost is about near the plan before, some times over, and the best one is kept.
+what the work that is left at servers costs later (`planning.carried`). Near a plan it is about a sum again. So a plan
+by sums is made with what the cost is about near the plan before, some times over, and the best one is kept.
 """
 
 from typing import NamedTuple, Protocol, runtime_checkable

@@ -24,11 +24,12 @@ from hadrl_lightning.planning import (
     RefinementSettings,
     refine,
 )
+from hadrl_lightning.planning.carried import CarriedWork
 from hadrl_lightning.planning.proposal import bin_centre
 from hadrl_lightning.planning.refine import sweep_targets
 from hadrl_lightning.planning.rounds import plan_by_sums
 from hadrl_lightning.planning.starts import usual_targets
-from hadrl_lightning.planning.sums import best_shares, best_targets
+from hadrl_lightning.planning.sums import best_shares, best_targets, targets_cost
 from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, bin_index, decode_offloading
 from tests.agents.test_set_world_model import FORM, WORST, Toy, prediction_of
 from tests.helpers import published_planner
@@ -495,6 +496,125 @@ def test_a_plan_by_sums_does_not_depend_on_how_many_pairs_are_described_at_once(
     whole, parts = (plan_by_sums(model, views, None, pairs_at_once=number) for number in (10_000, 17))
     assert torch.equal(whole.target, parts.target)
     torch.testing.assert_close(whole.share, parts.share, rtol=0, atol=1e-3)
+
+
+# Work that plans leave behind -----------------------------------------------------------------------------------------
+
+
+def test_what_is_left_costs_its_price_and_half_of_how_that_rises_times_its_square() -> None:
+    left = CarriedWork(
+        work=torch.tensor([[0.5, 1.0], [0.25, 0.5], [2.0, 1.0]]).expand(2, 1, 3, 2),
+        backlog=torch.tensor([[1.0, 0.0]]),
+        done=torch.tensor([[[0.5, 2.0]], [[2.0, 2.0]]]),  # of two members
+        price=torch.tensor([3.0, 2.0]).expand(2, 1, 2),
+        rise=torch.tensor([2.0, 4.0]).expand(2, 1, 2),
+    )
+    # 1 + 0.5 + 0.25 − 0.5 = 1.25 s at the first server, 3 · 1.25 + 1.25² there by the first member; nothing else.
+    assert left.cost(torch.tensor([[0, 0, 1]])).tolist() == [5.3125 / 2]
+    # 0.5 s at the first server, by the first member alone, and 2.5 − 2 = 0.5 s at the second one by both.
+    assert left.cost(torch.tensor([[1, 1, 1]])).tolist() == [(3 * 0.5 + 0.5**2) / 2 + 2 * 0.5 + 2 * 0.5**2]
+
+
+def left_at_random(
+    networks: int, users: int, servers: int, dtype: torch.dtype, members: int = 1
+) -> CarriedWork:
+    draw = generator(3)
+
+    def drawn(scale: float, *sizes: int) -> Tensor:
+        return scale * torch.rand(sizes, generator=draw, dtype=dtype)
+
+    of_servers = (members, networks, servers)
+    return CarriedWork(
+        drawn(1.0, members, networks, users, servers),
+        drawn(2.0, networks, servers),
+        *(drawn(scale, *of_servers) for scale in (4.0, 3.0, 2.0)),
+    )
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+def test_near_targets_sums_tell_what_every_single_move_changes_of_the_cost(servers: int) -> None:
+    networks, users = 6, 7
+    left = left_at_random(networks, users, servers, torch.float64)
+    target = torch.randint(servers, (networks, users), generator=generator())
+    near = left.near(target)
+
+    def both(at: Tensor) -> tuple[Tensor, Tensor]:
+        return left.cost(at), targets_cost(near.root[:, None], near.extra, at)
+
+    cost, total = both(target)
+    changes = []
+    for user, server in itertools.product(range(users), range(servers)):
+        moved = target.clone()
+        moved[:, user] = server
+        after, sums = both(moved)
+        torch.testing.assert_close(sums - total, after - cost, rtol=0, atol=1e-9)
+        changes.append(after - cost)
+    assert servers == 1 or torch.stack(changes).abs().max() > 1
+
+
+class Pairs:
+    """A sharing model of given demands, of users whose weights are as of `Roots`."""
+
+    num_members, knows_sharing = 1, True
+
+    def __init__(self, demand: Tensor, base: Tensor) -> None:
+        self.demand, self.base = demand, base
+
+    def pair_demands(self, view: Tensor, members: Tensor | None, pairs_at_once: int = 1) -> Tensor:
+        return torch.cat((self.demand, self.base[:, None]), dim=1)[None]
+
+    def at_targets(self, view: Tensor, target: Tensor, members: Tensor | None) -> "PairsAt":
+        return PairsAt(self, target)
+
+
+class PairsAt(Roots):
+    def __init__(self, model: Pairs, target: Tensor) -> None:
+        place = target[:, None].expand(model.demand.shape[:3])
+        super().__init__(model.demand.gather(3, place[..., None]).squeeze(3)[None])
+        self.base = model.base.gather(2, target[..., None]).squeeze(2)
+        self.together = (target[:, :, None] == target[:, None]).float()
+
+    def predict(self, share: Tensor) -> Prediction:
+        weight = self.slopes(share)[0]
+        pooled = weight @ self.together
+        latency = (self.demand * pooled / weight).sum(dim=2) + self.base
+        reward = -latency.sum(dim=-1)
+        return Prediction(latency.log(), torch.full_like(latency, -40.0), reward, torch.zeros_like(reward))
+
+
+class Carrying(Pairs):
+    """One that knows what work is left."""
+
+    def __init__(self, demand: Tensor, base: Tensor, left: CarriedWork) -> None:
+        super().__init__(demand, base)
+        self.left = left
+
+    def carried_work(self, view: Tensor, members: Tensor | None, pairs_at_once: int = 1) -> CarriedWork:
+        return self.left
+
+
+def test_a_plan_goes_where_leaving_work_is_cheap_and_by_the_slot_alone_where_it_costs_nothing() -> None:
+    # Two networks of one user, two servers and two resources: 1 s at the first server, 1.2 s at the second one.
+    demand = torch.tensor([0.5, 0.6]).expand(2, 2, 1, 2)
+    one, nothing = torch.ones(1, 2, 1, 2), torch.zeros(1, 2, 2)
+    price = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])  # the first server of the first network is dear
+    left = CarriedWork(one, torch.zeros(2, 2), nothing, price, nothing)
+    found = plan_by_sums(Carrying(demand, torch.zeros(2, 1, 2), left), torch.zeros(2, 1), None)
+    assert found.target.tolist() == [[1], [0]]
+    torch.testing.assert_close(found.cost, torch.tensor([1.2, 1.0]))
+    assert found.later is not None
+    assert found.later.tolist() == [0, 0]
+
+
+def test_a_plan_is_never_dearer_with_what_it_leaves_than_that_of_the_slot_alone() -> None:
+    root, base = problem(30, 6, 3, seed=4)
+    left, view = left_at_random(30, 6, 3, torch.float32), torch.zeros(30, 1)
+    alone = plan_by_sums(Pairs(root.square(), base), view, None)
+    found = plan_by_sums(Carrying(root.square(), base, left), view, None)
+    saved = alone.cost + left.cost(alone.target) - found.cost
+    assert saved.min() >= -1e-5
+    assert saved.mean() > 0.1
+    torch.testing.assert_close(found.later, left.cost(found.target))
 
 
 TRACED = """
