@@ -43,7 +43,7 @@ class CarriedLessons(Rows):
     """After it, s."""
     next_server: Float[Tensor, "*rows server number"]
     """Numbers of servers after it, normalised."""
-    token: Float[Tensor, "*rows user number"]
+    token: Float[Tensor, "*rows user entry"]
     """Of every user at its target server, were there `STEP_S` more of work."""
     deadline_s: Float[Tensor, "*rows user"] | None
     """Of the users' tasks, where preferences ask for it."""
@@ -97,7 +97,7 @@ class CarriedWorkModel(nn.Module):
         self.price.bias.fill_(INITIAL_LOG_WORK)
 
     def work_of(
-        self, token: Float[Tensor, "m_or_1 tokens number"], members: Members = None
+        self, token: Float[Tensor, "m_or_1 tokens entry"], members: Members = None
     ) -> Float[Tensor, "m tokens"]:
         """What each user brings to a server, in s of its full speed."""
         count = len(self.token.weight) if members is None else len(members)
@@ -139,7 +139,7 @@ class CarriedWorkModel(nn.Module):
 
     def carried(
         self,
-        token: Float[Tensor, "1 tokens number"],
+        token: Float[Tensor, "1 tokens entry"],
         server: Float[Tensor, "1 networks server number"],
         backlog: Float[Tensor, "networks server"],
         asks: Bool[Tensor, "networks user"] | None,
@@ -159,7 +159,7 @@ class CarriedWorkModel(nn.Module):
     def losses(
         self,
         lessons: CarriedLessons,
-        token: Float[Tensor, "m_or_1 rows user number"],
+        token: Float[Tensor, "m_or_1 rows user entry"],
         server: Float[Tensor, "m_or_1 rows server number"],
         target: Int[Tensor, "m_or_1 rows user"],
         asks: Bool[Tensor, "m_or_1 rows user"] | None,

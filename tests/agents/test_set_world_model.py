@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents import HADRL
+from hadrl_lightning.agents.carried import CarriedLessons, CarriedWorkModel
 from hadrl_lightning.agents.optimisers import DecayingAdam, ResumedAdam
 from hadrl_lightning.agents.set_predictions import read_action
 from hadrl_lightning.agents.set_world_model import CHANGE_ROWS, SetWorldModel
@@ -420,11 +421,101 @@ def test_steps_of_a_state_from_before_adam_was_fused_are_put_where_a_fused_step_
         ("learning_rate", 0.0, "learning_rate must be above 0 and finite, got 0.0"),
         ("decay_steps", 0.0, "decay_steps must be above 0 and finite, got 0.0"),
         ("change_weight", -0.1, "change_weight must be at least 0 and finite, got -0.1"),
+        ("discount", 1.0, "discount must be at least 0 and below 1, got 1.0"),
+        ("discount", -0.1, "discount must be at least 0 and below 1, got -0.1"),
     ],
 )
 def test_settings_out_of_range_are_refused(field: str, value: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SetWorldModelSettings(**{field: value})
+
+
+# --- work that is carried over -------------------------------------------------------------------------------------
+
+
+def carried_model(discount: float = 0.5) -> CarriedWorkModel:
+    """Of users who bring 0.5 s of work each, and servers that work off 2 s; the second server's number is a mark."""
+    model = CarriedWorkModel(1, 1, 2, 0, 8, discount, generator())
+    with torch.no_grad():
+        model.work.weight.zero_()
+        model.power.bias.fill_(math.log(0.5))
+        model.done.bias.fill_(math.log(2.0))
+    return model
+
+
+def carried_losses(
+    model: CarriedWorkModel,
+    before: list[float],
+    after: list[float],
+    target: list[int],
+    asks: Tensor | None = None,
+) -> Tensor:
+    """`[server, loss]` of one slot of two servers in which a second more of work costs every user a second."""
+
+    def numbers(backlog: list[float]) -> Tensor:
+        return torch.tensor([[[[backlog[0], 0.0], [backlog[1], 1.0]]]])
+
+    token = torch.zeros(1, 1, len(target), 1)
+    lessons = CarriedLessons(torch.tensor([before]), torch.tensor([after]), numbers(after)[0], token[0], None)
+    dearer = torch.ones(1, 1, len(target)) if asks is None else asks.float()
+    return model.losses(lessons, token, numbers(before), torch.tensor([[target]]), asks, dearer)[0, 0]
+
+
+def test_a_server_that_is_empty_afterwards_teaches_only_that_it_had_time_enough() -> None:
+    model = carried_model()
+    off = carried_losses(model, [1.0, 1.75], [0.0, 0.0], [0, 1])[:, 0]
+    # 1 + 0.5 − 2 is below 0; 1.75 + 0.5 − 2 = 0.25 s should have been left at the second one: 0.25² / 2 by Huber.
+    torch.testing.assert_close(off, torch.tensor([0.0, 0.03125]))
+    off[0].backward(retain_graph=True)
+    assert not any(value.grad.any() for value in model.parameters() if value.grad is not None)
+    off[1].backward()
+    assert model.power.bias.grad is not None
+    assert float(model.power.bias.grad) == pytest.approx(0.25 * 0.5)
+    off = carried_losses(model, [1.0, 0.0], [0.25, 0.0], [0, 1])[:, 0]
+    torch.testing.assert_close(off, torch.tensor([0.28125, 0.0]))  # (−0.5 − 0.25)² / 2
+
+
+def test_idle_users_bring_no_work_and_pay_no_price() -> None:
+    model = carried_model()
+    asks = torch.tensor([[[True, False, False]]])
+    losses = carried_losses(model, [2.0, 1.0], [0.0, 0.5], [0, 0, 1], asks)
+    # 2 + 0.5 − 2 = 0.5 s should have been left at the first one, and of 1 s nothing at the second one: off by 0.5.
+    torch.testing.assert_close(losses[:, 0], torch.tensor([0.125, 0.125]))
+    alone = carried_model()
+    one = carried_losses(alone, [2.0, 1.0], [0.0, 0.5], [0])
+    torch.testing.assert_close(losses[:, 0], one[:, 0])
+    view = torch.zeros(1, 6, 1), torch.zeros(1, 1, 2, 2), torch.zeros(1, 2), asks[0]
+    with torch.no_grad():
+        assert model.carried(*view).work.flatten().tolist() == pytest.approx([0.5, 0.5, 0, 0, 0, 0])
+
+
+def test_a_second_costs_all_tasks_to_come_where_a_queue_never_empties_and_those_of_a_slot_where_it_does() -> (
+    None
+):
+    model = carried_model()
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(600):
+        optimiser.zero_grad()
+        carried_losses(model, [2.0, 0.0], [2.0, 0.0], [0, 0, 0, 1, 1, 1])[:, 1].sum().backward()
+        optimiser.step()
+    numbers = torch.tensor([[[[2.0, 0.0], [0.0, 1.0]]]])
+    with torch.no_grad():
+        price, rise = model.prices(numbers, 6)
+    assert float(price[0, 0, 0] + 2 * rise[0, 0, 0]) == pytest.approx(3 / (1 - 0.5), rel=0.02)
+    assert float(price[0, 0, 1]) == pytest.approx(3, rel=0.02)
+
+
+def test_plans_look_at_their_slot_alone_where_nothing_is_carried_over_or_later_slots_do_not_count() -> None:
+    assert world_model().carried is None
+    assert world_model().carried_work(transitions().view) is None
+    queues = replace(SCENARIO, processes={"queues": {}})
+    carry, alone = (
+        SetWorldModel.made_for(queues, "strict", replace(SMALL, discount=discount), generator())
+        for discount in (0.9, 0.0)
+    )
+    assert carry.carried is not None
+    assert carry.carried.discount == 0.9
+    assert alone.carried is None
 
 
 def test_transitions_of_other_sizes_are_refused() -> None:
