@@ -456,7 +456,7 @@ def carried_losses(
         return torch.tensor([[[[backlog[0], 0.0], [backlog[1], 1.0]]]])
 
     token = torch.zeros(1, 1, len(target), 1)
-    lessons = CarriedLessons(torch.tensor([before]), torch.tensor([after]), numbers(after)[0], token[0], None)
+    lessons = CarriedLessons(torch.tensor([[before]]), torch.tensor([[after]]), numbers(after), token, None)
     dearer = torch.ones(1, 1, len(target)) if asks is None else asks.float()
     return model.losses(lessons, token, numbers(before), torch.tensor([[target]]), asks, dearer)[0, 0]
 

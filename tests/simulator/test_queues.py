@@ -466,6 +466,10 @@ def test_users_without_a_task_change_nothing_of_what_a_model_learns_and_plans() 
     assert all(value.grad.isfinite().all() for value in one.parameters() if value.grad is not None)
     demand = one.pair_demands(seen.view)
     assert not demand.transpose(2, 3)[:, idle].any()
+    left = one.carried_work(seen.view)
+    assert left is not None
+    assert not left.work[:, idle].any()
+    assert left.work[:, ~idle].all()
     plans = [plan_by_sums(one, it.view, None) for it in (seen, other)]
     torch.testing.assert_close(plans[0].share[~idle], plans[1].share[~idle])
     assert torch.equal(plans[0].target[~idle], plans[1].target[~idle])
