@@ -479,8 +479,8 @@ def test_idle_users_bring_no_work_and_pay_no_price() -> None:
     model = carried_model()
     asks = torch.tensor([[[True, False, False]]])
     losses = carried_losses(model, [2.0, 1.0], [0.0, 0.5], [0, 0, 1], asks)
-    # 2 + 0.5 − 2 = 0.5 s should have been left at the first one, and of 1 s nothing at the second one: off by 0.5.
-    torch.testing.assert_close(losses[:, 0], torch.tensor([0.125, 0.125]))
+    # By Huber: 2 + 0.5 − 2 is off by 0.5 from 0 at the first server, 1 + 0 − 2 by 1.5 from 0.5 at the second one.
+    torch.testing.assert_close(losses[:, 0], torch.tensor([0.125, 1.0]))
     alone = carried_model()
     one = carried_losses(alone, [2.0, 1.0], [0.0, 0.5], [0])
     torch.testing.assert_close(losses[:, 0], one[:, 0])
