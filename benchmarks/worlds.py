@@ -1,13 +1,13 @@
-"""What the overlays of `docs/worlds.md` do over time, what trainings in them reach, and what a slot of them costs.
+"""What the overlays of `docs/worlds.md` do over time, what is reached in them, and what a slot of them costs.
 
 python benchmarks/worlds.py draw [--output docs/worlds]     # the figure: every world over some slots
-python benchmarks/worlds.py train [--seeds 0 1 2] [--output worlds]    # a training of each world and seed; goes on
+python benchmarks/worlds.py bench [--seeds 0 1 2 3 4] [--output worlds]    # HADRL and others in each world; goes on
+python benchmarks/worlds.py page [--output worlds]          # the table of docs/results/worlds.md
 python benchmarks/worlds.py cost [--networks 8 256]         # CPU time of a slot, in parts of one without processes
 """
 
 import argparse
-import json
-import os
+import csv
 import statistics
 import subprocess
 import sys
@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hadrl_lightning import HADRL, EdgeNetwork, Scenario
-from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
-from hadrl_lightning.judge import interval
-from hadrl_lightning.play import episode_scores, home_equal, run_episode
+from hadrl_lightning import EdgeNetwork, Scenario
+from hadrl_lightning.baselines import CACHING_POLICIES
+from hadrl_lightning.judge import LEAST_KNOWN
+from hadrl_lightning.play import home_equal, run_episode
 from hadrl_lightning.plots.style import COLOURS, PAGE_IN, save, style
 from hadrl_lightning.scenario.scenario import GIB
 from hadrl_lightning.simulator import Use, equal_shares, fill_caches, make_generator
@@ -31,7 +31,6 @@ OVERLAYS = ("drift", "slowdowns", "mobile", "channel", "queues", "device", "hops
 WORLDS = (*OVERLAYS, "mobile+channel+hops", "drift+queues+slowdowns", "+".join(OVERLAYS))
 """Those of one overlay, and combinations."""
 ES3 = ("es3.yaml", "tight.yaml")
-EPISODES, TEST_SEED = 10, 1000
 
 
 def configs(world: str) -> list[str]:
@@ -182,71 +181,75 @@ def _hops(axes: Any) -> None:
     axes.set(title="hops.yaml, with mobile.yaml: one user", ylabel="path of its task (ms)", ylim=(0, None))
 
 
-# What trainings reach -------------------------------------------------------------------------------------------------
+# What HADRL reaches beside others -------------------------------------------------------------------------------------
+
+LEARNERS = ("hadrl", "ppo")
+HEURISTICS = tuple(
+    f"{caching}+{offloading}"
+    for caching, offloading in (
+        *((caching, "drift_plus_penalty") for caching in ("popularity", "lru", "lfu", "gdsf", "sieve")),
+        ("popularity", "home_equal"),
+        *(("lfu", offloading) for offloading in ("shortest_queue", "two_choices", "home_sqrt")),
+        *(("lfu", offloading) for offloading in ("least_loaded_equal", "least_loaded_sqrt", "local_only")),
+        ("random", "random"),
+    )
+)
+"""They decide by what views show: none of them knows popularity to come, true speeds or links."""
+TRUTH = "latency_optimal+best_known"
+"""Knows the popularity, true speeds and links, and decides each slot for itself."""
 
 
-def train(worlds: list[str], seeds: list[int], output: Path) -> None:
-    """Train in every world by README's form of command, and judge on episodes that no training has met."""
+def bench(worlds: list[str], policies: list[str], seeds: list[int], workers: int, output: Path) -> None:
+    """`hadrl benchmark` in every world, into a folder of each; goes on where it was."""
     for world in worlds:
-        found = [_trained(world, seed, output) for seed in seeds]
-        ends = {}
-        for name in ("HADRL", "best known, same caches", "home, equal, same caches", "random"):
-            ends[name] = interval([one["latency"][name] for one in found])
-            print(f"{world} | {name} | {ends[name].mean:.2f} ± {ends[name].half:.2f}", flush=True)
-        rivals = ("home, equal, same caches", "random")
-        ahead = all(ends["HADRL"].high < ends[rival].low for rival in rivals)
-        seconds = max(one["seconds"] for one in found)
-        print(
-            f"{world} | ahead of both, outside the intervals: {ahead} | at most {seconds:.0f} CPU s",
-            flush=True,
-        )
+        scenario, *files = configs(world)
+        words = [
+            "benchmark",
+            "--scenarios",
+            scenario,
+            *(word for name in files for word in ("--config", name)),
+        ]
+        words += ["--policies", *policies, "--seeds", *map(str, seeds), "--workers", str(workers)]
+        print(f"hadrl {' '.join(words)} --output {output / world}", flush=True)
+        words += ["--output", str(output / world)]
+        subprocess.run([sys.executable, "-m", "hadrl_lightning.cli", *words], check=True)
 
 
-def _trained(world: str, seed: int, output: Path) -> dict[str, Any]:
-    folder = (output / f"{world}-{seed}").resolve()
-    done = folder / "scores.json"
-    if not done.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [word for name in configs(world) for word in ("--config", name)]
-        words = ["fit", *files, "--data.seed", str(seed), "--trainer.default_root_dir", str(folder)]
-        began = _of_children_s()
-        with (folder / "fit.log").open("w") as log:
-            subprocess.run(
-                [sys.executable, "-m", "hadrl_lightning.cli", *words], check=True, stdout=log, stderr=log
-            )
-        seconds = _of_children_s() - began
-        (run,) = folder.glob("checkpoints/*/version_0")
-        done.write_text(json.dumps({"latency": judged(run / "best.ckpt"), "seconds": seconds}))
-    return json.loads(done.read_text())
+def page(worlds: list[str], output: Path) -> None:
+    """Print a row for each world of what is in its folder: who is ahead, and how far from who knows the truth."""
+    rows = [one for world in worlds if (one := _row(world, output / world / "summary.csv"))]
+    print(
+        "| overlays | HADRL | knows the truth | HADRL ÷ truth | best heuristic | best learner | trainings | ahead |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    print("\n".join(rows))
 
 
-def _of_children_s() -> float:
-    """CPU time of all trainings so far, s, whatever else the machine does."""
-    times = os.times()
-    return times.children_user + times.children_system
+def _row(world: str, summary: Path) -> str:
+    if not summary.is_file():
+        return ""
+    with summary.open() as file:
+        scores = [one for one in csv.DictReader(file) if one["metric"] == "latency_s" and one["mean"]]
+    ends = {one["policy"]: (float(one["mean"]), float(one["low"]), float(one["high"])) for one in scores}
+    label = {one["policy"]: one["label"] for one in scores}
+    trainings = {one["policy"]: one["trainings"] for one in scores}
+    known = {LEAST_KNOWN if name == TRUTH else name: end for name, end in ends.items()}
+    own, truth = known.pop("hadrl"), known.pop(LEAST_KNOWN)
+    learners = {name: end for name, end in known.items() if int(trainings.get(name, 0))}
+    heuristics = {name: end for name, end in known.items() if name not in learners}
+    cells = [world.replace("+", ", ") if world != WORLDS[-1] else "all seven", _end(own), _end(truth)]
+    cells.append(f"{own[0] / truth[0]:.3f}")
+    for group in (heuristics, learners):
+        name = min(group, key=lambda one: group[one][0], default="")
+        cells.append(f"{_end(group[name])} ({label[name]})" if name else "–")
+    cells.append(trainings["hadrl"])
+    cells.append("yes" if all(own[2] < low for _, low, _ in known.values()) else "no")
+    return f"| {' | '.join(cells)} |"
 
 
-def judged(checkpoint: Path) -> dict[str, list[float]]:
-    """Latency summed over users, s, mean over the slots of each episode; all agents of a world meet the same ones."""
-    agent = HADRL.from_checkpoint(checkpoint)
-    caching, offloading = agent.policies()
-    draws = make_generator(TEST_SEED, Use.RANDOM_REFERENCE)
-    policies = {
-        "HADRL": (caching, offloading),
-        "best known, same caches": (caching, OFFLOADING_POLICIES["best_known"](agent.scenario, draws)),
-        "home, equal, same caches": (caching, home_equal),
-        "random": (
-            CACHING_POLICIES["random"](agent.scenario, draws),
-            OFFLOADING_POLICIES["random"](agent.scenario, draws),
-        ),
-    }
-    scores = {}
-    for name, pair in policies.items():
-        network = EdgeNetwork(
-            agent.scenario, num_envs=EPISODES, generator=make_generator(TEST_SEED, Use.TEST_NETWORKS)
-        )
-        scores[name] = episode_scores(run_episode(network, *pair)).latency.tolist()
-    return scores
+def _end(end: tuple[float, float, float]) -> str:
+    mean, low, high = end
+    return f"{mean:.2f} ± {(high - low) / 2:.2f}"
 
 
 # What a slot costs ----------------------------------------------------------------------------------------------------
@@ -288,14 +291,18 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("draw")
     one.add_argument("--output", type=Path, default=Path("docs/worlds"))
-    one = commands.add_parser("train")
-    one.add_argument("--worlds", nargs="+", default=list(WORLDS))
-    one.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    one.add_argument("--output", type=Path, default=Path("worlds"))
+    for name in ("bench", "page"):
+        one = commands.add_parser(name)
+        one.add_argument("--worlds", nargs="+", default=list(WORLDS))
+        one.add_argument("--output", type=Path, default=Path("worlds"))
+        if name == "bench":
+            one.add_argument("--policies", nargs="+", default=[*LEARNERS, *HEURISTICS, TRUTH])
+            one.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+            one.add_argument("--workers", type=int, default=2)
     one = commands.add_parser("cost")
     one.add_argument("--networks", nargs="+", type=int, default=[8, 256])
     words = vars(parser.parse_args())
-    {"draw": draw, "train": train, "cost": cost}[words.pop("command")](**words)
+    {"draw": draw, "bench": bench, "page": page, "cost": cost}[words.pop("command")](**words)
 
 
 if __name__ == "__main__":

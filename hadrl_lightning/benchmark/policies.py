@@ -171,6 +171,11 @@ LEARNERS: dict[str, Learner] = {
             share_steps=0, target_sweeps=0, plan_horizon=5, strategy="information"
         ),
     ),
+    "hadrl-slot-alone": Learner(
+        label="HADRL, no look past the slot",
+        kind="hadrl",
+        settings={"model": {"set_world_model": {"discount": 0.0}}},
+    ),
     "hadrl-crowd-caching": Learner(
         label="HADRL, caches without the look at drawn slots",
         kind="hadrl",

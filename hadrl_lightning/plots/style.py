@@ -145,6 +145,7 @@ POLICY_COLOURS: dict[str, dict[str, str]] = {
         "hadrl-one-member": "#56B4E9",
         "hadrl-no-refinement": "#02818A",
         "hadrl-horizon-5": "#9E9AC8",
+        "hadrl-slot-alone": "#41AE76",
         "hadrl-crowd-caching": "#7BCCC4",
         "hadrl-critic-caching": "#08519C",
         "hadrl-critic-no-actor": "#DDA0DD",
