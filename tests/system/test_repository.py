@@ -91,11 +91,11 @@ def shrunk(command: str) -> list[str]:
     if words[0] == "fit":
         epochs = 2 if "--ckpt_path" in words else 1
         return [*words, *SHRUNK, f"--trainer.max_epochs={epochs}"]
-    return (
-        [*words, *(flag for flag in SHRUNK if "_episodes" in flag)]
-        if words[0] in ("test", "validate")
-        else words
-    )
+    if words[0] in ("test", "validate"):
+        episodes = [flag for flag in SHRUNK if "_episodes" in flag]
+        # without settings files the scenario is that of the run
+        return [*words, *episodes, *([SHRUNK[0]] if "--config" in words else [])]
+    return words
 
 
 def test_the_first_two_commands_are_the_promised_ones() -> None:

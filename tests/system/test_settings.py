@@ -496,7 +496,7 @@ SET_DDPG_CHANGES: dict[str, Any] = {
 LOOKAHEAD_CHANGES: dict[str, Any] = {
     "num_starts": 0,
     "num_finalists": 0,
-    "num_slots": 2,
+    "num_slots": 200,  # more than the least of a search
     "switching_weight": 1e6,
     "random_decisions": 0,
     "seed": 3,
@@ -600,7 +600,7 @@ def test_every_setting_of_a_caching_agent_changes_what_it_decides_or_learns(
     for name, value in changes.items():
         if settings is LookaheadSettings and name in SEARCHES:
             # how, and how much is searched: what is found is often the same
-            assert searched(make(num_starts=value)) != usual
+            assert searched(make(**{name: value})) != usual, name
             continue
         assert not same(before, cached(make(**{name: value}))), name
 
