@@ -31,6 +31,8 @@ from hadrl_lightning.simulator import CachingView, Field, OffloadingView, Seen, 
 from hadrl_lightning.simulator.fields import SERVER
 from hadrl_lightning.simulator.views import OF_THE_CLOUD
 
+DISCOUNT = 0.95
+"""Of later slots in the price of work that is left at servers, where settings leave it open and tasks can go elsewhere."""
 NO_WEIGHT = 1e-12
 """Weight of a user who has no task, beside 1: its demand of 0 can be divided by it."""
 
@@ -99,9 +101,12 @@ class SetPredictions(TransitionModel):
             self.outcomes = Outcomes(preferences, (*sizes[:3], *resources), generator)
         self.carried: CarriedWorkModel | None = None
         shown = [field.name for field in self.fields.server]
-        if settings.discount and BACKLOG in shown and self.knows_sharing:
+        discount = settings.discount
+        if discount is None:
+            discount = DISCOUNT if view.beyond else 0.0
+        if discount and BACKLOG in shown and self.knows_sharing:
             column, width = shown.index(BACKLOG), settings.weight_size
-            self.carried = CarriedWorkModel(*sizes[:2], server, column, width, settings.discount, generator)
+            self.carried = CarriedWorkModel(*sizes[:2], server, column, width, discount, generator)
 
     @property
     def num_members(self) -> int:

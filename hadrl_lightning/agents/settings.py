@@ -58,9 +58,11 @@ class SetWorldModelSettings:
     """Weight of the likelihood of the next view beside that of the latencies; 0 leaves it unlearnt, which does for
     plans of one slot."""
 
-    discount: float = 0.95
+    discount: float | None = None
     """Where work carries over from slot to slot (process `queues`): what a later slot counts beside the one before, in
-    the price of the work that a plan leaves at servers. 0: plans look at their slot alone."""
+    the price of the work that a plan leaves at servers; at least 0 and below 1. 0: plans look at their slot alone. None:
+    0.95 where tasks can go elsewhere than to servers (process `device`), and 0 where they can't, and a price earns
+    nothing."""
 
     def __post_init__(self) -> None:
         for name in ("ensemble_size", "hidden_size", "weight_size", "num_resources", "num_waits"):
@@ -82,7 +84,7 @@ class SetWorldModelSettings:
             raise ValueError(f"decay_steps must be above 0 and finite, got {self.decay_steps}")
         if not 0 <= self.change_weight < inf:
             raise ValueError(f"change_weight must be at least 0 and finite, got {self.change_weight}")
-        if not 0 <= self.discount < 1:
+        if self.discount is not None and not 0 <= self.discount < 1:
             raise ValueError(f"discount must be at least 0 and below 1, got {self.discount}")
 
 

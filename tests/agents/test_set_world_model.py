@@ -518,6 +518,17 @@ def test_plans_look_at_their_slot_alone_where_nothing_is_carried_over_or_later_s
     assert alone.carried is None
 
 
+def test_by_default_plans_look_past_the_slot_where_tasks_can_go_elsewhere() -> None:
+    queues, both = ({"queues": {}}, {"queues": {}, "device": {}})
+    alone, past = (
+        SetWorldModel.made_for(replace(SCENARIO, processes=processes), "strict", SMALL, generator())
+        for processes in (queues, both)
+    )
+    assert alone.carried is None
+    assert past.carried is not None
+    assert past.carried.discount == 0.95
+
+
 def test_transitions_of_other_sizes_are_refused() -> None:
     data = transitions()
     with pytest.raises(ValueError, match=r"action \[18\] for 6 users, got action \[40, 17\]"):
