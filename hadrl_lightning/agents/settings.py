@@ -60,9 +60,8 @@ class SetWorldModelSettings:
 
     discount: float | None = None
     """Where work carries over from slot to slot (process `queues`): what a later slot counts beside the one before, in
-    the price of the work that a plan leaves at servers; at least 0 and below 1. 0: plans look at their slot alone. None:
-    0.95 where tasks can go elsewhere than to servers (process `device`), and 0 where they can't, and a price earns
-    nothing."""
+    the price of the work that a plan leaves at servers; below 1. 0: plans look at their slot alone. None: 0.95 where
+    tasks can go elsewhere than to servers (process `device`), and 0 where they can't, and a price earns nothing."""
 
     def __post_init__(self) -> None:
         for name in ("ensemble_size", "hidden_size", "weight_size", "num_resources", "num_waits"):
