@@ -21,7 +21,6 @@ from torch import Tensor
 
 from hadrl_lightning import EdgeNetwork, Scenario
 from hadrl_lightning.baselines import CACHING_POLICIES
-from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.play import home_equal, run_episode
 from hadrl_lightning.plots.style import COLOURS, PAGE_IN, save, style
 from hadrl_lightning.scenario.scenario import GIB
@@ -183,7 +182,8 @@ def _hops(axes: Any) -> None:
 
 # What HADRL reaches beside others -------------------------------------------------------------------------------------
 
-LEARNERS = ("hadrl", "ppo")
+OWN = "hadrl"
+LEARNERS = (OWN, "ppo")
 HEURISTICS = tuple(
     f"{caching}+{offloading}"
     for caching, offloading in (
@@ -233,18 +233,24 @@ def _row(world: str, summary: Path) -> str:
     ends = {one["policy"]: (float(one["mean"]), float(one["low"]), float(one["high"])) for one in scores}
     label = {one["policy"]: one["label"] for one in scores}
     trainings = {one["policy"]: one["trainings"] for one in scores}
-    known = {LEAST_KNOWN if name == TRUTH else name: end for name, end in ends.items()}
-    own, truth = known.pop("hadrl"), known.pop(LEAST_KNOWN)
-    learners = {name: end for name, end in known.items() if int(trainings.get(name, 0))}
-    heuristics = {name: end for name, end in known.items() if name not in learners}
+    if not {OWN, TRUTH} <= ends.keys():
+        return ""
+    own, truth = ends.pop(OWN), ends.pop(TRUTH)
+    learners = {name: end for name, end in ends.items() if int(trainings[name])}
+    heuristics = {name: end for name, end in ends.items() if name not in learners}
     cells = [world.replace("+", ", ") if world != WORLDS[-1] else "all seven", _end(own), _end(truth)]
     cells.append(f"{own[0] / truth[0]:.3f}")
     for group in (heuristics, learners):
         name = min(group, key=lambda one: group[one][0], default="")
-        cells.append(f"{_end(group[name])} ({label[name]})" if name else "–")
-    cells.append(trainings["hadrl"])
-    cells.append("yes" if all(own[2] < low for _, low, _ in known.values()) else "no")
+        cells.append(f"{_end(group[name])} ({label[name]}{_few(trainings[name])})" if name else "–")
+    cells.append(trainings[OWN])
+    cells.append("yes" if all(own[2] < low for _, low, _ in ends.values()) else "no")
     return f"| {' | '.join(cells)} |"
+
+
+def _few(trainings: str) -> str:
+    """Says of a learner that it was trained but once."""
+    return ", one training" if trainings == "1" else ""
 
 
 def _end(end: tuple[float, float, float]) -> str:

@@ -32,7 +32,7 @@ from hadrl_lightning.simulator.fields import SERVER
 from hadrl_lightning.simulator.views import OF_THE_CLOUD
 
 DISCOUNT = 0.95
-"""Of later slots in the price of work that is left at servers, where settings say nothing and tasks can go elsewhere."""
+"""Of later slots in the price of work left at servers, where settings say nothing and tasks can go elsewhere."""
 NO_WEIGHT = 1e-12
 """Weight of a user who has no task, beside 1: its demand of 0 can be divided by it."""
 
