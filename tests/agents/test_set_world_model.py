@@ -25,7 +25,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.set_encoder import SharedResources
 from hadrl_lightning.nn.tokens import TokenFields
-from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout, sums
+from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
 from hadrl_lightning.planning.free_energy import OutcomeForm, expected_free_energy
 from hadrl_lightning.planning.measures import Draws
 from hadrl_lightning.planning.refine import (
@@ -721,7 +721,8 @@ def test_energy_is_learnt_beside_latency() -> None:
 def test_plans_follow_slopes_as_far_as_they_lower_the_cost() -> None:
     model, data = wanting(**WANTED)
     by_sums = plan_by_sums(model, data.view, None)
-    alone = sums._planned(model, data.view, None, None, 0.0, 8192, {}, None)
+    once = rounds._Sums(model, data.view, None, None, 0.0, 8192)
+    alone = once.plan(*once.known())
     assert bool((by_sums.cost <= alone.cost).all())
     assert bool((by_sums.cost < alone.cost).any())
 
