@@ -25,7 +25,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.deep_sets import DeepSets
 from hadrl_lightning.nn.set_encoder import SharedResources
 from hadrl_lightning.nn.tokens import TokenFields
-from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout
+from hadrl_lightning.planning import CEMPlanner, PlannerSettings, PlanningModel, Prediction, rollout, rounds
 from hadrl_lightning.planning.free_energy import OutcomeForm, expected_free_energy
 from hadrl_lightning.planning.measures import Draws
 from hadrl_lightning.planning.refine import (

@@ -427,7 +427,7 @@ def model_of(scenario: Scenario, transitions: OffloadingTransitions) -> SetWorld
     made = SetWorldModel.made_for(
         scenario,
         "strict",
-        SetWorldModelSettings(ensemble_size=2, change_weight=0.1),
+        SetWorldModelSettings(ensemble_size=2, change_weight=0.1, discount=0.9),
         torch.Generator().manual_seed(0),
     )
     made.observe(transitions)
