@@ -1,6 +1,7 @@
 """HadrlCLI: LightningCLI with shipped settings, one folder a run, and resuming in place."""
 
 import argparse
+import dataclasses
 import inspect
 import os
 import sys
@@ -206,7 +207,18 @@ class HadrlCLI(LightningCLI):
             return False
         shipped = checkpoints.settings_in(read_agent(find_agent(SHIPPED)))
         own = {name: value for name, value in shipped.items() if name.startswith(KIND)}
-        return all(checkpoints.plain(_as_dict(settings.get(name))) == value for name, value in own.items())
+        return all(
+            checkpoints.plain(_as_dict(settings.get(name))) == self._filled(name, value)
+            for name, value in own.items()
+        )
+
+    def _filled(self, name: str, value: Any) -> Any:
+        """A recorded setting, with the defaults of what the version that recorded it did not have."""
+        known = inspect.signature(self.model_class).parameters.get(name.removeprefix("model."))
+        if known is None or not isinstance(value, dict) or not dataclasses.is_dataclass(known.default):
+            return value
+        defaults = {one.name: getattr(known.default, one.name) for one in dataclasses.fields(known.default)}
+        return {**checkpoints.plain(defaults), **value}
 
     def _set_known_defaults(self, parser: LightningArgumentParser, settings: dict[str, Any]) -> None:
         known = set(known_settings(parser))
