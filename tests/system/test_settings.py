@@ -55,7 +55,7 @@ from hadrl_lightning.planning import (
 from hadrl_lightning.planning.cache_descent import Descent
 from hadrl_lightning.planning.frames import Frames
 from hadrl_lightning.planning.free_energy import OutcomeForm
-from hadrl_lightning.play import offloading_reward
+from hadrl_lightning.play import MEASURED, offloading_reward
 from hadrl_lightning.scenario import GIB, KIB, Scenario
 from hadrl_lightning.simulator import (
     CachingView,
@@ -751,7 +751,8 @@ def played(module: HADRL) -> Any:
     module._optimizers = lambda: [SimpleNamespace(state={})]  # type: ignore[assignment, method-assign]
     module.on_train_epoch_start()
     network = EdgeNetwork(module.scenario, module.physics, 2, generator=generator())
-    return list(module.parameters()), list(module.play(network))
+    episode = module.play(network)._asdict()
+    return list(module.parameters()), [value for name, value in episode.items() if name not in MEASURED]
 
 
 def test_every_setting_of_the_agent_changes_what_it_is_or_does() -> None:
