@@ -214,6 +214,7 @@ class HadrlCLI(LightningCLI):
 
     def _filled(self, name: str, value: Any) -> Any:
         """A recorded setting, with the defaults of what the version that recorded it did not have."""
+        assert self.model_class is not None
         known = inspect.signature(self.model_class).parameters.get(name.removeprefix("model."))
         if known is None or not isinstance(value, dict) or not dataclasses.is_dataclass(known.default):
             return value
