@@ -22,6 +22,7 @@ from torch.nn.functional import huber_loss, silu, softplus
 from hadrl_lightning.nn.perceptrons import EnsembleLinear, Members
 from hadrl_lightning.planning.carried import CarriedWork
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE
+from hadrl_lightning.simulator.decisions import sum_per_server
 from hadrl_lightning.simulator.rows import Rows
 
 BACKLOG = "backlog_s"
@@ -176,30 +177,20 @@ class CarriedWorkModel(nn.Module):
             dearer: what each user's task would have cost more with `STEP_S` more of work at every server.
         """
         before, after = lessons.backlog, lessons.next_backlog
+        num_users, num_servers = target.shape[-1], before.shape[-1]
         work = self.work_of(token.flatten(1, 2)).unflatten(1, target.shape[1:])
         work = work if asks is None else work * asks
-        expected = before + _of_servers(work, target, before) - self.done_by(server)
+        expected = before + sum_per_server(work, target, num_servers) - self.done_by(server)
         # Of a server that is empty nothing more is known than that it had time enough.
         expected = torch.where(after > 0, expected, expected.clamp(min=0.0))
         off = huber_loss(expected, after.expand_as(expected), reduction="none")
-        num_users, num_servers = target.shape[-1], before.shape[-1]
         unit = num_servers / num_users
         price, rise = self.prices(server, num_users)
         with torch.no_grad():
             later, more = self.prices(lessons.next_server, num_users)
             later = torch.where(after > 0, later + more * after, 0.0)
-            now = _of_servers(dearer, target, before).clamp(min=0.0) / STEP_S
+            now = sum_per_server(dearer, target, num_servers).clamp(min=0.0) / STEP_S
         wanted = unit * (now + self.discount * later)
         return torch.stack(
             (off, huber_loss(unit * (price + rise * before), wanted, reduction="none")), dim=-1
         )
-
-
-def _of_servers(
-    value: Float[Tensor, "m rows user"],
-    target: Int[Tensor, "m_or_1 rows user"],
-    like: Float[Tensor, "m_or_1 rows server"],
-) -> Float[Tensor, "m rows server"]:
-    """Sums over the users of each server."""
-    found = value.new_zeros(*value.shape[:2], like.shape[-1])
-    return found.scatter_add(2, target.expand(value.shape), value)

@@ -225,7 +225,8 @@ class SetWorldModel(SetPredictions):
         batch = transitions if isinstance(transitions, SlotLessons) else self.prepared(transitions)
         batch = batch if batch.target.ndim == 3 else batch[None]
         num_servers = batch.server.shape[-2]
-        description, further = self._of_latency(self._described(batch.token.flatten(1, 2), None))
+        described = self._described(batch.token.flatten(1, 2), None)
+        description, further = self._of_latency(described)
         share, target = batch.share.flatten(1, 2), batch.target
         mean, log_var = self.resources.combine(description, share, target, num_servers, asks=batch.asks)
         mean = mean + self._latency_offset(mean)
@@ -237,7 +238,9 @@ class SetWorldModel(SetPredictions):
             for one in self.outcomes.losses(*known):
                 latency = latency + over_members(one, batch.weight, batch.asks)
         if batch.carried is not None:
-            latency = latency + over_members(self._carried_loss(batch, batch.carried), batch.weight)
+            latency = latency + over_members(
+                self._carried_loss(batch, batch.carried, described.detach()), batch.weight
+            )
         change = latency.new_zeros(())
         if self.settings.change_weight > 0:
             change = self._change_loss(batch[:, ::CHANGE_ROWS])
@@ -249,7 +252,10 @@ class SetWorldModel(SetPredictions):
         return SetWorldModelLoss(total, latency.detach(), change.detach(), error)
 
     def _carried_loss(
-        self, batch: "SlotLessons", carried: CarriedLessons
+        self,
+        batch: "SlotLessons",
+        carried: CarriedLessons,
+        described: Float[Tensor, "member tokens description"],
     ) -> Float[Tensor, "member rows server loss"]:
         """Of what is left at servers, and of the prices of that."""
         assert self.carried is not None
@@ -257,9 +263,9 @@ class SetWorldModel(SetPredictions):
         known = (batch.share.flatten(1, 2), batch.target, num_servers, None, batch.asks)
         costs = []
         with torch.no_grad():
-            for token in (batch.token, carried.token):
-                described = self._described(token.flatten(1, 2), None)
-                mean, log_var = self.log_costs(described, known, carried.deadline_s)
+            longer = self._described(carried.token.flatten(1, 2), None)
+            for users in (described, longer):
+                mean, log_var = self.log_costs(users, known, carried.deadline_s)
                 costs.append((mean + log_var.exp() / 2).exp())
         dearer = costs[1] - costs[0]
         dearer = dearer if batch.asks is None else dearer * batch.asks

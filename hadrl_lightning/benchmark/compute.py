@@ -38,6 +38,7 @@ from hadrl_lightning.judge import (
 from hadrl_lightning.play import Episode
 from hadrl_lightning.scenario import Physics, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, Use, make_generator
+from hadrl_lightning.simulator.state import asked
 
 
 def compute(cell: Cell, folder: Path | None = None) -> CellResult:
@@ -107,8 +108,8 @@ def _held(episodes: Sequence[Episode]) -> list[list[float]]:
 
 def _quantiles(episodes: Sequence[Episode]) -> list[float]:
     """Quantiles 0, 0.01, …, 1 of the latency of all tasks, s; none where there was none."""
-    latency = np.concatenate([episode.latency.cpu().double().flatten() for episode in episodes])
-    tasks = latency[latency != 0]
+    latency = torch.cat([episode.latency.cpu().double().flatten() for episode in episodes])
+    tasks = latency[asked(latency)].numpy()
     found: list[float] = np.quantile(tasks, np.linspace(0, 1, 101)).tolist() if tasks.size else []
     return found
 

@@ -102,11 +102,11 @@ def around_changes(
 ) -> AroundChanges | None:
     """Of the batches of episodes of a policy and of the best known decisions; None where nothing changed."""
     changed = torch.cat([one.changed for one in played], dim=1)
+    if not changed.any():
+        return None
     cost, least = (torch.cat([slot_costs(one, preferences) for one in of], dim=1) for of in (played, best))
     number, own, below = (_around(changed, of) for of in (torch.ones_like(cost), cost, least))
     level = own[:BEFORE].sum() / number[:BEFORE].sum()
-    if not changed.any():
-        return None
     return AroundChanges((own / below).tolist(), (own / number / level).tolist())
 
 

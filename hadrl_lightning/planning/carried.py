@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hadrl_lightning.planning.model import PAIRS_AT_ONCE, Members
 from hadrl_lightning.simulator import Seen
+from hadrl_lightning.simulator.decisions import sum_per_server
 
 
 class CarriedWork(NamedTuple):
@@ -62,9 +63,9 @@ class CarriedWork(NamedTuple):
 
     def _brought(self, target: Tensor) -> Float[Tensor, "m networks server"]:
         """The work that users bring to their targets."""
-        place = target.expand(self.work.shape[:3]).unsqueeze(-1)
-        own = self.work.gather(3, place).squeeze(3)
-        return torch.zeros_like(self.done).scatter_add_(2, place.squeeze(3), own)
+        place = target.expand(self.work.shape[:3])
+        own = self.work.gather(3, place.unsqueeze(-1)).squeeze(3)
+        return sum_per_server(own, place, self.work.shape[-1])
 
     def _cost(self, brought: Tensor, behind: int = 0) -> Tensor:
         """What is left of it costs, `[m, networks, server]` with `behind` more dimensions."""

@@ -80,10 +80,11 @@ def packed_rows(
 
 
 def sum_per_server(
-    value: Float[Tensor, "batch user"], server: Int[Tensor, "batch user"], num_servers: int
-) -> Float[Tensor, "batch server"]:
-    """Sum of the users' values on each server, [B, S]."""
-    return value.new_zeros(value.shape[0], num_servers).scatter_add_(1, server, value)
+    value: Float[Tensor, "*rows user"], server: Int[Tensor, "*#rows user"], num_servers: int
+) -> Float[Tensor, "*rows server"]:
+    """Sum of the users' values on each server, `[…, S]`."""
+    sums = value.new_zeros(*value.shape[:-1], num_servers)
+    return sums.scatter_add_(-1, server.expand(value.shape), value)
 
 
 def weighted_shares(
