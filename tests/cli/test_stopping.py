@@ -3,7 +3,6 @@ refuses is said in one line.
 """
 
 import builtins
-import csv
 import errno
 import json
 import os
@@ -33,6 +32,7 @@ from hadrl_lightning.cli.stopping import resuming
 from hadrl_lightning.errors import HadrlError, OutputError
 from hadrl_lightning.files import load_tensors, replacing, unwritable
 from tests.helpers import assert_same
+from tests.helpers.logs import rows_without_times
 
 pytestmark = pytest.mark.unchecked
 
@@ -109,12 +109,6 @@ def run_in(folder: Path) -> Path:
     return next((run for run in reversed(runs) if (run / "last.ckpt").exists()), runs[-1])
 
 
-def rows_of(run: Path) -> list[dict[str, str]]:
-    """What metrics.csv says of a run, but for how long decisions took."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return [{name: one for name, one in row.items() if "_ms" not in name} for row in csv.DictReader(file)]
-
-
 def assert_same_run(run: Path, other: Path) -> None:
     """The same weights, moments, replay, generators and best validation, and the same metrics.csv but for times."""
     for name in ("last.ckpt", "best.ckpt"):
@@ -123,7 +117,7 @@ def assert_same_run(run: Path, other: Path) -> None:
             for unneeded in ("loops", "hyper_parameters", "hparams_name", "hadrl"):  # the last has the date
                 checkpoint.pop(unneeded, None)
         assert_same(whole, parts, name)
-    assert rows_of(run) == rows_of(other)
+    assert rows_without_times(run / "metrics.csv") == rows_without_times(other / "metrics.csv")
 
 
 # --- signals

@@ -42,6 +42,7 @@ from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import Use
 from tests.helpers import assert_same
+from tests.helpers.logs import rows_without_times
 from tests.helpers.stand_in import CALLBACKS, files, fit, hadrl, refused, rows, stand_in
 
 pytestmark = pytest.mark.unchecked
@@ -460,8 +461,7 @@ def checkpoint(name: str = "last.ckpt", version: int = 0) -> dict:
 
 def metrics(version: int = 0) -> list[dict[str, str]]:
     """What was logged, without the times that decisions took, which no two runs share."""
-    with Path(f"checkpoints/es2-quick/version_{version}/metrics.csv").open(newline="") as file:
-        return [{name: one for name, one in row.items() if "_ms" not in name} for row in csv.DictReader(file)]
+    return rows_without_times(Path(f"checkpoints/es2-quick/version_{version}/metrics.csv"))
 
 
 @pytest.mark.parametrize(
