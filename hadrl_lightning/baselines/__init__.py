@@ -12,6 +12,8 @@ from hadrl_lightning.baselines.best_known import (
 )
 from hadrl_lightning.baselines.cache_choices import maximal_contents
 from hadrl_lightning.baselines.caches import BestCaches, best_caches, least_latency
+from hadrl_lightning.baselines.carried import EmptySlot, carried_bound, carried_over, empty_slot
+from hadrl_lightning.baselines.clairvoyant import ClairvoyantPolicy
 from hadrl_lightning.baselines.covering import Coverage, coverage, optimal_coverage
 from hadrl_lightning.baselines.genetic import GeneticSearch, GeneticSettings
 from hadrl_lightning.baselines.loads import (
@@ -57,7 +59,9 @@ __all__ = [
     "BestCaches",
     "Bracket",
     "CachingFactory",
+    "ClairvoyantPolicy",
     "Coverage",
+    "EmptySlot",
     "GeneticSearch",
     "GeneticSettings",
     "GreedyDualSizeFrequency",
@@ -73,10 +77,13 @@ __all__ = [
     "best_known_and_bound",
     "best_known_policy",
     "best_targets",
+    "carried_bound",
+    "carried_over",
     "coming_fading",
     "coverage",
     "density_knapsack",
     "drift_plus_penalty",
+    "empty_slot",
     "expected_fading",
     "fixed_caches",
     "hindsight_policy",

@@ -6,7 +6,7 @@ of the scenario, `latency_optimal` those of the slots in which episodes begin: a
 `lru`, `lfu`, `gdsf` and `sieve` know only what was asked in the episode so far (`replacement`); `none`, `random`,
 `random_full` and `home_equal` nothing; `all_cloud` which servers hold the services asked for; those in `loads` and
 `genetic` also the physics, as far as views show what holds in the coming slot (`EdgeNetwork.shown`). `best_known` knows
-what truly holds, but not the fading to come; `hindsight` looks even at that.
+what truly holds, but not the fading to come; `hindsight` looks even at that, and `clairvoyant` at all slots to come.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hadrl_lightning.baselines.best_known import best_known_policy, hindsight_policy
 from hadrl_lightning.baselines.caches import least_latency
+from hadrl_lightning.baselines.clairvoyant import ClairvoyantPolicy
 from hadrl_lightning.baselines.covering import optimal_coverage
 from hadrl_lightning.baselines.genetic import GeneticSearch
 from hadrl_lightning.baselines.loads import (
@@ -171,5 +172,6 @@ OFFLOADING_POLICIES: dict[str, OffloadingFactory] = {
     "genetic": lambda scenario, generator: GeneticSearch(generator),
     "best_known": lambda scenario, generator: best_known_policy,
     "hindsight": lambda scenario, generator: hindsight_policy,
+    "clairvoyant": lambda scenario, generator: ClairvoyantPolicy(),
 }
 """Offloading policies by name."""

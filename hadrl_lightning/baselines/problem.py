@@ -145,6 +145,16 @@ def holders(
     return cache.transpose(1, 2).gather(1, index)
 
 
+def work_brought(
+    table: Constants, cache: Bool[Tensor, "batch server service"], requests: Int[Tensor, "batch user"]
+) -> Float[Tensor, "batch user server"]:
+    """Cycles that each user's task would leave each server to compute, [B, U, S]: none where it is a miss."""
+    cycles = table.cycles_asked(requests).double()
+    if table.offloaded_share is not None:
+        cycles = table.offloaded_share * cycles
+    return cycles.unsqueeze(-1) * holders(cache, requests)
+
+
 def server_loads(
     root: Float[Tensor, "batch user server"], target: Int[Tensor, "batch user"]
 ) -> Float[Tensor, "batch server"]:

@@ -61,6 +61,7 @@ OFFLOADING_LABELS = {
     "genetic": "genetic",
     "best_known": "best known",
     "hindsight": "hindsight",
+    "clairvoyant": "clairvoyant",
 }
 
 

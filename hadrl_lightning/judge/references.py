@@ -13,6 +13,9 @@ from torch import Tensor
 from hadrl_lightning.baselines import (
     CACHING_POLICIES,
     best_known_policy,
+    carried_bound,
+    carried_over,
+    empty_slot,
     expected_fading,
     lower_bound,
     optimal_coverage,
@@ -23,7 +26,7 @@ from hadrl_lightning.play import CachingPolicy, Episode, Policies, run_episode, 
 from hadrl_lightning.scenario import Preferences, Scenario
 from hadrl_lightning.scenario.preferences import USUAL
 from hadrl_lightning.simulator import Allocation, EdgeNetwork, Use, make_generator
-from hadrl_lightning.simulator.processes import demand_is_known
+from hadrl_lightning.simulator.processes import Device, Queues, demand_is_known
 
 LEAST_KNOWN = "latency_optimal+best_known"
 """The yardstick of all tables: best known decisions under the caches of least expected latency."""
@@ -146,14 +149,35 @@ def optimal_hit_ratio_if_known(*scenarios: Scenario) -> float | None:
 def bounds(stream: EpisodeStream, caching: CachingPolicy) -> list[float]:
     """Certified lower bound on the expected latency of every episode in s under the caches of a policy.
 
-    The fading to come is not known to any decision, so the bound takes its expectation.
+    The fading to come is not known to any decision, so the bound takes its expectation. Where something carries over
+    from slot to slot it is one of whole episodes (`baselines.carried`).
+
+    Raises:
+        HadrlError: a process of one's own carries something over, of which nothing is known here.
     """
     latency = []
     for network in stream:
+        processes = network.unfolding.processes
+        if any(one.carries_work for one in processes.values()):
+            latency.append(_carried_bound(network, caching))
+            continue
         note = _BoundNote()
         run_episode(network, caching, note)
         latency.append(torch.stack(note.bounds).mean(dim=0))
     return torch.cat(latency).tolist()
+
+
+def _carried_bound(network: EdgeNetwork, caching: CachingPolicy) -> Float[Tensor, " batch"]:
+    processes, preferences = network.unfolding.processes, network.scenario.preferences
+    queues, slots = carried_over(processes), []
+
+    def note(network: EdgeNetwork) -> Allocation:
+        slots.append(empty_slot(network))
+        return best_known_policy(network)
+
+    upper = slot_costs(run_episode(network, caching, note), preferences).sum(dim=0).double()
+    dropped_s = min(one.dropped_s for one in processes.values() if isinstance(one, Device | Queues))
+    return carried_bound(slots, queues, preferences, dropped_s, upper) / len(slots)
 
 
 class _BoundNote:

@@ -121,7 +121,7 @@ YARDSTICK = "latency_optimal+best_known"
 """The least latency known: black, and dashed where it is a line."""
 
 PHYSICISTS = (
-    *("best_known", "hindsight", "genetic"),
+    *("best_known", "hindsight", "clairvoyant", "genetic"),
     *("local_only", "shortest_queue", "two_choices", "drift_plus_penalty"),
 )
 """Offloading policies that go by the equations of latency, besides those with square-root shares in their names."""

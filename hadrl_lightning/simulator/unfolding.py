@@ -158,14 +158,23 @@ class Unfolding:
 
     def foreseen(self) -> Slot:
         """The coming slot as it will be when it is served, for references that know the future."""
+        return self.coming(1)[0]
+
+    def coming(self, slots: int) -> list[Slot]:
+        """So many coming slots (1 at least) as they will be when they are served."""
         memory, generators = dict(self.memory), [self.generator, *self._streams.values()]
         states = [generator.get_state() for generator in generators]
-        now = self.slot
-        self.serve()
-        slot, self.slot, self.memory = self.slot, now, memory
+        now = self.slot, self.changed
+        found = []
+        for index in range(slots):
+            if index:
+                self.advance()
+            self.serve()
+            found.append(self.slot)
+        self.memory, (self.slot, self.changed) = memory, now
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
-        return slot
+        return found
 
     def slot_of(self, rows: slice) -> Slot:
         """What is the case in some of all networks."""

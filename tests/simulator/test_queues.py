@@ -1,6 +1,7 @@
 """Tasks that arrive by chance, work that carries over, and users without a task wherever tasks are counted."""
 
 import csv
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,28 @@ from torch import Tensor
 
 from hadrl_lightning.agents import SetWorldModel, SetWorldModelSettings
 from hadrl_lightning.agents.adapting import Adaptation, Lived, _latencies
-from hadrl_lightning.baselines import OFFLOADING_POLICIES, lower_bound
+from hadrl_lightning.baselines import (
+    OFFLOADING_POLICIES,
+    ClairvoyantPolicy,
+    EmptySlot,
+    carried_bound,
+    carried_over,
+    coming_fading,
+    empty_slot,
+    hindsight_policy,
+    lower_bound,
+    offloading_problem,
+    relaxed_assignment,
+    square_root_shares,
+)
+from hadrl_lightning.baselines.problem import summed_latency
 from hadrl_lightning.benchmark.slot_actor import SlotActor, SlotCritic, SlotNumbers
 from hadrl_lightning.callbacks.predictions import write_decisions
 from hadrl_lightning.callbacks.references import References
+from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.data.transitions import OffloadingTransitions
+from hadrl_lightning.errors import HadrlError
+from hadrl_lightning.judge.references import bounds
 from hadrl_lightning.judge.scores import Scoreboard
 from hadrl_lightning.planning.rounds import plan_by_sums
 from hadrl_lightning.play import (
@@ -566,3 +584,181 @@ def test_settings_that_make_no_sense_are_refused_in_one_line(chosen: dict[str, A
     with pytest.raises(ValueError, match=problem) as caught:
         network_of(world(**chosen))
     assert "\n" not in str(caught.value)
+
+
+# References over many slots -------------------------------------------------------------------------------------------
+
+
+def short_of_compute(users: int, tasks_per_slot: float, compute_hz: float) -> Scenario:
+    """Episodes of three slots in one frame, with a server and, where nothing is cached, a way to the cloud."""
+    sizes = {"num_servers": 2, "num_users": users, "slots_per_decision": 3, "decisions_per_episode": 1}
+    queues = {"load": None, "tasks_per_slot": tasks_per_slot, "buffer_s": 1000.0}
+    return world(**queues, sizes={**sizes, "compute_hz": compute_hz})
+
+
+def first_alone(network: EdgeNetwork) -> Tensor:
+    """The first server holds everything, others nothing."""
+    cache = full(network)
+    cache[:, 1:] = False
+    return cache
+
+
+def cost_of(network: EdgeNetwork, offloading: Any) -> float:
+    """Latency of an episode, summed over users and slots."""
+    return float(run_episode(network, first_alone, offloading).latency.sum())
+
+
+def least_of_all(scenario: Scenario, seed: int) -> float:
+    """The same of the best of all targets, with square-root shares for the fading to come."""
+    network = network_of(scenario, 1, seed)
+    network.reset()
+    start = network.state_dict()
+
+    def best(slot: int) -> float:
+        if network.episode_over:
+            return 0.0
+        before, found = network.state_dict(), []
+        fading, table = coming_fading(network), network.present
+        seen = (scenario, network.cache, network.requests, network.positions, fading)
+        problem = offloading_problem(*seen, table=table)
+        for choice in itertools.product(range(scenario.num_servers), repeat=scenario.num_users):
+            served = network.step(square_root_shares(problem, torch.tensor([choice]), network.dtype))
+            found.append(float(served.latency.sum()) + best(slot + 1))
+            network.load_state_dict(before)
+        return min(found)
+
+    network.load_state_dict(start)
+    network.begin_frame(first_alone(network))
+    return best(0)
+
+
+@pytest.mark.unchecked
+def test_a_clairvoyant_plan_is_near_the_best_of_all_and_below_what_looks_at_one_slot() -> None:
+    scenario = short_of_compute(2, 1.0, 1e9)
+    found: dict[str, list[float]] = {"clairvoyant": [], "hindsight": [], "best": []}
+    for seed in (1, 3, 5):
+        for name in ("clairvoyant", "hindsight"):
+            policy = OFFLOADING_POLICIES[name](scenario, torch.Generator())
+            network = network_of(scenario, 1, seed)
+            found[name].append(cost_of(network, policy))
+        network = network_of(scenario, 1, seed)
+        found["best"].append(least_of_all(scenario, seed))
+    for plan, slot, best in zip(*found.values(), strict=True):
+        assert best * (1 - 1e-5) <= plan <= slot * (1 + 1e-5)
+    total = {name: sum(costs) for name, costs in found.items()}
+    assert total["clairvoyant"] <= 1.01 * total["best"]
+    assert total["hindsight"] >= 1.02 * total["best"]
+
+
+def test_looking_at_slots_to_come_changes_nothing_and_shows_what_will_come() -> None:
+    network = network_of(world(arrivals="bursts", further={"slow_servers": {}}), 2)
+    network.begin_frame(full(network))
+    coming = network.unfolding.coming(3)
+    for slot in coming:
+        changed = network.changed.clone()
+        assert torch.equal(network.unfolding.coming(2)[0].fading, slot.fading)
+        assert torch.equal(network.changed, changed)
+        assert torch.equal(network.requests, slot.requests)
+        for name in ("tasks", "server_speed"):
+            assert torch.equal(network.unfolding.slot.more[name], slot.more[name])
+        network.step(home_equal(network))
+
+
+@pytest.mark.unchecked
+def test_a_clairvoyant_policy_plans_anew_in_every_episode_and_for_other_caches() -> None:
+    scenario = world(sizes={"num_users": 4, "slots_per_decision": 2, "decisions_per_episode": 2})
+
+    def caching(network: EdgeNetwork) -> Tensor:
+        cache = full(network)
+        cache[:, network.decision % 3] = False
+        return cache
+
+    kept, network = ClairvoyantPolicy(window=3, plans=2), network_of(scenario, 2, 5)
+    again = network_of(scenario, 2, 5)
+    for _ in range(2):
+        played = run_episode(network, caching, kept)
+        anew = run_episode(again, caching, ClairvoyantPolicy(window=3, plans=2))
+        assert torch.equal(played.latency, anew.latency)
+    assert bool(played.hit.any())
+
+
+def test_a_clairvoyant_policy_looks_at_one_slot_where_nothing_carries_over() -> None:
+    scenario = Scenario.from_config("es2.yaml")
+    network = network_of(scenario, 2)
+    network.begin_frame(full(network))
+    for one, other in zip(ClairvoyantPolicy()(network), hindsight_policy(network), strict=True):
+        assert torch.equal(one, other)
+
+
+def empty_slots(scenario: Scenario, num_envs: int, seed: int) -> list[EmptySlot]:
+    slots: list[EmptySlot] = []
+
+    def note(network: EdgeNetwork) -> Allocation:
+        slots.append(empty_slot(network))
+        return home_equal(network)
+
+    run_episode(network_of(scenario, num_envs, seed), first_alone, note)
+    return slots
+
+
+def least_by_hand(slots: list[EmptySlot], queues: Queues, row: int) -> float:
+    """The least cost over all targets of all slots, in plain numbers: nothing is dropped."""
+    users, servers = slots[0].brought.shape[1:]
+    choices = list(itertools.product(range(servers), repeat=users))
+
+    def best(slot: int, left: list[float]) -> float:
+        if slot == len(slots):
+            return 0.0
+        now, found = slots[slot], []
+        hz, brought = now.compute_hz[row].tolist(), now.brought[row].tolist()
+        alone = summed_latency(now.problem.rows([row] * len(choices)), torch.tensor(choices)).tolist()
+        for choice, cost in zip(choices, alone, strict=True):
+            after = list(left)
+            for user, server in enumerate(choice):
+                cost += left[server] / hz[server] * (brought[user][server] > 0)
+                after[server] += brought[user][server]
+            after = [max(work - queues.slot_s * speed, 0.0) for work, speed in zip(after, hz, strict=True)]
+            found.append(cost + best(slot + 1, after))
+        return min(found)
+
+    return best(0, [0.0] * servers)
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(("cases", "near"), [(4, 0.95), (1, 0.9)])  # of empty and full queues, or the chord
+def test_no_decisions_get_below_the_bound_of_an_episode(
+    cases: int, near: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hadrl_lightning.baselines.carried.MOST_CASES", cases)
+    scenario = short_of_compute(3, 2.0, 2e9)
+    slots, queues = empty_slots(scenario, 4, 0), Queues(**scenario.processes["queues"])
+    best = torch.tensor([least_by_hand(slots, queues, row) for row in range(4)], dtype=torch.float64)
+    alone = torch.stack([relaxed_assignment(one.problem).bound for one in slots]).sum(dim=0)
+    bound = carried_bound(slots, queues, scenario.preferences, 10_000.0, best)
+    assert bool((bound <= best * (1 + 1e-9)).all())
+    assert bool((bound >= near * best).all())
+    assert bool((alone < 0.75 * best).all())  # each slot by itself, with empty queues
+
+
+@pytest.mark.unchecked
+def test_the_lower_bound_of_a_benchmark_is_of_episodes_where_something_carries_over() -> None:
+    batteries = {"battery_j": 5.0, "empty_j": 1.0}
+    for further in ({}, {"device": {}}, {"device": batteries, "slow_servers": {}}):
+        sizes = {"num_users": 6, "slots_per_decision": 4, "decisions_per_episode": 2}
+        scenario = world(load=1.2, sizes=sizes, further=further)
+        stream = EpisodeStream(scenario, "strict", 2, 2, 0, Use.TEST_NETWORKS)
+        found = torch.tensor(bounds(stream, full))
+        network = stream.networks(0)
+        played = run_episode(network, full, ClairvoyantPolicy(window=10, plans=3))
+        assert bool((found <= episode_scores(played).latency.double()).all())
+        assert bool((found > 0.3 * episode_scores(played).latency.double()).all())
+
+
+def test_the_lower_bound_says_that_it_knows_nothing_of_what_ones_own_process_carries_over() -> None:
+    class Own(SlowServers):
+        carries_work = True
+
+    with pytest.raises(
+        HadrlError, match=r"^processes must be queues or device for lower-bound, got own, which"
+    ):
+        carried_over({"queues": Queues(), "own": Own()})
