@@ -27,9 +27,9 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import GaussianProposal
 from hadrl_lightning.simulator import OffloadingView, Use, make_generator
 from tests.helpers import torchrun
-from tests.helpers.ranks import MEMBERS, SCENARIO, build, plan, random_rows, train
+from tests.helpers.ranks import MEMBERS, SCENARIO, build, plan, played_rows, random_rows, train
 
-KINDS = ("flat", "set")
+KINDS = ("flat", "set", "queues")
 
 
 def launch(ranks: int, folder: Path, kinds: str, max_epochs: int, name: str, resume_from: str = "") -> None:
@@ -65,7 +65,7 @@ def assert_same_learning(one: dict[str, Any], other: dict[str, Any], tolerance: 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both kinds trained for two epochs on given data: by one process (`one`) and by two ranks (`two`)."""
+    """All kinds trained for two epochs on given data: by one process (`one`) and by two ranks (`two`)."""
     folder = tmp_path_factory.mktemp("runs")
     launch(2, folder, ",".join(KINDS), 2, "two")
     for kind in KINDS:
@@ -83,7 +83,7 @@ def test_two_ranks_learn_the_weights_and_adam_moments_of_one_process(runs: Path,
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_are_logged_as_of_all_members(runs: Path, kind: str) -> None:
     one, two = (record(runs, kind, name)["losses"] for name in ("one", "two"))
-    assert len(one) >= 6
+    assert len(one) >= 4
     assert two == pytest.approx(one, rel=1e-5)
     assert record(runs, kind, "two", rank=1)["losses"] == two
 
@@ -108,12 +108,17 @@ def test_ranks_plan_what_the_whole_ensemble_plans(runs: Path, kind: str) -> None
         spread = record(runs, kind, "two", rank)["plan"]
         for name, value in whole.items():
             torch.testing.assert_close(spread[name], value, rtol=1e-6, atol=1e-6)
+    if kind == "queues":  # what work costs later says something
+        module.world_model.carried = None
+        assert (plan(module)["action"] - whole["action"]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_plan_for_some_networks_is_their_part_of_the_plan_for_all(kind: str) -> None:
     module, _ = build(kind)
     view = random_rows(OffloadingView.none(SCENARIO), 5, make_generator(2, Use.PLAY))
+    if module.scenario.processes:
+        view = played_rows(module.scenario).view[-5:]
     model, planner = module.world_model, module.planner
     whole = planner.plan(model, view, make_generator(3, Use.PLAY))
     draw = make_generator(3, Use.PLAY)
