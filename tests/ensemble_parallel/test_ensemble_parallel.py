@@ -27,7 +27,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import GaussianProposal
 from hadrl_lightning.simulator import OffloadingView, Use, make_generator
 from tests.helpers import torchrun
-from tests.helpers.ranks import MEMBERS, SCENARIO, build, plan, played_rows, random_rows, train
+from tests.helpers.ranks import MEMBERS, SCENARIO, belief, build, plan, played_rows, random_rows, train
 
 KINDS = ("flat", "set", "queues")
 
@@ -111,6 +111,18 @@ def test_ranks_plan_what_the_whole_ensemble_plans(runs: Path, kind: str) -> None
     if kind == "queues":  # what work costs later says something
         module.world_model.carried = None
         assert (plan(module)["action"] - whole["action"]).abs().max() > 0.1
+
+
+@pytest.mark.whole
+def test_ranks_that_learn_while_deployed_believe_what_the_whole_ensemble_believes(runs: Path) -> None:
+    module = build("queues")[0].double()
+    module.load_state_dict(checkpoint(runs, "queues", "two")["state_dict"])
+    whole = belief(module)
+    assert whole["log_factor"].abs().max() > 0.1
+    for rank in (0, 1):
+        for name, value in whole.items():
+            found = record(runs, "queues", "two", rank)["belief"][name]
+            torch.testing.assert_close(found, value, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)

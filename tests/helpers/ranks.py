@@ -23,6 +23,7 @@ from hadrl_lightning.agents import (
     SetWorldModelSettings,
     WorldModelSettings,
 )
+from hadrl_lightning.agents.adapting import Adaptation, Lived
 from hadrl_lightning.callbacks import FiniteNumbers
 from hadrl_lightning.data import OffloadingTransitions, ReplayBuffer, TransitionDataModule
 from hadrl_lightning.distributed import member_parameters, of_each_rank
@@ -36,6 +37,7 @@ from hadrl_lightning.simulator import (
     EdgeNetwork,
     OffloadingView,
     Use,
+    decode_offloading,
     fields_of,
     fill_caches,
     make_generator,
@@ -184,7 +186,25 @@ class Record(Callback):
             "plan": plan(module),
             "losses": losses,
         }
+        if module.scenario.processes:
+            record["belief"] = belief(module)
         torch.save(record, f"{self.save_to}.rank{trainer.global_rank}")
+
+
+def belief(module: HADRL) -> dict[str, torch.Tensor]:
+    """What is believed of the servers of five networks after two slots in which one is slow; plans that go by it."""
+    draw, model = make_generator(5, Use.PLAY), module.world_model
+    adaptation = Adaptation(model, "all")  # type: ignore[arg-type]
+    rows = played_rows(module.scenario).to(dtype=module.dtype)
+    for slot in (rows[-10:-5], rows[-5:]):
+        allocation = decode_offloading(module.scenario, slot.action)
+        slower = torch.where(allocation.server == 0, 4 * slot.latency, slot.latency)
+        measured = torch.where(slot.view.asking, slower, torch.nan)
+        adaptation.learn(Lived(slot.view, allocation, measured))
+    seen = adaptation.seen(rows[-5:].view)
+    action = module.plan(seen, module.planner, draw).action
+    adaptation.forget()
+    return {"log_factor": seen.log_factor, "action": action}
 
 
 def plan(module: HADRL) -> dict[str, torch.Tensor]:

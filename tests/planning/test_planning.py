@@ -661,7 +661,7 @@ import torch
 from hadrl_lightning.planning import rounds
 from tests.helpers.ranks import build, played_rows
 
-rounds.ROUNDS = 3
+rounds.ROUNDS = 2
 agent, _ = build("queues")
 model, rows = agent.world_model, played_rows(agent.scenario)
 model.observe(rows)
