@@ -289,7 +289,7 @@ class SlotModel(Level):
             return parts
         return summed(parts.square()).sqrt() if name.endswith("_error") else summed(parts)
 
-    def mean_over_members(self, own: Float[Tensor, "m *numbers"]) -> Float[Tensor, "*numbers"]:
+    def mean_over_members(self, own: Float[Tensor, "m ..."]) -> Float[Tensor, "..."]:
         """Mean over all members of what those held here say, without a gradient; every rank has to call it."""
         if self.held.is_whole:
             return own.detach().mean(dim=0)

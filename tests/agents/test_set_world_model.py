@@ -41,7 +41,7 @@ from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading, fields_of, fill_caches
 from hadrl_lightning.simulator.rows import concatenated
 from tests.helpers import assert_same, published_planner
-from tests.helpers.ranks import WORK_WAITS, played_rows, train
+from tests.helpers.ranks import SCENARIOS, played_rows, train
 
 SMALL = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, num_resources=2)
 NO_LAW = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, encoder="deep_sets")
@@ -531,17 +531,19 @@ def test_by_default_plans_look_past_the_slot_where_tasks_can_go_elsewhere() -> N
 
 
 @pytest.mark.unchecked
+@pytest.mark.parametrize("kind", ["queues", pytest.param("outcomes", marks=pytest.mark.whole)])
 def test_an_agent_that_knows_what_work_costs_later_decides_and_trains_on_from_its_checkpoint(
-    tmp_path: Path,
+    tmp_path: Path, kind: str
 ) -> None:
+    """Where energy counts, and, of the kind `outcomes`, missed deadlines and drops too."""
+    view, kind = played_rows(SCENARIOS[kind]).view, f"{kind}-collecting"
     whole, part, resumed = (tmp_path / f"{name}.ckpt" for name in ("whole", "part", "resumed"))
-    module = train("queues-collecting", 2, whole)
-    train("queues-collecting", 1, part)
-    train("queues-collecting", 2, resumed, part)
+    module = train(kind, 2, whole)
+    train(kind, 1, part)
+    train(kind, 2, resumed, part)
     found, again = (torch.load(path, weights_only=True) for path in (whole, resumed))
     for name in ("state_dict", "optimizer_states", "TransitionDataModule"):
         assert_same(found[name], again[name], name)
-    view = played_rows(WORK_WAITS).view[-7:]
     stored = HADRL.from_checkpoint(whole)
     decided = stored.decide(view)
     assert_same(decided, module.decide(view))

@@ -156,6 +156,15 @@ def test_a_module_without_an_ensemble_is_refused_by_its_name() -> None:
         require_members(DDPG(3, 2), 1)
 
 
+def test_preferences_that_ranks_do_not_plan_by_are_refused_before_anything_is_collected() -> None:
+    module, _ = build("outcomes")
+    assert require_members(module, 1) == Share.whole(MEMBERS)
+    with pytest.raises(
+        HadrlError, match=r"preferences\.missed and preferences\.dropped must be 0 under trainer"
+    ):
+        require_members(module, 2)
+
+
 def test_the_strategy_has_a_name_and_a_timeout_of_half_an_hour() -> None:
     trainer = Trainer(strategy="ensemble_parallel", devices=2, accelerator="cpu", logger=False)
     assert isinstance(trainer.strategy, EnsembleParallelStrategy)

@@ -51,6 +51,9 @@ WORK_WAITS = replace(
     SCENARIO, processes={"queues": BURSTS, "device": {}}, preferences=Preferences(energy_j=2.0)
 )
 """Of the kind `queues`: work carries over, tasks can go elsewhere than to servers, users are idle, energy counts."""
+ALL_COUNTS = replace(WORK_WAITS, preferences=Preferences(energy_j=2.0, missed=2.0, dropped=3.0))
+"""The same where missed deadlines and drops count too."""
+SCENARIOS = {"flat": SCENARIO, "set": SCENARIO, "queues": WORK_WAITS, "outcomes": ALL_COUNTS}
 MEMBERS = 5
 
 
@@ -64,9 +67,9 @@ class Agent(HADRL):
 def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
     """An agent of one kind and its data: five members, five networks, batches that 2, 3 and 4 do not divide.
 
-    Kinds: `flat` and `set` levels, and `queues`, the default agent where work carries over.
+    Kinds: `flat` and `set` levels; the default agent where work carries over, `queues`, and, for one rank, `outcomes`.
     """
-    scenario = WORK_WAITS if kind == "queues" else SCENARIO
+    scenario, default = SCENARIOS[kind], SCENARIOS[kind] is not SCENARIO
     set_planner = PlannerSettings(
         plan_horizon=1,
         n_candidates=16,
@@ -82,11 +85,11 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
         max_rows=128,
     )
     flat_planner = published_planner(plan_horizon=3, n_candidates=16, top_candidates=4, optimisation_iters=2)
-    planners = {"flat": flat_planner, "set": set_planner, "queues": PlannerSettings(planning_members=3)}
+    planners = {"flat": flat_planner, "set": set_planner}
     module = Agent(
         scenario,
-        fast_level="set" if kind == "queues" else kind,
-        slow_level="lookahead" if kind == "queues" else kind,
+        fast_level="set" if default else kind,
+        slow_level="lookahead" if default else kind,
         world_model=WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16, grad_clip_norm=1.0),
         set_world_model=SetWorldModelSettings(ensemble_size=MEMBERS, hidden_size=8, grad_clip_norm=1.0),
         ddpg=DDPGSettings(hidden_sizes=(16,)),
@@ -98,10 +101,10 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
             explore_proposals=8,
             actor_rows=5,
         ),
-        planner=planners[kind],
+        planner=planners.get(kind, PlannerSettings(planning_members=3)),
         reset_world_model=kind == "flat",
     )
-    if kind == "queues":
+    if default:
         nn.init.constant_(module.world_model.carried.price.bias, 5.0)  # dear at once: plans go by it
     data = TransitionDataModule(
         scenario,
