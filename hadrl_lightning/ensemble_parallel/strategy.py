@@ -60,6 +60,9 @@ class EnsembleParallelStrategy(ActingAsOne, DDPStrategy):
         """Give up the members of other ranks, before optimizers are made, and tell the agent's parts of their ranks."""
         module = self._module()
         spread_members(module)
+        # Where nothing is trained, DDP gives all ranks the parameters of rank 0, but for those that are named so.
+        names: Any = [name for name, _ in member_parameters(module)]
+        module._ddp_params_and_buffers_to_ignore = names
         super().setup(trainer)
         if this_rank().ranks > 1:
             own = {id(parameter) for _, parameter in member_parameters(module)}
