@@ -148,9 +148,11 @@ class Adaptation:
     def _measured(self, lived: Lived) -> Measured:
         """What the model, without any belief, says of the slot, and what was measured."""
         users, action = self._served(lived, lived.view)
-        part = users.parts(action).mean(dim=0) * self.model.unit_s(action)
+        mean = self.model.mean_over_members
+        part = mean(users.parts(action)) * self.model.unit_s(action)
         prediction = users.predict(action, latency_alone=True)
-        spread = prediction.log_var.exp().mean(dim=0) + prediction.mean.var(dim=0, correction=0)
+        off = prediction.mean - mean(prediction.mean)
+        spread = mean(prediction.log_var.exp() + off.square())
         latency = lived.latency.clamp(min=MIN_LATENCY_S).log()
         asking = lived.view.asking
         if asking is not None:

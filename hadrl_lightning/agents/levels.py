@@ -289,6 +289,12 @@ class SlotModel(Level):
             return parts
         return summed(parts.square()).sqrt() if name.endswith("_error") else summed(parts)
 
+    def mean_over_members(self, own: Float[Tensor, "m ..."]) -> Float[Tensor, "..."]:
+        """Mean over all members of what those held here say, without a gradient; every rank has to call it."""
+        if self.held.is_whole:
+            return own.detach().mean(dim=0)
+        return summed(own.sum(dim=0)) / self.held.total
+
     @property
     def grad_clip_norm(self) -> float:
         """Norm that the gradient of all parameters together is clipped to."""

@@ -245,9 +245,8 @@ class SetWorldModel(SetPredictions):
         if self.settings.change_weight > 0:
             change = self._change_loss(batch[:, ::CHANGE_ROWS])
         with torch.no_grad():
-            off = (mean - batch.log_latency).square()
-            off = off if batch.asks is None else off[batch.asks.expand_as(off)]
-            error = (self.held.fraction * off.mean()).sqrt()
+            off = over_members((mean - batch.log_latency).square(), None, batch.asks)
+            error = (off / self.held.total).sqrt()
         total = latency + self.settings.change_weight * change
         return SetWorldModelLoss(total, latency.detach(), change.detach(), error)
 

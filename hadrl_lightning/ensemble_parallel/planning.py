@@ -20,7 +20,6 @@ from hadrl_lightning.distributed.collectives import (
     whole_rows,
 )
 from hadrl_lightning.distributed.members import members_held
-from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning.carried import CarriedWork, CarryingModel
 from hadrl_lightning.planning.cem import CEMPlanner
 from hadrl_lightning.planning.free_energy import FreeEnergy
@@ -54,11 +53,6 @@ class DistributedEnsemble:
     """
 
     def __init__(self, model: PlanningModel, held: Share) -> None:
-        if not held.is_whole and getattr(model, "weighs_beyond_sums", False):
-            raise HadrlError(
-                "preferences.missed and preferences.dropped must be 0 under strategy ensemble_parallel, whose plans "
-                "go by sums alone: another strategy plans by them"
-            )
         self.model = model
         self.held = held
         self.shares = [Share.fair(held.total, rank, this_rank().ranks) for rank in range(this_rank().ranks)]

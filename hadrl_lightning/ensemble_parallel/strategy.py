@@ -42,7 +42,7 @@ class EnsembleParallelStrategy(ActingAsOne, DDPStrategy):
 
     Raises:
         ValueError: a timeout that is not above 0.
-        HadrlError: more ranks than members, or a module without an ensemble.
+        HadrlError: more ranks than members, a module without an ensemble, or one whose plans weigh what ranks can't.
     """
 
     strategy_name = NAME
@@ -60,6 +60,9 @@ class EnsembleParallelStrategy(ActingAsOne, DDPStrategy):
         """Give up the members of other ranks, before optimizers are made, and tell the agent's parts of their ranks."""
         module = self._module()
         spread_members(module)
+        # Where nothing is trained, DDP gives all ranks the parameters of rank 0, but for those that are named so.
+        names: Any = [name for name, _ in member_parameters(module)]
+        module._ddp_params_and_buffers_to_ignore = names
         super().setup(trainer)
         if this_rank().ranks > 1:
             own = {id(parameter) for _, parameter in member_parameters(module)}
@@ -166,7 +169,7 @@ def require_members(module: nn.Module, ranks: int) -> Share:
     """The members that a module holds.
 
     Raises:
-        HadrlError: more ranks than members, or a module without an ensemble.
+        HadrlError: more ranks than members, a module without an ensemble, or one whose plans weigh what ranks can't.
     """
     held = members_held(module)
     if held is None:
@@ -178,6 +181,11 @@ def require_members(module: nn.Module, ranks: int) -> Share:
             f"trainer.devices x trainer.num_nodes must be at most the members of the ensemble ({held.total}) for "
             f"trainer.strategy {NAME}, got {ranks}"
         )
+    if ranks > 1 and any(getattr(part, "weighs_beyond_sums", False) for part in module.modules()):
+        raise HadrlError(
+            f"preferences.missed and preferences.dropped must be 0 under trainer.strategy {NAME}, whose plans go by "
+            "sums alone: another strategy plans by them"
+        )
     return held
 
 
@@ -188,7 +196,7 @@ def spread_members(module: nn.Module) -> None:
     see alike, and plans with the members of all ranks.
 
     Raises:
-        HadrlError: more ranks than members, a module without an ensemble, or one spread over other ranks.
+        HadrlError: what `require_members` refuses, or a module that is spread over other ranks.
     """
     own = this_rank()
     held = require_members(module, own.ranks)

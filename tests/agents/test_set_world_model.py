@@ -40,7 +40,8 @@ from hadrl_lightning.play import Frame, decided, offloading_agent, offloading_re
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork, OffloadingView, decode_offloading, fields_of, fill_caches
 from hadrl_lightning.simulator.rows import concatenated
-from tests.helpers import published_planner
+from tests.helpers import assert_same, published_planner
+from tests.helpers.ranks import SCENARIOS, played_rows, train
 
 SMALL = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, num_resources=2)
 NO_LAW = SetWorldModelSettings(ensemble_size=3, hidden_size=8, weight_size=6, encoder="deep_sets")
@@ -527,6 +528,27 @@ def test_by_default_plans_look_past_the_slot_where_tasks_can_go_elsewhere() -> N
     assert alone.carried is None
     assert past.carried is not None
     assert past.carried.discount == 0.95
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize("kind", ["queues", pytest.param("outcomes", marks=pytest.mark.whole)])
+def test_an_agent_that_knows_what_work_costs_later_decides_and_trains_on_from_its_checkpoint(
+    tmp_path: Path, kind: str
+) -> None:
+    """Where energy counts, and, of the kind `outcomes`, missed deadlines and drops too."""
+    view, kind = played_rows(SCENARIOS[kind]).view, f"{kind}-collecting"
+    whole, part, resumed = (tmp_path / f"{name}.ckpt" for name in ("whole", "part", "resumed"))
+    module = train(kind, 2, whole)
+    train(kind, 1, part)
+    train(kind, 2, resumed, part)
+    found, again = (torch.load(path, weights_only=True) for path in (whole, resumed))
+    for name in ("state_dict", "optimizer_states", "TransitionDataModule"):
+        assert_same(found[name], again[name], name)
+    stored = HADRL.from_checkpoint(whole)
+    decided = stored.decide(view)
+    assert_same(decided, module.decide(view))
+    stored.world_model.carried = None
+    assert not torch.equal(stored.decide(view).server, decided.server)
 
 
 def test_transitions_of_other_sizes_are_refused() -> None:

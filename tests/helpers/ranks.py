@@ -7,13 +7,14 @@ python tests/helpers/ranks.py explore                                           
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import distributed
+from torch import distributed, nn
 
 from hadrl_lightning.agents import (
     HADRL,
@@ -22,18 +23,37 @@ from hadrl_lightning.agents import (
     SetWorldModelSettings,
     WorldModelSettings,
 )
+from hadrl_lightning.agents.adapting import Adaptation, Lived
 from hadrl_lightning.callbacks import FiniteNumbers
-from hadrl_lightning.data import ReplayBuffer, TransitionDataModule
+from hadrl_lightning.data import OffloadingTransitions, ReplayBuffer, TransitionDataModule
 from hadrl_lightning.distributed import member_parameters, of_each_rank
 from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy
 from hadrl_lightning.planning import PlannerSettings
+from hadrl_lightning.play import Frame, decided, offloading_agent, offloading_reward
 from hadrl_lightning.process import quiet_trainer
-from hadrl_lightning.scenario import Scenario
-from hadrl_lightning.simulator import CachingView, OffloadingView, Use, fields_of, make_generator
-from hadrl_lightning.simulator.rows import AnyRows
+from hadrl_lightning.scenario import Preferences, Scenario
+from hadrl_lightning.simulator import (
+    CachingView,
+    EdgeNetwork,
+    OffloadingView,
+    Use,
+    decode_offloading,
+    fields_of,
+    fill_caches,
+    make_generator,
+)
+from hadrl_lightning.simulator.rows import AnyRows, concatenated
 from tests.helpers import published_collection, published_planner
 
 SCENARIO = Scenario(num_users=6, decisions_per_episode=3)
+BURSTS: dict[str, Any] = {"arrivals": "bursts", "load": 3.0, "on_slots": 2.0, "off_slots": 2.0}
+WORK_WAITS = replace(
+    SCENARIO, processes={"queues": BURSTS, "device": {}}, preferences=Preferences(energy_j=2.0)
+)
+"""Of the kind `queues`: work carries over, tasks can go elsewhere than to servers, users are idle, energy counts."""
+ALL_COUNTS = replace(WORK_WAITS, preferences=Preferences(energy_j=2.0, missed=2.0, dropped=3.0))
+"""The same where missed deadlines and drops count too."""
+SCENARIOS = {"flat": SCENARIO, "set": SCENARIO, "queues": WORK_WAITS, "outcomes": ALL_COUNTS}
 MEMBERS = 5
 
 
@@ -45,7 +65,11 @@ class Agent(HADRL):
 
 
 def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
-    """An agent of one kind and its data: five members, five networks, batches that 2, 3 and 4 do not divide."""
+    """An agent of one kind and its data: five members, five networks, batches that 2, 3 and 4 do not divide.
+
+    Kinds: `flat` and `set` levels; the default agent where work carries over, `queues`, and, for one rank, `outcomes`.
+    """
+    scenario, default = SCENARIOS[kind], SCENARIOS[kind] is not SCENARIO
     set_planner = PlannerSettings(
         plan_horizon=1,
         n_candidates=16,
@@ -61,10 +85,11 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
         max_rows=128,
     )
     flat_planner = published_planner(plan_horizon=3, n_candidates=16, top_candidates=4, optimisation_iters=2)
+    planners = {"flat": flat_planner, "set": set_planner}
     module = Agent(
-        SCENARIO,
-        fast_level=kind,  # type: ignore[arg-type]
-        slow_level=kind,  # type: ignore[arg-type]
+        scenario,
+        fast_level="set" if default else kind,
+        slow_level="lookahead" if default else kind,
         world_model=WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16, grad_clip_norm=1.0),
         set_world_model=SetWorldModelSettings(ensemble_size=MEMBERS, hidden_size=8, grad_clip_norm=1.0),
         ddpg=DDPGSettings(hidden_sizes=(16,)),
@@ -76,11 +101,13 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
             explore_proposals=8,
             actor_rows=5,
         ),
-        planner=set_planner if kind == "set" else flat_planner,
+        planner=planners.get(kind, PlannerSettings(planning_members=3)),
         reset_world_model=kind == "flat",
     )
+    if default:
+        nn.init.constant_(module.world_model.carried.price.bias, 5.0)  # dear at once: plans go by it
     data = TransitionDataModule(
-        SCENARIO,
+        scenario,
         num_envs=5,
         passes_per_epoch=2,
         batch_size=8,
@@ -92,12 +119,30 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
 
 
 def given_data(data: TransitionDataModule, module: HADRL) -> None:
-    """Fills both replay buffers with the same random transitions on whatever rank, in double precision."""
+    """Fills both replay buffers with the same transitions on whatever rank, in double precision."""
     draw = make_generator(11, Use.TRAINING_BATCHES)
-    offloading = random_rows(data.offloading_buffer.like, 60, draw)
+    like, scenario = data.offloading_buffer.like, module.scenario
+    offloading = (
+        played_rows(scenario).to(dtype=like.dtype) if scenario.processes else random_rows(like, 60, draw)
+    )
     data.offloading_buffer.add(offloading)
     data.caching_buffer.add(random_rows(data.caching_buffer.like, 20, draw))
     module.world_model.observe(offloading)
+
+
+def played_rows(scenario: Scenario) -> OffloadingTransitions:
+    """75 slots of random decisions: what views show of worlds with processes hangs together."""
+    draw = make_generator(12, Use.TRAINING_NETWORKS)
+    network = EdgeNetwork(scenario, num_envs=5, generator=draw)
+    size = scenario.offloading_action_size
+    policy = offloading_agent(lambda view: 2 * torch.rand(len(view), size, generator=draw) - 1)
+    rows = []
+    for _ in range(scenario.decisions_per_episode):
+        caches = fill_caches(scenario, torch.rand(network.cache.shape, generator=draw))
+        for slot in Frame(network, decided(caches)).slots(policy):
+            reward = offloading_reward(slot.service.latency)
+            rows.append(OffloadingTransitions.of(slot, reward, scenario.preferences))
+    return concatenated(rows)
 
 
 def random_rows(like: AnyRows, count: int, draw: torch.Generator) -> AnyRows:
@@ -144,14 +189,35 @@ class Record(Callback):
             "plan": plan(module),
             "losses": losses,
         }
+        if module.scenario.processes:
+            record["belief"] = belief(module)
         torch.save(record, f"{self.save_to}.rank{trainer.global_rank}")
+
+
+def belief(module: HADRL) -> dict[str, torch.Tensor]:
+    """What is believed of the servers of five networks after two slots in which one is slow; plans that go by it."""
+    draw, model = make_generator(5, Use.PLAY), module.world_model
+    adaptation = Adaptation(model, "all")  # type: ignore[arg-type]
+    rows = played_rows(module.scenario).to(dtype=module.dtype)
+    for slot in (rows[-10:-5], rows[-5:]):
+        allocation = decode_offloading(module.scenario, slot.action)
+        slower = torch.where(allocation.server == 0, 4 * slot.latency, slot.latency)
+        measured = torch.where(slot.view.asking, slower, torch.nan)
+        adaptation.learn(Lived(slot.view, allocation, measured))
+    seen = adaptation.seen(rows[-5:].view)
+    action = module.plan(seen, module.planner, draw).action
+    adaptation.forget()
+    return {"log_factor": seen.log_factor, "action": action}
 
 
 def plan(module: HADRL) -> dict[str, torch.Tensor]:
     """Action and free energy for seven networks."""
     draw = make_generator(5, Use.PLAY)
-    like = OffloadingView.none(SCENARIO).to(dtype=module.dtype)
-    result = module.plan(random_rows(like, 7, draw), module.planner, draw)
+    if module.scenario.processes:
+        view = played_rows(module.scenario).view[-7:].to(dtype=module.dtype)
+    else:
+        view = random_rows(OffloadingView.none(SCENARIO).to(dtype=module.dtype), 7, draw)
+    result = module.plan(view, module.planner, draw)
     energy = result.free_energy.total
     return {"action": result.action, "free_energy": energy, "after": torch.rand(3, generator=draw)}
 
@@ -170,7 +236,10 @@ def train(
             ReplayBuffer(100, buffer.like.to(dtype=torch.float64))
             for buffer in (data.offloading_buffer, data.caching_buffer)
         )
-    acting = published_collection(seed_decisions=1, decisions_per_epoch=1) if collects else GivenData()
+    collecting: dict[str, Any] = {"seed_decisions": 1, "decisions_per_epoch": 1}
+    if module.scenario.processes:
+        collecting["caching_reward"] = "hits_and_latency"
+    acting = published_collection(**collecting) if collects else GivenData()
     trainer = quiet_trainer(
         accelerator="cpu",
         max_epochs=max_epochs,
