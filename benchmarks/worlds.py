@@ -183,7 +183,7 @@ def _hops(axes: Any) -> None:
 # What HADRL reaches beside others -------------------------------------------------------------------------------------
 
 OWN = "hadrl"
-LEARNERS = (OWN, "ppo")
+LEARNERS = (OWN, "ppo", "sac")
 HEURISTICS = tuple(
     f"{caching}+{offloading}"
     for caching, offloading in (
@@ -197,6 +197,10 @@ HEURISTICS = tuple(
 """They decide by what views show: none of them knows popularity to come, true speeds or links."""
 TRUTH = "latency_optimal+best_known"
 """Knows the popularity, true speeds and links, and decides each slot for itself."""
+AHEAD = "latency_optimal+clairvoyant"
+"""Knows all slots to come."""
+BOUND = "lower-bound"
+REFERENCES = (TRUTH, AHEAD, BOUND)
 
 
 def bench(worlds: list[str], policies: list[str], seeds: list[int], workers: int, output: Path) -> None:
@@ -218,10 +222,9 @@ def bench(worlds: list[str], policies: list[str], seeds: list[int], workers: int
 def page(worlds: list[str], output: Path) -> None:
     """Print a row for each world of what is in its folder: who is ahead, and how far from who knows the truth."""
     rows = [one for world in worlds if (one := _row(world, output / world / "summary.csv"))]
-    print(
-        "| overlays | HADRL | knows the truth | HADRL ÷ truth | best heuristic | best learner | trainings | ahead |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    titles = ("overlays", "HADRL", "best heuristic", *LEARNERS[1:], "knows the truth", "HADRL ÷ truth")
+    titles += ("clairvoyant", "lower bound", "trainings", "ahead")
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     print("\n".join(rows))
 
 
@@ -231,29 +234,34 @@ def _row(world: str, summary: Path) -> str:
     with summary.open() as file:
         scores = [one for one in csv.DictReader(file) if one["metric"] == "latency_s" and one["mean"]]
     ends = {one["policy"]: (float(one["mean"]), float(one["low"]), float(one["high"])) for one in scores}
-    label = {one["policy"]: one["label"] for one in scores}
     trainings = {one["policy"]: one["trainings"] for one in scores}
     if not {OWN, TRUTH} <= ends.keys():
         return ""
-    own, truth = ends.pop(OWN), ends.pop(TRUTH)
-    learners = {name: end for name, end in ends.items() if int(trainings[name])}
-    heuristics = {name: end for name, end in ends.items() if name not in learners}
-    cells = [world.replace("+", ", ") if world != WORLDS[-1] else "all seven", _end(own), _end(truth)]
-    cells.append(f"{own[0] / truth[0]:.3f}")
-    for group in (heuristics, learners):
-        name = min(group, key=lambda one: group[one][0], default="")
-        cells.append(f"{_end(group[name])} ({label[name]}{_few(trainings[name])})" if name else "–")
-    cells.append(trainings[OWN])
-    cells.append("yes" if all(own[2] < low for _, low, _ in ends.values()) else "no")
+    own, known = ends[OWN], {name: end for name, end in ends.items() if name in REFERENCES}
+    rivals = {name: end for name, end in ends.items() if name != OWN and name not in REFERENCES}
+    heuristics = {name: end for name, end in rivals.items() if not int(trainings[name])}
+    best = min(heuristics, key=lambda one: heuristics[one][0], default="")
+    cells = [world.replace("+", ", ") if world != WORLDS[-1] else "all seven", _end(own)]
+    cells.append(f"{_end(heuristics.get(best))} {best}".strip())
+    cells += [_end(rivals.get(name)) + _fewer(trainings, name) for name in LEARNERS[1:]]
+    cells += [_end(known[TRUTH]), f"{own[0] / known[TRUTH][0]:.3f}"]
+    cells += [*(_end(known.get(name)) for name in (AHEAD, BOUND)), trainings[OWN]]
+    cells.append("yes" if all(own[2] < low for _, low, _ in rivals.values()) else "no")
     return f"| {' | '.join(cells)} |"
 
 
-def _few(trainings: str) -> str:
-    """Says of a learner that it was trained but once."""
-    return ", one training" if trainings == "1" else ""
+def _fewer(trainings: dict[str, str], name: str) -> str:
+    """Says of a learner that it was trained less often than HADRL."""
+    return (
+        f" ({trainings[name]} of {trainings[OWN]})"
+        if trainings.get(name, trainings[OWN]) != trainings[OWN]
+        else ""
+    )
 
 
-def _end(end: tuple[float, float, float]) -> str:
+def _end(end: tuple[float, float, float] | None) -> str:
+    if end is None:
+        return "–"
     mean, low, high = end
     return f"{mean:.2f} ± {(high - low) / 2:.2f}"
 
@@ -302,7 +310,7 @@ def main() -> None:
         one.add_argument("--worlds", nargs="+", default=list(WORLDS))
         one.add_argument("--output", type=Path, default=Path("worlds"))
         if name == "bench":
-            one.add_argument("--policies", nargs="+", default=[*LEARNERS, *HEURISTICS, TRUTH])
+            one.add_argument("--policies", nargs="+", default=[*LEARNERS, *HEURISTICS, *REFERENCES])
             one.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
             one.add_argument("--workers", type=int, default=2)
     one = commands.add_parser("cost")
