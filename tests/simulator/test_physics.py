@@ -413,7 +413,7 @@ def test_serve_refuses_what_makes_no_sense(place, value, message):
         (3, torch.ones(1, 30, dtype=torch.bool), "fading must be of type float, got torch.bool"),
     ],
 )
-@pytest.mark.usefixtures("as_installed")
+@pytest.mark.unchecked
 def test_serve_refuses_other_number_formats(place, value, message):
     test_serve_refuses_what_makes_no_sense(place, value, message)
 

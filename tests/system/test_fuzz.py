@@ -32,7 +32,7 @@ from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork, decode_caching, decode_offloading, serve
 
 BOTH = ("strict", "published")
-pytestmark = pytest.mark.usefixtures("as_installed")
+pytestmark = pytest.mark.unchecked
 IDS = ("hadrl/ServiceCaching-v0", "hadrl/ComputationOffloading-v0", "hadrl/EdgeNetwork-v0")
 
 # What is drawn -------------------------------------------------------------------------------------------------------
