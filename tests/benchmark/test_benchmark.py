@@ -45,8 +45,11 @@ from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.play import run_episode
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork
+from tests.helpers import each_settings_once
 
-pytestmark = pytest.mark.unchecked
+pytestmark = [pytest.mark.usefixtures("each_settings_once"), pytest.mark.unchecked]
+
+__all__ = ["each_settings_once"]
 
 TINY = {
     "trainer": {"max_epochs": 2, "check_val_every_n_epoch": 1},
@@ -68,11 +71,6 @@ TINY = {
     "model": {"planner": {"n_candidates": 8, "top_candidates": 2, "optimisation_iters": 1}},
 }
 BUDGET = 2 * 2 * (4 + 4)  # networks * slots of a decision * decisions
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def plan_of(*policies: str, **settings: object) -> Plan:

@@ -52,9 +52,11 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.plots import draw
 from hadrl_lightning.scenario import GIB, Scenario
-from tests.helpers import by_seed, trials
+from tests.helpers import by_seed, each_settings_once, trials
 
-pytestmark = pytest.mark.unchecked
+pytestmark = [pytest.mark.usefixtures("each_settings_once"), pytest.mark.unchecked]
+
+__all__ = ["each_settings_once"]
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -377,10 +377,11 @@ def test_no_more_of_lightning_that_is_private_is_used_and_what_is_used_is_there(
             continue
         tree = ast.parse(text)
         own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        own |= _assigned(tree)
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
                 of_self = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
-                if not of_self or node.attr not in own | _assigned(tree):
+                if not of_self or node.attr not in own:
                     used.add(node.attr)
             elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lightning"):
                 used |= {alias.name for alias in node.names if alias.name.startswith("_")}
