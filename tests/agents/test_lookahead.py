@@ -305,12 +305,12 @@ def mixed(count: int = 6) -> CachingView:
 
 
 def test_a_decision_depends_on_no_other_row_and_the_same_seed_decides_the_same() -> None:
-    caching, view = agent(num_starts=3), mixed()
+    caching, view = agent(num_starts=2, num_finalists=3), mixed()
     for rehearsed in (False, True):
         together = cache_of(view, caching.act(view))
         assert torch.equal(together, cache_of(view, caching.act(view)))
         assert torch.equal(together[0], cache_of(view[0], caching.act(view[0])))
-        for rows in ([3], [5, 0, 2, 2], [4, 1]):
+        for rows in ([3], [5, 0, 2, 2]):
             assert torch.equal(cache_of(view[rows], caching.act(view[rows])), together[rows])
         used = (together * view.storage_bits[:, None]).sum(dim=2)
         assert (used <= view.free_cache_bits).all()

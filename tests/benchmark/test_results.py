@@ -298,6 +298,7 @@ def test_worker_processes_know_policies_of_ones_own(own: Path) -> None:
 
 def test_quick_keeps_its_own_files_beneath_those_of_the_user(in_empty_folder: Path) -> None:
     words = ["benchmark", "--quick", "--config", "tight.yaml", "--policies", "none+all_cloud", "--no_figures"]
+    words += ["--data.scenario.num_users=4"]
     assert main([*words, "--seeds", "0", "--output", "out"]) == 0
     (record, *_) = Archive(Path("out")).records()
     assert record.scenario == "es2-tight-quick"

@@ -414,12 +414,14 @@ def _assigned(tree: ast.AST) -> set[str]:
 
 QUICK = ["--config", "es2.yaml", "--config", "quick.yaml"]
 SMALL = [
+    "--data.scenario.num_users=10",
     "--data.scenario.decisions_per_episode=3",
     "--data.num_envs=2",
     "--data.passes_per_epoch=2",
     "--data.samples_per_pass=64",
     "--data.validation_episodes=1",
     "--data.test_episodes=1",
+    *("--model.lookahead.num_starts=1", "--model.lookahead.num_finalists=2"),
     "--planning.seed_decisions=3",
     "--planning.decisions_per_epoch=3",
     "--trainer.check_val_every_n_epoch=1",
@@ -605,7 +607,7 @@ def test_predict_writes_a_row_for_every_user_and_slot(
     assert f"Outputs: {', '.join(f'{folder}/{name}' for name in written)}\n" in capsys.readouterr().out
     with (folder / "decisions.csv").open(newline="") as file:
         decisions = list(csv.DictReader(file))
-    assert len(decisions) == 2 * 15 * 30
+    assert len(decisions) == 2 * 15 * 10
     assert {row["server"] for row in decisions} <= {"0", "1"}
     shares: dict[tuple[str, str, str], float] = {}
     for row in decisions:

@@ -507,14 +507,14 @@ LOOKAHEAD_CHANGES: dict[str, Any] = {
 
 def caching_transitions() -> CachingTransitions:
     draw = generator(2)
-    network = EdgeNetwork(SCENARIO, num_envs=8, generator=draw)
-    action = 2 * torch.rand(8, SCENARIO.caching_action_size, generator=draw) - 1
+    network = EdgeNetwork(SCENARIO, num_envs=4, generator=draw)
+    action = 2 * torch.rand(4, SCENARIO.caching_action_size, generator=draw) - 1
     cache = fill_caches(SCENARIO, action.view(network.cache.shape))
     before = network.caching_view()
     network.begin_frame(cache)
     while not network.frame_over:
-        network.step(decode_offloading(SCENARIO, torch.zeros(8, SCENARIO.offloading_action_size)))
-    return CachingTransitions(before, action, torch.rand(8, generator=draw), network.caching_view(), cache)
+        network.step(decode_offloading(SCENARIO, torch.zeros(4, SCENARIO.offloading_action_size)))
+    return CachingTransitions(before, action, torch.rand(4, generator=draw), network.caching_view(), cache)
 
 
 CACHING = caching_transitions()
@@ -556,7 +556,9 @@ class Rugged(SetWorldModel):
 
 
 def looking(**changes: Any) -> LookaheadCaching:
-    agent = LookaheadCaching(SCENARIO, LookaheadSettings(**{"random_decisions": 1, **changes}))
+    agent = LookaheadCaching(
+        SCENARIO, LookaheadSettings(**{"random_decisions": 1, "num_starts": 2, "num_finalists": 2, **changes})
+    )
     agent.look_through(Rugged(SetWorldModelSettings(ensemble_size=2, hidden_size=4, weight_size=4)))
     return agent
 
