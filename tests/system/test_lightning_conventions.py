@@ -487,17 +487,20 @@ def test_a_run_stopped_after_any_epoch_and_resumed_equals_the_uninterrupted_one(
     assert metrics(0) == metrics(version)
 
 
-LESS = ["--trainer.max_epochs=2", "--model.lookahead.num_starts=1", "--model.lookahead.num_finalists=2"]
-"""Fewer epochs than quick.yaml, and searches of fewer caches than usual."""
+LESS = [
+    *("--trainer.max_epochs=2", "--planning.seed_decisions=6", "--planning.decisions_per_epoch=4"),
+    *("--model.lookahead.num_starts=1", "--model.lookahead.num_finalists=2"),
+]
+"""Fewer epochs and decisions than quick.yaml, and searches of fewer caches than usual."""
 
 
 @pytest.mark.filterwarnings("ignore:weights. none")
 @pytest.mark.parametrize(
     ("slow_level", "num_decisions", "num_tests", "less"),
     [
-        ("lookahead", 3, 2, LESS),
+        ("lookahead", 2, 2, LESS),
         pytest.param("lookahead", 5, 4, [], marks=pytest.mark.slow),
-        ("set", 5, 2, []),
+        ("set", 3, 2, []),
     ],
 )
 def test_fit_learns(
