@@ -3,10 +3,8 @@
 import functools
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 from docstring_parser.attrdoc import AttributeDocstrings
@@ -30,12 +28,6 @@ AttributeDocstrings.get_attr_docs = lambda self, component: docstrings_of(compon
 os.environ.pop("COLUMNS", None)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Check types at run time, but in tests of whole commands: there it takes most of the time."""
-    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("unchecked") is not None)
-
-
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The folder of the repository."""
@@ -48,12 +40,3 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["hadrl"])
     return tmp_path
-
-
-@pytest.fixture
-def as_installed() -> Iterator[None]:
-    """Run the test without the type checker, which would refuse some arguments before the package does."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", before)

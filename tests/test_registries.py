@@ -957,7 +957,7 @@ def test_an_agent_plays_networks_in_double_precision_and_none_at_all(untrained: 
     assert [list(part.shape) for part in nothing] == [[0, 3]] * 3
 
 
-@pytest.mark.usefixtures("as_installed")
+@pytest.mark.unchecked
 def test_an_agent_says_what_it_cannot_act_on(untrained: HADRL) -> None:
     known = {name: value.tolist() for name, value in EdgeNetwork(THREE).offloading_view().tensors()}
     text = "cycles must be an array of real numbers, got "
@@ -1014,7 +1014,7 @@ def test_a_checkpoint_of_an_earlier_state_lacks_something_by_its_name() -> None:
 # Scenario and data ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("as_installed")
+@pytest.mark.unchecked
 def test_a_scenario_of_nobody_may_say_where_nobody_is_and_needs_a_mapping() -> None:
     assert Scenario(num_users=0, user_positions_m=()).cells == ()
     text = "scenario must be a mapping of its fields, got None"
@@ -1062,7 +1062,7 @@ def test_an_environment_asks_for_a_reset_first_and_for_real_numbers(name: str) -
     )
 
 
-@pytest.mark.usefixtures("as_installed")
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("name", "setting", "given"),
     [("ServiceCaching", "offloading_policy", None), ("ComputationOffloading", "caching_policy", "lru")],

@@ -305,12 +305,12 @@ def mixed(count: int = 6) -> CachingView:
 
 
 def test_a_decision_depends_on_no_other_row_and_the_same_seed_decides_the_same() -> None:
-    caching, view = agent(num_starts=3), mixed()
+    caching, view = agent(num_starts=2, num_finalists=3), mixed()
     for rehearsed in (False, True):
         together = cache_of(view, caching.act(view))
         assert torch.equal(together, cache_of(view, caching.act(view)))
         assert torch.equal(together[0], cache_of(view[0], caching.act(view[0])))
-        for rows in ([3], [5, 0, 2, 2], [4, 1]):
+        for rows in ([3], [5, 0, 2, 2]):
             assert torch.equal(cache_of(view[rows], caching.act(view[rows])), together[rows])
         used = (together * view.storage_bits[:, None]).sum(dim=2)
         assert (used <= view.free_cache_bits).all()
@@ -588,7 +588,8 @@ def test_a_setting_out_of_range_is_refused_by_name(name: str, value: Any) -> Non
         LookaheadSettings(**{name: value})
 
 
-def test_a_decision_needs_a_view_and_a_model(as_installed: None) -> None:
+@pytest.mark.unchecked
+def test_a_decision_needs_a_view_and_a_model() -> None:
     view = views(SMALL, 1)
     with pytest.raises(RuntimeError, match="look_through must be called before a decision"):
         LookaheadCaching(SMALL).act(view)
@@ -730,6 +731,7 @@ def test_a_number_that_no_network_shows_places_no_service(
         AGENT.place(spoilt(CACHING_VIEW, name, place, value))
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -739,9 +741,7 @@ def test_a_number_that_no_network_shows_places_no_service(
         ({"cycles": VIEW.cycles[:1]}, r"cycles must have shape \[2, user\], got \[1, 30\]"),
     ],
 )
-def test_fields_that_do_not_fit_together_are_refused(
-    as_installed: None, changes: dict[str, Tensor], message: str
-) -> None:
+def test_fields_that_do_not_fit_together_are_refused(changes: dict[str, Tensor], message: str) -> None:
     with pytest.raises(HadrlError, match=f"^offloading observation: {message}$"):
         AGENT.decide(replace(VIEW, **changes))
     with pytest.raises(HadrlError, match=r"requests must have shape \[networks, user\], got \[30\]"):
@@ -876,6 +876,7 @@ def test_a_view_of_lists_or_arrays_is_that_of_the_network() -> None:
             torch.testing.assert_close(value, expected)
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -888,16 +889,15 @@ def test_a_view_of_lists_or_arrays_is_that_of_the_network() -> None:
         ({"speed": [1.0]}, "^speed must be one of cache, free_cache_bits, .*cycles"),
     ],
 )
-def test_what_is_no_view_is_refused_by_the_name_of_the_field(
-    as_installed: None, changes: dict[str, Any], message: str
-) -> None:
+def test_what_is_no_view_is_refused_by_the_name_of_the_field(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         OffloadingView.of(**{**lists_of(VIEW), **changes})
     with pytest.raises(ValueError, match=r"^cycles must be given$"):
         OffloadingView.of(**{name: value for name, value in lists_of(VIEW).items() if name != "cycles"})
 
 
-def test_what_is_no_view_of_the_level_and_no_seed_is_refused_in_a_line(as_installed: None) -> None:
+@pytest.mark.unchecked
+def test_what_is_no_view_of_the_level_and_no_seed_is_refused_in_a_line() -> None:
     no_server = {one.name: [] for one in fields_of(OffloadingView) if one.axes} | {"cache": torch.ones(0, 10)}
     of_services = {one.name: [] for one in fields_of(CachingView) if one.axes == ("service",)}
     of_servers = {one.name: [1, 1] for one in fields_of(CachingView) if one.axes == ("server",)}

@@ -221,9 +221,8 @@ def test_a_batch_for_all_members_counts_as_the_same_batch_for_each(size: int) ->
         torch.testing.assert_close(shared, each)
 
 
-def test_a_weight_counts_for_the_ensemble_as_so_many_copies_and_for_the_reward_not_at_all(
-    as_installed: None,
-) -> None:
+@pytest.mark.unchecked
+def test_a_weight_counts_for_the_ensemble_as_so_many_copies_and_for_the_reward_not_at_all() -> None:
     model, batch = world_model(), transitions(4)
     weight = torch.tensor([2.0, 0.0, 1.0, 1.0])
     copies = batch[torch.tensor([0, 0, 2, 3])]
@@ -246,7 +245,8 @@ def test_a_weight_counts_for_the_ensemble_as_so_many_copies_and_for_the_reward_n
         model.loss(replace(by_member, weight=only[:2]))
 
 
-def test_batches_of_wrong_shape_are_refused(as_installed: None) -> None:
+@pytest.mark.unchecked
+def test_batches_of_wrong_shape_are_refused() -> None:
     model = world_model()
     batch = transitions(5)
     for wrong in (transitions(MEMBERS + 1, 5), transitions(), transitions(MEMBERS, 2, 5)):

@@ -45,8 +45,11 @@ from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.play import run_episode
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import EdgeNetwork
+from tests.helpers import each_settings_once
 
-pytestmark = pytest.mark.unchecked
+pytestmark = [pytest.mark.usefixtures("each_settings_once"), pytest.mark.unchecked]
+
+__all__ = ["each_settings_once"]
 
 TINY = {
     "trainer": {"max_epochs": 2, "check_val_every_n_epoch": 1},
@@ -65,14 +68,12 @@ TINY = {
         "test_episodes": 3,
     },
     "planning": {"seed_decisions": 4, "decisions_per_epoch": 4},
-    "model": {"planner": {"n_candidates": 8, "top_candidates": 2, "optimisation_iters": 1}},
+    "model": {
+        "planner": {"n_candidates": 8, "top_candidates": 2, "optimisation_iters": 1},
+        "lookahead": {"num_starts": 1, "num_finalists": 1},
+    },
 }
 BUDGET = 2 * 2 * (4 + 4)  # networks * slots of a decision * decisions
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def plan_of(*policies: str, **settings: object) -> Plan:
@@ -283,8 +284,8 @@ def test_every_policy_plays_the_test_episodes(policy: str) -> None:
 @pytest.mark.parametrize("policy", ["random+random", "flat-ddpg"])
 def test_a_cell_gives_the_same_scores_whenever_it_is_computed(policy: str) -> None:
     first, second = cells_of(plan_of(policy), policy)
-    assert compute(first).episodes == compute(first).episodes
-    assert compute(first).episodes != compute(second).episodes
+    found = compute(first).episodes
+    assert compute(first).episodes == found != compute(second).episodes
 
 
 def test_all_policies_meet_the_same_requests_positions_and_fading() -> None:

@@ -52,9 +52,11 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.plots import draw
 from hadrl_lightning.scenario import GIB, Scenario
-from tests.helpers import by_seed, trials
+from tests.helpers import by_seed, each_settings_once, trials
 
-pytestmark = pytest.mark.unchecked
+pytestmark = [pytest.mark.usefixtures("each_settings_once"), pytest.mark.unchecked]
+
+__all__ = ["each_settings_once"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -296,6 +298,7 @@ def test_worker_processes_know_policies_of_ones_own(own: Path) -> None:
 
 def test_quick_keeps_its_own_files_beneath_those_of_the_user(in_empty_folder: Path) -> None:
     words = ["benchmark", "--quick", "--config", "tight.yaml", "--policies", "none+all_cloud", "--no_figures"]
+    words += ["--data.scenario.num_users=4"]
     assert main([*words, "--seeds", "0", "--output", "out"]) == 0
     (record, *_) = Archive(Path("out")).records()
     assert record.scenario == "es2-tight-quick"

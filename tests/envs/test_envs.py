@@ -548,7 +548,7 @@ def test_a_mapping_of_fields_is_a_scenario(env_id):
         ([3], r"scenario must be a Scenario, a mapping of its fields or the name of a config, got [3]"),
     ],
 )
-@pytest.mark.usefixtures("as_installed")
+@pytest.mark.unchecked
 def test_a_wrong_mapping_gets_the_line_that_a_config_gets(scenario, message):
     with pytest.raises(ValueError) as refusal:
         gymnasium.make(IDS[1], scenario=scenario)
@@ -580,7 +580,7 @@ def test_stable_baselines_ppo_trains():
 
 
 @each
-@pytest.mark.usefixtures("as_installed")
+@pytest.mark.unchecked
 @pytest.mark.parametrize("action", [{}, None, "left", [1e300], object(), [[1], [1, 2]], 1j])
 def test_an_action_that_is_no_array_of_numbers_is_refused_in_one_line(env_id, action):
     env = gymnasium.make(env_id).unwrapped

@@ -1,5 +1,7 @@
 """What several tests use: published settings made smaller, scripts on several ranks, workers that die, sameness."""
 
+import copy
+import json
 import os
 import signal
 import subprocess
@@ -7,9 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
-from hadrl_lightning.benchmark import Cell, CellResult, compute
+from hadrl_lightning.benchmark import Cell, CellResult, compute, plan
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.config_files import load_config
 from hadrl_lightning.planning import PlannerSettings
@@ -61,6 +64,22 @@ def by_seed(folder: Path, cell: Cell) -> CellResult:
 def trials(folder: Path) -> dict[str, int]:
     """How often each cell was tried."""
     return {file.name: len(file.read_text().splitlines()) for file in folder.iterdir()}
+
+
+read_in_full, known = plan._checked, dict[str, Any]()
+
+
+@pytest.fixture
+def each_settings_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads what plans of benchmarks have for settings once in all tests: that takes a second, and a cell a tenth."""
+
+    def checked(settings: dict[str, Any]) -> dict[str, Any]:
+        text = json.dumps(settings, sort_keys=True)
+        if text not in known:
+            known[text] = read_in_full(settings)
+        return copy.deepcopy(known[text])
+
+    monkeypatch.setattr(plan, "_checked", checked)
 
 
 def assert_same(first: object, second: object, where: str = "") -> None:

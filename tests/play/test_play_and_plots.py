@@ -515,15 +515,15 @@ def test_a_benchmark_has_bars_and_convergence_as_pdf_and_png(benchmark: Path) ->
 def test_tasks_and_changes_are_drawn_where_there_are_any(benchmark: Path) -> None:
     head = {"policy": "hadrl", **HEAD, "seeds": 1}
     write(benchmark / "tasks.csv", [{**head, "part": part, "latency_s": 1 + part} for part in (0, 0.5, 1)])
-    names = {file.stem for file in draw(benchmark)}
-    assert names == {"bars-es2", "cdf-es2", "convergence-es2", "ablations-es2"}
     slots = [
         {**head, "of": "latency", "metric": metric, "slot": slot, "mean": mean}
         for metric in ("own_ratio", "level_ratio")
         for slot, mean in ((-1, 1.0), (0, 9.0), (1, "nan"))
     ]
     write(benchmark / "changes.csv", slots)
-    assert {file.stem for file in draw(benchmark)} == {*names, "change-es2"}
+    (benchmark / "curves.csv").unlink()
+    write(benchmark / "summary.csv", [summary("ppo", "latency_s", 0.5)])
+    assert {file.stem for file in draw(benchmark)} == {"bars-es2", "cdf-es2", "change-es2"}
     with style() as plt:
         figure = _change(plt, [{name: str(value) for name, value in row.items()} for row in slots])
         assert {axes.get_ylabel() for axes in figure.axes} == {"Σ latency of a slot, ratio, logarithmic"}
@@ -533,6 +533,7 @@ def test_tasks_and_changes_are_drawn_where_there_are_any(benchmark: Path) -> Non
 @pytest.mark.unchecked
 def test_the_same_results_give_the_same_files(benchmark: Path) -> None:
     (benchmark / "curves.csv").unlink()
+    write(benchmark / "summary.csv", [summary("ppo", "latency_s", 0.5)])
     first = [file.read_bytes() for file in draw(benchmark, benchmark / "one")]
     assert first == [file.read_bytes() for file in draw(benchmark, benchmark / "two")]
 
@@ -545,7 +546,7 @@ def test_a_sweep_is_drawn_over_numbers_and_over_words(tmp_path: Path, key: str, 
     rows = [
         summary(policy, metric, 0.5, sweep_key=key, sweep_value=value)
         for policy in ("hadrl", "ppo")
-        for metric in ("hit_ratio", "latency_s")
+        for metric in ("latency_s",)
         for value in values
     ]
     write(tmp_path / "summary.csv", rows)

@@ -413,7 +413,7 @@ def test_serve_refuses_what_makes_no_sense(place, value, message):
         (3, torch.ones(1, 30, dtype=torch.bool), "fading must be of type float, got torch.bool"),
     ],
 )
-@pytest.mark.usefixtures("as_installed")
+@pytest.mark.unchecked
 def test_serve_refuses_other_number_formats(place, value, message):
     test_serve_refuses_what_makes_no_sense(place, value, message)
 
@@ -802,14 +802,12 @@ def test_published_episodes_equal_the_scalar_twin(monkeypatch, name, dtype):
         side.play_episode()  # a second one starts from nothing
 
 
-@pytest.mark.parametrize("cache_gib", [20, 100])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "cache_gib"), [*zip(NAMES, (20, 100, 20, 100))])
 def test_published_episodes_with_overfull_caches_equal_the_scalar_twin(monkeypatch, name, cache_gib):
     SideBySide(monkeypatch, name, "published", torch.float64, cache_gib, seed=5).play_episode()
 
 
-@pytest.mark.parametrize("cache_gib", [40, 200])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "cache_gib"), [*zip(NAMES, (40, 200, 40, 200)), (NAMES[0], 200)])
 def test_strict_episodes_equal_the_scalar_twin(monkeypatch, name, cache_gib):
     SideBySide(monkeypatch, name, "strict", torch.float64, cache_gib, seed=9).play_episode()
 

