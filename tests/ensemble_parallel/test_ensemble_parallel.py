@@ -21,7 +21,7 @@ from torch import distributed
 
 from hadrl_lightning.agents import DDPG
 from hadrl_lightning.cli.stopping import RankLost, naming_lost_ranks
-from hadrl_lightning.distributed import DataShare, Share
+from hadrl_lightning.distributed import DataShare, Share, member_parameters
 from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy, require_members
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import GaussianProposal
@@ -123,6 +123,24 @@ def test_ranks_that_learn_while_deployed_believe_what_the_whole_ensemble_believe
         for name, value in whole.items():
             found = record(runs, "queues", "two", rank)["belief"][name]
             torch.testing.assert_close(found, value, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.whole
+def test_ranks_that_judge_or_play_an_agent_in_memory_keep_their_members_and_plan_as_one_process(
+    tmp_path: Path,
+) -> None:
+    """Two ranks with two members each: as many, so that those of one rank would fit another."""
+    torchrun(2, "ranks.py", "play", str(tmp_path / "agent"))
+    module, _ = build("set", members=4)
+    whole, planned = dict(member_parameters(module)), plan(module)
+    for what in ("validate", "test", "predict"):
+        for rank, members in enumerate((slice(0, 2), slice(2, 4))):
+            found = torch.load(tmp_path / f"agent-{what}.rank{rank}", weights_only=True)
+            assert found["weights"].keys() == whole.keys()
+            for name, value in whole.items():
+                assert torch.equal(found["weights"][name], value[members]), f"{what}, rank {rank}: {name}"
+            for name, value in planned.items():
+                torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

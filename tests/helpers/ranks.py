@@ -1,6 +1,7 @@
 """Small trainings on one or several ranks, which are compared: shared by tests, and run by them on ranks.
 
 torchrun … tests/helpers/ranks.py train KIND MAX_EPOCHS SAVE_TO [RESUME_FROM]    by test_ensemble_parallel.py
+torchrun … tests/helpers/ranks.py play SAVE_TO                                   by test_ensemble_parallel.py
 torchrun … tests/helpers/ranks.py break STRATEGY                                 by test_callbacks.py
 python tests/helpers/ranks.py explore                                            by test_training.py
 """
@@ -64,8 +65,8 @@ class Agent(HADRL):
         return []
 
 
-def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
-    """An agent of one kind and its data: five members, five networks, batches that 2, 3 and 4 do not divide.
+def build(kind: str, members: int = MEMBERS) -> tuple[HADRL, TransitionDataModule]:
+    """An agent of one kind and its data: five networks, and members and batches that 2, 3 and 4 do not divide.
 
     Kinds: `flat` and `set` levels; the default agent where work carries over, `queues`, and, for one rank, `outcomes`.
     """
@@ -90,8 +91,8 @@ def build(kind: str) -> tuple[HADRL, TransitionDataModule]:
         scenario,
         fast_level="set" if default else kind,
         slow_level="lookahead" if default else kind,
-        world_model=WorldModelSettings(ensemble_size=MEMBERS, hidden_size=16, grad_clip_norm=1.0),
-        set_world_model=SetWorldModelSettings(ensemble_size=MEMBERS, hidden_size=8, grad_clip_norm=1.0),
+        world_model=WorldModelSettings(ensemble_size=members, hidden_size=16, grad_clip_norm=1.0),
+        set_world_model=SetWorldModelSettings(ensemble_size=members, hidden_size=8, grad_clip_norm=1.0),
         ddpg=DDPGSettings(hidden_sizes=(16,)),
         set_ddpg=SetDDPGSettings(
             discount=0.5,
@@ -343,6 +344,24 @@ def breaking(strategy: str) -> None:
         trainer.fit(module, datamodule=data)
 
 
+def playing(save_to: str) -> None:
+    """Judges and plays an agent of four members, in memory alone; each rank writes what it then holds and plans."""
+    world = int(os.environ["WORLD_SIZE"])
+    module, _ = build("set", members=4)
+    slot = replace(SCENARIO, decisions_per_episode=1, slots_per_decision=1)
+    data = TransitionDataModule(slot, validation_episodes=1, test_episodes=1, predict_episodes=1)
+    for what in ("validate", "test", "predict"):
+        trainer = quiet_trainer(
+            accelerator="cpu",
+            strategy=EnsembleParallelStrategy(),
+            devices=world,
+            limit_val_batches=1,
+        )
+        getattr(trainer, what)(module, datamodule=data)
+        own = {name: value.detach() for name, value in member_parameters(module)}
+        torch.save({"weights": own, **plan(module)}, f"{save_to}-{what}.rank{trainer.global_rank}")
+
+
 def training(kinds: str, max_epochs: str, save_to: str, resume_from: str | None = None) -> None:
     """Trains each of the kinds as a rank; KIND in the files stands for it."""
     world = int(os.environ["WORLD_SIZE"])
@@ -354,6 +373,6 @@ def training(kinds: str, max_epochs: str, save_to: str, resume_from: str | None 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     what, *words = sys.argv[1:]
-    {"train": training, "break": breaking, "explore": exploring}[what](*words)
+    {"train": training, "play": playing, "break": breaking, "explore": exploring}[what](*words)
     if what == "break":
         distributed.destroy_process_group()
