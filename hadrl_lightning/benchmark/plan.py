@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hadrl_lightning.agents import HADRL
+from hadrl_lightning.baselines import carried_over
 from hadrl_lightning.baselines.learners import LearnerSettings
 from hadrl_lightning.benchmark.cells import Cell
 from hadrl_lightning.benchmark.players import SEED, agent_contents, check_files, is_trained
@@ -40,6 +41,7 @@ from hadrl_lightning.network_files import played_files
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.scenario.preferences import USUAL
 from hadrl_lightning.simulator import check_seed
+from hadrl_lightning.simulator.processes import processes_of
 from hadrl_lightning.units import read_prefix
 
 _VALUE = re.compile(r"\[[^\]]*\]|[^,]+")
@@ -249,7 +251,12 @@ def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     Learners get the same budget of slots and are validated after the same slots on the same episodes. Of what is a
     user's own, such as a policy or a process, the text of its module counts too, and of files that are played when they
     were written.
+
+    Raises:
+        HadrlError: it is a bound of a world of which none is known.
     """
+    if policy == LOWER_BOUND:
+        carried_over(processes_of(Scenario.from_dict(base["data"]["scenario"])))
     contents = _contents(policy, base, plan)
     pair = None if policy in LEARNERS else pair_of(policy)
     parts = named(contents.get("config", {"data": base["data"]}))

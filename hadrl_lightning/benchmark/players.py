@@ -196,20 +196,23 @@ def pair_player(caching: str, offloading: str, scenario: Scenario, seed: int) ->
     Raises:
         HadrlError: a policy can't be made.
     """
+    return _own_player(*pair_policies(caching, offloading, scenario, seed), caching, offloading)
+
+
+def pair_policies(caching: str, offloading: str, scenario: Scenario, seed: int) -> Policies:
+    """The policies of these names; what a user's own decide is checked.
+
+    Raises:
+        HadrlError: a policy can't be made.
+    """
     slow_draws, fast_draws = draws_of(seed)
-    if caching in CACHING_POLICIES and offloading in OFFLOADING_POLICIES:
-        return player(
-            (
-                CACHING_POLICIES[caching](scenario, slow_draws),
-                OFFLOADING_POLICIES[offloading](scenario, fast_draws),
-            )
-        )
     with _named(caching):
         slow = _policy(caching_factory(caching)(scenario, slow_draws))
     with _named(offloading):
         fast = _policy(offloading_factory(offloading)(scenario, fast_draws))
-    return _own_player(
-        _checked_caching(caching, slow), _checked_offloading(offloading, fast), caching, offloading
+    return (
+        slow if caching in CACHING_POLICIES else _checked_caching(caching, slow),
+        fast if offloading in OFFLOADING_POLICIES else _checked_offloading(offloading, fast),
     )
 
 
@@ -223,7 +226,10 @@ def own_player(name: str, scenario: Scenario, seed: int) -> Player:
         made = pair_factory(name)(scenario, draws_of(seed)[0])
         parts = made if isinstance(made, tuple | list) else _attributes(made)
         if len(parts) != 2 or not all(map(callable, parts)):
-            raise HadrlError(f"must give a pair (caching, offloading) of policies, got {made!r:.100}")
+            raise HadrlError(
+                f"must give a pair (caching, offloading) of policies, called with (scenario, generator), "
+                f"got {made!r:.100}; an offloading policy alone is named CACHING+{name}"
+            )
         slow, fast = parts
     return _own_player(_checked_caching(name, slow), _checked_offloading(name, fast), name)
 
@@ -248,7 +254,7 @@ def _policy(made: Any) -> Any:
 
 def _checked_caching(name: str, policy: CachingPolicy) -> CachingPolicy:
     def decide(network: EdgeNetwork) -> torch.Tensor:
-        with _named(name):
+        with _named(name), _unchanged(network):
             cache: Any = policy(network)
             if not isinstance(cache, torch.Tensor):
                 raise HadrlError(f"cache must be a tensor, got {type(cache).__name__}")
@@ -262,7 +268,7 @@ def _checked_caching(name: str, policy: CachingPolicy) -> CachingPolicy:
 
 def _checked_offloading(name: str, policy: OffloadingPolicy) -> OffloadingPolicy:
     def decide(network: EdgeNetwork) -> Allocation:
-        with _named(name):
+        with _named(name), _unchanged(network):
             decision: Any = policy(network)
             parts = decision if isinstance(decision, Allocation) else ()
             if not parts or not all(isinstance(part, torch.Tensor) for part in parts):
@@ -272,6 +278,36 @@ def _checked_offloading(name: str, policy: OffloadingPolicy) -> OffloadingPolicy
         return decision
 
     return decide
+
+
+@contextmanager
+def _unchanged(network: EdgeNetwork) -> Iterator[None]:
+    """Refuse a policy that changes the networks it decides for: what it then reaches is not theirs.
+
+    Raises:
+        HadrlError: it did.
+    """
+    before = network.state_dict()
+    yield
+    after = network.state_dict()
+    if (before["slot"], before["decision"]) != (after["slot"], after["decision"]):
+        raise HadrlError("must not play the networks that it decides for")
+    for part in ("state", "processes"):
+        changed = _first_change(before[part], after[part])
+        if changed:
+            raise HadrlError(f"must not change the networks that it decides for, but {changed} is another")
+
+
+def _first_change(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """The name of the first tensor that is another one; nothing where none is."""
+    for name, value in before.items():
+        if isinstance(value, dict):
+            found = _first_change(value, after[name])
+            if found:
+                return found
+        elif not torch.equal(value, after[name]):
+            return name
+    return ""
 
 
 def _found(registry: Registry[Any], name: str) -> Any:

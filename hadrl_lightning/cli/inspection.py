@@ -26,7 +26,7 @@ from hadrl_lightning.errors import HadrlError, OutputError, require
 from hadrl_lightning.play import Frame, Policies, by_policy
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.scenario.ranges import RANGED
-from hadrl_lightning.simulator import EdgeNetwork, Use, check_seed, make_generator
+from hadrl_lightning.simulator import EdgeNetwork, Use, check_seed
 
 FORMATS = ("gif", "html", "mp4")
 HEURISTICS = "popularity+best_known"
@@ -274,22 +274,22 @@ def _network(options: argparse.Namespace, data: Any) -> EdgeNetwork:
 
 
 def _pair(name: str, network: EdgeNetwork) -> Policies:
-    """The heuristics of a name.
+    """The heuristics of a name, or a user's own.
 
     Raises:
         HadrlError: there are none.
     """
     from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
+    from hadrl_lightning.benchmark.players import is_caching, is_offloading, pair_policies
 
     caching, _, offloading = name.partition("+")
-    if caching not in CACHING_POLICIES or offloading not in OFFLOADING_POLICIES:
+    if not (is_caching(caching) and is_offloading(offloading)):
         raise HadrlError(
             f"policies must be CACHING+OFFLOADING of {{{', '.join(CACHING_POLICIES)}}} and "
-            f"{{{', '.join(OFFLOADING_POLICIES)}}}, got {name!r}; --ckpt_path names an agent"
+            f"{{{', '.join(OFFLOADING_POLICIES)}}}, or module.name of your own, got {name!r}; "
+            "--ckpt_path names an agent"
         )
-    draws = [make_generator(0, use) for use in (Use.BASELINE_CACHING, Use.BASELINE_OFFLOADING)]
-    scenario = network.declared
-    return CACHING_POLICIES[caching](scenario, draws[0]), OFFLOADING_POLICIES[offloading](scenario, draws[1])
+    return pair_policies(caching, offloading, network.declared, 0)
 
 
 def _agent(file: Path, contents: Any, network: EdgeNetwork) -> Policies:

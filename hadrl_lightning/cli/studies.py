@@ -300,7 +300,11 @@ class Progress:
             print(text + f"failed: {outcome.error}", flush=True)
             return
         hits = f"hits {result.scores['hit_ratio']:.3f}, " if "hit_ratio" in result.scores else ""
-        print(text + hits + f"latency {result.scores['latency']:.2f} s ({result.wall_s:.0f} s)", flush=True)
+        costs = "latency" not in result.scores  # a bound of what is weighed
+        reached = (
+            f"cost {result.scores['cost']:.2f}" if costs else f"latency {result.scores['latency']:.2f} s"
+        )
+        print(text + hits + f"{reached} ({result.wall_s:.0f} s)", flush=True)
 
     @property
     def remark(self) -> str:

@@ -444,6 +444,28 @@ def test_cells_that_were_computed_before_are_counted_in_one_line(capsys: pytest.
     assert progress.remark.startswith(" (2 cells were computed earlier by other versions")
 
 
+def test_the_line_of_a_bound_of_what_is_weighed_says_the_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    (cell,) = cells_of(plan_of("lower-bound"), "lower-bound")
+    Progress(1)(Outcome(cell, CellResult(scores={"cost": 2.0}, episodes={})))
+    assert capsys.readouterr().out.startswith("[1/1] lower-bound: cost 2.00 (")
+
+
+def test_a_lower_bound_of_what_ones_own_process_carries_is_refused_before_anything_is_computed(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("own_world.py").write_text(
+        "from hadrl_lightning.simulator.processes import SlowServers\n"
+        "class Backlog(SlowServers):\n    carries_work = True\n"
+    )
+    words = ["--policies", "none+home_equal", "lower-bound", "--output", "out"]
+    world = ["--data.scenario.processes", "{own_world.Backlog: {}}"]
+    assert main(["benchmark", *words, *world]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "processes must be queues or device for lower-bound, got own_world.Backlog, which carries" in line
+    assert not Path("out").exists()
+    sys.modules.pop("own_world", None)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -619,6 +641,9 @@ def not_a_number(scenario, generator):
     return lambda network: offloading(network)._replace(compute_share=torch.full(network.requests.shape, torch.nan))
 def plain_tuple(scenario, generator): return lambda network: tuple(offloading(network))
 def failing(scenario, generator): return lambda network: network.nothing
+def peeping(scenario, generator): return lambda network: network.cache.fill_(True) & False
+def asking(scenario, generator): return lambda network: (network.requests.zero_(), offloading(network))[1]
+def playing(scenario, generator): return lambda network: (network.step(offloading(network)), offloading(network))[1]
 def leaving(scenario, generator): raise SystemExit(4)
 def leaving_later(scenario, generator): return lambda network: sys.exit(4)
 """
@@ -680,8 +705,14 @@ def test_a_policy_that_is_not_there_is_told_before_anything_is_computed(
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        ("own_policies.one_policy", "must give a pair (caching, offloading) of policies, got <function"),
-        ("own_policies.no_policy", "must give a pair (caching, offloading) of policies, got None"),
+        (
+            "own_policies.one_policy",
+            "must give a pair (caching, offloading) of policies, called with (scenario, generator), got <function",
+        ),
+        (
+            "own_policies.no_policy",
+            "got None; an offloading policy alone is named CACHING+own_policies.no_policy",
+        ),
         ("none+own_policies.no_policy", "must give a policy, a function of the networks, got None"),
         ("own_policies.raising", "KeyError: 'not\\nhere'"),
         ("own_policies.list_caches+home_equal", "cache must be a tensor, got list"),
@@ -696,6 +727,15 @@ def test_a_policy_that_is_not_there_is_told_before_anything_is_computed(
         ("none+own_policies.not_a_number", "compute_share must be finite, got 12 values that are not"),
         ("none+own_policies.plain_tuple", "decision must be an Allocation of tensors, got (tensor("),
         ("none+own_policies.failing", "AttributeError: 'EdgeNetwork' object has no attribute 'nothing'"),
+        (
+            "own_policies.peeping+home_equal",
+            "must not change the networks that it decides for, but cache is another",
+        ),
+        (
+            "none+own_policies.asking",
+            "must not change the networks that it decides for, but requests is another",
+        ),
+        ("none+own_policies.playing", "must not play the networks that it decides for"),
         ("own_policies.leaving", "SystemExit: 4"),
         ("none+own_policies.leaving_later", "SystemExit: 4"),
     ],
