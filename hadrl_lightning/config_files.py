@@ -3,6 +3,7 @@
 import codecs
 import copy
 import difflib
+import functools
 import json
 import re
 from argparse import SUPPRESS
@@ -193,20 +194,27 @@ def merged(*settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def class_parser(cls: Callable[..., Any], group: str, elsewhere: Mapping[str, Collection[str]]) -> Any:
-    """A parser of jsonargparse for the arguments of a class.
+    """A parser of jsonargparse for the arguments of a class, the same one for the same arguments: don't change it.
 
     Args:
         cls: the class.
         group: name of the group of settings that they are.
         elsewhere: names of other groups, and the arguments that are there.
     """
+    return _class_parser(cls, group, tuple((other, tuple(names)) for other, names in elsewhere.items()))
+
+
+@functools.lru_cache(maxsize=8)  # each takes a while to build
+def _class_parser(
+    cls: Callable[..., Any], group: str, elsewhere: tuple[tuple[str, tuple[str, ...]], ...]
+) -> Any:
     from jsonargparse import ArgumentParser  # takes a while
 
     parser = ArgumentParser(exit_on_error=False)
-    moved = {name for names in elsewhere.values() for name in names}
+    moved = {name for _, names in elsewhere for name in names}
     parser.add_class_arguments(cls, group, fail_untyped=False, instantiate=False, skip=moved)
     stay = {action.dest.split(".")[1] for action in parser._actions if "." in action.dest}
-    for other, names in elsewhere.items():
+    for other, names in elsewhere:
         skip = stay | (moved - set(names))
         parser.add_class_arguments(cls, other, fail_untyped=False, instantiate=False, skip=skip)
     return parser

@@ -829,9 +829,8 @@ def test_a_warning_is_no_error() -> None:
 # --- help
 
 
-@pytest.fixture(scope="module")
-def parser() -> HadrlParser:
-    """The parser of `hadrl fit`."""
+def fit_parser(*words: str) -> HadrlParser:
+    """The parser of `hadrl fit` that a command line meets."""
     with pytest.MonkeyPatch.context() as patch:
         made: list[HadrlParser] = []
 
@@ -841,8 +840,34 @@ def parser() -> HadrlParser:
 
         patch.setattr(HadrlParser, "parse_args", parse_args)
         with pytest.raises(HadrlError, match="no more"):
-            app.run(["fit"])
+            app.run(["fit", *words])
     return made[0]._subcommands_action._name_parser_map["fit"]
+
+
+@pytest.fixture(scope="module")
+def parser() -> HadrlParser:
+    """The parser of `hadrl fit --help`."""
+    return fit_parser("--help")
+
+
+def test_what_a_command_changes_of_its_parser_no_later_one_sees() -> None:
+    first = fit_parser()
+    assert first.get_defaults()["data.seed"] == 0
+    first.get_defaults()["data.scenario"]["num_users"] = 7
+    first.set_defaults({"data.seed": 5})
+    first.callback_keys.clear()
+    assert first.get_defaults()["data.seed"] == 5
+    assert first.get_defaults()["data.scenario"]["num_users"] != 7
+    second = fit_parser()
+    assert second is not first
+    assert second.get_defaults()["data.seed"] == 0
+    assert "planning" in second.callback_keys
+
+
+def test_help_has_its_texts_where_an_earlier_command_needed_none() -> None:
+    fit_parser()
+    text = " ".join(fit_parser("--help").format_help().split())
+    assert "S, the number of edge servers (at least 1)." in text
 
 
 def test_help_opens_with_what_matters(parser: HadrlParser) -> None:

@@ -1,13 +1,15 @@
 """HadrlCLI: LightningCLI with shipped settings, one folder a run, and resuming in place."""
 
 import argparse
+import copy
 import dataclasses
 import inspect
 import os
 import sys
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,10 @@ KIND = (
 """Settings that say what kind of agent it is: the shipped one serves only where they are its own."""
 SHARED = ("scenario", "physics", "seed")
 """Settings of the data that the model takes over: the two can't contradict each other."""
+COMPLETION = "JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT"
+"""Variable of the environment with which a command line can ask for the script of a shell's completion."""
+KEPT = 4
+"""Parsers that a process keeps."""
 
 
 class HadrlCLI(LightningCLI):
@@ -95,7 +101,6 @@ class HadrlCLI(LightningCLI):
         args: Sequence[str] | None = None,
     ) -> None:
         """Parse and run."""
-        set_parsing_settings(docstring_parse_attribute_docstrings=True)
         quieten()
         self.command_line = list(sys.argv[1:] if args is None else args)
         self.callback_classes = callbacks or {}
@@ -115,7 +120,7 @@ class HadrlCLI(LightningCLI):
         self.results = ResultTable({})
         self.parsers: dict[str, LightningArgumentParser] = {}
         asked = [word for word in self.command_line[:1] if word in LightningCLI.subcommands()]
-        if asked and "JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT" not in os.environ:
+        if asked and COMPLETION not in os.environ:
             # the others only where they matter: each takes a while to build
             self.subcommands = lambda: {name: LightningCLI.subcommands()[name] for name in asked}  # type: ignore[method-assign]
         super().__init__(
@@ -133,6 +138,27 @@ class HadrlCLI(LightningCLI):
         )
 
     # --- parsing
+
+    def setup_parser(self, *args: Any, **kwargs: Any) -> None:
+        """Build the parsers; where those of an earlier command line are the same, take copies of them."""
+        texts = COMPLETION in os.environ or _asks_for_texts(self.command_line)
+        set_parsing_settings(docstring_parse_attribute_docstrings=texts)  # takes as long as all else
+        if type(self) is not HadrlCLI:  # parsers of a subclass may depend on anything
+            super().setup_parser(*args, **kwargs)
+            return
+        settings = (self.classes, self.defaults, self.trainer_class, self.trainer_defaults)
+        wanted = (*settings, list(self.subcommands()), sys.argv[:1], texts)
+        kept = next((kept for of, kept in _kept if of == wanted), None)
+        if kept is not None:
+            vars(self).update(copy.deepcopy(kept))
+            return
+        before = {*vars(self)} - {"parsers"}
+        super().setup_parser(*args, **kwargs)
+        made = {name: value for name, value in vars(self).items() if name not in before}
+        with suppress(Exception):  # a default that is wrong, of which parsing tells, or one without copies
+            for parser in self.parsers.values():
+                parser.get_defaults()  # the copies know them
+            _kept.append(copy.deepcopy((wanted, made)))
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser with `--config NAME`."""
@@ -450,6 +476,15 @@ def run(args: Sequence[str] | None = None) -> None:
 
     callbacks: dict[str, type[Callback]] = {"checkpointing": Checkpointing, **default_callbacks()}
     HadrlCLI(HADRL, TransitionDataModule, callbacks, load_config(BASE), args)
+
+
+_kept: deque[tuple[tuple[Any, ...], dict[str, Any]]] = deque(maxlen=KEPT)
+"""What parsers depend on, and the attributes of a command line that hold them, as they were built."""
+
+
+def _asks_for_texts(words: Sequence[str]) -> bool:
+    """Whether a command line shows texts on settings, which are read from the source of all classes."""
+    return any(word == "-h" or "help" in word or "comments" in word for word in words)
 
 
 def _without_checkpoint(config: Namespace) -> Namespace:

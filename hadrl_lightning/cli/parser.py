@@ -62,6 +62,8 @@ class HadrlParser(LightningArgumentParser):
         """In place of the file that is parsed."""
         self.named_before: dict[str, Any] = {}
         """What is set by name in the files before it, by the dotted key of the setting."""
+        self._found: tuple[list[Any], Any] = ([], None)
+        """The defaults as they were set, and as they were found last."""
 
     def parse_args(self, args: Any = None, *rest: Any, **kwargs: Any) -> Any:
         """Parse, numbers with units too; a whole number beyond double precision is a mistake like any other."""
@@ -70,6 +72,19 @@ class HadrlParser(LightningArgumentParser):
             return _with_absolute_paths(super().parse_args(words, *rest, **kwargs))
         except OverflowError as error:
             raise HadrlError(f"settings must be numbers of at most 1.8e308: {error}") from error
+
+    def get_defaults(self, *args: Any, **kwargs: Any) -> Any:
+        """All defaults, of which a command line asks several times; found again where one was set since."""
+        now = [action.default for action in self._actions]
+        before, found = self._found
+        if (
+            found is None
+            or len(now) != len(before)
+            or any(one is not other for one, other in zip(now, before))
+        ):
+            found = super().get_defaults(*args, **kwargs)
+            self._found = now, found
+        return found.clone()
 
     def parse_path(self, path: Any, *args: Any, **kwargs: Any) -> Any:
         """Parse a file of settings in UTF-8, whatever the encoding of the system, numbers with units too."""

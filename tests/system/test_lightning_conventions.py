@@ -394,8 +394,8 @@ def test_no_more_of_lightning_that_is_private_is_used_and_what_is_used_is_there(
     assert {name for name in used & theirs if not name.startswith("__")} - OWN <= PRIVATE
 
 
-OWN = {"_asdict", "_replace", "_make", "_fields", "_actions"}
-"""Of named tuples, which are public, and of argparse."""
+OWN = {"_asdict", "_replace", "_make", "_fields", "_actions", "_ddp_params_and_buffers_to_ignore"}
+"""Of named tuples, which are public, of argparse, and of PyTorch's DistributedDataParallel."""
 
 
 def _assigned(tree: ast.AST) -> set[str]:
