@@ -11,11 +11,14 @@ f_t being the slot with empty queues (`problem`), n_st the tasks computed at s. 
 its room: with few servers all such cases are tried; with more of them the minimum over b_st, a concave function of
 n_st, is replaced by the chord below it. Either way what is left is a slot with other costs of each user alone, of
 which `lower_bound` certifies the minimum. That servers drop tasks is allowed to happen at any time for what a dropped
-task counts as. Prices come from subgradient steps towards an upper bound (Polyak 1969).
+task counts as, and batteries give energy for nothing. So the bound holds for these very requests, links and speeds,
+whoever knows of them, but for what single precision rounds in the networks. Prices come from subgradient steps
+towards an upper bound (Polyak 1969).
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -26,7 +29,6 @@ from torch.nn.functional import pad
 from hadrl_lightning.baselines.lower_bound import relaxed_assignment
 from hadrl_lightning.baselines.problem import (
     OffloadingProblem,
-    expected_fading,
     offloading_problem,
     work_brought,
 )
@@ -42,6 +44,8 @@ STEPS = 30
 """Subgradient steps."""
 SHORTER = 0.8
 """Steps get so much shorter where one does not raise the bound."""
+LEAST_WEIGHT = 1e-9
+"""What a second counts at least, where batteries leave nothing else to be weighed."""
 TOLERANCE = 1e-4
 """Of the slots, relative: how far a bound may be below the relaxed minimum."""
 
@@ -53,6 +57,8 @@ class EmptySlot(NamedTuple):
     brought: Float[Tensor, "batch user server"]
     """Cycles that a user's task brings to a server."""
     compute_hz: Float[Tensor, "batch server"]
+    room: Float[Tensor, "batch server"]
+    """Cycles that a server keeps at most; 0 where none are kept."""
 
 
 def carried_over(processes: Mapping[str, Process]) -> Queues | None:
@@ -73,16 +79,23 @@ def carried_over(processes: Mapping[str, Process]) -> Queues | None:
 
 
 def empty_slot(network: EdgeNetwork) -> EmptySlot:
-    """The coming slot of networks, with the fading that is expected and the true speed of servers."""
+    """The coming slot of networks, with the very fading and speed of servers that it will have."""
     processes, exact = network.unfolding.processes, network.exact
-    slot, batch = network.unfolding.slot, len(network.requests)
+    slot, batch, scenario = network.unfolding.foreseen(), len(network.requests), network.scenario
     nothing = {name: one.carried(exact, batch) for name, one in processes.items()}
     table = adjusted(processes, exact, slot, nothing)
-    fading = expected_fading(network.scenario, slot.positions, network.physics, table)
-    of_slot = (network.scenario, network.cache, slot.requests, slot.positions, fading, network.physics)
+    if (
+        table.off is not None and scenario.preferences.energy_j
+    ):  # the last task of a battery takes what is left
+        latency = max(scenario.preferences.latency_s, LEAST_WEIGHT)
+        unpaid = replace(scenario.preferences, latency_s=latency, energy_j=0.0)
+        scenario = replace(scenario, preferences=unpaid)
+    of_slot = (scenario, network.cache, slot.requests, slot.positions, slot.fading, network.physics)
     brought = work_brought(table, network.cache, slot.requests)
     hz = table.compute_hz.double().expand(batch, brought.shape[2])
-    return EmptySlot(offloading_problem(*of_slot, table), brought, hz)
+    rooms = [nothing[name]["room"] for name, one in processes.items() if isinstance(one, Queues)]
+    room = rooms[0] if rooms else torch.zeros_like(hz)
+    return EmptySlot(offloading_problem(*of_slot, table), brought, hz, room)
 
 
 def carried_bound(
@@ -138,16 +151,16 @@ class _Dual:
         self._most = self._here.sum(dim=2)
         self._waiting = latency_weight / self.hz
         self._done = self.hz * (queues.slot_s if queues else 0.0)
-        self._room = self._rooms(queues) if queues else torch.zeros_like(self.hz)
+        self._room = self._rooms([one.room for one in slots])
         servers = self.hz.shape[2]
-        cases = itertools.product([0.0, 1.0], repeat=servers) if 2**servers <= MOST_CASES else ()
+        cases = itertools.product([0.0, 1.0], repeat=servers) if 2**servers <= MOST_CASES and queues else ()
         self._cases = self.hz.new_tensor(list(cases))
 
-    def _rooms(self, queues: Queues) -> Float[Tensor, "slot batch server"]:
+    def _rooms(self, kept: Sequence[Tensor]) -> Float[Tensor, "slot batch server"]:
         """What can be left at most at the start of each slot: nothing at first."""
         rooms = [torch.zeros_like(self.hz[0])]
         for slot in range(len(self.hz) - 1):
-            held = (rooms[-1] + self._brought[slot].sum(dim=1)).minimum(queues.buffer_s * self.hz[slot])
+            held = (rooms[-1] + self._brought[slot].sum(dim=1)).minimum(kept[slot])
             rooms.append((held - self._done[slot]).clamp(min=0.0))
         return torch.stack(rooms)
 

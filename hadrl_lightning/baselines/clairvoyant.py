@@ -41,7 +41,7 @@ class ClairvoyantPolicy:
     """Plays the best plan found for the very slots to come, requests, links, fading and speeds of servers included.
 
     Caches are taken to stay as they are: when others are chosen, and in the middle of a window that ends before the
-    episode does, it plans anew. Where nothing carries over it is `hindsight_policy`.
+    episode does, it plans anew. Where no tasks wait it is `hindsight_policy`.
 
     Args:
         window: slots that a plan looks ahead.
@@ -54,22 +54,30 @@ class ClairvoyantPolicy:
         self._of: weakref.ref[EdgeNetwork] | None = None
         self._cache = torch.empty(0)
         self._next = 0
+        self._asked: list[Tensor] = []
         self._ahead: list[Allocation] = []
 
     def __call__(self, network: EdgeNetwork) -> Allocation:
         """The decision of the coming slot."""
         if not waits(network) or not network.requests.numel():
             return hindsight_policy(network)
-        same = self._of is not None and self._of() is network and self._next == network.slot
-        if not (same and self._ahead and torch.equal(network.cache, self._cache)):
+        if not (self._ahead and self._is_planned(network)):
             left = network.scenario.slots_per_episode - network.slot
             slots = min(self._window, left)
             self._ahead = planned(network, slots, self._plans)
             if slots < left:
                 self._ahead = self._ahead[: (slots + 1) // 2]
+            self._asked = [slot.requests for slot in network.unfolding.coming(len(self._ahead))]
             self._of, self._cache = weakref.ref(network), network.cache.clone()
         self._next = network.slot + 1
+        self._asked.pop(0)
         return self._ahead.pop(0)
+
+    def _is_planned(self, network: EdgeNetwork) -> bool:
+        """Whether the coming slot is the one that was planned for, under the same caches."""
+        if self._of is None or self._of() is not network or self._next != network.slot:
+            return False
+        return torch.equal(network.cache, self._cache) and torch.equal(network.requests, self._asked[0])
 
 
 def waits(network: EdgeNetwork) -> bool:
@@ -142,7 +150,7 @@ class _Window:
             target = best_targets(priced) if start is None else local_search(priced, start[index])
             allocation = square_root_shares(problem, target, network.dtype)
             service, state, _ = served_slot(network.rules, processes, network.table, state, slot, allocation)
-            computed = service.hit & (target < servers) & (brought.amax(dim=2) > 0)
+            computed = service.hit & (target < servers)
             number = sum_per_server(computed.double(), target.clamp(max=servers - 1), servers)
             cost = task_cost(network.scenario.preferences, service).sum(dim=-1)
             assert holds.waiting_s is not None

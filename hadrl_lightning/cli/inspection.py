@@ -280,8 +280,16 @@ def _pair(name: str, network: EdgeNetwork) -> Policies:
         HadrlError: there are none.
     """
     from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
-    from hadrl_lightning.benchmark.players import is_caching, is_offloading, pair_policies
+    from hadrl_lightning.benchmark.players import (
+        is_caching,
+        is_offloading,
+        is_own_pair,
+        own_policies,
+        pair_policies,
+    )
 
+    if is_own_pair(name):
+        return own_policies(name, network.declared, 0)
     caching, _, offloading = name.partition("+")
     if not (is_caching(caching) and is_offloading(offloading)):
         raise HadrlError(

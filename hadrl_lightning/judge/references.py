@@ -150,7 +150,7 @@ def bounds(stream: EpisodeStream, caching: CachingPolicy) -> list[float]:
     """Certified lower bound on the expected latency of every episode in s under the caches of a policy.
 
     The fading to come is not known to any decision, so the bound takes its expectation. Where something carries over
-    from slot to slot it is one of whole episodes (`baselines.carried`).
+    from slot to slot it is one of whole episodes, for the very fading that they have (`baselines.carried`).
 
     Raises:
         HadrlError: a process of one's own carries something over, of which nothing is known here.
@@ -176,7 +176,9 @@ def _carried_bound(network: EdgeNetwork, caching: CachingPolicy) -> Float[Tensor
         return best_known_policy(network)
 
     upper = slot_costs(run_episode(network, caching, note), preferences).sum(dim=0).double()
-    dropped_s = min(one.dropped_s for one in processes.values() if isinstance(one, Device | Queues))
+    dropped_s = min(
+        one.dropped_s for one in processes.values() if isinstance(one, Device | Queues) and one.carries_work
+    )
     return carried_bound(slots, queues, preferences, dropped_s, upper) / len(slots)
 
 

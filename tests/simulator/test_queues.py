@@ -18,6 +18,7 @@ from hadrl_lightning.baselines import (
     OFFLOADING_POLICIES,
     ClairvoyantPolicy,
     EmptySlot,
+    best_known_policy,
     carried_bound,
     carried_over,
     coming_fading,
@@ -28,6 +29,7 @@ from hadrl_lightning.baselines import (
     relaxed_assignment,
     square_root_shares,
 )
+from hadrl_lightning.baselines.clairvoyant import planned
 from hadrl_lightning.baselines.problem import summed_latency
 from hadrl_lightning.benchmark.slot_actor import SlotActor, SlotCritic, SlotNumbers
 from hadrl_lightning.callbacks.predictions import write_decisions
@@ -35,7 +37,7 @@ from hadrl_lightning.callbacks.references import References
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.data.transitions import OffloadingTransitions
 from hadrl_lightning.errors import HadrlError
-from hadrl_lightning.judge.references import bounds
+from hadrl_lightning.judge.references import bounds, slot_costs
 from hadrl_lightning.judge.scores import Scoreboard
 from hadrl_lightning.planning.rounds import plan_by_sums
 from hadrl_lightning.play import (
@@ -48,7 +50,7 @@ from hadrl_lightning.play import (
     slot_scores,
     tasks,
 )
-from hadrl_lightning.scenario import Scenario
+from hadrl_lightning.scenario import Preferences, Scenario
 from hadrl_lightning.simulator import (
     Allocation,
     EdgeNetwork,
@@ -665,7 +667,9 @@ def test_looking_at_slots_to_come_changes_nothing_and_shows_what_will_come() -> 
 
 
 @pytest.mark.unchecked
-def test_a_clairvoyant_policy_plans_anew_in_every_episode_and_for_other_caches() -> None:
+def test_a_clairvoyant_policy_plans_anew_in_every_episode_and_for_other_caches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     scenario = world(sizes={"num_users": 4, "slots_per_decision": 2, "decisions_per_episode": 2})
 
     def caching(network: EdgeNetwork) -> Tensor:
@@ -673,13 +677,31 @@ def test_a_clairvoyant_policy_plans_anew_in_every_episode_and_for_other_caches()
         cache[:, network.decision % 3] = False
         return cache
 
-    kept, network = ClairvoyantPolicy(window=3, plans=2), network_of(scenario, 2, 5)
+    made: list[tuple[int, int]] = []
+    plan = planned
+
+    def counted(network: EdgeNetwork, slots: int, plans: int) -> list[Allocation]:
+        made.append((network.slot, slots))
+        return plan(network, slots, plans)
+
+    monkeypatch.setattr("hadrl_lightning.baselines.clairvoyant.planned", counted)
+    kept, network = ClairvoyantPolicy(window=4, plans=2), network_of(scenario, 2, 5)
     again = network_of(scenario, 2, 5)
     for _ in range(2):
         played = run_episode(network, caching, kept)
-        anew = run_episode(again, caching, ClairvoyantPolicy(window=3, plans=2))
+        assert made == [(0, 4), (2, 2)]
+        anew = run_episode(again, caching, ClairvoyantPolicy(window=4, plans=2))
         assert torch.equal(played.latency, anew.latency)
-    assert bool(played.hit.any())
+        made.clear()
+    network.reset()
+    network.begin_frame(full(network))
+    kept(network)  # and this episode is left where it is
+    for _ in range(2):
+        network.reset()
+        network.begin_frame(full(network))
+        network.step(home_equal(network))
+        kept(network)
+    assert made == [(0, 4), (1, 3), (1, 3)]
 
 
 def test_a_clairvoyant_policy_looks_at_one_slot_where_nothing_carries_over() -> None:
@@ -734,24 +756,51 @@ def test_no_decisions_get_below_the_bound_of_an_episode(
     slots, queues = empty_slots(scenario, 4, 0), Queues(**scenario.processes["queues"])
     best = torch.tensor([least_by_hand(slots, queues, row) for row in range(4)], dtype=torch.float64)
     alone = torch.stack([relaxed_assignment(one.problem).bound for one in slots]).sum(dim=0)
-    bound = carried_bound(slots, queues, scenario.preferences, 10_000.0, best)
+    bound = carried_bound(slots, queues, scenario.preferences, 10_000.0, 3 * best)
     assert bool((bound <= best * (1 + 1e-9)).all())
     assert bool((bound >= near * best).all())
     assert bool((alone < 0.75 * best).all())  # each slot by itself, with empty queues
 
 
 @pytest.mark.unchecked
-def test_the_lower_bound_of_a_benchmark_is_of_episodes_where_something_carries_over() -> None:
-    batteries = {"battery_j": 5.0, "empty_j": 1.0}
-    for further in ({}, {"device": {}}, {"device": batteries, "slow_servers": {}}):
-        sizes = {"num_users": 6, "slots_per_decision": 4, "decisions_per_episode": 2}
-        scenario = world(load=1.2, sizes=sizes, further=further)
-        stream = EpisodeStream(scenario, "strict", 2, 2, 0, Use.TEST_NETWORKS)
-        found = torch.tensor(bounds(stream, full))
-        network = stream.networks(0)
-        played = run_episode(network, full, ClairvoyantPolicy(window=10, plans=3))
-        assert bool((found <= episode_scores(played).latency.double()).all())
-        assert bool((found > 0.3 * episode_scores(played).latency.double()).all())
+@pytest.mark.parametrize(
+    ("queues", "further", "weights"),
+    [
+        ({}, {}, {}),
+        (
+            {"buffer_s": 3.0, "tasks_per_slot": 2.0},
+            {"slow_servers": {"slow_factor": 0.2, "slow_part": 0.5}},
+            {},
+        ),
+        ({"late": "dropped"}, {"device": {}}, {"missed": 2.0}),
+        (None, {"device": {"battery_j": 5.0, "charge_w": 2.0, "device_hz": 2e9}}, {"energy_j": 1.0}),
+    ],
+)
+def test_no_decisions_of_networks_get_below_the_lower_bound(
+    queues: dict[str, Any] | None, further: dict[str, Any], weights: dict[str, float]
+) -> None:
+    sizes = {"num_users": 4, "num_servers": 2, "slots_per_decision": 4, "decisions_per_episode": 2}
+    base = replace(Scenario.from_config("es3.yaml"), **sizes, compute_hz=2e9)
+    processes = {**({} if queues is None else {"queues": {**PLAIN, **queues}}), **further}
+    scenario = replace(base, processes=processes, preferences=Preferences(**weights))
+    network = network_of(scenario, 8)
+    slots: list[EmptySlot] = []
+
+    def note(network: EdgeNetwork) -> Allocation:
+        slots.append(empty_slot(network))
+        return best_known_policy(network)
+
+    costs = [slot_costs(run_episode(network, first_alone, note), scenario.preferences).sum(dim=0)]
+    made = network.unfolding.processes
+    bound = carried_bound(slots, carried_over(made), scenario.preferences, 10.0, 3 * costs[0].double())
+    for policy in (ClairvoyantPolicy(window=8, plans=5), home_equal):
+        again = run_episode(network_of(scenario, 8), first_alone, policy)
+        costs.append(slot_costs(again, scenario.preferences).sum(dim=0))
+    for cost in costs:
+        assert bool((bound <= cost.double() * (1 + 1e-6)).all())
+    assert float(bound.sum()) > 0.2 * float(costs[0].sum())
+    stream = EpisodeStream(scenario, "strict", 8, 8, 0, Use.TEST_NETWORKS)
+    assert torch.tensor(bounds(stream, first_alone)).shape == (8,)
 
 
 def test_the_lower_bound_says_that_it_knows_nothing_of_what_ones_own_process_carries_over() -> None:
