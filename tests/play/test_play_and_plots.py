@@ -821,6 +821,24 @@ def test_a_film_has_a_picture_a_slot(tmp_path: Path) -> None:
 
 
 @pytest.mark.unchecked
+@pytest.mark.parametrize("name", ["watched_policy.Pair", "none+watched_policy.stay", "none+clairvoyant"])
+def test_ones_own_policies_are_shown_as_heuristics_are(name: str, in_empty_folder: Path) -> None:
+    Path("watched_policy.py").write_text(
+        "import torch\n"
+        "from hadrl_lightning.play import home_equal\n"
+        "def stay(scenario, generator): return home_equal\n"
+        "def Pair(scenario, generator): return lambda network: torch.zeros_like(network.cache), home_equal\n"
+    )
+    words = ["--config", "es2.yaml", "--slots", "1", "--format", "html", "--output", "out"]
+    assert main(["show", "--policies", name, *words]) == 0
+    page = Path("out/episode.html").read_text(encoding="utf-8")
+    (found,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)
+    (slot,) = json.loads(found)["slots"]
+    assert slot["cache"] == [[], []]
+    sys.modules.pop("watched_policy", None)
+
+
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("words", "message"),
     [
