@@ -21,6 +21,8 @@ from torch import Tensor
 
 from hadrl_lightning import EdgeNetwork, Scenario
 from hadrl_lightning.baselines import CACHING_POLICIES
+from hadrl_lightning.benchmark.policies import LOWER_BOUND
+from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.play import home_equal, run_episode
 from hadrl_lightning.plots.style import COLOURS, PAGE_IN, save, style
 from hadrl_lightning.scenario.scenario import GIB
@@ -195,12 +197,11 @@ HEURISTICS = tuple(
     )
 )
 """They decide by what views show: none of them knows popularity to come, true speeds or links."""
-TRUTH = "latency_optimal+best_known"
+TRUTH = LEAST_KNOWN
 """Knows the popularity, true speeds and links, and decides each slot for itself."""
 AHEAD = "latency_optimal+clairvoyant"
 """Knows all slots to come."""
-BOUND = "lower-bound"
-REFERENCES = (TRUTH, AHEAD, BOUND)
+REFERENCES = (TRUTH, AHEAD, LOWER_BOUND)
 
 
 def bench(worlds: list[str], policies: list[str], seeds: list[int], workers: int, output: Path) -> None:
@@ -245,7 +246,7 @@ def _row(world: str, summary: Path) -> str:
     cells.append(f"{_end(heuristics.get(best))} {best}".strip())
     cells += [_end(rivals.get(name)) + _fewer(trainings, name) for name in LEARNERS[1:]]
     cells += [_end(known[TRUTH]), f"{own[0] / known[TRUTH][0]:.3f}"]
-    cells += [*(_end(known.get(name)) for name in (AHEAD, BOUND)), trainings[OWN]]
+    cells += [*(_end(known.get(name)) for name in (AHEAD, LOWER_BOUND)), trainings[OWN]]
     cells.append("yes" if all(own[2] < low for _, low, _ in rivals.values()) else "no")
     return f"| {' | '.join(cells)} |"
 

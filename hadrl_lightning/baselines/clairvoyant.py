@@ -15,6 +15,7 @@ far that can be.
 """
 
 import weakref
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from hadrl_lightning.play import task_cost
 from hadrl_lightning.simulator import Allocation, EdgeNetwork
 from hadrl_lightning.simulator.decisions import sum_per_server
 from hadrl_lightning.simulator.service import adjusted, served_slot
+from hadrl_lightning.simulator.state import Slot
 
 WINDOW = 50
 """Slots that a plan looks ahead."""
@@ -63,11 +65,11 @@ class ClairvoyantPolicy:
             return hindsight_policy(network)
         if not (self._ahead and self._is_planned(network)):
             left = network.scenario.slots_per_episode - network.slot
-            slots = min(self._window, left)
+            slots = network.unfolding.coming(min(self._window, left))
             self._ahead = planned(network, slots, self._plans)
-            if slots < left:
-                self._ahead = self._ahead[: (slots + 1) // 2]
-            self._asked = [slot.requests for slot in network.unfolding.coming(len(self._ahead))]
+            if len(slots) < left:
+                self._ahead = self._ahead[: (len(slots) + 1) // 2]
+            self._asked = [slot.requests for slot in slots]
             self._of, self._cache = weakref.ref(network), network.cache.clone()
         self._next = network.slot + 1
         self._asked.pop(0)
@@ -85,16 +87,16 @@ def waits(network: EdgeNetwork) -> bool:
     return network.present.waiting_s is not None
 
 
-def planned(network: EdgeNetwork, slots: int, plans: int = PLANS) -> list[Allocation]:
-    """The best decisions found for so many coming slots of networks, under the caches that they have now.
+def planned(network: EdgeNetwork, slots: Sequence[Slot], plans: int = PLANS) -> list[Allocation]:
+    """The best decisions found for the coming slots of networks, under the caches that they have now.
 
     Args:
         network: B networks in which tasks wait for the work of slots before them.
-        slots: at least 1.
+        slots: those that are to come, at least 1.
         plans: that are made, at least 1, beside the best decisions of each slot by itself.
     """
     window = _Window(network, slots)
-    tried = window.play(torch.zeros(slots, len(network.requests), network.scenario.num_servers).double())
+    tried = window.play(torch.zeros(len(slots), len(network.requests), network.scenario.num_servers).double())
     best, price = tried, torch.zeros_like(tried.price)
     for number in range(plans):
         price = price + FIRST_STEP / (1 + number) * (tried.price - price)
@@ -121,9 +123,9 @@ class _Played(NamedTuple):
 class _Window:
     """Slots that are to come."""
 
-    def __init__(self, network: EdgeNetwork, slots: int) -> None:
+    def __init__(self, network: EdgeNetwork, slots: Sequence[Slot]) -> None:
         self._network = network
-        self._slots = network.unfolding.coming(slots)
+        self._slots = slots
 
     def play(
         self,

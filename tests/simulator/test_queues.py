@@ -62,6 +62,7 @@ from hadrl_lightning.simulator import (
 )
 from hadrl_lightning.simulator.constants import constants
 from hadrl_lightning.simulator.processes import Queues, SlowServers, World
+from hadrl_lightning.simulator.state import Slot
 
 CPU = torch.device("cpu")
 PLAIN: dict[str, Any] = {"load": None, "tasks_per_slot": 0.7}
@@ -680,8 +681,8 @@ def test_a_clairvoyant_policy_plans_anew_in_every_episode_and_for_other_caches(
     made: list[tuple[int, int]] = []
     plan = planned
 
-    def counted(network: EdgeNetwork, slots: int, plans: int) -> list[Allocation]:
-        made.append((network.slot, slots))
+    def counted(network: EdgeNetwork, slots: list[Slot], plans: int) -> list[Allocation]:
+        made.append((network.slot, len(slots)))
         return plan(network, slots, plans)
 
     monkeypatch.setattr("hadrl_lightning.baselines.clairvoyant.planned", counted)
