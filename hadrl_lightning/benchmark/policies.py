@@ -250,7 +250,7 @@ LEARNERS: dict[str, Learner] = {
     "ppo-recurrent": Learner(
         label="recurrent PPO (sb3-contrib)",
         kind="sb3",
-        learner={  # those of PPO
+        learner={  # those of PPO, whose layers are 64 wide too
             "algorithm": "RecurrentPPO",
             "learning_rate": 3e-4,
             "gamma": 0.99,
@@ -258,6 +258,7 @@ LEARNERS: dict[str, Learner] = {
             "batch_size": 64,
             "n_epochs": 10,
             "reward_scaling": "returns",
+            "policy_kwargs": {"lstm_hidden_size": 64},
         },
     ),
     "sac": Learner(
