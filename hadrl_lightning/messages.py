@@ -87,7 +87,7 @@ def essence(message: str, known: list[str]) -> str:
         kinds = _allowed(message)
         got = re.findall(r"Given value: (.*)", message) or [value.group(1)]
         return f"{keys[-1]} must be {kinds}, got {got[-1].strip()}"
-    no_group = re.search(r'Parser key "([^"]+)": Unable to load config (.*?) - ', message)
+    no_group = re.search(r'Parser key "([^"]+)":\s+Unable to load config (.*?)\s+-\s', message)
     if no_group:
         return f"{no_group.group(1)} must be a group of settings, got {no_group.group(2)}"
     text = re.sub(r'^(?:Parser key "config": *)+', "", " ".join(message.split()))

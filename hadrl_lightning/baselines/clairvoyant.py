@@ -96,11 +96,12 @@ def planned(network: EdgeNetwork, slots: Sequence[Slot], plans: int = PLANS) -> 
         plans: that are made, at least 1, beside the best decisions of each slot by itself.
     """
     window = _Window(network, slots)
-    tried = window.play(torch.zeros(len(slots), len(network.requests), network.scenario.num_servers).double())
-    best, price = tried, torch.zeros_like(tried.price)
+    price = torch.zeros(len(slots), len(network.requests), network.scenario.num_servers).double()
+    tried, held = window.play(price)
+    best = tried
     for number in range(plans):
-        price = price + FIRST_STEP / (1 + number) * (tried.price - price)
-        tried = window.play(price, best.target)
+        price = price + FIRST_STEP / (1 + number) * (held - price)
+        tried, held = window.play(price, best.target)
         better = tried.cost.sum(dim=0) < best.cost.sum(dim=0)
         best = _Played._make(_where(better, *both) for both in zip(tried, best, strict=True))
     return [
@@ -116,8 +117,6 @@ class _Played(NamedTuple):
     target: Int[Tensor, "slot batch user"]
     bandwidth_share: Float[Tensor, "slot batch user"]
     compute_share: Float[Tensor, "slot batch user"]
-    price: Float[Tensor, "slot batch server"]
-    """What a cycle costs later that a slot leaves at a server, the plan being held."""
 
 
 class _Window:
@@ -131,8 +130,10 @@ class _Window:
         self,
         price: Float[Tensor, "slot batch server"],
         start: Int[Tensor, "slot batch user"] | None = None,
-    ) -> _Played:
+    ) -> tuple[_Played, Float[Tensor, "slot batch server"]]:
         """Decide each slot by itself, where a cycle left behind has this price.
+
+        The other result is what a cycle costs later that a slot leaves at a server, the plan being held.
 
         Args:
             price: of a cycle.
@@ -162,7 +163,7 @@ class _Window:
         for busy, each in reversed(served[1:]):
             prices.append(busy * (each + prices[-1]))
         columns = [torch.stack(column) for column in zip(*played, strict=True)]
-        return _Played._make([*columns, torch.stack(prices[::-1])])
+        return _Played._make(columns), torch.stack(prices[::-1])
 
 
 def _where(better: Tensor, one: Tensor, other: Tensor) -> Tensor:

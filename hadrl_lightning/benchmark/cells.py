@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import replacing
 from hadrl_lightning.process import single_thread
 
@@ -147,7 +148,7 @@ class Attempt(NamedTuple):
     result: CellResult | None
     """None if it failed."""
     failure: str = ""
-    """The traceback, or how its worker ended."""
+    """One line of what a user can mend, the traceback of anything else, or how its worker ended."""
 
 
 Attempts = Iterator[tuple[Cell, Attempt]]
@@ -170,6 +171,8 @@ def attempt(cell: Cell, compute: Compute) -> Attempt:
     """Compute a cell. An exception is a failure of this cell only."""
     try:
         return Attempt(compute(cell))
+    except HadrlError as error:
+        return Attempt(None, str(error))
     except Exception:
         return Attempt(None, traceback.format_exc())
 

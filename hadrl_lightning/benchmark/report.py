@@ -251,6 +251,8 @@ def _changes(group: Group) -> Iterable[Row]:
     of = "cost" if "cost" in group.results[0].scores else "latency"
     head = {**_head(group.first), "seeds": len(group.seeds), "of": of}
     for metric in known[0] if known else ():
+        if not all(metric in one for one in known):  # of an earlier version
+            continue
         for slot, values in enumerate(zip(*(one[metric] for one in known), strict=True), start=-BEFORE):
             yield {**head, "metric": metric, "slot": slot, "mean": sum(values) / len(values)}
 

@@ -98,6 +98,8 @@ class AroundChanges(NamedTuple):
     """÷ what the best known decisions under the same caches make of the same slots."""
     level_ratio: list[float]
     """÷ the mean of the slots before the change."""
+    changes: list[float]
+    """How many changes have that slot, in all episodes."""
 
 
 def around_changes(
@@ -110,7 +112,7 @@ def around_changes(
     cost, least = (torch.cat([slot_costs(one, preferences) for one in of], dim=1) for of in (played, best))
     number, own, below = (_around(changed, of) for of in (torch.ones_like(cost), cost, least))
     level = own[:BEFORE].sum() / number[:BEFORE].sum()
-    return AroundChanges((own / below).tolist(), (own / number / level).tolist())
+    return AroundChanges((own / below).tolist(), (own / number / level).tolist(), number.tolist())
 
 
 def _around(changed: Bool[Tensor, "slot batch"], of: Float[Tensor, "slot batch"]) -> Float[Tensor, " offset"]:

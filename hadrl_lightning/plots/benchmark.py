@@ -217,8 +217,13 @@ def _change(plt: Any, rows: list[Row]) -> Any:
         if max(values) > 5 * min(values) > 0:
             axes.set_yscale("log")
             label += ", logarithmic"
+            axes.yaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(plt.FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(plt.NullFormatter())
         axes.axvline(0, color="#555555", linewidth=0.6, linestyle=":")
-        axes.set(xlabel="slots after the change", ylabel=label, title=title)
+        counts = [number(row["mean"]) for row in rows if row["metric"] == "changes"]
+        after = f"slots after one of {max(counts):.0f} changes" if counts else "slots after the change"
+        axes.set(xlabel=after, ylabel=label, title=title)
     _legend(plt, figure, panels[0], "")
     return figure
 

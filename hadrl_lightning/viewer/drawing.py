@@ -145,6 +145,11 @@ def _above(limit: float, most: float) -> float:
     return limit if most <= limit else 1.3 * most
 
 
+def _squares(at: Points, radius: float) -> Float[np.ndarray, "point corner axis"]:
+    """The corners of cells: users are drawn from squares around servers."""
+    return at[:, None] + radius * np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)])
+
+
 class _Map:
     """Servers, cells, users and who serves them."""
 
@@ -157,10 +162,8 @@ class _Map:
         axes.locator_params(nbins=6)
         for one in (axes.xaxis, axes.yaxis):
             one.set_major_formatter(lambda x, _: f"{x:g} m" if abs(x) < 1e4 else f"{x / 1e3:g} km")
-        at, size = scene.servers.at_m, 2 * scene.cell_radius_m
-        self.cells = collections.EllipseCollection(
-            size, size, 0, units="xy", offsets=at, offset_transform=axes.transData
-        )
+        at = scene.servers.at_m
+        self.cells = collections.PolyCollection(_squares(at, scene.cell_radius_m))
         self.cells.set(facecolor="#0072B210", edgecolor="#9BB6C9", linewidth=0.8, zorder=1)
         axes.add_collection(self.cells)
 
@@ -239,7 +242,7 @@ class _Map:
             self.users[mark].set_offsets(users.at_m[who])
             self.users[mark].set_facecolors(shades[who])
         self.changed.set_offsets(users.at_m[users.handed_over])
-        self.cells.set_offsets(at)
+        self.cells.set_verts(_squares(at, scene.cell_radius_m))
         self.servers.set_offsets(at)
         for text, one in zip(self.names, at, strict=True):
             text.set_position(one)

@@ -140,8 +140,8 @@ function server(target) {
 function drawMap(slot) {
   const u = slot.users, parts = [];
   for (const one of data.servers)
-    parts.push(`<circle cx="${one[0]}" cy="${-one[1]}" r="${data.radius}" fill="#0072B2" fill-opacity=".07" ` +
-      `stroke="#9bb6c9" stroke-width="${.12 * size}"/>`);
+    parts.push(`<rect x="${one[0] - data.radius}" y="${-one[1] - data.radius}" width="${2 * data.radius}" ` +
+      `height="${2 * data.radius}" fill="#0072B2" fill-opacity=".07" stroke="#9bb6c9" stroke-width="${.12 * size}"/>`);
   for (const [a, b] of data.links) parts.push(line(data.servers[a], data.servers[b], data.shades.link, .8));
   u.at_m.forEach((me, i) => { if (data.moves) parts.push(line(u.before_m[i], me, "#aaa", .25)); });
   slot.relayed.forEach((n, s) => {

@@ -627,7 +627,7 @@ def test_a_result_says_what_was_held_and_how_long_all_of_it_took() -> None:
     assert not full.around_changes
     moved = {**settings, "scenario": {**fields, "processes": {"slow_servers": {"slow_slots": 1.0}}}}
     changed = compute(Cell(policy="popularity+home_equal", settings=moved, seed=None))
-    assert set(changed.around_changes) == {"own_ratio", "level_ratio"}
+    assert set(changed.around_changes) == {"own_ratio", "level_ratio", "changes"}
     assert len(changed.episodes["recovery_slots"]) == 2
     table = "".join(map(str, result_rows([RECORDS[0]._replace(result=changed), RECORDS[0]])))
     assert "recovery_slots" in table

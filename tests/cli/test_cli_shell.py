@@ -463,6 +463,13 @@ def test_what_a_setting_may_be_is_said_in_plain_words(types: str, words: str) ->
     assert essence(message, []) == f"a.b must be {words}, got x"
 
 
+@pytest.mark.parametrize("group", ["data", "data.scenario"])
+def test_a_word_where_a_group_of_settings_belongs_gets_one_line(
+    group: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert f"{group} must be a group of settings, got 'fast'" in refused(capfd, "fit", f"--{group}=fast")
+
+
 def test_a_setting_of_a_group_that_may_be_null_is_named() -> None:
     parser = HadrlParser()
     parser.add_argument("--net", type=TinySettings | None)

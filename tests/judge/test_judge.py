@@ -156,6 +156,8 @@ def test_slots_around_changes_by_hand() -> None:
         assert {slot: values[at] for slot, at in around.items() if not math.isnan(values[at])} == (
             pytest.approx(expected)
         )
+    there = {slot: found.changes[at] for slot, at in around.items() if found.changes[at]}
+    assert there == {-2: 1, -1: 2, 0: 2, 1: 2, 2: 1}
     still = made_episode(cost, torch.zeros_like(changed))
     assert around_changes([still], [still]) is None
 

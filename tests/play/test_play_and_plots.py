@@ -520,14 +520,20 @@ def test_tasks_and_changes_are_drawn_where_there_are_any(benchmark: Path) -> Non
         for metric in ("own_ratio", "level_ratio")
         for slot, mean in ((-1, 1.0), (0, 9.0), (1, "nan"))
     ]
-    write(benchmark / "changes.csv", slots)
+    counts = [{**slots[0], "metric": "changes", "slot": slot, "mean": 12.0 - slot} for slot in (-1, 0, 1)]
+    write(benchmark / "changes.csv", slots + counts)
     (benchmark / "curves.csv").unlink()
     write(benchmark / "summary.csv", [summary("ppo", "latency_s", 0.5)])
     assert {file.stem for file in draw(benchmark)} == {"bars-es2", "cdf-es2", "change-es2"}
     with style() as plt:
-        figure = _change(plt, [{name: str(value) for name, value in row.items()} for row in slots])
-        assert {axes.get_ylabel() for axes in figure.axes} == {"Σ latency of a slot, ratio, logarithmic"}
-        plt.close(figure)
+        for rows, label in (
+            (slots, "slots after the change"),
+            (slots + counts, "slots after one of 13 changes"),
+        ):
+            figure = _change(plt, [{name: str(value) for name, value in row.items()} for row in rows])
+            assert {axes.get_ylabel() for axes in figure.axes} == {"Σ latency of a slot, ratio, logarithmic"}
+            assert {axes.get_xlabel() for axes in figure.axes} == {label}
+            plt.close(figure)
 
 
 @pytest.mark.unchecked

@@ -42,7 +42,7 @@ from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import GIB, Scenario
 from hadrl_lightning.simulator import Use
 from tests.helpers import assert_same
-from tests.helpers.logs import rows_without_times
+from tests.helpers.logs import rows_without_times, without_times
 from tests.helpers.stand_in import CALLBACKS, files, fit, hadrl, refused, rows, stand_in
 
 pytestmark = pytest.mark.unchecked
@@ -319,9 +319,7 @@ def test_a_test_is_logged_at_the_slots_and_the_epoch_that_the_agent_was_trained_
     for file in tmp_path.rglob("*.ckpt"):  # another process: the file says what was learnt from
         again = plain_trainer(tmp_path, logger=notes)
         (stored,) = again.test(agent(), datamodule=data(), ckpt_path=file)
-        first, second = (
-            {name: one for name, one in found.items() if "_ms" not in name} for found in (scores, stored)
-        )  # but for the times that decisions took
+        first, second = without_times(scores), without_times(stored)
         assert {**second, "epoch": 1.0} == {**first, "epoch": 1.0}
         assert stored["step"] == networks.slots
         break
