@@ -8,7 +8,7 @@ which each costs at least
     min over targets and 0 ≤ b ≤ room of  f_t + Σ_s n_st b_st / hz_st + μ_st (W_st − D_st) + (μ_st − μ_s,t−1) b_st,
 
 f_t being the slot with empty queues (`problem`), n_st the tasks computed at s. In b_st it is linear, so b_st is 0 or
-its room: with few servers all such cases are tried; with more of them the minimum over b_st, a concave function of
+its room, and this only where μ_st < μ_s,t−1: with few servers all such cases are tried; with more of them the minimum over b_st, a concave function of
 n_st, is replaced by the chord below it. Either way what is left is a slot with other costs of each user alone, of
 which `lower_bound` certifies the minimum. That servers drop tasks is allowed to happen at any time for what a dropped
 task counts as, and batteries give energy for nothing. So the bound holds for these very requests, links and speeds,
@@ -171,7 +171,9 @@ class _Dual:
         before = torch.cat((torch.zeros_like(price[:1]), price[:-1]))
         kept = price - before
         if len(self._cases):
-            room = self._cases.view(-1, 1, 1, price.shape[2]) * self._room
+            full = self._cases.view(-1, 1, 1, price.shape[2])
+            wanted = ((full == 0) | ((kept < 0) & (self._room > 0))).all(dim=-1)
+            room = full * self._room
             start, each = kept * room, self._waiting * room
             at_none = at_most = room
         else:
@@ -179,7 +181,8 @@ class _Dual:
             start, end = (one.clamp(max=0.0)[None] for one in ends)
             at_none, at_most = (self._room * (one < 0) for one in ends)
             each = (end - start) / self._most.clamp(min=1.0)
-        value, share = self._slots(each, price)
+            wanted = torch.ones(each.shape[:-1], dtype=torch.bool, device=each.device)
+        value, share = self._slots(each, price, wanted)
         value, case = (value + start.sum(dim=-1)).min(dim=0)
         share = share.gather(0, case.view(1, *case.shape, 1, 1).expand(1, *share.shape[1:]))[0]
         part = (share * self._here).sum(dim=2) / self._most.clamp(min=1.0)
@@ -193,12 +196,13 @@ class _Dual:
         slope[-1] = 0.0  # nothing comes after the last slot
         return bound, slope
 
-    def _slots(self, each: Tensor, price: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds of all slots in all cases, and the shares of users at servers there."""
+    def _slots(self, each: Tensor, price: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of all slots in all cases that are wanted, infinite in others, and the shares of users at servers."""
         servers = price.shape[2]
         alone = each.unsqueeze(3) * self._here + price.unsqueeze(2) * self._brought
         alone = self._alone + pad(alone, (0, self._alone.shape[-1] - servers))
-        parts = (one.expand_as(alone).flatten(0, 2) for one in (self._radio, self._edge, alone))
+        parts = (one.expand_as(alone)[wanted] for one in (self._radio, self._edge, alone))
         found = relaxed_assignment(OffloadingProblem(*parts), tolerance=TOLERANCE)
-        shape = alone.shape[:3]
-        return found.bound.view(shape), found.targets.view(alone.shape)[..., :servers]
+        value, share = alone.new_full(wanted.shape, torch.inf), torch.zeros_like(alone[..., :servers])
+        value[wanted], share[wanted] = found.bound, found.targets[..., :servers]
+        return value, share
