@@ -1,4 +1,4 @@
-"""The decisions of episodes as CSV files, with all that their scores are made of."""
+"""The decisions of episodes as CSV files, with what their scores are made of."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -33,6 +33,9 @@ DECISIONS = {
     "deadline_s": "of the task, s",
     "hit": "1 where `server` held the service, 0 where the task went on to the cloud",
     "on_time": "1 where the latency was within the deadline, else 0",
+    "dropped": "1 where the task was dropped, else 0",
+    "handover": "1 where the user's home is another one than in the slot before, else 0",
+    "device_energy_j": "what of the energy was for computing on the user's device, J",
 }
 """Columns of decisions.csv but the last, one row a task, of a user in a slot, and what they mean."""
 ENERGY = {
@@ -55,7 +58,9 @@ SWITCHING = {
 """Columns of switching.csv, one row a caching decision."""
 EXPLANATION, SCENARIO = "columns.md", "scenario.yaml"
 FORMULAS = """
-Every score follows from these files and the scenario in `scenario.yaml`. With `bits` = `input_bits` of the task:
+Every score of tasks, energy and switching follows from these files and the scenario in `scenario.yaml`; handovers of
+users who have no task in that slot, and the slots that it takes to recover from changes, do not. With `bits` =
+`input_bits` of the task:
 
 - a hit: `latency_s` = bits / (`bandwidth_hz` × `spectral_efficiency`) + cycles / `compute_hz`;
 - else: `latency_s` = bits / (`bandwidth_hz` × `spectral_efficiency`) + bits / `cloud_rate_bit_per_s`
@@ -163,6 +168,9 @@ def _decision_rows(episode: Episode, first_episode: int) -> Iterator[Sequence[ob
             episode.deadline_s,
             episode.hit.int(),
             episode.on_time.int(),
+            episode.dropped.int(),
+            episode.handover.int(),
+            episode.device_energy,
             episode.energy,
         )
     ]

@@ -8,12 +8,12 @@ which each costs at least
     min over targets and 0 ≤ b ≤ room of  f_t + Σ_s n_st b_st / hz_st + μ_st (W_st − D_st) + (μ_st − μ_s,t−1) b_st,
 
 f_t being the slot with empty queues (`problem`), n_st the tasks computed at s. In b_st it is linear, so b_st is 0 or
-its room, and this only where μ_st < μ_s,t−1: with few servers all such cases are tried; with more of them the minimum over b_st, a concave function of
-n_st, is replaced by the chord below it. Either way what is left is a slot with other costs of each user alone, of
-which `lower_bound` certifies the minimum. That servers drop tasks is allowed to happen at any time for what a dropped
-task counts as, and batteries give energy for nothing. So the bound holds for these very requests, links and speeds,
-whoever knows of them, but for what single precision rounds in the networks. Prices come from subgradient steps
-towards an upper bound (Polyak 1969).
+its room, and this only where μ_st < μ_s,t−1: with few servers all such cases are tried; with more of them the minimum
+over b_st, a concave function of n_st, is replaced by the chord below it. Either way what is left is a slot with other
+costs of each user alone, of which `lower_bound` certifies the minimum. That servers drop tasks is allowed to happen at
+any time for what a dropped task counts as, and batteries give energy for nothing. So the bound holds for these very
+requests, links and speeds, whoever knows of them, but for what single precision rounds in the networks. Prices come
+from subgradient steps towards an upper bound (Polyak 1969).
 """
 
 import itertools

@@ -297,7 +297,7 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
         "slots": _validated_slots(base, slots),
     }
     if learner.kind == "no-planning":
-        contents["config"] = base
+        contents["config"] = merged(base, {"model": {"slow_level": "set"}})  # the one that learns by itself
     common = asdict(LearnerSettings(num_envs=data["num_envs"]))
     if learner.kind == "sb3":
         common = {name: common[name] for name in LEARNING}

@@ -436,6 +436,10 @@ def test_rows_say_what_truly_held_in_their_slot(tmp_path: Path) -> None:
     episode = run_episode(network, lambda network: full, home_equal)
     write_decisions(tmp_path, episode, network)
     rows = read(tmp_path / "decisions.csv")
+    for column, values in {"handover": episode.handover, "dropped": episode.dropped}.items():
+        told = values.transpose(0, 1)[episode.asked.transpose(0, 1)].int().tolist()  # by episode, slot, user
+        assert [int(row[column]) for row in rows] == told
+    assert episode.handover.any()
     compute: set[int] = set()
     homes: dict[tuple[str, str], set[str]] = {}
     waited = 0
