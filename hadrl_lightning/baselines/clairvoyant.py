@@ -96,7 +96,8 @@ def planned(network: EdgeNetwork, slots: Sequence[Slot], plans: int = PLANS) -> 
         plans: that are made, at least 1, beside the best decisions of each slot by itself.
     """
     window = _Window(network, slots)
-    price = torch.zeros(len(slots), len(network.requests), network.scenario.num_servers).double()
+    shape = (len(slots), len(network.requests), network.scenario.num_servers)
+    price = torch.zeros(shape, dtype=torch.float64, device=network.device)
     tried, held = window.play(price)
     best = tried
     for number in range(plans):

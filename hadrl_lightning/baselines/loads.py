@@ -128,8 +128,8 @@ def _work(network: EdgeNetwork) -> tuple[Float[Tensor, "batch server"], Float[Te
     if table.offloaded_share is not None:
         cycles = cycles * table.offloaded_share
     work = cycles.unsqueeze(-1) / network.exact.compute_hz.unsqueeze(-2)
-    waiting = torch.zeros_like(work[:, 0]) if table.waiting_s is None else table.waiting_s.clone()
-    return waiting, work
+    nothing = work.new_zeros(len(work), work.shape[2])
+    return nothing if table.waiting_s is None else table.waiting_s.clone(), work
 
 
 def _to_the_least(
@@ -138,7 +138,7 @@ def _to_the_least(
     among: Bool[Tensor, "batch user server"],
 ) -> Int[Tensor, "batch user"]:
     """One user after another to the server of least load among some, where it then adds to it, long [B, U]."""
-    targets = []
+    targets = [torch.zeros(len(among), 0, dtype=torch.long, device=among.device)]
     for user in range(added.shape[1]):
         choice = load.masked_fill(~among[:, user], torch.inf).argmin(dim=1, keepdim=True)
         load = load.scatter_add(1, choice, added[:, user].gather(1, choice))

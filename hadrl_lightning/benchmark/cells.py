@@ -42,7 +42,8 @@ class Cell:
         """Hash of the training that cells of several scenarios share; None where a cell has all to itself."""
         if "training" not in self.settings:
             return None
-        return _hash([FORMAT, self.settings["training"], self.settings["physics"], self.seed])
+        own = [self.settings["modules"]] if "modules" in self.settings else []
+        return _hash([FORMAT, self.settings["training"], self.settings["physics"], self.seed, *own])
 
     def training_file(self, folder: Path) -> Path:
         """Where what they share lies in a benchmark folder."""

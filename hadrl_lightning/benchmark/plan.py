@@ -187,9 +187,13 @@ def _places(settings: PlanSettings) -> Iterator[tuple[str, str, Any, Settings]]:
         common = merged(load_config(BASE, groups), *overlays, overrides)
         yield from _places_of_suite(find_suite(settings.suite), settings.places, common)
         return
+    met: dict[str, tuple[str, Settings]] = {}
     for scenario in settings.scenarios:
         base = merged(*(load_config(file, groups) for file in (BASE, scenario)), *overlays, overrides)
         name = place_label(scenario, settings.overlays)
+        other, before = met.setdefault(name, (scenario, base))
+        if before != base:
+            raise HadrlError(f"scenarios must be files of different names, got {other} and {scenario}")
         variants = [(key, value) for key, values in settings.sweeps for value in values] or [("", None)]
         for key, value in variants:
             yield name, key, value, _checked(merged(base, said(nested(key, value), groups)) if key else base)
@@ -261,8 +265,12 @@ def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     pair = None if policy in LEARNERS else pair_of(policy)
     parts = named(contents.get("config", {"data": base["data"]}))
     modules = own_modules([*parts, *(pair.factories.values() if pair is not None else ())])
-    files = played_files(base["data"]["scenario"]["processes"])
-    return {**contents, **({"modules": modules} if modules else {}), **({"files": files} if files else {})}
+    told = {
+        "modules": modules,
+        "world": own_modules(named({"data": base["data"]})),
+        "files": played_files(base["data"]["scenario"]["processes"]),
+    }
+    return {**contents, **{name: value for name, value in told.items() if value}}
 
 
 def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:

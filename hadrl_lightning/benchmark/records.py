@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hadrl_lightning.benchmark.cells import CellResult, Outcome
-from hadrl_lightning.benchmark.plan import Plan
+from hadrl_lightning.benchmark.plan import Plan, draws
+from hadrl_lightning.benchmark.players import is_trained
 from hadrl_lightning.benchmark.policies import label_with
 from hadrl_lightning.judge import (
     LEAST_KNOWN,
@@ -258,7 +259,8 @@ def _ratios(group: Group) -> np.ndarray:
 
 def _spread_known(group: Group) -> bool:
     """Whether there is more than one run, or nothing that differs between runs."""
-    return len(group.results) > 1 or not group.results[0].slots
+    policy = group.first.policy
+    return len(group.results) > 1 or not (draws(policy) or is_trained(policy))
 
 
 def _middle_mean(runs: np.ndarray) -> np.ndarray:

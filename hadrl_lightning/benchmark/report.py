@@ -28,6 +28,7 @@ from hadrl_lightning.judge import (
     FURTHER,
     NONE,
     TIMES,
+    BestAndLast,
     Interval,
     cell,
     figures_table,
@@ -37,8 +38,10 @@ from hadrl_lightning.judge import (
 
 Row = dict[str, Any]
 
-CURVES = ("hit_ratio", "latency", "on_time")
-"""Scores whose learning curves are kept."""
+OF_A_VALIDATION = ("slots", "validation_s", "validation_cost")
+"""What `results.csv` has of the best validation and of the last one."""
+CURVES = ("hit_ratio", "latency", "cost", "on_time")
+"""Scores whose learning curves are kept, as far as validations have them."""
 FIGURES = {
     **{column: score for column, score in SCORES.items() if score not in YARDSTICKS},
     **{name: name for name in TIMES},
@@ -131,9 +134,10 @@ def result_table(records: Sequence[Record]) -> list[Table]:
 def _tables(place: Place, found: list[Group]) -> list[Table]:
     first = found[0].results[0]
     optimum = first.scores.get("optimal_hit_ratio")
+    figure = "cost" if "cost" in first.scores else "Σ latency (s)"
     rows = [(group.first.label, _figures(intervals(group))) for group in found]
     further = {
-        "Σ latency (s) of every seed": [seeds_text_of(group) for group in found],
+        f"{figure} of every seed": [seeds_text_of(group) for group in found],
         "best validation after (slots)": [slots_text(group) for group in found],
         "last ÷ best validation": [rises_text(group) for group in found],
         "seeds": [str(len(group.seeds)) for group in found],
@@ -142,7 +146,7 @@ def _tables(place: Place, found: list[Group]) -> list[Table]:
     }
     further = {heading: cells for heading, cells in further.items() if set(cells) != {NONE}}
     title = (
-        f"{place_name(place)}: {len(first.episodes['latency'])} test episodes, mean ± 95 % interval over "
+        f"{place_name(place)}: {len(first.episode_costs)} test episodes, mean ± 95 % interval over "
         f"{'seeds and ' if any(len(group.results) > 1 for group in found) else ''}episodes"
         + ("" if optimum is None else f"; hit ratio expected of the best caches {optimum:.3f}")
     )
@@ -179,10 +183,13 @@ def _figures(found: dict[str, Interval]) -> dict[str, Interval]:
 
 
 def seeds_text_of(group: Group, between: str = "") -> str:
-    """The latencies of all seeds in their order; a few on a line where nothing is said of what is between them."""
+    """The latencies of all seeds, or the costs by preferences, in their order.
+
+    A few are on a line where nothing is said of what is between them.
+    """
     if len(group.results) < 2:
         return NONE
-    texts = [f"{result.scores['latency']:.1f}" for result in group.results]
+    texts = [f"{result.cost:.1f}" for result in group.results]
     if between:
         return between.join(texts)
     return "\n".join(" ".join(texts[start : start + A_LINE]) for start in range(0, len(texts), A_LINE))
@@ -232,6 +239,8 @@ def _curve(group: Group) -> Iterable[Row]:
     for points in zip(*(result.curve for result in group.results), strict=False):
         slots = sum(point["slots"] for point in points) / len(points)
         for metric in CURVES:
+            if not all(metric in point for point in points):
+                continue
             found = possible(metric, interval([point[metric] for point in points]))
             yield {"metric": metric, "slots": slots, **found._asdict()}
 
@@ -261,13 +270,12 @@ def _course(record: Record) -> Row:
     """The best and the last validation of the cell's training."""
     courses = groups([record])[0].courses
     if not courses:
-        return dict.fromkeys(("best_slots", "best_validation_s", "last_slots", "last_validation_s"))
+        return {f"{when}_{name}": None for when in BestAndLast._fields for name in OF_A_VALIDATION}
     (course,) = courses
     return {
-        "best_slots": course.best.slots,
-        "best_validation_s": course.best.latency,
-        "last_slots": course.last.slots,
-        "last_validation_s": course.last.latency,
+        f"{when}_{name}": value
+        for when, one in zip(BestAndLast._fields, course, strict=True)
+        for name, value in zip(OF_A_VALIDATION, (one.slots, one.latency, one.cost), strict=True)
     }
 
 

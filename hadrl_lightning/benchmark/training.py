@@ -28,6 +28,7 @@ from hadrl_lightning.network_files import SETTINGS
 from hadrl_lightning.planning import MEASURES
 from hadrl_lightning.process import quiet_trainer, quieten
 from hadrl_lightning.registries import Registry, import_module
+from hadrl_lightning.simulator.physics import PHYSICS
 from hadrl_lightning.simulator.processes import PROCESSES
 
 Settings = dict[str, Any]
@@ -218,6 +219,7 @@ def _in_one_line(error: Exception) -> HadrlError:
 
 PACKAGE = __name__.partition(".")[0]
 NAMED: dict[tuple[str, ...], Registry[Any]] = {
+    ("data", "physics"): PHYSICS,
     ("data", "scenario", "processes"): PROCESSES,
     ("model", "fast_level"): SLOT_MODELS,
     ("model", "slow_level"): CACHING_AGENTS,

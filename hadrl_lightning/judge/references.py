@@ -12,12 +12,11 @@ from torch import Tensor
 
 from hadrl_lightning.baselines import (
     CACHING_POLICIES,
+    best_known_and_bound,
     best_known_policy,
     carried_bound,
     carried_over,
     empty_slot,
-    expected_fading,
-    lower_bound,
     optimal_coverage,
 )
 from hadrl_lightning.data import EpisodeStream
@@ -191,8 +190,7 @@ class _BoundNote:
         self.bounds: list[torch.Tensor] = []
 
     def __call__(self, network: EdgeNetwork) -> Allocation:
-        table = network.present
-        fading = expected_fading(network.scenario, network.positions, network.physics, table)
-        slot = (network.scenario, network.cache, network.requests, network.positions, fading, network.physics)
-        self.bounds.append(lower_bound(*slot, table=table))
-        return best_known_policy(network)
+        slot = (network.scenario, network.cache, network.requests, network.positions)
+        found = best_known_and_bound(*slot, physics=network.physics, table=network.present)
+        self.bounds.append(found.bound_s)
+        return found.allocation

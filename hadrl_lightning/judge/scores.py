@@ -55,11 +55,11 @@ def by_unit(figures: Mapping[str, Any], physics: Physics) -> dict[str, Any]:
 
     Where that is no energy in J, there is none of devices.
     """
-    column = rules(physics).energy_column
-    if column == "energy_j":
+    laws = rules(physics)
+    if laws.energy_unit == "J":
         return dict(figures)
     return {
-        column if name == "energy" else name: value
+        laws.energy_column if name == "energy" else name: value
         for name, value in figures.items()
         if name != "device_energy"
     }
@@ -134,7 +134,9 @@ class Scoreboard:
         """The figure by which validations of a scenario are compared: see `compared_by`."""
         name = compared_by(scenario)
         figure = self._column(name.removeprefix("log_"))
-        return float(figure.double().log().mean() if name.startswith("log_") else figure.mean())
+        if not name.startswith("log_"):
+            return float(figure.mean())
+        return float(figure[figure > 0].double().log().mean())  # an episode without a task has no logarithm
 
     def interval(self, name: str) -> Interval | None:
         """A figure's mean over episodes with its interval; None for a percentile."""
@@ -226,7 +228,7 @@ class BestAndLast(NamedTuple):
     @property
     def rise(self) -> float:
         """How much longer the last one's latency is, as a share: what a training loses that does not converge."""
-        return self.last.told / self.best.told - 1
+        return self.last.told / self.best.told - 1 if self.best.told else math.nan
 
 
 def best_and_last(validations: Sequence[Validation]) -> BestAndLast | None:

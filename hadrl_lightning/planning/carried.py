@@ -42,7 +42,10 @@ class CarriedWork(NamedTuple):
         return self._cost(self._brought(target)).sum(dim=-1).mean(dim=0)
 
     def near(self, target: Int[Tensor, "networks user"]) -> "Later":
-        """The same as a sum over the users of each server: right for every single move from these targets."""
+        """The same as a sum over the users of each server: right for every single move from these targets.
+
+        Of several members it is near that: their products of two users' work are pooled by their root mean square.
+        """
         brought = self._brought(target)
         here = target.unsqueeze(-1) == torch.arange(self.work.shape[-1], device=target.device)
         rising = self._rising(brought)[:, :, None]

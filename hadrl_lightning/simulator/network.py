@@ -373,7 +373,7 @@ def check_targets(laws: Rules, scenario: Scenario, physics: Physics) -> None:
     targets = targets_beyond(scenario)
     if targets and targets != laws.serves_beyond:
         raise HadrlError(f"physics must be strict for tasks to go to {' or '.join(targets)}, got {physics}")
-    if scenario.preferences.energy_j and laws.energy_column != "energy_j":
+    if scenario.preferences.energy_j and laws.energy_unit != "J":
         raise HadrlError(
             f"preferences.energy_j must be 0 under physics {physics}, whose energies are in no joules, "
             f"got {scenario.preferences.energy_j:g}"

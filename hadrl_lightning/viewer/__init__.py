@@ -2,8 +2,10 @@
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from shutil import which
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -153,10 +155,14 @@ def write_mp4(path: Path, scenes: Sequence[Scene], title: str) -> None:
     size = f"{round(WIDTH_IN * DPI)}x{round(HEIGHT_IN * DPI)}"
     given = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", size, "-r", str(FRAMES_PER_S), "-i", "-"]
     made = ["-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4"]
-    images = b"".join(picture.image(scene).tobytes() for scene in scenes)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, TemporaryFile() as said:
         words = [program, "-loglevel", "error", "-y", *given, *made, str(temporary)]
-        done = subprocess.run(words, input=images, capture_output=True, check=False)
-        if done.returncode:
-            lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason"]
+        encoder = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=said, stderr=said)
+        with suppress(BrokenPipeError), encoder:  # an encoder that has failed says why
+            assert encoder.stdin is not None
+            for scene in scenes:
+                encoder.stdin.write(picture.image(scene).tobytes())
+        if encoder.returncode:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines() or ["no reason"]
             raise HadrlError(f"format mp4 needs an ffmpeg that makes videos, got {lines[-1]}")

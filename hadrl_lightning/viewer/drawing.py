@@ -145,9 +145,9 @@ def _above(limit: float, most: float) -> float:
     return limit if most <= limit else 1.3 * most
 
 
-def _squares(at: Points, radius: float) -> Float[np.ndarray, "point corner axis"]:
+def _squares(at: Points, radius: float) -> list[Points]:
     """The corners of cells: users are drawn from squares around servers."""
-    return at[:, None] + radius * np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)])
+    return list(at[:, None] + radius * np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]))
 
 
 class _Map:

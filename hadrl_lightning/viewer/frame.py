@@ -12,6 +12,7 @@ from torch import Tensor
 from hadrl_lightning.play import PlayedSlot, slot_scores
 from hadrl_lightning.simulator import EdgeNetwork, Service, switching_cost, terms
 from hadrl_lightning.simulator.constants import Constants
+from hadrl_lightning.simulator.processes import Queues
 
 Array = np.ndarray
 """Of NumPy."""
@@ -184,7 +185,7 @@ class Watcher:
         processes = network.unfolding.processes
         named = [one for name, one in processes.items() if name in network.scenario.processes]
         moves = any("positions" in one.brings for one in named)
-        buffers = [one.buffer_s for one in named if hasattr(one, "buffer_s")]
+        buffers = [one.buffer_s for one in named if isinstance(one, Queues)]
         scenario = network.scenario
         return Scene(
             slot=slot,
@@ -196,7 +197,7 @@ class Watcher:
             links=_links(network, seen.held),
             cell_radius_m=float(scenario.cell_radius_m),
             buffer_s=float(buffers[0]) if buffers else None,
-            energy_unit="J" if network.rules.energy_column.endswith("_j") else "dBm·s",
+            energy_unit=network.rules.energy_unit,
             has_devices=seen.held.device_hz is not None,
             moves=moves,
             numbers=numbers,
@@ -231,7 +232,8 @@ class Watcher:
         has_task = seen.outcome != OUTCOMES.index("idle")
         came = _of_first((seen.target >= 0) & (seen.target < num_servers) & has_task)
         np.add.at(tasks, (_of_first(seen.target)[came], _of_first(seen.outcome)[came]), 1)
-        work = [one["backlog"] for one in network.state.carried.values() if "backlog" in one]
+        carried, processes = network.state.carried, network.unfolding.processes
+        work = [carried[name]["backlog"] for name, one in processes.items() if isinstance(one, Queues)]
         slows = "server_speed" in network.unfolding.slot.more
         return Servers(
             at_m=_numbers(held.servers_m, num_servers * 2).reshape(num_servers, 2),

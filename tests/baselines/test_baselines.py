@@ -289,6 +289,14 @@ def test_the_shortest_queue_counts_the_work_that_waits() -> None:
     assert shortest_queue(network).server.tolist() == [[1, 1, 0, 1]]
 
 
+@pytest.mark.parametrize("name", sorted(OFFLOADING_POLICIES))
+def test_where_there_are_no_users_there_is_nothing_to_decide(name: str) -> None:
+    network = EdgeNetwork(Scenario(num_users=0), num_envs=2)
+    network.begin_frame(torch.ones_like(network.cache))
+    policy = OFFLOADING_POLICIES[name](network.scenario, generator())
+    assert policy(network).server.shape == (2, 0)
+
+
 def test_of_two_servers_drawn_at_random_the_less_loaded_is_chosen() -> None:
     network = waiting((1.0, 2.0, 3.0), num_envs=3000, num_users=1)
     chosen = two_choices(generator())(network).server.flatten().bincount(minlength=3) / 3000

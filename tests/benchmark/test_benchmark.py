@@ -1,5 +1,6 @@
 import csv
 import json
+import linecache
 import math
 import os
 import signal
@@ -34,6 +35,7 @@ from hadrl_lightning.benchmark import (
     run_cells,
     write_report,
 )
+from hadrl_lightning.benchmark.archive import judged
 from hadrl_lightning.benchmark.cells import read_result, write_result
 from hadrl_lightning.benchmark.plan import Sweep, nested, parse_sweep, parse_value
 from hadrl_lightning.benchmark.report import result_rows
@@ -773,3 +775,39 @@ def test_heuristics_and_learners_play_in_all_worlds_at_once(own: str) -> None:
         result = outcomes[policy].result
         assert result is not None
         assert math.isfinite(result.scores["latency"])
+
+
+def test_the_text_of_ones_own_physics_counts_in_cells_trainings_and_in_what_is_compared(
+    in_empty_folder: Path,
+) -> None:
+    text = "from hadrl_lightning.simulator.physics.strict import Strict\nclass Mine(Strict):\n    pass\n"
+    Path("own_rules.py").write_text(text)
+
+    def cell() -> Cell:
+        physics = {"data": {"physics": "own_rules.Mine"}}
+        plan = make_plan(PlanSettings(policies=("none+home_equal",), seeds=(0,), overrides=physics))
+        return plan.cells[0]
+
+    def training_key(cell: Cell) -> str | None:
+        return replace(cell, settings={**cell.settings, "training": {}}).training_key
+
+    first = cell()
+    assert list(first.settings["modules"]) == list(first.settings["world"]) == ["own_rules"]
+    Path("own_rules.py").write_text(text + "    more = 1\n")
+    linecache.clearcache()
+    second = cell()
+    assert first.key != second.key
+    assert judged(first) != judged(second)
+    assert training_key(first) != training_key(second)
+    sys.modules.pop("own_rules", None)
+
+
+def test_scenarios_of_the_same_name_that_differ_are_refused(in_empty_folder: Path) -> None:
+    for folder, users in (("a", 5), ("b", 9)):
+        Path(folder).mkdir()
+        Path(folder, "net.yaml").write_text(f"data: {{scenario: {{num_users: {users}}}}}\n")
+    with pytest.raises(
+        HadrlError, match=r"^scenarios must be files of different names, got a/net.yaml and b/net"
+    ):
+        make_plan(PlanSettings(scenarios=("a/net.yaml", "b/net.yaml"), policies=("none+home_equal",)))
+    make_plan(PlanSettings(scenarios=("a/net.yaml", "./a/net.yaml"), policies=("none+home_equal",)))

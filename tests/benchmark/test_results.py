@@ -5,12 +5,14 @@ import functools
 import hashlib
 import json
 import linecache
+import math
 import re
 import runpy
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +204,35 @@ def test_a_value_at_the_quartile_counts_in_part() -> None:
 def test_a_policy_with_one_training_has_no_interval_over_seeds() -> None:
     found = aggregate([*records("hadrl", [[2.0], [3.0, 4.0]]), *records(LEAST_KNOWN, [[1.0], [1.0]])])
     assert found[0].ratio.half != found[0].ratio.half
+
+
+@pytest.mark.parametrize(("policy", "known"), [("random+random", False), ("popularity+home_equal", True)])
+def test_an_interval_over_seeds_takes_seeds_or_a_policy_that_draws_nothing(policy: str, known: bool) -> None:
+    played = [
+        one._replace(result=replace(one.result, slots=0))
+        for one in records(policy, [[2.0], [3.0]])
+        if one.result
+    ]
+    (ours, _) = aggregate([*played, *records(LEAST_KNOWN, [[1.0], [1.0]])])
+    assert math.isfinite(ours.ratio.low) is known
+
+
+def test_a_table_may_begin_with_a_bound_of_what_is_weighed() -> None:
+    bound = CellResult(scores={"cost": 2.0}, episodes={"cost": [2.0, 2.0]})
+    (first,) = records("lower-bound", [[1.0]])
+    (table,) = result_table([first._replace(result=bound)])
+    assert "es0: 2 test episodes" in str(table.title)
+
+
+def test_the_course_of_a_training_by_preferences_has_costs() -> None:
+    curve = [
+        {"slots": 100.0 * n, "latency": latency, "cost": cost, "hit_ratio": 0.5, "on_time": 0.5}
+        for n, latency, cost in ((1, 3.0, 9.0), (2, 4.0, 8.0))
+    ]
+    (one,) = records("hadrl", [[4.0]])
+    found = replace(one.result, curve=curve, scores={"latency": 4.0, "cost": 8.0})
+    (row,) = result_rows([one._replace(result=found)])
+    assert (row["best_slots"], row["best_validation_s"], row["best_validation_cost"]) == (200.0, 4.0, 8.0)
 
 
 def test_a_best_validation_of_before_the_caches_were_learnt_is_told() -> None:

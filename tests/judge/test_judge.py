@@ -272,7 +272,21 @@ def test_where_networks_differ_validations_are_compared_by_the_mean_of_logarithm
     board = Scoreboard("")
     board.add(run_episode(EdgeNetwork(SMALL, num_envs=3), *least_known_policies(SMALL)))
     expected = torch.tensor(board.episodes()["latency"]).log().mean()
-    assert board.compared(Scenario(compute_hz={"low": 1e9, "high": 9e9})) == pytest.approx(float(expected))
+    differing = Scenario(compute_hz={"low": 1e9, "high": 9e9})  # type: ignore[arg-type]
+    assert board.compared(differing) == pytest.approx(float(expected))
+    played = run_episode(EdgeNetwork(SMALL, num_envs=1), *least_known_policies(SMALL))
+    no = torch.zeros_like(played.hit)
+    board.add(
+        played._replace(latency=torch.zeros_like(played.latency), hit=no, on_time=no)
+    )  # nobody has a task
+    assert board.episodes()["latency"][-1] == 0
+    assert board.compared(differing) == pytest.approx(float(expected))
+
+
+def test_a_last_validation_without_a_task_has_no_rise() -> None:
+    found = best_and_last(course(0.0, 0.0))
+    assert found is not None
+    assert math.isnan(found.rise)
 
 
 def test_the_best_and_the_last_validation_are_told_with_their_slots() -> None:

@@ -901,3 +901,26 @@ def test_the_command_shows_an_episode(in_empty_folder: Path, capsys: pytest.Capt
         main(["show", "--ckpt_path", "es3.ckpt", "--slots", "7", "--format", "html", "--output", "here"]) == 0
     )
     assert os.listdir("here") == ["episode.html"]
+
+
+@pytest.mark.unchecked
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ('for last; do true; done; cat > "$last"', None),
+        ("echo no codec >&2; exit 1", "format mp4 needs an ffmpeg that makes videos, got no codec"),
+    ],
+)
+def test_an_encoder_gets_one_picture_after_the_other_or_says_why_not(
+    body: str, message: str | None, in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("bin").mkdir()
+    Path("bin/ffmpeg").write_text(f"#!/bin/sh\n{body}\n")
+    Path("bin/ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", f"bin{os.pathsep}{os.environ['PATH']}")
+    words = ["show", "--config", "es2.yaml", "--slots", "2", "--format", "mp4", "--output", "out"]
+    assert main(words) == (2 if message else 0)
+    if message is None:
+        assert Path("out/episode.mp4").stat().st_size == 2 * 1280 * 720 * 3
+    else:
+        assert not list(Path().rglob("*.mp4"))

@@ -812,3 +812,26 @@ def test_the_lower_bound_says_that_it_knows_nothing_of_what_ones_own_process_car
         HadrlError, match=r"^processes must be queues or device for lower-bound, got own, which"
     ):
         carried_over({"queues": Queues(), "own": Own()})
+
+
+@pytest.mark.parametrize("names", [("slow_servers", "queues"), ("queues", "slow_servers")])
+def test_a_server_that_dropped_all_its_tasks_has_measured_nothing(names: tuple[str, str]) -> None:
+    chosen = {
+        "slow_servers": {"slow_part": 0.4, "slow_slots": 4.0, "telemetry": "used"},
+        "queues": {"load": 1.5, "late": "dropped"},
+    }
+    base = Scenario.from_config("es3.yaml")
+    network = network_of(replace(base, processes={name: chosen[name] for name in names}))
+    arrived = measured = 0
+    while not network.episode_over:
+        if network.frame_over:
+            network.begin_frame(full(network))
+        allocation = home_equal(network)
+        service = network.step(allocation)
+        computed, came = torch.zeros(2, 3, 3, dtype=torch.long)
+        computed.scatter_add_(1, allocation.server, service.hit.long())
+        came.scatter_add_(1, allocation.server, service.asked.long())
+        fresh = network.state.carried["slow_servers"]["slowdown_age"] == 0
+        assert torch.equal(fresh, computed > 0)
+        arrived, measured = arrived + int((came > 0).sum()), measured + int(fresh.sum())
+    assert 0 < measured < arrived

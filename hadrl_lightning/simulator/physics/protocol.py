@@ -36,6 +36,8 @@ class Rules(ABC):
     """Whether any shares may be asked for that sum to 1 on a server, and not those alone that actions stand for."""
     energy_column: ClassVar[str] = "energy_j"
     """What files call the energy: its name ends in the unit of `transmit_power` times seconds."""
+    energy_unit: ClassVar[str] = "J"
+    """The unit of the energy, in words; only what is in joules can be weighed or be that of devices."""
     below_zero: ClassVar[frozenset[str]] = frozenset()
     """Fields of views that may fall below 0."""
     serves_beyond: ClassVar[tuple[str, ...]] = ()

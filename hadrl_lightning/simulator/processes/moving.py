@@ -239,15 +239,16 @@ class Handover(Process):
 
     def initial(self, world: World, generator: torch.Generator) -> Memory:
         """The best server, which is nothing to wait for."""
-        homes = self._losses(world).argmin(dim=-1)
+        homes = self._losses(world).argmin(dim=-1).to(world.device)
         return {"homes": homes, "handed_over": torch.zeros_like(homes, dtype=torch.bool)}
 
     def advance(self, world: World, memory: Memory, generator: torch.Generator) -> Memory:
         """The best server, where it is better by the hysteresis."""
-        losses, before = self._losses(world), memory["homes"]
+        losses, before = self._losses(world), memory["homes"].cpu()
         least, best = losses.min(dim=-1)
         better = at_home(losses, before) - least > self.hysteresis_db
-        return {"homes": torch.where(better, best, before), "handed_over": better}
+        homes = torch.where(better, best, before)
+        return {"homes": homes.to(world.device), "handed_over": better.to(world.device)}
 
     def changed(self, before: Memory, after: Memory) -> Bool[Tensor, " batch"]:
         """Where a user has another home."""
@@ -275,8 +276,9 @@ class Handover(Process):
         return {"home": slot.more["homes"], "handed_over": slot.more["handed_over"]}
 
     def _losses(self, world: World) -> Tensor:
+        """Path losses in dB, on the CPU: a seed has the same homes on every device."""
         table = world.table._replace(link_loss_db=world.brought.get("link_loss_db"))
-        return losses_db(table, world.brought["positions"])
+        return losses_db(table.to(torch.device("cpu"), STATE), world.brought["positions"].cpu().to(STATE))
 
 
 def _memory(world: World, low: Tensor, path: Tensor, speed: Tensor, state: dict[str, Tensor]) -> Memory:
