@@ -60,7 +60,7 @@ def least_loaded_targets(network: EdgeNetwork) -> Int[Tensor, "batch user"]:
     weight = mean_hz / compute_hz
     load = weight.new_zeros(network.num_envs, network.scenario.num_servers)
     if table.waiting_s is not None:
-        usual = (network.exact.popularity * table.cycles).sum(dim=-1, keepdim=True) / mean_hz
+        usual = table.usual_cycles.unsqueeze(-1).to(network.device) / mean_hz
         load += table.waiting_s / usual
     idle = table.idle(network.requests)
     counts = torch.ones_like(network.requests) if idle is None else (~idle).long()

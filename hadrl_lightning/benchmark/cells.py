@@ -97,14 +97,19 @@ class CellResult:
     """Of what computed it."""
 
     @property
+    def figure(self) -> str:
+        """What its scores call the cost by the preferences of the scenario: see `Preferences.figure`."""
+        return "cost" if "cost" in self.scores else "latency"
+
+    @property
     def cost(self) -> float:
         """By the preferences of the scenario: by default the latency in s."""
-        return self.scores.get("cost", self.scores.get("latency", math.nan))
+        return self.scores.get(self.figure, math.nan)
 
     @property
     def episode_costs(self) -> list[float]:
         """The same of every episode."""
-        return self.episodes["cost" if "cost" in self.episodes else "latency"]
+        return self.episodes[self.figure]
 
 
 def read_result(cell: Cell, folder: Path) -> CellResult | None:

@@ -65,7 +65,7 @@ def _computed(cell: Cell, folder: Path | None) -> CellResult:
     started = time.perf_counter()
     if cell.policy == LOWER_BOUND:
         caching = CACHING_POLICIES["latency_optimal"](stream.scenario, make_generator(0, Use.CACHE_SEARCH))
-        bound = {"latency" if scenario.preferences.latency_alone else "cost": bounds(stream, caching)}
+        bound = {scenario.preferences.figure: bounds(stream, caching)}
         return _finished(cell.policy, stream, bound, {}, started)
     trained = _trained(cell, scenario, stream.scenario, physics, folder)
     training_s = time.perf_counter() - started if trained.slots else 0.0

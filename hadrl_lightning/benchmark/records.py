@@ -170,7 +170,7 @@ def intervals(group: Group) -> dict[str, Interval]:
 
 def yardstick_columns(result: CellResult) -> tuple[str, str]:
     """What tables call the best known under a policy's own caches and the least known: latencies in s, or costs."""
-    unit = "cost" if "cost" in result.scores else "s"
+    unit = "s" if result.figure == "latency" else result.figure
     return f"own_best_known_{unit}", f"least_known_{unit}"
 
 

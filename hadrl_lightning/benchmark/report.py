@@ -134,7 +134,7 @@ def result_table(records: Sequence[Record]) -> list[Table]:
 def _tables(place: Place, found: list[Group]) -> list[Table]:
     first = found[0].results[0]
     optimum = first.scores.get("optimal_hit_ratio")
-    figure = "cost" if "cost" in first.scores else "Σ latency (s)"
+    figure = "Σ latency (s)" if first.figure == "latency" else first.figure
     rows = [(group.first.label, _figures(intervals(group))) for group in found]
     further = {
         f"{figure} of every seed": [seeds_text_of(group) for group in found],
@@ -257,8 +257,7 @@ def _tasks(group: Group) -> Iterable[Row]:
 def _changes(group: Group) -> Iterable[Row]:
     """What slots cost around changes of the world, mean over seeds."""
     known = [result.around_changes for result in group.results if result.around_changes]
-    of = "cost" if "cost" in group.results[0].scores else "latency"
-    head = {**_head(group.first), "seeds": len(group.seeds), "of": of}
+    head = {**_head(group.first), "seeds": len(group.seeds), "of": group.results[0].figure}
     for metric in known[0] if known else ():
         if not all(metric in one for one in known):  # of an earlier version
             continue

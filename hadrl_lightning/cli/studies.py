@@ -300,10 +300,7 @@ class Progress:
             print(text + f"failed: {outcome.error}", flush=True)
             return
         hits = f"hits {result.scores['hit_ratio']:.3f}, " if "hit_ratio" in result.scores else ""
-        costs = "latency" not in result.scores  # a bound of what is weighed
-        reached = (
-            f"cost {result.scores['cost']:.2f}" if costs else f"latency {result.scores['latency']:.2f} s"
-        )
+        reached = f"{result.figure} {result.cost:.2f}" + (" s" if result.figure == "latency" else "")
         print(text + hits + f"{reached} ({result.wall_s:.0f} s)", flush=True)
 
     @property

@@ -169,7 +169,7 @@ def compared_by(scenario: Scenario) -> str:
 
     A sum of latencies in s is ruled by the slowest networks: where networks differ each counts alike by its logarithm.
     """
-    name = "latency" if scenario.preferences.latency_alone else "cost"
+    name = scenario.preferences.figure
     return f"log_{name}" if scenario.ranges else name
 
 

@@ -64,6 +64,11 @@ class Preferences:
         """Whether the cost is the latency in s."""
         return self == USUAL
 
+    @property
+    def figure(self) -> str:
+        """What scores call the cost: `latency` where it is that alone, else `cost`."""
+        return "latency" if self.latency_alone else "cost"
+
 
 # The class checks its own arguments, with messages for users, and takes whole numbers too, as YAML gives them.
 setattr(Preferences.__init__, "__no_type_check__", True)  # noqa: B010

@@ -118,6 +118,16 @@ class Constants(NamedTuple):
         cycles = self._cycles(requests)
         return cycles if self.off is None else cycles.masked_fill(self.off, 0.0)
 
+    @property
+    def usual_bits(self) -> Tensor:
+        """Mean input of a task by the popularity, bit, [] or of each network [B]: in double precision on the CPU."""
+        return (self.popularity.cpu() * self.input_bits.cpu().double()).sum(dim=-1)
+
+    @property
+    def usual_cycles(self) -> Tensor:
+        """Mean cycles of a task by the popularity, as `usual_bits`."""
+        return (self.popularity.cpu() * self.cycles.cpu().double()).sum(dim=-1)
+
     def _bits(self, requests: Tensor) -> Tensor:
         return of_each(self.input_bits, requests) if self.task_bits is None else self.task_bits
 

@@ -286,7 +286,7 @@ def _links(network: EdgeNetwork, held: Constants) -> tuple[tuple[int, int], ...]
     """Servers whose quickest path passes no other one: those that a link joins which anyone takes."""
     if held.path_delay_s is None or held.path_s_per_bit is None:
         return ()
-    bits = float((held.input_bits.double() * held.popularity.double()).sum(dim=-1).flatten()[0])
+    bits = float(held.usual_bits.flatten()[0])
     cost = _of_first(held.path_delay_s.double() + bits * held.path_s_per_bit.double())
     servers = range(len(cost))
     return tuple(

@@ -114,8 +114,7 @@ class Hops(Process):
             delay, each, own = self._listed(servers, torch.float64)
             delay = delay + torch.where(own, 0.0, of_length)
             each = each.expand_as(delay)
-        bits = (table.input_bits.cpu().double() * table.popularity.cpu()).sum(dim=-1)
-        paths = _quickest(delay, each, bits.reshape(-1, 1, 1))
+        paths = _quickest(delay, each, table.usual_bits.reshape(-1, 1, 1))
         return {
             name: path.to(world.device, world.dtype).expand(world.num_envs, -1, -1)
             for name, path in zip(self.brings, paths, strict=True)

@@ -128,7 +128,7 @@ class Queues(Process):
     ) -> Float[Tensor, "batch_or_1 1"]:
         """The same of each network, in double precision on the CPU, of what users ask for."""
         compute = table.compute_hz.cpu().double().sum(dim=-1, keepdim=True)
-        size = (table.popularity.cpu() * table.cycles.cpu().double()).sum(dim=-1, keepdim=True)
+        size = table.usual_cycles.unsqueeze(-1)
         if asked is not None:
             size = size * asked.asking * asked.cycles
         pairs = zip(*(one.flatten().tolist() for one in torch.broadcast_tensors(compute, size)), strict=True)
