@@ -192,7 +192,7 @@ class Collection:
         noise = self.exploration.offloading_noise.level
         shape = (self.network.num_envs, self.network.scenario.offloading_action_size)
         drawn = torch.randn(shape, generator=self.generator).to(self.network.device)
-        if self.seeding and not self.module.world_model.begins_trained:  # an untrained actor decides about 0
+        if self.seeding and not self._plans_at_first():  # an untrained actor decides about 0
             return (noise * drawn).clamp(-1, 1)
         self.planner = self.module.sized_planner(view, self.planner)
         plan = self.module.plan(view, self.planner, self.generator, self._plan)
@@ -213,6 +213,12 @@ class Collection:
             nonfinite_candidates=plan.num_nonfinite.float(),
         )
         return (action + noise * drawn).clamp(-1, 1)
+
+    def _plans_at_first(self) -> bool:
+        """Whether the world model begins with what another has learnt, and with all that the form of plans takes."""
+        model = self.module.world_model
+        lacks = self.planner.settings.form == "gould" and not model.best_reward.isfinite()
+        return bool(model.begins_trained) and not lacks
 
     def _storable(self, transitions: Transitions, level: str) -> Transitions:
         """Those of the networks of which every number is finite."""

@@ -1,6 +1,7 @@
 """`EpisodeEvaluation`: judges the episodes of validate, test and predict, and shows or writes the result."""
 
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from hadrl_lightning.agents import HADRL, progress
 from hadrl_lightning.callbacks.planning import CEMPlanning
-from hadrl_lightning.callbacks.predictions import write_decisions
+from hadrl_lightning.callbacks.predictions import UNFINISHED, finish_decisions, write_decisions
 from hadrl_lightning.callbacks.references import References
 from hadrl_lightning.callbacks.results import Weights, result_table
 from hadrl_lightning.callbacks.second_process import PlayedBatch, SecondProcess
@@ -58,7 +59,7 @@ class EpisodeEvaluation(Callback):
         self._agent = Scoreboard(NAME)
         self._others: References | None = None
         self._predicted = 0
-        self._written: list[Path] = []
+        self._folder: Path | None = None
         self._stage = "fit"
 
     @property
@@ -153,8 +154,14 @@ class EpisodeEvaluation(Callback):
         self._show(trainer, "test")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no process behind."""
+        """Leave no process behind, and no files of some episodes."""
         self._end_second_process()
+        if trainer.is_global_zero:
+            self._drop_unfinished()
+
+    def _drop_unfinished(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder / UNFINISHED, ignore_errors=True)
 
     def _end_second_process(self) -> None:
         if self._second is not None:
@@ -164,23 +171,25 @@ class EpisodeEvaluation(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin new files; say so where the agent has learnt nothing."""
         _warn_of_untrained(trainer, pl_module)
-        self._predicted = 0
-        self._written = []
+        self._predicted, self._folder = 0, None
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
         """Write the decisions of a batch."""
-        folder = self.output_dir or trainer.log_dir or trainer.default_root_dir  # asks all ranks
+        self._folder = Path(self.output_dir or trainer.log_dir or trainer.default_root_dir)  # asks all ranks
         if trainer.is_global_zero:
-            self._written = write_decisions(folder, outputs, batch, first_episode=self._predicted)
+            if not self._predicted:
+                self._drop_unfinished()
+            write_decisions(self._folder / UNFINISHED, outputs, batch, first_episode=self._predicted)
         self._predicted += outputs.latency.shape[1]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say whose the decisions are, and where."""
-        if self._written:
+        """Put the files of all batches in place of earlier ones, and say whose the decisions are, and where."""
+        if self._folder is not None and trainer.is_global_zero:
+            written = finish_decisions(self._folder / UNFINISHED, self._folder)
             source = Weights(trainer.ckpt_path, [], self.state_key).source
-            outputs = f"Outputs: {', '.join(os.path.relpath(file) for file in self._written)}"
+            outputs = f"Outputs: {', '.join(os.path.relpath(file) for file in written)}"
             show(*filter(None, (source, outputs)))
 
     @property

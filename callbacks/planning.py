@@ -47,7 +47,7 @@ class CEMPlanning(Callback):
         caching_warmup_epochs: epochs at first whose caching decisions are explored but not learnt from: what a frame
             earned that an untrained fast level served says little about its caches.
         caching_noise: standard deviation of the noise on caching actions at first.
-        caching_noise_decay: factor on it after every caching decision.
+        caching_noise_decay: factor on it after every caching decision that is learnt from.
         caching_noise_min: what it does not fall below.
         offloading_noise: standard deviation of the noise on offloading actions at first.
         offloading_noise_decay: factor on it after every slot.

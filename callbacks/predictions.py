@@ -57,6 +57,9 @@ SWITCHING = {
 }
 """Columns of switching.csv, one row a caching decision."""
 EXPLANATION, SCENARIO = "columns.md", "scenario.yaml"
+NAMES = ("decisions.csv", "caches.csv", "switching.csv")
+UNFINISHED = ".unfinished"
+"""Folder beside the files of `hadrl predict` in which they are until all episodes are there."""
 FORMULAS = """
 Every score of tasks, energy and switching follows from these files and the scenario in `scenario.yaml`; handovers of
 users who have no task in that slot, and the slots that it takes to recover from changes, do not. With `bits` =
@@ -97,13 +100,9 @@ def write_decisions(
     """
     folder = Path(folder)
     files = tables(network.physics)
-    rows = {
-        "decisions.csv": _decision_rows(episode, first_episode),
-        "caches.csv": _cache_rows(episode, first_episode),
-        "switching.csv": _switching_rows(episode, first_episode),
-    }
-    for name, columns in files.items():
-        _write(folder / name, list(columns), rows[name], new=not first_episode)
+    rows = (rows_of(episode, first_episode) for rows_of in (_decision_rows, _cache_rows, _switching_rows))
+    for (name, columns), some in zip(files.items(), rows, strict=True):
+        _write(folder / name, list(columns), some, new=not first_episode)
     if not first_episode:
         with replacing(folder / EXPLANATION) as file:
             file.write_text(_explanation(network.physics), encoding="utf-8")
@@ -112,6 +111,20 @@ def write_decisions(
         for number, scenario in enumerate(network.scenarios, first_episode):
             _write_scenario(folder / f"scenario-{number}.yaml", scenario, network.physics)
     return [folder / name for name in (*files, EXPLANATION, SCENARIO)]
+
+
+def finish_decisions(unfinished: Path, folder: Path) -> list[Path]:
+    """Put the files of `write_decisions` into the folder where they are looked for, and return those of any run.
+
+    Raises:
+        OutputError: they can't be put there.
+    """
+    with writing(folder):
+        files = sorted(unfinished.iterdir())
+        for file in files:
+            file.replace(folder / file.name)
+        unfinished.rmdir()
+    return [folder / name for name in (*NAMES, EXPLANATION, SCENARIO)]
 
 
 def _write_scenario(path: Path, scenario: Scenario, physics: Physics) -> None:
@@ -132,9 +145,15 @@ def _write(path: Path, columns: Sequence[str], rows: Iterator[Sequence[object]],
 
 def tables(physics: Physics) -> dict[str, dict[str, str]]:
     """The files, their columns, and what these mean."""
-    energy = rules(physics).energy_column
-    decisions = {**DECISIONS, energy: ENERGY[energy][0]}
-    return {"decisions.csv": decisions, "caches.csv": CACHES, "switching.csv": SWITCHING}
+    decisions = {**DECISIONS, rules(physics).energy_column: _energy(physics)[0]}
+    return dict(zip(NAMES, (decisions, CACHES, SWITCHING), strict=True))
+
+
+def _energy(physics: Physics) -> tuple[str, str]:
+    """What the energy of a physics means, and what it is the product of."""
+    laws = rules(physics)
+    of_its_own = (f"the energy of the physics, {laws.energy_unit}", "the power of the physics")
+    return ENERGY.get(laws.energy_column, of_its_own)
 
 
 def _explanation(physics: Physics) -> str:
@@ -142,8 +161,7 @@ def _explanation(physics: Physics) -> str:
     for name, columns in tables(physics).items():
         text += f"\n## {name}\n\n| column | |\n|---|---|\n"
         text += "".join(f"| `{column}` | {meaning} |\n" for column, meaning in columns.items())
-    energy = rules(physics).energy_column
-    formulas = FORMULAS.format(energy=energy, power=ENERGY[energy][1])
+    formulas = FORMULAS.format(energy=rules(physics).energy_column, power=_energy(physics)[1])
     return text + "\n## How the scores are made\n" + formulas
 
 

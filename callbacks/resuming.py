@@ -22,10 +22,14 @@ class RandomState(Callback):
     """
 
     def __init__(self) -> None:
-        self._restored: dict[str, Any] | None = None
+        self._restored: list[dict[str, Any]] = []
 
     def state_dict(self) -> dict[str, Any]:
-        """States as tensors and plain numbers, which load with `weights_only`."""
+        """States of each rank as tensors and plain numbers, which load with `weights_only`."""
+        return {"ranks": of_each_rank(self._own())}
+
+    @staticmethod
+    def _own() -> dict[str, Any]:
         name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002 (to store it)
         return {
             "torch": torch.get_rng_state(),
@@ -36,13 +40,14 @@ class RandomState(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until training starts."""
-        self._restored = state_dict
+        self._restored = list(state_dict.get("ranks", [state_dict]))  # once there was that of rank 0 alone
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the states."""
-        if self._restored is None:
+        """Restore the states; a rank that had none before keeps its own."""
+        ranks, self._restored = self._restored, []
+        if trainer.global_rank >= len(ranks):
             return
-        state, self._restored = self._restored, None
+        state = ranks[trainer.global_rank]
         torch.set_rng_state(state["torch"].cpu())
         if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])

@@ -305,7 +305,7 @@ class _Loader(yaml.SafeLoader):
         """A mapping whose names differ."""
         names: set[str] = set()
         for key, _ in node.value:
-            if key.value in names and isinstance(key, yaml.ScalarNode):
+            if isinstance(key, yaml.ScalarNode) and key.value in names:
                 raise yaml.YAMLError(
                     f"{key.value} stands twice in a group, in line {key.start_mark.line + 1}"
                 )

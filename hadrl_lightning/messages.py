@@ -23,7 +23,8 @@ PLAIN = {
 
 def tell(kind: str, message: object) -> None:
     """Print one line, such as `hadrl: error: …`."""
-    sys.stderr.write(f"hadrl: {kind}: {' '.join(str(message).split())}\n")
+    if sys.stderr is not None:  # closed before the start
+        sys.stderr.write(f"hadrl: {kind}: {' '.join(str(message).split())}\n")
 
 
 @contextmanager

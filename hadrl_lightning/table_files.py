@@ -5,9 +5,10 @@ import gzip
 import math
 import re
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -219,7 +220,8 @@ class Table:
         names = names if self.header else [f"column_{place + 1}" for place in range(len(names))]
         if self.header:
             lines = lines.filter(pl.col(_ROW) > 1)
-        cells = pl.col("line").str.strip_chars().str.replace_all(self.separator, "\t").str.split("\t")
+        text = pl.col("line").str.strip_prefix("\ufeff").str.strip_chars()
+        cells = text.str.replace_all(self.separator, "\t").str.split("\t")
         parts = [cells.list.get(place, null_on_oob=True).alias(name) for place, name in enumerate(names)]
         return lines.select(_ROW, *parts)
 
@@ -326,20 +328,26 @@ def _source(what: str, name: str, value: Any) -> tuple[str | int, float | None]:
     return value, None if times is None else float(times)
 
 
-def _files(what: str, path: str) -> tuple[Path, ...]:
+def files_of(path: str) -> tuple[Path, ...]:
+    """The files that are read of a file, a folder (but hidden ones) or a pattern, in their order; there may be none."""
     place = Path(path)
+    if place.is_file():
+        return (place,)
     if place.is_dir():
-        found = [one for one in place.iterdir() if one.is_file() and not one.name.startswith(".")]
-    elif place.is_file():
-        found = [place]
+        found = [one for one in place.iterdir() if not one.name.startswith(".")]
     else:
-        found = [Path(one) for one in glob.glob(path) if Path(one).is_file()]
+        found = [Path(one) for one in glob.glob(path)]
+    return tuple(sorted(one for one in found if one.is_file()))
+
+
+def _files(what: str, path: str) -> tuple[Path, ...]:
+    found = files_of(path)
     if not found:
         raise HadrlError(
             f"{what} must be a file, a folder or a pattern of files, got {path}, where there is none; "
             f"--data.{what} PATH says where it is"
         )
-    return tuple(sorted(found))
+    return found
 
 
 def _first_line(file: Path) -> str:
@@ -355,8 +363,9 @@ def _separator(file: Path) -> str:
         line = _first_line(file)
     except UnicodeDecodeError:
         raise HadrlError(f"files must be text in UTF-8, or Parquet, got {file} in another encoding") from None
-    except OSError as error:
-        raise HadrlError(f"files must be readable, got {file}: {error.strerror or error}") from error
+    except (OSError, EOFError, zlib.error) as error:  # the latter two of what is packed
+        reason = getattr(error, "strerror", None) or error
+        raise HadrlError(f"files must be readable, got {file}: {reason}") from error
     if "\r" in line:
         raise HadrlError(
             f"files must have lines that end in a line feed, got carriage returns alone in {file}"
@@ -412,7 +421,10 @@ def _not_text(table: Table, file: Path, reason: str) -> str:
     """The first row of a text that is not in UTF-8, in words; empty where that is not what is wrong."""
     if not table.separator or "utf" not in reason.lower():
         return ""
-    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+    with (
+        suppress(EOFError, zlib.error),
+        gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream,
+    ):
         for row, line in enumerate(stream, 1):
             try:
                 line.decode("utf-8")

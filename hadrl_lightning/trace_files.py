@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hadrl_lightning.errors import HadrlError, HadrlWarning, shown
-from hadrl_lightning.table_files import Cells, Column, Table, open_table
+from hadrl_lightning.table_files import Cells, Column, Table, files_of, open_table
 
 if TYPE_CHECKING:
     import polars
@@ -60,10 +60,7 @@ GAINS = {
 
 def stamp(path: str) -> tuple[tuple[str, int, int], ...]:
     """What changes when a file, or one of a folder or a pattern, is written anew; empty where there is none."""
-    place = Path(path)
-    files = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
-    files = files or sorted(place.parent.glob(place.name) if place.parent.is_dir() else [])
-    found = [(one, one.stat()) for one in files if one.is_file()]
+    found = [(one, one.stat()) for one in files_of(path)]
     return tuple((str(one), stat.st_mtime_ns, stat.st_size) for one, stat in found)
 
 
@@ -77,8 +74,11 @@ def _digest(files: tuple[tuple[str, int, int], ...]) -> str:
     found = hashlib.sha256()
     for name, _, size in files:
         found.update(f"{Path(name).name} {size} ".encode() if len(files) > 1 else b"")
-        with open(name, "rb") as stream:
-            found.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with open(name, "rb") as stream:
+                found.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise HadrlError(f"files must be readable, got {name}: {error.strerror or error}") from error
     return found.hexdigest()[:16]
 
 
@@ -252,7 +252,8 @@ def users_of(table: Table, part: Cells) -> "polars.Series | None":
         return part["user"]
     if table.what != "moves":
         return None
-    name = table.files[int(part["file"][0])].stem
+    file = table.files[int(part["file"][0])]
+    name = (file.with_suffix("") if file.suffix == ".gz" else file).stem
     return pl.repeat(name, len(part["time_s"]), dtype=pl.String, eager=True)
 
 

@@ -27,6 +27,7 @@ from hadrl_lightning.simulator import (
 )
 from hadrl_lightning.simulator.decisions import MAX_SHARE, sum_per_server
 from hadrl_lightning.simulator.fields import SERVER
+from hadrl_lightning.simulator.physics.protocol import passed_on
 from hadrl_lightning.simulator.service import check_allocation
 
 Adapt = Literal["off", "heads", "all"]
@@ -323,11 +324,15 @@ def _decision(given: Any, view: OffloadingView) -> Allocation:
     num_servers = view.sizes()[SERVER]
     check_allocation(given, list(view.requests.shape), num_servers)
     decision = Allocation(*(one.to(view.device) for one in given))
+    taken, asking = decision, torch.ones_like(view.cycles)
+    if view.asking is not None:
+        taken, asking = passed_on(decision, ~view.asking, num_servers), view.asking.to(asking)
+    users = sum_per_server(asking, decision.server, num_servers)
     for name in ("bandwidth_share", "compute_share"):
-        load = sum_per_server(getattr(decision, name), decision.server, num_servers)
-        wrong = ((load - 1).abs() > MAX_SHARE - 1) & (load != 0)
-        wrong |= (load == 0) & (
-            sum_per_server(torch.ones_like(view.cycles), decision.server, num_servers) > 0
+        load = sum_per_server(getattr(taken, name), decision.server, num_servers)
+        wrong = (users > 0) & ((load - 1).abs() > MAX_SHARE - 1)
+        wrong[:, num_servers - view.beyond :] = (
+            False  # those of devices and of the cloud are shares of nothing
         )
         if bool(wrong.any()):
             raise HadrlError(

@@ -250,11 +250,10 @@ class LookaheadCaching(CachingAgent):
             member: which member of the model each row follows; None: all of them.
             log_factor: see `act`.
         """
-        tasks, users = self._model.service_demands(view), self._users(view)
+        beliefs = () if log_factor is None else (log_factor,)  # of models that have them
+        tasks, users = self._model.service_demands(view, *beliefs), self._users(view)
         if member is not None:
             tasks = tasks[member, torch.arange(len(view), device=view.device)].unsqueeze(0)
-        if log_factor is not None:
-            tasks = tasks * log_factor.exp().to(tasks).mT[:, None, :, None]
         return Frames(tasks, demand * users[:, None], users)
 
     def _choice(self, frames: Frames, room: Room, num_users: int, generator: torch.Generator) -> CacheChoice:

@@ -260,7 +260,7 @@ class SetDDPG(ActorCritic):
         discount = self.settings.discount
         if discount == 0:
             return reward
-        few = max(1, self.settings.explore_proposals // 8)
+        few = max(1 if self.settings.use_actor else 2, self.settings.explore_proposals // 8)
         among = self.data_share.of(len(batch.reward))
         inputs = self.read(own.next_view)
         search = self._search(inputs, self.target_actor, self.target_critic)

@@ -327,11 +327,12 @@ class SetPredictions(TransitionModel):
         return weight.to(unit) * self.unit_s(unit)
 
     def service_demands(
-        self, view: CachingView
+        self, view: CachingView, log_factor: Float[Tensor, "batch server part"] | None = None
     ) -> Float[Tensor, "member batch held resource_and_base service server"]:
         """See `planning.frames.FrameModel`. What a caching view does not show of users and servers is as usual.
 
-        A part of a latency is a log-normal: its mean is its median times exp(σ² / 2).
+        A part of a latency is a log-normal: its mean is its median times exp(σ² / 2). Servers are believed to demand
+        exp(`log_factor`) times as much as the model says; energy is no matter of theirs.
         """
         assert isinstance(self.resources, SharedResources)
         of_network = ("spectral_efficiency", *OF_THE_CLOUD)
@@ -350,13 +351,17 @@ class SetPredictions(TransitionModel):
             ),
             dim=-1,
         )
-        demand = self.resources.expected_demands(token.flatten(0, 3)[None]) * self.unit_s(user)
+        token = token.flatten(0, 3)[None]
+        found = self.resources.expected_demands(token) * self.unit_s(user)
+        found = found.view(-1, *shape, found.shape[-1]).movedim(-1, 3)
+        if log_factor is not None:
+            found = found * log_factor.exp().to(found).mT[:, None, :, None]
         if self.outcomes is not None:
-            demand = self.preferences.latency_s * demand
+            found = self.preferences.latency_s * found
             if self.outcomes.energy is not None:
-                unit = (self.preferences.energy_j * self.outcomes.energy_unit_j).to(demand)
-                demand = demand + unit * self.outcomes.energy.expected_demands(token.flatten(0, 3)[None])
-        found = demand.view(-1, *shape, demand.shape[-1]).movedim(-1, 3)
+                unit = (self.preferences.energy_j * self.outcomes.energy_unit_j).to(found)
+                energy = unit * self.outcomes.energy.expected_demands(token)
+                found = found + energy.view(-1, *shape, energy.shape[-1]).movedim(-1, 3)
         if self.held.is_whole:
             return found
         every = found.new_zeros(self.held.total, *found.shape[1:])

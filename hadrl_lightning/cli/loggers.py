@@ -152,7 +152,7 @@ class MetricsLogger(Logger):
         self._num_rows = len(kept)
         if kept:
             self._replace(kept)
-        elif rows and self.earlier == self.path:
+        elif rows and self.earlier is not None and self.earlier.absolute() == self.path:
             self.path.unlink()
 
     def _append(self, row: Row) -> None:

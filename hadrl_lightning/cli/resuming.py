@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from hadrl_lightning.cli import runs
 from hadrl_lightning.cli.checkpoints import BEST, LAST, plain
 from hadrl_lightning.cli.loggers import EventsLogger, MetricsLogger, Rows
 from hadrl_lightning.cli.outputs import matters, result_name
+from hadrl_lightning.config_files import load_config
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import load_tensors, replacing
 
@@ -133,9 +135,20 @@ def read_words(words: Sequence[str]) -> Words:
         known, _ = parser.parse_known_args(others)
     except argparse.ArgumentError:
         return Words("", [], None, None, Path("checkpoints"), list(words))
-    root = Path(known.root or ".") / "checkpoints"
+    root = Path(known.root or _root_in(configs.config) or ".") / "checkpoints"
     command = words[0] if words else ""
     return Words(command, configs.config, known.ckpt_path, known.weights, root, others)
+
+
+def _root_in(configs: Sequence[str]) -> str | None:
+    """The `trainer.default_root_dir` of settings files, the last one's; what is wrong with them the parser says."""
+    root = None
+    for name in configs:
+        with suppress(HadrlError):
+            trainer = load_config(name).get("trainer")
+            if isinstance(trainer, Mapping):
+                root = trainer.get("default_root_dir", root)
+    return None if root is None else str(root)
 
 
 def differences(own: Namespace, present: Namespace) -> dict[str, tuple[Any, Any]]:
@@ -170,10 +183,15 @@ def check_epochs(
     return False
 
 
+COPIED_IN_S = 60.0
+"""By so much a result may seem older than its checkpoint: a copy of a run gives files times in any order."""
+
+
 def has_result(folder: Path) -> bool:
-    """Whether the test at the end of a training has been made."""
-    tested = BEST if (folder / BEST).is_file() else LAST
-    return (folder / result_name("test", tested)).is_file()
+    """Whether the test at the end of a training has been made, of the checkpoint that is there."""
+    tested = folder / BEST if (folder / BEST).is_file() else folder / LAST
+    result = folder / result_name("test", tested.name)
+    return result.is_file() and result.stat().st_mtime > tested.stat().st_mtime - COPIED_IN_S
 
 
 def best_so_far(path: Path, checkpoint: Mapping[str, Any]) -> Path | None:

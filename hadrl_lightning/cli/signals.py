@@ -105,7 +105,8 @@ def while_read(work: Callable[[], int]) -> int:
         try:
             return work()
         finally:
-            sys.stdout.flush()  # here rather than when Python ends
+            if sys.stdout is not None:  # closed before the start
+                sys.stdout.flush()  # here rather than when Python ends
     except BrokenPipeError:
         if not _reader_is_gone():
             raise

@@ -208,10 +208,11 @@ class TransitionDataModule(LightningDataModule):
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
         held = members_held(module)
+        own = make_generator(self.seed, Use.TRAINING_BATCHES, self.collector)
         self._stream = TrainingStream(
             self.offloading_buffer,
             self.caching_buffer,
-            make_generator(self.seed, Use.TRAINING_BATCHES, self.collector),
+            own if self._stream is None else self._stream.generator,  # asked for again, it goes on
             num_members=module.num_members,
             passes=self.passes_per_epoch,
             batch_size=self.batch_size,

@@ -119,7 +119,7 @@ class SizedReplay(Generic[AnyRows]):
         """
         if "parts" not in state:
             raise ValueError("rows must be of several shapes, got those of one")
-        loaded = [self._numbered(dict(part["fields"])) for part in state["parts"]]
+        loaded = [self._numbered(dict(part["fields"]))[-self.capacity :] for part in state["parts"]]
         self.clear()
         for rows in loaded:
             self._take(rows)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning.information import gaussian_entropy
 from hadrl_lightning.planning.measures import NO_DRAWS, Draws, Exploration
 from hadrl_lightning.planning.model import Prediction
@@ -110,7 +111,10 @@ class GouldForm:
 
     def __post_init__(self) -> None:
         if not isfinite(self.best_reward):
-            raise ValueError(f"best_reward must be finite for the form gould, got {self.best_reward}")
+            raise HadrlError(
+                "planner.form must be another than gould for an agent that has met no reward to prefer, "
+                f"got a best_reward of {self.best_reward}"
+            )
 
     @property
     def target(self) -> float:

@@ -186,6 +186,8 @@ def descend_shares(
             with torch.enable_grad():
                 prediction, _ = model.step(state, torch.cat((targets, shares), dim=1), None)
                 total = expected_free_energy([prediction], form, NO_DRAWS).total
+                if not total.requires_grad:  # nothing counts that shares change
+                    break
                 (gradient,) = torch.autograd.grad(total.sum(), shares)
             shares.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
             for group in optimiser.param_groups:

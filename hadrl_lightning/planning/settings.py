@@ -13,7 +13,7 @@ from hadrl_lightning.planning.free_energy import (
     PreferredReward,
     TschantzForm,
 )
-from hadrl_lightning.planning.information import Estimator
+from hadrl_lightning.planning.information import NEIGHBOUR, Estimator
 from hadrl_lightning.planning.measures import MEASURES, Exploration
 from hadrl_lightning.planning.refine import RefinementSettings
 from hadrl_lightning.typed import typed
@@ -210,6 +210,17 @@ class PlannerSettings:
             raise ValueError(
                 f"planning_members must be at most the members of the model ({num_members}), got {used}"
             )
+        if self.use_exploration and self.information_estimator == "nearest_neighbour":
+            if self.follows_draws:
+                raise ValueError(
+                    "information_estimator must be bounded with the strategy posterior, which follows one member, "
+                    "got nearest_neighbour"
+                )
+            if self.strategy == "information" and used <= NEIGHBOUR:
+                raise ValueError(
+                    f"planning_members must be at least {NEIGHBOUR + 1} for the information_estimator "
+                    f"nearest_neighbour, got {used}"
+                )
         if self.refines and self.max_rows < num_members:
             raise ValueError(
                 f"max_rows must be at least the members of the model ({num_members}) where plans are refined, "

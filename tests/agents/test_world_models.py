@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hadrl_lightning.agents import HADRL
+from hadrl_lightning.agents.adapting import _decision
 from hadrl_lightning.agents.belief import CHANGED, DRIFT, TRUSTED, Belief, Measured
 from hadrl_lightning.agents.settings import SetWorldModelSettings
 from hadrl_lightning.agents.world_model import WorldModel, WorldModelSettings
@@ -690,6 +691,36 @@ def _lived(users: int = 30) -> tuple[OffloadingView, Allocation, Tensor]:
     view = network.offloading_view()
     decision = agent().decide(view)
     return view, decision, served(network, decision)
+
+
+def test_a_decision_with_idle_users_or_tasks_that_stay_can_be_learnt_from() -> None:
+    scenario = Scenario(num_servers=2, num_users=3, processes={"queues": {}, "device": {}})
+    tasks = torch.tensor([[1e9, 1e9, 0.0]])
+    view = replace(EdgeNetwork(scenario).offloading_view(), input_bits=tasks, cycles=tasks)
+
+    def checked(server: list[int], share: list[float]) -> list[list[int]]:
+        return _decision(
+            Allocation(torch.tensor([server]), *[torch.tensor([share])] * 2), view
+        ).server.tolist()
+
+    assert checked([0, 0, 1], [0.5, 0.5, 0.0]) == [[0, 0, 1]]  # nobody has a task at the other server
+    assert checked([0, 0, 0], [0.4, 0.4, 0.2]) == [[0, 0, 0]]  # what the idle one has goes to the others
+    assert checked([2, 2, 2], [1.0, 1.0, 1.0]) == [[2, 2, 2]]  # each on its own device
+    with pytest.raises(
+        HadrlError, match=r"^bandwidth_share must sum to 1 on every server that has users, got 0.7"
+    ):
+        checked([0, 0, 1], [0.5, 0.2, 0.3])
+
+
+def test_a_belief_about_servers_makes_caches_go_by_other_latencies_and_not_by_other_energies() -> None:
+    scenario = Scenario(num_users=3, processes={"device": {}}, preferences={"energy_j": 0.5})  # type: ignore[arg-type]
+    view, model = EdgeNetwork(scenario).caching_view(), HADRL(scenario).world_model
+    once = model.service_demands(view)  # type: ignore[operator]
+    factor = torch.zeros(1, scenario.num_servers, once.shape[3])
+    assert torch.equal(model.service_demands(view, factor), once)  # type: ignore[operator]
+    twice = model.service_demands(view, factor + math.log(2))  # type: ignore[operator]
+    assert bool((twice > once).all())
+    assert bool((twice < 2 * once).any())
 
 
 def test_what_can_not_be_learnt_from_is_refused_in_a_line() -> None:

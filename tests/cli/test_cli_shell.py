@@ -12,6 +12,7 @@ from hadrl_lightning import cli
 from hadrl_lightning.cli.checkpoints import AtomicCheckpointIO
 from hadrl_lightning.cli.outputs import SETTINGS_FILE, cells, place, write_row
 from hadrl_lightning.cli.parser import HadrlParser
+from hadrl_lightning.cli.resuming import has_result, read_words
 from hadrl_lightning.cli.runs import find_checkpoint, name_of, next_version, reserve_version, run_name
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
 from hadrl_lightning.errors import HadrlError
@@ -281,6 +282,11 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(capfd: pytest.CaptureFixt
     fit("--ckpt_path", "last")
     assert "Finished already, all 4 epochs and the test" in capfd.readouterr().out
     assert files("checkpoints") == before
+    run = Path("checkpoints/tiny/version_0")
+    tested, (best, *_) = run / "test-best.csv", run.glob("best.ckpt")
+    os.utime(tested, (0, best.stat().st_mtime - 100))  # of a checkpoint before this one
+    assert not has_result(run)
+    os.utime(tested)
     resume = ["fit", "--config", "tiny.yaml", "--ckpt_path", "last"]
     for words in (["--trainer.max_epochs=3"], ["--data.num_envs=3"]):
         line = refused(capfd, *resume, *words)
@@ -581,3 +587,14 @@ def test_a_run_bears_the_names_of_its_settings_files() -> None:
     assert run_name([]) == "default"
     assert run_name(["a/es2.yaml", "tight.yaml", "tight.yaml"]) == "es2-tight"
     assert run_name(["checkpoints/es2-quick/version_3/config.yaml"]) == "es2-quick"
+
+
+def test_the_last_run_is_looked_for_where_settings_files_have_runs_go(in_empty_folder: Path) -> None:
+    Path("mine.yaml").write_text("trainer: {default_root_dir: elsewhere}")
+    assert read_words(["fit", "--config", "mine.yaml", "--config", "none.yaml"]).root == Path(
+        "elsewhere/checkpoints"
+    )
+    assert read_words(["fit", "--config", "mine.yaml", "--trainer.default_root_dir", "x"]).root == Path(
+        "x/checkpoints"
+    )
+    assert read_words(["fit"]).root == Path("checkpoints")

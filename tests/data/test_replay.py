@@ -120,6 +120,13 @@ def test_a_replay_of_several_shapes_gives_the_same_after_a_resume_and_says_what_
             replay.add(wide_rows(first, 5, 1 + first % 4))
         samples = [replay.sample(7, generator(first)) for replay in (one, other)]
         assert torch.equal(samples[0].action, samples[1].action)
+    smaller = SizedReplay(1e6, 7, LIKE)
+    smaller.load_state_dict(through_a_file(one.state_dict()))
+    newest = sorted(number for part in smaller.parts for number in part.contents().number.tolist())
+    assert newest == list(range(83, 90))
+    for first in range(90, 120, 5):
+        smaller.add(wide_rows(first, 5, 5))
+    assert len(smaller) == 7
     with pytest.raises(ValueError, match=r"^rows must have action, reward, got reward$"):
         one.add(Reward(torch.zeros(2)))
     with pytest.raises(ValueError, match=r"^rows must be of several shapes, got those of one$"):
@@ -571,6 +578,12 @@ def test_a_data_module_bootstraps_by_its_seed_unless_told_not_to() -> None:
         data.trainer = SimpleNamespace(lightning_module=trained, strategy=None, global_rank=0)  # type: ignore[assignment]
         return data.train_dataloader().bootstrap_seed
 
+    data = TransitionDataModule(scenario)
+    model: Any = nn.Module()
+    model.num_members = 3
+    data.trainer = SimpleNamespace(lightning_module=model, strategy=None, global_rank=0)  # type: ignore[assignment]
+    first, second = (data.train_dataloader().generator for _ in range(2))
+    assert first is second  # a loader that is asked for again goes on with the draws
     assert seed_of(bootstrap=False) is None
     assert seed_of() == seed_of() != seed_of(seed=1)
 

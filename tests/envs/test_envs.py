@@ -1,5 +1,6 @@
 """The Gymnasium environments, single and vector."""
 
+import dataclasses
 import subprocess
 import sys
 import warnings
@@ -592,3 +593,14 @@ def test_an_action_that_is_no_array_of_numbers_is_refused_in_one_line(env_id, ac
     vector.reset(seed=0)
     with pytest.raises(ValueError, match=r"^action must"):
         vector.step(action)
+
+
+@both_physics
+def test_observations_are_in_their_space_where_users_have_many_tasks(physics):
+    processes = {"queues": {"load": None, "tasks_per_slot": 5.0}}
+    scenario = dataclasses.replace(Scenario.from_config("es2.yaml"), processes=processes)
+    env = gymnasium.make("hadrl/EdgeNetwork-v0", scenario=scenario, physics=physics)
+    observation, _ = env.reset(seed=0)
+    for _ in range(20):
+        observation, *_ = env.step(np.ones(env.action_space.shape, np.float32))
+        assert env.observation_space.contains(observation)

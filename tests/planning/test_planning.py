@@ -787,3 +787,22 @@ def test_other_draws_and_a_slightly_other_view_move_few_users(agent: HADRL, view
     other.cycles[:, 0] = scenario.cycles[service]
     moved = (targets(agent, other, 1) != first)[:, 1:]
     assert moved.float().sum(dim=1).mean() <= 3
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (
+            {"strategy": "information"},
+            "planning_members must be at least 3 for the information_estimator .*, got 2",
+        ),
+        ({"strategy": "posterior"}, "information_estimator must be bounded with the strategy posterior, .*"),
+    ],
+)
+def test_an_estimate_by_neighbours_needs_members(chosen: dict[str, Any], message: str) -> None:
+    few = PlannerSettings(
+        use_exploration=True, information_estimator="nearest_neighbour", planning_members=2, **chosen
+    )
+    with pytest.raises(ValueError, match=f"^{message}"):
+        few.members_used(5)
+    dataclasses.replace(few, use_exploration=False).members_used(5)

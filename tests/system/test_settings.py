@@ -1197,6 +1197,7 @@ NO_GROUP = {
     "trainer: fast": "trainer must be a group of settings, got 'fast' in mine.yaml",
     "- data": "config must be a YAML mapping, got a list in mine.yaml",
     "data": "config must be a YAML mapping, got a str in mine.yaml",
+    "data: {seed: {{ seed }}}": 'found unhashable key in "<unicode string>", line 1, column 15',
     "data: {seed: 1, seed: 2}": "YAML file, got mine.yaml: seed stands twice in a group, in line 1",
     "data: &a {scenario: *a}": "YAML file, got mine.yaml: found unconstructable recursive node",
     f"data: {{scenario: {{num_users: {'9' * 5000}}}}}": "data.scenario.num_users must be a whole number or a "
