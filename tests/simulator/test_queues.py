@@ -374,12 +374,14 @@ def test_users_without_a_task_count_for_nothing() -> None:
 
 
 def test_a_slot_in_which_nobody_asks_is_worth_nothing_and_has_no_ratio() -> None:
-    network = network_of(world(load=None, tasks_per_slot=1e-3, sizes={"num_users": 2}), 2)
+    sizes = {"num_users": 2, "decisions_per_episode": 1, "slots_per_decision": 3}
+    network = network_of(world(load=None, tasks_per_slot=1e-3, sizes=sizes), 2)
     for policy in OFFLOADING_POLICIES.values():
         network.begin_frame(full(network))
+        decide = policy(network.scenario, torch.Generator().manual_seed(0))
         while not network.frame_over:
             assert bool(network.present.idle(network.requests).all())
-            service = network.step(policy(network.scenario, torch.Generator().manual_seed(0))(network))
+            service = network.step(decide(network))
             for value in slot_scores(service, torch.zeros(2)):
                 assert not value.any()
             assert not offloading_reward(service.latency).any()
