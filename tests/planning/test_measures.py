@@ -487,9 +487,7 @@ def test_goulds_published_entropy_rewards_noise_and_the_default_does_not() -> No
 
 
 def test_gould_needs_a_best_reward() -> None:
-    with pytest.raises(
-        HadrlError, match="^planner.form must be another than gould for an agent .* best_reward of -inf"
-    ):
+    with pytest.raises(HadrlError, match=r"^planner.form must be another than gould .* best_reward of -inf"):
         GouldForm(best_reward=-math.inf)
     with pytest.raises(ValueError, match="best_reward must be given for the form gould, got None"):
         published_planner(form="gould").make_form()
