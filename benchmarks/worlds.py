@@ -185,7 +185,7 @@ def _hops(axes: Any) -> None:
 # What HADRL reaches beside others -------------------------------------------------------------------------------------
 
 OWN = "hadrl"
-LEARNERS = (OWN, "ppo", "sac")
+LEARNERS = (OWN, "ppo", "ppo-recurrent", "sac")
 HEURISTICS = tuple(
     f"{caching}+{offloading}"
     for caching, offloading in (

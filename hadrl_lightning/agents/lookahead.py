@@ -14,6 +14,7 @@ from hadrl_lightning.agents.levels import CACHING_AGENTS, CachingAgent, SlotMode
 from hadrl_lightning.agents.settings import LookaheadSettings
 from hadrl_lightning.agents.views import check_caching_view
 from hadrl_lightning.data.transitions import CachingTransitions, OffloadingTransitions
+from hadrl_lightning.distributed import summed, this_rank
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.demand import UsualDemand
 from hadrl_lightning.planning.cache_descent import Room
@@ -315,7 +316,8 @@ class LookaheadCaching(CachingAgent):
         free = room._replace(rent=torch.zeros_like(room.rent))
         generator = make_generator(self.settings.seed, Use.CACHING_LESSONS, int(self.num_rehearsed))
         choice = self._choice(self.frames(view, usual), free, int(self._users(view)), generator)
-        self.remembered = choice.rehearsed(*self._known(view, room))[0].clone()
+        found = choice.rehearsed(*self._known(view, room))[0].int()
+        self.remembered = summed(found if this_rank().rank == 0 else torch.zeros_like(found)).bool()  # a resume has it
         self.num_rehearsed += 1
         return NothingToLearn()
 
