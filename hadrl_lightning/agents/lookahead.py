@@ -317,7 +317,9 @@ class LookaheadCaching(CachingAgent):
         generator = make_generator(self.settings.seed, Use.CACHING_LESSONS, int(self.num_rehearsed))
         choice = self._choice(self.frames(view, usual), free, int(self._users(view)), generator)
         found = choice.rehearsed(*self._known(view, room))[0].int()
-        self.remembered = summed(found if this_rank().rank == 0 else torch.zeros_like(found)).bool()  # a resume has it
+        self.remembered = summed(
+            found if this_rank().rank == 0 else torch.zeros_like(found)
+        ).bool()  # a resume has it
         self.num_rehearsed += 1
         return NothingToLearn()
 

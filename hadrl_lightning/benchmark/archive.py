@@ -21,8 +21,8 @@ FILE = "cells.json.xz"
 FORMAT = 1
 JUDGED = ("scenario", "physics", "test")
 """Settings of a cell by which all policies of a place are judged alike."""
-OF_A_WORLD = ("world", "files")
-"""Those that a cell has as well where its world is of files, or of processes or a physics of one's own."""
+OF_ONES_OWN = "world"
+"""One that a cell has as well where its world is of processes or a physics of one's own: their modules."""
 OF_A_SEED = "agent"
 """Setting of a cell that is another one for each seed: the contents of a trained agent's file."""
 
@@ -157,7 +157,9 @@ class Archive:
 def judged(cell: Cell, cells_format: int = cells.FORMAT) -> str:
     """Hash of what makes the results of cells comparable: the network, the test episodes, and who draws them."""
     named = [cell.settings[name] for name in JUDGED]
-    return _hash([cells_format, *named, *(cell.settings[one] for one in OF_A_WORLD if one in cell.settings)])
+    return _hash(
+        [cells_format, *named, *([cell.settings[OF_ONES_OWN]] if OF_ONES_OWN in cell.settings else [])]
+    )
 
 
 def made_by(cell: Cell) -> str:

@@ -15,7 +15,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import replacing
 from hadrl_lightning.process import single_thread
 
-FORMAT = 2
+FORMAT = 3
 """Raised when cells computed before must not be used any more: other contents, or episodes that are drawn otherwise."""
 MAX_RETRIES = 2
 """How often a cell is tried again whose worker died. One that raises an exception would raise it again."""

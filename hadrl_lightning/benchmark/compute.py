@@ -216,7 +216,7 @@ def _ddpg_learner(cell: Cell, scenario: Scenario, physics: Physics, seed: int) -
 
 
 def _slow_agent(cell: Cell, seed: int) -> CachingAgent | None:
-    """The caching agent that the settings have, unless it is plain DDPG, which is what learners have anyway."""
+    """The caching agent of the settings (see `plan`), unless it is plain DDPG, which is what learners have anyway."""
     agent = build(cell.settings["config"], seed).model.caching_agent
     return None if isinstance(agent, DDPG) else agent
 

@@ -305,7 +305,10 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
         "slots": _validated_slots(base, slots),
     }
     if learner.kind == "no-planning":
-        contents["config"] = merged(base, {"model": {"slow_level": "set"}})  # the one that learns by itself
+        by_the_model = (
+            base["model"]["slow_level"] == "lookahead"
+        )  # which learns nothing without the fast level
+        contents["config"] = merged(base, {"model": {"slow_level": "set"}}) if by_the_model else base
     common = asdict(LearnerSettings(num_envs=data["num_envs"]))
     if learner.kind == "sb3":
         common = {name: common[name] for name in LEARNING}

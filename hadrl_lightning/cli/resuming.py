@@ -135,12 +135,12 @@ def read_words(words: Sequence[str]) -> Words:
         known, _ = parser.parse_known_args(others)
     except argparse.ArgumentError:
         return Words("", [], None, None, Path("checkpoints"), list(words))
-    root = Path(known.root or _root_in(configs.config) or ".") / "checkpoints"
+    root = Path(known.root or root_in(configs.config) or ".") / "checkpoints"
     command = words[0] if words else ""
     return Words(command, configs.config, known.ckpt_path, known.weights, root, others)
 
 
-def _root_in(configs: Sequence[str]) -> str | None:
+def root_in(configs: Sequence[str]) -> str | None:
     """The `trainer.default_root_dir` of settings files, the last one's; what is wrong with them the parser says."""
     root = None
     for name in configs:
@@ -183,7 +183,7 @@ def check_epochs(
     return False
 
 
-COPIED_IN_S = 60.0
+COPIED_IN_S = 2.0
 """By so much a result may seem older than its checkpoint: a copy of a run gives files times in any order."""
 
 

@@ -28,8 +28,8 @@ def caching_bounds(scenario: Scenario, physics: Physics) -> Bounds:
 
 def offloading_bounds(scenario: Scenario, physics: Physics) -> Bounds:
     """Bounds of the offloading observation, S K + 3 S + 3 U entries and those of further processes."""
-    limits = _limits_of_any(rules(physics).offloading_limits, scenario)
     laws = rules(physics)
+    limits = _limits_of_any(laws.offloading_limits, scenario)
     if offloading_view_of(scenario).idle_users:  # sizes of tasks are of processes, and so is what they leave
         of_tasks = {"input_bits", "cycles", *laws.below_zero}
         limits = {name: ends for name, ends in limits.items() if name not in of_tasks}

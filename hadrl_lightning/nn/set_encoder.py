@@ -361,7 +361,7 @@ def _pooled(
         return pooled
     mean = common.mean(dim=-1, keepdim=True)
     if asks is not None:
-        mean = mean / asks.to(mean).mean(dim=-1).clamp(min=1 / asks.shape[-1])[:, None, :, None]
+        mean = mean / asks.to(mean).mean(dim=-1).clamp(min=1 / max(1, asks.shape[-1]))[:, None, :, None]
     return torch.cat((pooled, mean.expand_as(common)), dim=1)
 
 

@@ -46,11 +46,12 @@ class FrameModel(Protocol):
         """Whether it does."""
 
     def service_demands(
-        self, view: CachingView
+        self, view: CachingView, log_factor: Float[Tensor, "batch server part"] | None = None
     ) -> Float[Tensor, "member batch held resource_and_base service server"]:
         """Demand of a task of every service at every server on each resource, and last what it waits for alone, in s.
 
-        First of servers that don't hold the service, then of those that do; by all members, wherever they are.
+        First of servers that don't hold the service, then of those that do; by all members, wherever they are. Where
+        something is believed of servers (`adapt`), latencies are exp(`log_factor`) times as long.
         """
 
 

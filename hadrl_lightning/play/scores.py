@@ -329,6 +329,8 @@ def fairness(latency: Float[Tensor, "slot batch user"]) -> Float[Tensor, " batch
 def task_quantile(latency: Float[Tensor, "slot batch user"], part: float) -> Float[Tensor, " batch"]:
     """Quantile of the latencies of the tasks of each network, linear between neighbours, s; not a number of none."""
     by_network = latency.transpose(0, 1).flatten(1)
+    if not by_network.shape[1]:
+        return by_network.new_full((len(by_network),), torch.nan)
     known = asked(by_network)
     ordered = torch.where(known, by_network, torch.inf).sort(dim=1).values  # `quantile` refuses more than 2²⁴
     place = part * (known.sum(dim=1, keepdim=True).double() - 1).clamp(min=0)

@@ -811,3 +811,13 @@ def test_scenarios_of_the_same_name_that_differ_are_refused(in_empty_folder: Pat
     ):
         make_plan(PlanSettings(scenarios=("a/net.yaml", "b/net.yaml"), policies=("none+home_equal",)))
     make_plan(PlanSettings(scenarios=("a/net.yaml", "./a/net.yaml"), policies=("none+home_equal",)))
+
+
+@pytest.mark.parametrize(("chosen", "used"), [({}, "set"), ({"slow_level": "flat"}, "flat")])
+def test_the_learner_without_planning_has_a_caching_agent_that_learns_by_itself(
+    chosen: dict[str, str], used: str
+) -> None:
+    overrides = {"model": chosen} if chosen else {}
+    plan = make_plan(PlanSettings(policies=("hadrl-no-planning",), seeds=(0,), overrides=overrides))
+    (cell,) = cells_of(plan, "hadrl-no-planning")
+    assert cell.settings["config"]["model"]["slow_level"] == used

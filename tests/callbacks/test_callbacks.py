@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,8 +25,9 @@ from hadrl_lightning.callbacks import (
     TrainingProgress,
     progress,
 )
-from hadrl_lightning.callbacks.predictions import tables, write_decisions
+from hadrl_lightning.callbacks.predictions import UNFINISHED, finish_decisions, tables, write_decisions
 from hadrl_lightning.callbacks.references import random_policies
+from hadrl_lightning.callbacks.resuming import RandomState
 from hadrl_lightning.cli import main
 from hadrl_lightning.data import EpisodeStream, TransitionDataModule
 from hadrl_lightning.errors import HadrlWarning, NonFiniteError, OutputError
@@ -679,3 +681,30 @@ def test_networks_of_several_sizes_are_written_each_with_its_own_constants(tmp_p
         for row in own:
             share = float(row["compute_hz"]) / its.compute_per_server_hz[int(row["server"])]
             assert share == pytest.approx(float(row["compute_share"]), rel=1e-5)
+
+
+def test_decisions_of_all_batches_take_the_place_of_earlier_ones_at_once(tmp_path: Path) -> None:
+    (tmp_path / "decisions.csv").write_text("those before")
+    episode, unfinished = played("strict"), tmp_path / UNFINISHED
+    for first in (0, len(episode.switching[0])):
+        write_decisions(unfinished, episode, networks("strict"), first_episode=first)
+        assert (tmp_path / "decisions.csv").read_text() == "those before"
+    files = finish_decisions(unfinished, tmp_path)
+    assert all(file.is_file() for file in files)
+    assert len(read(tmp_path / "decisions.csv")) == 2 * 2 * 6 * 6
+    assert not unfinished.exists()
+
+
+def test_each_rank_goes_on_with_the_global_draws_that_it_had() -> None:
+    states = []
+    for _ in range(2):
+        states += RandomState().state_dict()["ranks"]
+        torch.rand(1)
+    for kept in ({"ranks": states}, states[1]):  # once there was that of rank 0 alone
+        callback, drawn = RandomState(), []
+        for rank in (0, 1):
+            callback.load_state_dict(kept)
+            callback.on_train_start(SimpleNamespace(global_rank=rank), None)  # type: ignore[arg-type]
+            drawn.append(float(torch.rand(1)))
+        torch.set_rng_state(states[1]["torch"])
+        assert drawn[1 if "ranks" in kept else 0] == float(torch.rand(1))

@@ -257,6 +257,7 @@ def test_fairness_and_tails_by_hand() -> None:
     assert task_quantile(torch.zeros(2, 2, 3), 0.95).isnan().all()
     uneven = torch.tensor([[[4.0, 0.0, 1.0]], [[0.0, 2.0, 0.0]]])  # 0: no task
     assert task_quantile(uneven, 0.75).tolist() == [3.0]
+    assert task_quantile(torch.zeros(3, 2, 0), 0.95).isnan().tolist() == [True, True]
     large = torch.ones(1, 1, 2**24 + 3)
     assert task_quantile(large, 0.99).tolist() == [1.0]
 

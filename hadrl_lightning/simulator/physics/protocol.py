@@ -36,14 +36,18 @@ class Rules(ABC):
     """Whether any shares may be asked for that sum to 1 on a server, and not those alone that actions stand for."""
     energy_column: ClassVar[str] = "energy_j"
     """What files call the energy: its name ends in the unit of `transmit_power` times seconds."""
-    energy_unit: ClassVar[str] = "J"
-    """The unit of the energy, in words; only what is in joules can be weighed or be that of devices."""
     below_zero: ClassVar[frozenset[str]] = frozenset()
     """Fields of views that may fall below 0."""
     serves_beyond: ClassVar[tuple[str, ...]] = ()
     """Targets behind the servers that `serve` finds in the constants, in words: those that a process may bring."""
     shows_taken: ClassVar[bool] = True
     """Whether views show the published request gain or what servers took in the slot before; else none is kept."""
+
+    @property
+    def energy_unit(self) -> str:
+        """The unit of the energy, in words; only what is in joules can be weighed or be that of devices."""
+        unit = self.energy_column.removeprefix("energy_")
+        return {"j": "J", "dbm_s": "dBm·s"}.get(unit, unit)
 
     def check_scenario(self, scenario: Scenario) -> None:  # noqa: B027 (most refuse nothing)
         """Raise a HadrlError for constants that this physics can't be applied to."""

@@ -27,7 +27,6 @@ class Published(Rules):
 
     shows_capacity = False
     energy_column = "energy_dbm_s"
-    energy_unit = "dBm·s"
     below_zero = frozenset({"demand", "free_cache_bits", "bandwidth_hz", "compute_hz"})
 
     def check_scenario(self, scenario: Scenario) -> None:
