@@ -98,7 +98,7 @@ def served_slot(
     holds = adjusted(processes, table, slot, state.carried)
     service = laws.serve(holds, state.cache, slot.requests, slot.positions, slot.fading, allocation)
     carried = dict(state.carried)
-    for name, process in sorted(processes.items(), key=lambda one: one[1].measures):
+    for name, process in processes.items():
         after, service = process.served(holds, slot, carried.get(name, {}), allocation, service)
         if after:
             carried[name] = dict(after)

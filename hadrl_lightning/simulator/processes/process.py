@@ -70,8 +70,6 @@ class Process:
     order: ClassVar[int] = 0
     """Its place among those that add to the usual ones: who goes by what others change, such as the speed of servers,
     has a larger number. Of equals the order of the settings holds."""
-    measures: ClassVar[bool] = False
-    """Whether its `served` comes behind those of others, whose drops and delays it sees."""
     carries_work: ClassVar[bool] = False
     """Whether a decision counts in later slots too, by the work that it leaves to them."""
     by_popularity: ClassVar[bool] = False

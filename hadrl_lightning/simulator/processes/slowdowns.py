@@ -61,7 +61,6 @@ class SlowServers(Process):
 
     brings = ("server_speed", "telemetry_error")
     hidden = True
-    measures = True
     fields = {
         "slowdown": Field(axes=(SERVER,), text="slowdown of server {}, as last measured", usual=1.0),
         "slowdown_age": Field(
