@@ -145,7 +145,7 @@ def _above(limit: float, most: float) -> float:
     return limit if most <= limit else 1.3 * most
 
 
-def _squares(at: Points, radius: float) -> list[Points]:
+def _squares(at: Points, radius: float) -> list[Float[np.ndarray, "corner axis"]]:
     """The corners of cells: users are drawn from squares around servers."""
     return list(at[:, None] + radius * np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]))
 
