@@ -110,7 +110,7 @@ def write_decisions(
     if network.declared.ranges:
         for number, scenario in enumerate(network.scenarios, first_episode):
             _write_scenario(folder / f"scenario-{number}.yaml", scenario, network.physics)
-    return [folder / name for name in (*files, EXPLANATION, SCENARIO)]
+    return _written(folder)
 
 
 def finish_decisions(unfinished: Path, folder: Path) -> list[Path]:
@@ -124,6 +124,10 @@ def finish_decisions(unfinished: Path, folder: Path) -> list[Path]:
         for file in files:
             file.replace(folder / file.name)
         unfinished.rmdir()
+    return _written(folder)
+
+
+def _written(folder: Path) -> list[Path]:
     return [folder / name for name in (*NAMES, EXPLANATION, SCENARIO)]
 
 

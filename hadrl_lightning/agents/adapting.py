@@ -331,9 +331,8 @@ def _decision(given: Any, view: OffloadingView) -> Allocation:
     for name in ("bandwidth_share", "compute_share"):
         load = sum_per_server(getattr(taken, name), decision.server, num_servers)
         wrong = (users > 0) & ((load - 1).abs() > MAX_SHARE - 1)
-        wrong[:, num_servers - view.beyond :] = (
-            False  # those of devices and of the cloud are shares of nothing
-        )
+        # Shares of devices and of the cloud are shares of nothing.
+        wrong[:, num_servers - view.beyond :] = False
         if bool(wrong.any()):
             raise HadrlError(
                 f"{name} must sum to 1 on every server that has users, got {float(load[wrong][0]):g}"

@@ -84,9 +84,8 @@ def empty_slot(network: EdgeNetwork) -> EmptySlot:
     slot, batch, scenario = network.unfolding.foreseen(), len(network.requests), network.scenario
     nothing = {name: one.carried(exact, batch) for name, one in processes.items()}
     table = adjusted(processes, exact, slot, nothing)
-    if (
-        table.off is not None and scenario.preferences.energy_j
-    ):  # the last task of a battery takes what is left
+    # The last task of a battery takes what is left.
+    if table.off is not None and scenario.preferences.energy_j:
         latency = max(scenario.preferences.latency_s, LEAST_WEIGHT)
         unpaid = replace(scenario.preferences, latency_s=latency, energy_j=0.0)
         scenario = replace(scenario, preferences=unpaid)

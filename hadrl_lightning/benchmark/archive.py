@@ -156,10 +156,8 @@ class Archive:
 
 def judged(cell: Cell, cells_format: int = cells.FORMAT) -> str:
     """Hash of what makes the results of cells comparable: the network, the test episodes, and who draws them."""
-    named = [cell.settings[name] for name in JUDGED]
-    return _hash(
-        [cells_format, *named, *([cell.settings[OF_ONES_OWN]] if OF_ONES_OWN in cell.settings else [])]
-    )
+    of_ones_own = [cell.settings[OF_ONES_OWN]] if OF_ONES_OWN in cell.settings else []
+    return _hash([cells_format, *(cell.settings[name] for name in JUDGED), *of_ones_own])
 
 
 def made_by(cell: Cell) -> str:

@@ -305,10 +305,9 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
         "slots": _validated_slots(base, slots),
     }
     if learner.kind == "no-planning":
-        by_the_model = (
-            base["model"]["slow_level"] == "lookahead"
-        )  # which learns nothing without the fast level
-        contents["config"] = merged(base, {"model": {"slow_level": "set"}}) if by_the_model else base
+        # The look ahead learns nothing without the fast level.
+        other = {"model": {"slow_level": "set"}} if base["model"]["slow_level"] == "lookahead" else {}
+        contents["config"] = merged(base, other)
     common = asdict(LearnerSettings(num_envs=data["num_envs"]))
     if learner.kind == "sb3":
         common = {name: common[name] for name in LEARNING}

@@ -13,7 +13,7 @@ from hadrl_lightning.agents.seen import NUMBERS, range_shown
 from hadrl_lightning.cli import runs
 from hadrl_lightning.cli.checkpoints import settings_in
 from hadrl_lightning.cli.mistakes import LineParser
-from hadrl_lightning.cli.resuming import root_in
+from hadrl_lightning.cli.resuming import runs_root
 from hadrl_lightning.config_files import (
     class_parser,
     construct,
@@ -180,7 +180,7 @@ def _show(options: argparse.Namespace, others: Sequence[str]) -> int:
     require("show", ["matplotlib"])
     if "mp4" in options.format:
         viewer.require_ffmpeg()
-    root = Path(root_in(options.config) or ".") / "checkpoints"
+    root = runs_root(options.config)
     name = runs.run_name(options.config)
     file = None
     if options.ckpt_path is not None:

@@ -135,20 +135,23 @@ def read_words(words: Sequence[str]) -> Words:
         known, _ = parser.parse_known_args(others)
     except argparse.ArgumentError:
         return Words("", [], None, None, Path("checkpoints"), list(words))
-    root = Path(known.root or root_in(configs.config) or ".") / "checkpoints"
+    root = runs_root(configs.config, known.root)
     command = words[0] if words else ""
     return Words(command, configs.config, known.ckpt_path, known.weights, root, others)
 
 
-def root_in(configs: Sequence[str]) -> str | None:
-    """The `trainer.default_root_dir` of settings files, the last one's; what is wrong with them the parser says."""
-    root = None
-    for name in configs:
+def runs_root(configs: Sequence[str], told: str | None = None) -> Path:
+    """Where runs lie: below the `trainer.default_root_dir` that is told, else that of the last settings file with one.
+
+    What is wrong with the files the parser says.
+    """
+    root: Any = None
+    for name in configs if not told else ():
         with suppress(HadrlError):
             trainer = load_config(name).get("trainer")
             if isinstance(trainer, Mapping):
                 root = trainer.get("default_root_dir", root)
-    return None if root is None else str(root)
+    return Path(str(told or root or ".")) / "checkpoints"
 
 
 def differences(own: Namespace, present: Namespace) -> dict[str, tuple[Any, Any]]:

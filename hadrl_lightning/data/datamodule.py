@@ -208,11 +208,14 @@ class TransitionDataModule(LightningDataModule):
         assert self.trainer is not None
         module: Any = self.trainer.lightning_module
         held = members_held(module)
-        own = make_generator(self.seed, Use.TRAINING_BATCHES, self.collector)
+        if self._stream is None:
+            generator = make_generator(self.seed, Use.TRAINING_BATCHES, self.collector)
+        else:  # asked for again, it goes on
+            generator = self._stream.generator
         self._stream = TrainingStream(
             self.offloading_buffer,
             self.caching_buffer,
-            own if self._stream is None else self._stream.generator,  # asked for again, it goes on
+            generator,
             num_members=module.num_members,
             passes=self.passes_per_epoch,
             batch_size=self.batch_size,
