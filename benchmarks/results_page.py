@@ -88,7 +88,7 @@ def summary_table(records: Sequence[Record]) -> str:
     heads = [
         "policy",
         "÷ least known, interquartile mean",
-        f"probability that {summaries[0].label} has less latency",
+        f"probability that {summaries[0].label} has less {records[0].result.figure}",
     ]
     return markdown(heads, rows)
 

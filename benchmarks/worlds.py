@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hadrl_lightning import EdgeNetwork, Scenario
 from hadrl_lightning.baselines import CACHING_POLICIES
+from hadrl_lightning.benchmark import Archive, write_report
 from hadrl_lightning.benchmark.policies import LOWER_BOUND
 from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.play import home_equal, run_episode
@@ -221,7 +222,12 @@ def bench(worlds: list[str], policies: list[str], seeds: list[int], workers: int
 
 
 def page(worlds: list[str], output: Path) -> None:
-    """Print a row for each world of what is in its folder: who is ahead, and how far from who knows the truth."""
+    """Print a row for each world of all that its folder holds: who is ahead, and how far from who knows the truth."""
+    for world in worlds:
+        archive = Archive(output / world)
+        archive.collect()
+        if archive.records():  # the tables are those of the last command
+            write_report(archive.records(), archive.folder)
     rows = [one for world in worlds if (one := _row(world, output / world / "summary.csv"))]
     titles = ("overlays", "HADRL", "best heuristic", *LEARNERS[1:], "knows the truth", "HADRL ÷ truth")
     titles += ("clairvoyant", "lower bound", "trainings", "ahead")
@@ -239,7 +245,7 @@ def _row(world: str, summary: Path) -> str:
     if not {OWN, TRUTH} <= ends.keys():
         return ""
     own, known = ends[OWN], {name: end for name, end in ends.items() if name in REFERENCES}
-    rivals = {name: end for name, end in ends.items() if name != OWN and name not in REFERENCES}
+    rivals = {name: end for name, end in ends.items() if not name.startswith(OWN) and name not in REFERENCES}
     heuristics = {name: end for name, end in rivals.items() if not int(trainings[name])}
     best = min(heuristics, key=lambda one: heuristics[one][0], default="")
     cells = [world.replace("+", ", ") if world != WORLDS[-1] else "all seven", _end(own)]

@@ -15,7 +15,7 @@ from hadrl_lightning.agents import HADRL
 from hadrl_lightning.callbacks.references import References
 from hadrl_lightning.data import EpisodeStream
 from hadrl_lightning.play import Episode
-from hadrl_lightning.process import single_thread, start_worker
+from hadrl_lightning.process import one_thread, start_worker
 
 
 class PlayedBatch(NamedTuple):
@@ -107,7 +107,11 @@ class SecondProcess:
 
 def _played(job: _Job) -> dict[str, bytes] | None:
     """In the second process: the episodes by name, the agent's by none; None where anything goes wrong."""
-    single_thread()
+    with one_thread():
+        return _episodes(job)
+
+
+def _episodes(job: _Job) -> dict[str, bytes] | None:
     try:
         kind, settings, state = torch.load(job.agent, weights_only=False)  # our own file
         agent = kind(**settings)

@@ -55,9 +55,15 @@ def quiet_trainer(**settings: Any) -> Trainer:
     return Trainer(**{"limit_val_batches": 0, **quiet, **settings})
 
 
-def single_thread() -> None:
-    """One thread of torch, where several of these processes run side by side."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch meanwhile: more help little, and take cores from what runs beside."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def spare_the_collector() -> None:

@@ -171,7 +171,8 @@ def best_targets(
 def greedy_targets(problem: OffloadingProblem) -> Int[Tensor, "batch user"]:
     """Users in falling order of what they weigh, each to the server where it adds least, long [B, U]."""
     radio_root, edge_root, cloud = problem
-    order = (radio_root.mean(2).square() + edge_root.amax(2).square()).argsort(dim=1, descending=True)
+    weight = radio_root.mean(2).square() + edge_root.amax(2).square()
+    order = weight.argsort(dim=1, descending=True, stable=True)  # ties are broken alike on every device
     radio = radio_root.new_zeros(radio_root.shape[0], radio_root.shape[2])
     edge, target = torch.zeros_like(radio), torch.zeros_like(order)
     rows = torch.arange(order.shape[0], device=order.device)

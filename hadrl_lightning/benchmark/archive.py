@@ -48,13 +48,17 @@ class Noted(NamedTuple):
         """The place in the tables, as a text."""
         return json.dumps([self.scenario, self.sweep_key, self.sweep_value])
 
+    @property
+    def identity(self) -> tuple[str, str, int, str]:
+        """Of two that are the same entry, which may only be called otherwise."""
+        return self.place, self.policy, self.seed, self.key
+
 
 class Archive:
-    """What a benchmark folder holds of all commands that were given for it.
+    """What a benchmark folder holds of all commands that were given for it: every result.
 
-    Where a command computes anew what is there, its results take the place of the old ones, of all seeds if the policy
-    has other settings; where it judges on other episodes or another network, they take the place of all that was in
-    that place of the tables.
+    In the tables what a command computes takes the place of what was there, of all seeds if the policy has other
+    settings; where it judges on other episodes or another network, of all that was in that place of the tables.
 
     Raises:
         HadrlError: the file is damaged, or of another format.
@@ -63,7 +67,9 @@ class Archive:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.noted: list[Noted] = []
+        """Those of newer commands later."""
         self.results: dict[str, CellResult] = {}
+        self._failed: set[str] = set()
         file = folder / FILE
         if not file.is_file():
             return
@@ -106,34 +112,37 @@ class Archive:
         self.write()
 
     def add(self, new: Sequence[Noted]) -> None:
-        """Take entries over, in place of those that they contradict."""
-        judgements = {one.place: one.judged for one in new}
-        makers = {(one.place, one.policy): one.made_by for one in new}
-        replaced = {(one.place, one.policy, one.seed) for one in new}
-        kept = [
-            one
-            for one in self.noted
-            if judgements.get(one.place, one.judged) == one.judged
-            and makers.get((one.place, one.policy), one.made_by) == one.made_by
-            and (one.place, one.policy, one.seed) not in replaced
-        ]
-        self.noted = [*kept, *new]
+        """Take entries over, as the newest."""
+        again = {one.identity for one in new}
+        self.noted = [*(one for one in self.noted if one.identity not in again), *new]
+
+    def shown(self) -> list[Noted]:
+        """The entries that have a result, without those that newer ones with a result contradict."""
+        judgements: dict[str, str] = {}
+        makers: dict[tuple[str, str], str] = {}
+        found: dict[tuple[str, str, int], Noted] = {}
+        for one in reversed(self.noted):
+            place, policy = one.place, (one.place, one.policy)
+            if (
+                one.key in self.results
+                and judgements.setdefault(place, one.judged) == one.judged
+                and makers.setdefault(policy, one.made_by) == one.made_by
+            ):
+                found.setdefault((*policy, one.seed), one)
+        return list(reversed(found.values()))
 
     def finish(self, outcomes: Mapping[str, Outcome]) -> None:
         """Take over what became of cells, and write the file."""
-        for key, outcome in outcomes.items():
-            if outcome.result is None:
-                self.results.pop(key, None)
-            else:
-                self.results[key] = outcome.result
+        self._failed = {key for key, outcome in outcomes.items() if outcome.result is None}
+        self.results |= {key: one.result for key, one in outcomes.items() if one.result is not None}
         self.write()
 
     def records(self) -> list[Record]:
         """The results by their places in the tables, those of learners first."""
-        known = {place: number for number, place in enumerate(dict.fromkeys(one.place for one in self.noted))}
-        ordered = sorted(self.noted, key=lambda one: (known[one.place], rank(one.policy), one.seed))
-        known_ones = [one for one in ordered if one.key in self.results]
-        return [self._record(one, self.results[one.key]) for one in known_ones]
+        shown = self.shown()
+        known = {place: number for number, place in enumerate(dict.fromkeys(one.place for one in shown))}
+        ordered = sorted(shown, key=lambda one: (known[one.place], rank(one.policy), one.seed))
+        return [self._record(one, self.results[one.key]) for one in ordered]
 
     @staticmethod
     def _record(one: Noted, result: CellResult) -> Record:
@@ -141,9 +150,13 @@ class Archive:
         return Record(*place, one.policy, label_with(one.label, result.scores), one.seed, one.key, result)
 
     def write(self) -> None:
-        """Write the file, with the results that belong somewhere."""
-        wanted = {one.key for one in self.noted}
-        self.results = {key: result for key, result in self.results.items() if key in wanted}
+        """Write the file, with the results that belong somewhere, and what other commands have written meanwhile."""
+        there, own = Archive(self.folder), self.noted
+        self.noted = there.noted
+        self.add(own)
+        wanted = {one.key for one in self.noted} - self._failed
+        results = {**there.results, **self.results}
+        self.results = {key: result for key, result in results.items() if key in wanted}
         stored = {
             "format": FORMAT,
             "noted": [list(one) for one in self.noted],

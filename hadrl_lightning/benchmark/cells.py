@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import replacing
-from hadrl_lightning.process import single_thread
+from hadrl_lightning.process import one_thread
 
 FORMAT = 3
 """Raised when cells computed before must not be used any more: other contents, or episodes that are drawn otherwise."""
@@ -174,19 +174,14 @@ class Outcome(NamedTuple):
 
 
 def attempt(cell: Cell, compute: Compute) -> Attempt:
-    """Compute a cell. An exception is a failure of this cell only."""
+    """Compute a cell, with one thread of torch. An exception is a failure of this cell only."""
     try:
-        return Attempt(compute(cell))
+        with one_thread():
+            return Attempt(compute(cell))
     except HadrlError as error:
         return Attempt(None, str(error))
     except Exception:
         return Attempt(None, traceback.format_exc())
-
-
-def attempt_in_worker(cell: Cell, compute: Compute) -> Attempt:
-    """The same with one thread of torch: cells run side by side."""
-    single_thread()
-    return attempt(cell, compute)
 
 
 def stored(cell: Cell, folder: Path, archived: Mapping[str, CellResult]) -> Outcome | None:

@@ -144,7 +144,7 @@ def _trained(
     if pair is not None:
         return Trained(pair.player(played, seed), 0, [])
     if "agent" in settings:
-        return Trained(trained_player(settings["agent"], scenario, physics), 0, [])
+        return Trained(trained_player(settings["agent"], scenario, physics, settings.get("adapt")), 0, [])
     if settings["kind"] == "hadrl":
         return train(settings["config"], seed)
     if settings["kind"] == "ppo-set":

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from hadrl_lightning.benchmark.policies import (
 )
 from hadrl_lightning.benchmark.suites import Suite, find_suite
 from hadrl_lightning.benchmark.training import (
+    TRAINER_SETTINGS,
     Settings,
     build,
     merged,
@@ -34,20 +35,22 @@ from hadrl_lightning.benchmark.training import (
     validated_slots,
     with_slots,
 )
-from hadrl_lightning.config_files import BASE, load_config, parse_setting, said
+from hadrl_lightning.config_files import BASE, Groups, load_config, parse_setting, said
 from hadrl_lightning.errors import HadrlError, require
 from hadrl_lightning.judge import LEAST_KNOWN
 from hadrl_lightning.network_files import played_files
 from hadrl_lightning.scenario import Scenario
 from hadrl_lightning.scenario.preferences import USUAL
-from hadrl_lightning.simulator import check_seed
-from hadrl_lightning.simulator.processes import processes_of
+from hadrl_lightning.simulator import OffloadingView, check_seed, fields_of, offloading_view_of
+from hadrl_lightning.simulator.processes import process_and_setting, processes_of
 from hadrl_lightning.units import read_prefix
 
 _VALUE = re.compile(r"\[[^\]]*\]|[^,]+")
 """A value among several: a list, or anything without a comma."""
 ANY = "any.yaml"
 """Settings of a training over networks of every kind."""
+OF_PROCESSES = "data.scenario.processes."
+"""Before the name of a process."""
 LEARNING = ("num_envs", "reward")
 """Settings that Stable-Baselines3's algorithms share with the other learners."""
 
@@ -74,8 +77,8 @@ class PlanSettings:
     """Name of a suite, whose networks are the scenarios in place of those."""
     places: tuple[str, ...] = ()
     """Names of some of its networks; all if empty."""
-    overlays: tuple[str, ...] = ()
-    """Settings files merged over each of them."""
+    overlays: tuple[str | Settings, ...] = ()
+    """Settings files merged over each of them, or settings themselves."""
     overrides: Settings = field(default_factory=dict)
     """Settings merged over those."""
     sweeps: tuple[Sweep, ...] = ()
@@ -154,14 +157,18 @@ def make_plan(settings: PlanSettings) -> Plan:
             _ = pair.factories  # which can be imported
         if is_trained(name):
             check_files(name, settings.seeds)
+    _check_given(settings, policies)
     require("benchmark", optional_modules(policies))
     if LEAST_KNOWN not in policies:
         policies.append(LEAST_KNOWN)
+    settings = replace(settings, episodes=_episodes(settings))
     entries: dict[tuple[Any, ...], Entry] = {}  # what is asked for twice is computed and counted once
     for name, key, value, full in _places(settings):
         for policy in policies:
             contents = cell_settings(policy, full, settings)
             label = label_of(policy, settings.published_size)
+            if _adapts(policy) and full["model"]["adapt"] != "off" and key != "model.adapt":
+                label += ", adapting"
             for seed in settings.seeds:
                 if is_trained(policy):
                     contents = {**contents, "agent": agent_contents(policy, seed)}
@@ -169,6 +176,33 @@ def make_plan(settings: PlanSettings) -> Plan:
                 entry = Entry(name, key, value, policy, label, seed, cell)
                 entries[name, key, repr(value), policy, seed] = entry
     return Plan(settings, list(entries.values()))
+
+
+def _check_given(settings: PlanSettings, policies: Sequence[str]) -> None:
+    """Refuse settings that nothing here would follow, from flags and sweeps; files are meant for other commands too.
+
+    Raises:
+        HadrlError: there is one.
+    """
+    files = [policy for policy in policies if is_trained(policy)]
+    told = said(settings.overrides, setting_groups())
+    given = [(group, name) for group, names in told.items() for name in names or ()]
+    given += [(group, name) for key, _ in settings.sweeps for group, name, *_ in [key.split(".")]]
+    for group, name in given:
+        if group == "trainer" and name not in TRAINER_SETTINGS:
+            raise HadrlError(
+                f"settings of the trainer must be among {', '.join(TRAINER_SETTINGS)} in a benchmark, got {name}"
+            )
+        if (group, name) == ("data", "seed"):
+            raise HadrlError("data.seed must be left to --seeds, which say it of every training")
+        of_training = group in ("model", "planning") and name != "adapt"
+        if of_training and files and not any(policy in LEARNERS for policy in policies):
+            raise HadrlError(f"{group}.{name} must come with a policy that is trained here, got {files[0]}")
+
+
+def _adapts(policy: str) -> bool:
+    """Whether an agent can go on learning as it is judged."""
+    return is_trained(policy) or (policy in LEARNERS and LEARNERS[policy].kind == "hadrl")
 
 
 def policies_of(settings: PlanSettings) -> Sequence[str]:
@@ -182,7 +216,7 @@ def _places(settings: PlanSettings) -> Iterator[tuple[str, str, Any, Settings]]:
     """Every scenario, or every value of a sweep: its place in the tables, and its settings in full."""
     groups = setting_groups()
     overrides = said(settings.overrides, groups)
-    overlays = [load_config(file, groups) for file in settings.overlays]
+    overlays = _read_overlays(settings, groups)
     if settings.suite is not None:
         common = merged(load_config(BASE, groups), *overlays, overrides)
         yield from _places_of_suite(find_suite(settings.suite), settings.places, common)
@@ -197,6 +231,20 @@ def _places(settings: PlanSettings) -> Iterator[tuple[str, str, Any, Settings]]:
         variants = [(key, value) for key, values in settings.sweeps for value in values] or [("", None)]
         for key, value in variants:
             yield name, key, value, _checked(merged(base, said(nested(key, value), groups)) if key else base)
+
+
+def _read_overlays(settings: PlanSettings, groups: Groups) -> list[Settings]:
+    return [
+        load_config(one, groups) if isinstance(one, str) else said(one, groups) for one in settings.overlays
+    ]
+
+
+def _episodes(settings: PlanSettings) -> int | None:
+    """Test episodes in place of `data.test_episodes`: those asked for, or of a suite its own where nobody says them."""
+    if settings.suite is None or settings.episodes is not None:
+        return settings.episodes
+    told = merged(*_read_overlays(settings, setting_groups()), settings.overrides)
+    return None if "test_episodes" in told.get("data", {}) else find_suite(settings.suite).episodes
 
 
 def _places_of_suite(
@@ -230,9 +278,10 @@ def scenario_labels(settings: PlanSettings) -> list[str]:
     return [suite.label(place.name) for place in suite.chosen(settings.places)]
 
 
-def place_label(scenario: str, overlays: Sequence[str]) -> str:
+def place_label(scenario: str, overlays: Sequence[str | Settings]) -> str:
     """What tables call a scenario: the names of its settings files, such as `es2-tight`."""
-    return "-".join(dict.fromkeys(Path(file).stem for file in (scenario, *overlays)))
+    files = [scenario, *(one for one in overlays if isinstance(one, str))]
+    return "-".join(dict.fromkeys(Path(file).stem for file in files))
 
 
 def optional_modules(policies: Sequence[str]) -> list[str]:
@@ -279,16 +328,19 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
         "scenario": _told(data["scenario"]),
         "physics": data["physics"],
         "test": {
-            "episodes": plan.episodes or _episodes(plan.suite) or data["test_episodes"],
+            "episodes": plan.episodes or data["test_episodes"],
             "parallel": data["parallel_episodes"],
             "seed": data["test_seed"],
         },
     }
+    if is_trained(policy) and base["model"]["adapt"] != "off":
+        contents["adapt"] = base["model"]["adapt"]
     if policy not in LEARNERS:
         return contents
     contents["kind"] = LEARNERS[policy].kind
     learner = LEARNERS[policy]
     if learner.kind == "ppo-set":
+        _check_seen(policy, data)
         return {**contents, "training": _training_over_any(learner.learner, plan.slots)}
     slots = plan.slots or num_slots(base)
     scenario = Scenario.from_dict(data["scenario"])
@@ -314,6 +366,19 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     return {**contents, "slots": slots, "learner": merged(common, learner.learner)}
 
 
+def _check_seen(policy: str, data: Settings) -> None:
+    """Refuse a world of which views show what an actor over sets was not made for.
+
+    Raises:
+        HadrlError: it is one.
+    """
+    scenario = Scenario.from_dict(data["scenario"])
+    view = fields_of(offloading_view_of(scenario))
+    more = [field.name for field in view if field not in fields_of(OffloadingView)]
+    if more:
+        raise HadrlError(f"policy {policy} must be left out where views show {', '.join(more)}")
+
+
 def _training_over_any(learner: Settings, slots: int | None) -> Settings:
     """A training that has nothing to do with the scenario in which the learner is judged."""
     groups = setting_groups()
@@ -325,10 +390,6 @@ def _training_over_any(learner: Settings, slots: int | None) -> Settings:
         "slots": slots or num_slots(settings),
         "learner": learner,
     }
-
-
-def _episodes(suite: str | None) -> int | None:
-    return None if suite is None else find_suite(suite).episodes
 
 
 def _told(scenario: Settings) -> Settings:
@@ -378,7 +439,7 @@ def nested(key: str, value: Any) -> Settings:
     Raises:
         HadrlError: the key does not belong to data, model, planning or trainer.
     """
-    words = key.split(".")
+    words = _words(key, value)
     if words[0] not in ("data", "model", "planning", "trainer") or len(words) < 2 or not all(words):
         raise HadrlError(f"settings must begin with data., model., planning. or trainer., got {key!r}")
     for word in reversed(words):
@@ -388,6 +449,15 @@ def nested(key: str, value: Any) -> Settings:
     if key == "data.scenario.num_servers":
         value["data"]["scenario"]["offload_thresholds"] = None
     return value
+
+
+def _words(key: str, value: Any) -> list[str]:
+    """The names of groups and setting in a dotted key; that of one's own process has dots in it."""
+    rest = key.removeprefix(OF_PROCESSES)
+    if rest in (key, ""):
+        return key.split(".")
+    process, setting = process_and_setting(rest, value)
+    return [*OF_PROCESSES.rstrip(".").split("."), process, *([setting] if setting else [])]
 
 
 def parse_sweep(text: str) -> Sweep:

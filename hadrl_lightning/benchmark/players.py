@@ -12,6 +12,7 @@ import torch
 
 from hadrl_lightning.agent_files import SUFFIX, find_agent, read_agent, stored_file
 from hadrl_lightning.agents import HADRL
+from hadrl_lightning.agents.adapting import Adapt
 from hadrl_lightning.baselines import (
     CACHING_POLICIES,
     OFFLOADING_POLICIES,
@@ -117,13 +118,22 @@ def check_files(policy: str, seeds: Sequence[int]) -> None:
         read_agent(find_agent(name, "policies"), "policies")
 
 
-def trained_player(agent: dict[str, Any], scenario: Scenario, physics: Physics) -> Player:
+def trained_player(
+    agent: dict[str, Any], scenario: Scenario, physics: Physics, adapt: Adapt | None = None
+) -> Player:
     """Plays by the agent of a file; the scenario may have other sizes than it was trained on if its models are sets.
+
+    Args:
+        agent: see `agent_contents`.
+        scenario: to play in.
+        physics: of the networks.
+        adapt: what goes on learning as it plays; by default what the file says.
 
     Raises:
         HadrlError: it was trained under other physics, or does not fit the scenario.
     """
-    trained = HADRL.from_checkpoint(agent["file"])
+    settings: dict[str, Any] = {} if adapt is None else {"adapt": adapt}
+    trained = HADRL.load_from_checkpoint(agent["file"], **settings)
     if trained.physics != physics:
         raise HadrlError(
             f"physics must be that of the agent, {trained.physics}, got {physics}: {agent['file']}"
@@ -209,9 +219,9 @@ def pair_policies(caching: str, offloading: str, scenario: Scenario, seed: int) 
         HadrlError: a policy can't be made.
     """
     slow_draws, fast_draws = draws_of(seed)
-    with _named(caching):
+    with blaming(caching):
         slow = _policy(caching_factory(caching)(scenario, slow_draws))
-    with _named(offloading):
+    with blaming(offloading):
         fast = _policy(offloading_factory(offloading)(scenario, fast_draws))
     return (
         slow if caching in CACHING_POLICIES else _checked_caching(caching, slow),
@@ -234,7 +244,7 @@ def own_policies(name: str, scenario: Scenario, seed: int) -> Policies:
     Raises:
         HadrlError: it can't be made, or is none.
     """
-    with _named(name):
+    with blaming(name):
         made = pair_factory(name)(scenario, draws_of(seed)[0])
         parts = made if isinstance(made, tuple | list) else _attributes(made)
         if len(parts) != 2 or not all(map(callable, parts)):
@@ -248,7 +258,7 @@ def own_policies(name: str, scenario: Scenario, seed: int) -> Policies:
 
 def _own_player(slow: CachingPolicy, fast: OffloadingPolicy, *names: str) -> Player:
     def play_one(network: EdgeNetwork) -> Episode:
-        with _named("+".join(names)):
+        with blaming("+".join(names)):
             return run_episode(network, slow, fast)
 
     return play_one
@@ -266,7 +276,7 @@ def _policy(made: Any) -> Any:
 
 def _checked_caching(name: str, policy: CachingPolicy) -> CachingPolicy:
     def decide(network: EdgeNetwork) -> torch.Tensor:
-        with _named(name), _unchanged(network):
+        with blaming(name), _unchanged(network):
             cache: Any = policy(network)
             if not isinstance(cache, torch.Tensor):
                 raise HadrlError(f"cache must be a tensor, got {type(cache).__name__}")
@@ -280,7 +290,7 @@ def _checked_caching(name: str, policy: CachingPolicy) -> CachingPolicy:
 
 def _checked_offloading(name: str, policy: OffloadingPolicy) -> OffloadingPolicy:
     def decide(network: EdgeNetwork) -> Allocation:
-        with _named(name), _unchanged(network):
+        with blaming(name), _unchanged(network):
             decision: Any = policy(network)
             parts = decision if isinstance(decision, Allocation) else ()
             if not parts or not all(isinstance(part, torch.Tensor) for part in parts):
@@ -335,7 +345,7 @@ def _found(registry: Registry[Any], name: str) -> Any:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def blaming(name: str) -> Iterator[None]:
     """Turn whatever a user's policy raises, an exit too, or is refused for, into one line that names it."""
     try:
         yield

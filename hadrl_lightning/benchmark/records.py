@@ -216,7 +216,8 @@ class Summary(NamedTuple):
     ratio: Interval
     """Interquartile mean over places and seeds of the latency ÷ least known."""
     behind: Interval | None
-    """Probability that a training of the first policy has less latency than one of this; None for the first itself."""
+    """Probability that a training of the first policy has less latency, by preferences less cost, than one of this;
+    None for the first itself."""
 
 
 def aggregate(records: Sequence[Record]) -> list[Summary]:

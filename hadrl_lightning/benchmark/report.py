@@ -128,7 +128,7 @@ def result_table(records: Sequence[Record]) -> list[Table]:
         by_place.setdefault(group.first.place, []).append(group)
     tables = [table for place, found in by_place.items() for table in _tables(place, found)]
     summaries = aggregate_of(records)
-    return [*tables, _summary_table(summaries)] if summaries else tables
+    return [*tables, _summary_table(summaries, records[0].result.figure)] if summaries else tables
 
 
 def _tables(place: Place, found: list[Group]) -> list[Table]:
@@ -156,9 +156,9 @@ def _tables(place: Place, found: list[Group]) -> list[Table]:
     return tables
 
 
-def _summary_table(summaries: Sequence[Summary]) -> Table:
+def _summary_table(summaries: Sequence[Summary], figure: str) -> Table:
     first = summaries[0]
-    heading = f"probability that {first.label} has less latency"
+    heading = f"probability that {first.label} has less {figure}"
     return figures_table(
         f"all {first.places} places: interquartile mean over places and seeds, ± 95 % interval over seeds",
         "policy",
@@ -220,13 +220,6 @@ def _span(ordered: list[str]) -> str:
     if not ordered:
         return NONE
     return ordered[0] if ordered[0] == ordered[-1] else f"{ordered[0]} to {ordered[-1]}"
-
-
-def seeds_text(counts: Iterable[int]) -> str:
-    """How many seeds there are, from the numbers of each: `1 seed`, `2 to 5 seeds`."""
-    different = set(counts)
-    least, most = min(different), max(different)
-    return f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
 
 
 def _trainings(group: Group) -> int:

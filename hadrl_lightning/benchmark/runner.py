@@ -23,7 +23,6 @@ from hadrl_lightning.benchmark.cells import (
     Compute,
     Outcome,
     attempt,
-    attempt_in_worker,
     store,
     stored,
 )
@@ -143,9 +142,7 @@ def in_processes(cells: Sequence[Cell], workers: int, compute: Compute) -> Attem
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                process, pipe = (
-                    idle.pop() if idle else start_worker(partial(attempt_in_worker, compute=compute))
-                )
+                process, pipe = idle.pop() if idle else start_worker(partial(attempt, compute=compute))
                 running[pipe] = (process, waiting.pop(0))
                 with suppress(OSError):  # a worker that is dead already is noticed below
                     pipe.send(running[pipe][1])
@@ -196,7 +193,7 @@ def in_ray(cells: Sequence[Cell], workers: int | None, address: str | None, comp
     if not cells:
         return
     with _connection(ray, workers, address):
-        task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES, retry_exceptions=False)(attempt_in_worker)
+        task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES, retry_exceptions=False)(attempt)
         waiting = list(reversed(cells))
         running: dict[Any, Cell] = {}
         while waiting or running:

@@ -68,6 +68,9 @@ def resolved(settings: Mapping[str, Any]) -> Settings:
         HadrlError: an unknown setting, or a value that is not allowed.
     """
     known, trainer = _with_defaults(settings)
+    unknown = sorted(set(trainer) - set(inspect.signature(Trainer).parameters) - {"threads"})
+    if unknown:
+        raise HadrlError(f"unknown setting trainer.{unknown[0]}")
     trainer = {name: trainer[name] for name in TRAINER_SETTINGS if name in trainer}
     _check_trainer(trainer)
     return {

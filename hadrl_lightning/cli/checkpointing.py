@@ -32,8 +32,8 @@ class Checkpointing(ModelCheckpoint):
     when a signal ends the training.
 
     Args:
-        monitor: The logged metric that decides what is best; null: val/latency, or val/log_latency where the scenario
-            has ranges, so that each network counts alike.
+        monitor: The logged metric that decides what is best; null: val/latency, or val/cost where the scenario's
+            preferences weigh more; where it has ranges their logarithms, so that each network counts alike.
         mode: Whether a small or a large metric is good.
         every_n_epochs: Epochs from one last.ckpt to the next; the very end is always saved.
         every_n_batches: Batches from one last.ckpt to the next within an epoch, so that a crash costs less; none where

@@ -5,6 +5,7 @@ import math
 import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,7 @@ def show_parser() -> LineParser:
 
 def _show(options: argparse.Namespace, others: Sequence[str]) -> int:
     from hadrl_lightning import viewer
+    from hadrl_lightning.benchmark.players import blaming
 
     _check(options)
     require("show", ["matplotlib"])
@@ -197,7 +199,10 @@ def _show(options: argparse.Namespace, others: Sequence[str]) -> int:
     folder = runs.results_folder(file, root / name) if file is not None else root / name
     output = options.output or folder / f"show-{Path(player).stem}"
     _check_output(output)
-    scenes = _scenes(network, policies, options.slots or slots)
+    with (
+        blaming(player) if "." in player and file is None else nullcontext()
+    ):  # what is infeasible of a user's own
+        scenes = _scenes(network, policies, options.slots or slots)
     title = f"{Path(player).name} in {name}" if options.config else Path(player).name
     writers = {"gif": viewer.write_gif, "html": viewer.write_replay, "mp4": viewer.write_mp4}
     for kind in dict.fromkeys(options.format):

@@ -24,12 +24,13 @@ QUICK_POLICIES = (
 """Policies of `--quick`; the yardstick comes with them."""
 QUICK: dict[str, Any] = {
     "seeds": [0],
-    "episodes": 5,
-    "overlays": ["tight.yaml", "quick.yaml"],
+    "overlays": [
+        "tight.yaml",
+        "quick.yaml",
+        {"data": {"scenario": {"decisions_per_episode": 5}, "test_episodes": 5}},
+    ],
 }
-"""Other defaults of `--quick`."""
-QUICK_SETTINGS: dict[str, Any] = {"data": {"scenario": {"decisions_per_episode": 5}}}
-"""Settings of `--quick` over those files: episodes of half the length."""
+"""Other defaults of `--quick`, beneath what the user says: few episodes, of half the length."""
 CODE_OF_FAILURE = 1
 SLOW_S = 20
 """Networks of a suite that took longer are named at the end."""
@@ -44,7 +45,7 @@ def run(words: Sequence[str]) -> int:
     if words[0] == "plot":
         return _plot(plot_parser().parse_args(list(words[1:])))
     options, others = benchmark_parser().parse_known_args(list(words[1:]))
-    overrides = settings_of(others, "benchmark", QUICK_SETTINGS if options.quick else {})
+    overrides = settings_of(others, "benchmark", {})
     return _benchmark(options, overrides, words)
 
 
@@ -160,7 +161,7 @@ def _benchmark(options: argparse.Namespace, overrides: dict[str, Any], words: Se
             dict.fromkeys(options.seeds or default.get("seeds", [0] if options.suite else [0, 1, 2, 3, 4]))
         ),
         slots=options.slots,
-        episodes=default.get("episodes") if options.episodes is None else options.episodes,
+        episodes=options.episodes,
         published_size=options.published_size,
     )
     _require_extras(options, policies_of(settings))

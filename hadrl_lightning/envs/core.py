@@ -28,7 +28,6 @@ from hadrl_lightning.play import (
     play_frame,
     read_allocation,
     read_caches,
-    share,
     slot_scores,
     task_cost,
     tasks,
@@ -323,9 +322,10 @@ class JointCore(Core):
         reward = offloading_objective(
             self.pays, task_cost(self.scenario.preferences, service), service.latency
         )
-        if self.pays == "latency" and due:  # what fetching costs, in parts of the tasks of a frame
+        if self.pays == "latency":  # every slot of the frame bears its part of what fetching cost
             weight = self.scenario.preferences.switching_s / self.scenario.slots_per_decision
-            reward = reward - share(weight * switching, tasks(service.latency, reward.dtype))
+            number = tasks(service.latency, reward.dtype)
+            reward = reward - weight * switching / number.where(number > 0, max(1, self.scenario.num_users))
         if self.pays == "published" and network.frame_over:
             in_frame = hits(self._frame.finish().hit, reward.dtype)
             reward = reward + caching_reward(in_frame.mean(dim=0), switching)

@@ -145,8 +145,8 @@ class ServiceCachingEnv(_SingleEnv):
 
     Observation and action are those of the slow level: K (1 + 2 S) + S numbers, and S K numbers of which the positive
     ones ask for their service. Reward: mean hits per slot / 100 + 1 / (switching cost + 100), or (`latency`) minus the
-    mean latency of a task in seconds. `info` has the means of `SlotScores` over the slots, but the whole
-    `switching` cost of the decision.
+    mean cost of a task, by default its latency in seconds. `info` has the means of `SlotScores` over the slots, but the
+    whole `switching` cost of the decision.
 
     Args:
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
@@ -179,7 +179,7 @@ class ComputationOffloadingEnv(_SingleEnv):
 
     Observation and action are those of the fast level: S K + 3 S + 3 U numbers, and for each user target server,
     bandwidth share and compute share (three blocks of U). Reward: 10^4 over the summed latency in seconds, or
-    (`latency`) minus the mean latency of a task in seconds. `info` has the fields of `SlotScores`.
+    (`latency`) minus the mean cost of a task, by default its latency in seconds. `info` has the fields of `SlotScores`.
 
     Args:
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.
@@ -214,7 +214,8 @@ class EdgeNetworkEnv(_SingleEnv):
     only, which is where the last number of the observation is 0; in other slots it is passed over. Observation: that
     of the slow level, that of the fast level (its cache bits are those before the decision), the share of the frame
     that is served. Reward: 10^4 over the summed latency, and in the last slot of a frame the reward of the slow level
-    on top; or (`latency`) minus the mean latency of a task in seconds. `info` as in `ComputationOffloading`.
+    on top; or (`latency`) minus the mean cost of a task, by default its latency in seconds, where each slot of a frame
+    bears its part of what fetching costs. `info` as in `ComputationOffloading`.
 
     Args:
         scenario: the constants, as a `Scenario`, a mapping of its fields or the name of a config; ES2 by default.

@@ -19,6 +19,7 @@ from hadrl_lightning.scenario import Physics, Preferences, Scenario
 from hadrl_lightning.scenario.preferences import USUAL
 from hadrl_lightning.simulator import Service, rules
 
+OF_TASKS = ("hit_ratio", "on_time")
 BY_EPISODE = (
     "hit_ratio",
     "latency",
@@ -107,6 +108,8 @@ class Scoreboard:
     def values(self) -> dict[str, Tensor]:
         """Every figure over all episodes but `times`; of those that an episode may lack, over episodes that have it."""
         values = {**self._slots.compute(), "switching": self._switching.compute()}
+        for name in OF_TASKS:  # as all else over episodes, each of which may have had another number of tasks
+            del values[name]
         further = (*BY_EPISODE, *self.further, "offloading_reward", "published_caching_reward")
         for name in further:
             if name not in values:

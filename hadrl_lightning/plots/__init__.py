@@ -56,6 +56,7 @@ PANELS = (
     Panel(
         "fast level", "Σ latency per slot (s)", {"collect/latency": "collecting", "val/latency": "validation"}
     ),
+    Panel("by preferences", "cost per slot", {"val/cost": "validation"}),
     Panel("deadlines", "deadlines met", {"collect/on_time": "collecting", "val/on_time": "validation"}),
     Panel(
         "world model", "loss", {"train/world_model/total": "total", "train/world_model/latency": "latency"}

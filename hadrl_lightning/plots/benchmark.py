@@ -41,6 +41,8 @@ LEVELS = {
     "hit_ratio": ("hit ratio", f"slow level: caches ({HIGH})"),
     "latency": ("Σ latency per slot (s)", f"fast level: offloading ({LOW})"),
 }
+COST = ("cost per slot", f"by preferences ({LOW})")
+"""In place of the latter where preferences weigh more than latency."""
 SWEEPS = {
     "hit_ratio": ("hit ratio", HIGH),
     "latency_s": ("Σ latency per slot (s)", LOW),
@@ -240,7 +242,9 @@ def _convergence(plt: Any, rows: list[Row], base: list[Row]) -> Any:
     """Validations while training, both levels; dashed: the least known."""
     policies = distinct(rows, "policy")
     figure, panels = plt.subplots(1, 2, figsize=(PAGE_IN, _height(len(policies))))
-    for axes, (metric, (name, title)) in zip(panels, LEVELS.items(), strict=True):
+    by_cost = any(row["metric"] == "cost" for row in rows)
+    levels = {"hit_ratio": LEVELS["hit_ratio"], "cost": COST} if by_cost else LEVELS
+    for axes, (metric, (name, title)) in zip(panels, levels.items(), strict=True):
         for policy in policies:
             points = [row for row in rows if row["policy"] == policy and row["metric"] == metric]
             _line(axes, [number(row["slots"]) for row in points], points)

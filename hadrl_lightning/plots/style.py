@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hadrl_lightning.errors import HadrlError, require
-from hadrl_lightning.files import writing
+from hadrl_lightning.files import replacing
 from hadrl_lightning.units import common_unit, unit_end, with_unit
 
 COLUMN_IN, PAGE_IN = 3.5, 7.16
@@ -92,9 +92,8 @@ def save(figure: Any, path: Path) -> list[Path]:
     files = [path.with_name(f"{path.name}.{kind}") for kind in ("pdf", "png")]
     for file in files:
         metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}  # same data, same file
-        with writing(file):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(file, metadata=metadata)
+        with replacing(file) as temporary:
+            figure.savefig(temporary, format=file.suffix[1:], metadata=metadata)
     pyplot().close(figure)
     return files
 

@@ -127,7 +127,16 @@ class Picture:
             self._latency_s = [*self._latency_s[: scene.slot], *unknown, scene.numbers["latency"]]
         wide = bool(np.ptp(around[:, 0]) > WIDE * np.ptp(around[:, 1]))
         carried = (scene.servers.backlog_s is None, scene.servers.speed is None, scene.has_devices)
-        kind = (wide, scene.servers.cache.shape, scene.num_slots, scene.moves, bool(scene.links), *carried)
+        told = (scene.idles, scene.weighed)
+        kind = (
+            wide,
+            scene.servers.cache.shape,
+            scene.num_slots,
+            scene.moves,
+            bool(scene.links),
+            *carried,
+            *told,
+        )
         if kind != self._kind:
             self._figure.clear()
             places = Places.of(wide, len(scene.servers.cache))
@@ -198,7 +207,7 @@ class _Map:
         there = {
             "device": scene.has_devices,
             "dropped": carries or scene.has_devices,
-            "idle": carries,
+            "idle": scene.idles,
             "asks": False,
         }
         names = [name for name in OUTCOMES if there.get(name, True)]
@@ -228,8 +237,9 @@ class _Map:
         on_server = users.target < len(at)
         ends = goals[np.where(on_server, users.target, len(goals) - 1)]
         ways = np.stack((users.at_m, ends), axis=1)
+        leaves = ~(scene.has_devices & (users.target == len(at)))  # what stays on the device goes nowhere
         for name, lines in self.lines.items():
-            lines.set_segments(ways[users.outcome == OUTCOMES.index(name)])
+            lines.set_segments(ways[leaves & (users.outcome == OUTCOMES.index(name))])
         relayed = scene.servers.tasks[:, OUTCOMES.index("cloud")]
         self.relays.set_segments([(at[one], cloud) for one in relayed.nonzero()[0]])
         self.relays.set_linewidths(0.6 + 5 * relayed[relayed > 0] / max(1, len(users.service)))

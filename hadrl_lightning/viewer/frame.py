@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from hadrl_lightning.play import PlayedSlot, slot_scores
+from hadrl_lightning.play import PlayedSlot, slot_scores, task_cost
 from hadrl_lightning.simulator import EdgeNetwork, Service, switching_cost, terms
 from hadrl_lightning.simulator.constants import Constants
 from hadrl_lightning.simulator.processes import Queues
@@ -86,9 +86,13 @@ class Scene(NamedTuple):
     """Whether tasks may stay on users' devices."""
     moves: bool
     """Whether users move from slot to slot, and are not somewhere else in each."""
+    idles: bool
+    """Whether users may be without a task."""
+    weighed: bool
+    """Whether preferences weigh more than latency."""
     numbers: dict[str, float]
-    """The `SlotScores`, how many `tasks` there were, how many were `dropped`, and how many users changed their home
-    (`handovers`); none before the slot is served."""
+    """The `SlotScores`, how many `tasks` there were, what they `cost` by the preferences, how many were `dropped`, and
+    how many users changed their home (`handovers`); none before the slot is served."""
 
     def shown_numbers(self) -> dict[str, str]:
         """What a viewer reads of the slot: its numbers with their units, by what they are called; empty before it."""
@@ -102,6 +106,8 @@ class Scene(NamedTuple):
             "energy": f"{found['energy']:.3g} {self.energy_unit}",
             "switching": f"{found['switching']:.1f} s",
         }
+        if self.weighed:
+            shown["cost"] = f"{found['cost']:.2f}"
         if self.servers.backlog_s is not None or self.has_devices:
             shown["dropped"] = f"{found['dropped']:.0f}"
         if self.moves:
@@ -165,6 +171,7 @@ class Watcher:
             for name, value in slot_scores(service, self._switching(network))._asdict().items()
         }
         numbers["tasks"] = float(service.asked[0].sum())
+        numbers["cost"] = float(task_cost(network.scenario.preferences, service)[0].sum())
         numbers["dropped"] = float((outcome[0] == OUTCOMES.index("dropped")).sum())
         scene = self._scene(seen, network.slot - 1, numbers)
         numbers["handovers"] = float(scene.users.handed_over.sum())
@@ -200,6 +207,8 @@ class Watcher:
             energy_unit=network.rules.energy_unit,
             has_devices=seen.held.device_hz is not None,
             moves=moves,
+            idles=seen.held.idle(seen.requests) is not None,
+            weighed=not scenario.preferences.latency_alone,
             numbers=numbers,
         )
 

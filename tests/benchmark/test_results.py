@@ -48,7 +48,7 @@ from hadrl_lightning.benchmark.spread import (
     spreads,
     suite_of,
 )
-from hadrl_lightning.benchmark.suites import SUITES
+from hadrl_lightning.benchmark.suites import SUITES, find_suite
 from hadrl_lightning.cli import main
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.judge import LEAST_KNOWN
@@ -108,6 +108,30 @@ def test_results_on_other_episodes_take_the_place_of_the_old_ones(tmp_path: Path
         archive.note(plan)
         archive.finish(made_up(plan))
     assert {one.policy for one in Archive(tmp_path).records()} == {"density+home_equal", LEAST_KNOWN}
+
+
+def test_results_stay_until_a_newer_command_has_some(tmp_path: Path) -> None:
+    old, new = plan_of("density+home_equal"), plan_of("random+random", episodes=3)
+    archive = Archive(tmp_path)
+    archive.note(old)
+    archive.finish(made_up(old))
+    later = Archive(tmp_path)
+    later.note(new)  # and is interrupted
+    assert len(Archive(tmp_path).records()) == len(old.entries)
+    later.finish(made_up(new))
+    assert {one.policy for one in Archive(tmp_path).records()} == {"random+random", LEAST_KNOWN}
+    assert all(outcome.reused for outcome in run_cells(old.cells, tmp_path).values())
+
+
+def test_two_commands_at_once_leave_the_results_of_both(tmp_path: Path) -> None:
+    plans = plan_of("density+home_equal"), plan_of("random+random")
+    archives = [Archive(tmp_path) for _ in plans]
+    for archive, plan in zip(archives, plans, strict=True):
+        archive.note(plan)
+    for archive, plan in zip(archives, plans, strict=True):
+        archive.finish(made_up(plan))
+    found = {one.policy for one in Archive(tmp_path).records()}
+    assert found == {"density+home_equal", "random+random", LEAST_KNOWN}
 
 
 def test_results_of_episodes_that_were_drawn_otherwise_are_not_compared_with_new_ones() -> None:
@@ -334,6 +358,62 @@ def test_quick_keeps_its_own_files_beneath_those_of_the_user(in_empty_folder: Pa
     (record, *_) = Archive(Path("out")).records()
     assert record.scenario == "es2-tight-quick"
     assert len(record.result.episodes["latency"]) == 5
+
+
+def test_what_the_user_says_goes_before_what_quick_and_a_suite_say(in_empty_folder: Path) -> None:
+    words = [
+        "benchmark",
+        "--quick",
+        "--policies",
+        "none+all_cloud",
+        "--no_figures",
+        "--seeds",
+        "0",
+        "--output",
+        "out",
+    ]
+    (in_empty_folder / "mine.yaml").write_text(
+        "data: {scenario: {decisions_per_episode: 2}, test_episodes: 3}"
+    )
+    assert main([*words, "--config", "mine.yaml"]) == 0
+    file, *_ = (in_empty_folder / "out" / "cells").glob("none+all_cloud*.json")
+    settings = json.loads(file.read_text())["cell"]["settings"]
+    assert (settings["test"]["episodes"], settings["scenario"]["decisions_per_episode"]) == (3, 2)
+    common = {"policies": ("none+all_cloud",), "seeds": (0,), "suite": "unseen", "places": ("one-user",)}
+    for settings, episodes in (({}, find_suite("unseen").episodes), ({"data": {"test_episodes": 7}}, 7)):
+        plan = make_plan(PlanSettings(**common, overrides=settings))  # type: ignore[arg-type]
+        assert {cell.settings["test"]["episodes"] for cell in plan.cells} == {episodes}
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"trainer": {"max_epoch": 2}}, "settings of the trainer must be among max_epochs, "),
+        ({"trainer": {"gradient_clip_val": 1.0}}, "in a benchmark, got gradient_clip_val"),
+        ({"data": {"seed": 3}}, "data.seed must be left to --seeds"),
+        (
+            {"model": {"planner": {"plan_horizon": 2}}},
+            "model.planner must come with a policy that is trained",
+        ),
+    ],
+)
+def test_settings_that_nothing_follows_are_refused(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(HadrlError, match=re.escape(line)):
+        plan_of("es2.ckpt", "density+home_equal", overrides=settings)
+
+
+def test_an_agent_of_a_file_adapts_where_asked_to_and_is_called_so() -> None:
+    still, adapting = (
+        plan_of("hadrl.ckpt", seeds=(0,), overrides={"model": {"adapt": adapt}}) for adapt in ("off", "heads")
+    )
+    assert still.cells[0].key == plan_of("hadrl.ckpt", seeds=(0,)).cells[0].key != adapting.cells[0].key
+    assert adapting.cells[0].settings["adapt"] == "heads"
+    assert adapting.entries[0].label == f"{still.entries[0].label}, adapting"
+
+
+def test_an_actor_over_sets_is_refused_before_its_training_where_views_show_more() -> None:
+    with pytest.raises(HadrlError, match="policy ppo-set must be left out where views show backlog_s"):
+        plan_of("ppo-set", overrides={"data": {"scenario": {"processes": {"queues": {}}}}})
 
 
 def test_results_with_other_settings_are_no_seeds_of_the_same_policy(tmp_path: Path) -> None:

@@ -243,6 +243,19 @@ def test_one_network_equals_a_vector_of_one(env_id):
         assert {name: infos[name][0] for name in info} == info
 
 
+def test_rewards_of_both_levels_sum_up_to_the_cost_with_what_fetching_costs() -> None:
+    scenario = dataclasses.replace(SMALL, preferences={"switching_s": 0.5})
+    env = gymnasium.make(IDS[2], scenario=scenario, reward="latency")
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    steps = [env.step(env.action_space.sample()) for _ in range(STEPS[IDS[2]])]
+    latency, switching = (sum(info[name] for *_, info in steps) for name in ("latency", "switching"))
+    assert switching > 0
+    assert -sum(reward for _, reward, *_ in steps) * scenario.num_users == pytest.approx(
+        latency + 0.5 * switching
+    )
+
+
 @each
 def test_info_tells_what_a_step_was_like(env_id):
     env = gymnasium.make(env_id, scenario=SMALL)

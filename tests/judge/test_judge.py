@@ -180,6 +180,16 @@ def test_a_scoreboard_tells_times_and_changes_beside_scores_and_leaves_out_what_
     assert not set(TIMES) & set(board.values())
 
 
+def test_shares_are_means_over_episodes_however_many_tasks_each_has() -> None:
+    scenario = replace(SMALL, processes={"queues": {"tasks_per_slot": 0.3, "load": None}})
+    episode = run_episode(EdgeNetwork(scenario, num_envs=3), *least_known_policies(scenario))
+    board = Scoreboard("")
+    board.add(episode)
+    assert len({int(one) for one in episode.asked.sum(dim=(0, 2))}) > 1
+    for name in ("hit_ratio", "on_time"):
+        assert float(board.values()[name]) == pytest.approx(board.interval(name).mean, rel=1e-6)
+
+
 def test_a_ratio_is_paired_by_episode_and_a_mean_over_seeds() -> None:
     reference = np.random.default_rng(1).uniform(1, 2, (2, 20))
     values = np.array([[2.0], [4.0]]) * reference

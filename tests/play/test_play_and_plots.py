@@ -72,7 +72,7 @@ from hadrl_lightning.simulator import (
     decode_offloading,
     equal_shares,
 )
-from hadrl_lightning.viewer import OUTCOMES, Scene, Watcher, write_gif, write_replay
+from hadrl_lightning.viewer import OUTCOMES, Picture, Scene, Watcher, write_gif, write_replay
 
 SCENARIO = Scenario(num_users=6, decisions_per_episode=2, slots_per_decision=3)
 
@@ -824,6 +824,23 @@ def test_a_replay_is_one_page_with_all_numbers_in_it(tmp_path: Path) -> None:
     assert second["cache"] == [[0], [0]]
 
 
+def test_a_task_that_stays_on_the_device_is_no_line_to_the_cloud() -> None:
+    scenario = Scenario(num_users=6, processes={"device": {"battery_j": 1.0, "empty_j": 0.99}})
+    scenes, *_ = watched(scenario, target=scenario.num_servers)
+    assert (scenes[-1].users.outcome == OUTCOMES.index("dropped")).any()
+    picture = Picture()
+    picture.image(scenes[-1])
+    assert picture._parts[0].lines["dropped"].get_segments() == []
+
+
+def test_a_scene_tells_the_cost_where_preferences_weigh_more_than_latency() -> None:
+    (scene, *_), *_ = watched(Scenario(num_users=6))
+    (weighed, *_), *_ = watched(Scenario(num_users=6, preferences={"latency_s": 2.0}))
+    assert "cost" not in scene.shown_numbers()
+    assert weighed.numbers["cost"] == pytest.approx(2 * scene.numbers["latency"])
+    assert weighed.shown_numbers()["cost"] == f"{weighed.numbers['cost']:.2f}"
+
+
 def test_a_film_has_a_picture_a_slot(tmp_path: Path) -> None:
     scenes, _, _ = watched(Scenario(num_users=4))
     write_gif(tmp_path / "film.gif", scenes, "")
@@ -847,6 +864,21 @@ def test_ones_own_policies_are_shown_as_heuristics_are(name: str, in_empty_folde
     (slot,) = json.loads(found)["slots"]
     assert slot["cache"] == [[], []]
     sys.modules.pop("watched_policy", None)
+
+
+@pytest.mark.unchecked
+def test_an_infeasible_decision_of_ones_own_policy_gets_a_line_where_it_is_shown(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("greedy_policy.py").write_text(
+        "import torch\n"
+        "def everything(scenario, generator): return lambda network: torch.ones_like(network.cache)\n"
+    )
+    assert main(["show", "--policies", "greedy_policy.everything+home_equal", "--config", "tight.yaml"]) == 2
+    line = "policy greedy_policy.everything+home_equal: cache must fit into the usable cache"
+    assert capsys.readouterr().err.startswith(f"hadrl: error: {line}")
+    assert os.listdir() == ["greedy_policy.py"]
+    sys.modules.pop("greedy_policy", None)
 
 
 @pytest.mark.unchecked

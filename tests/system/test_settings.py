@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from hadrl_lightning.agents import (
 )
 from hadrl_lightning.agents.transition_model import derived_reward
 from hadrl_lightning.benchmark import PlanSettings, make_plan
+from hadrl_lightning.benchmark.plan import nested
 from hadrl_lightning.callbacks import CEMPlanning
 from hadrl_lightning.cli import main
 from hadrl_lightning.config_files import find_config, load_config, shipped_configs
@@ -951,6 +953,36 @@ def test_a_flag_of_a_process_is_added_to_what_files_name(
     changed["slow_servers"] |= {"slow_part": 0.4, "slow_slots": 7}
     changed["hops"] |= {"delay_s": 0.002}
     assert printed["data"]["scenario"] == usual
+
+
+def test_a_flag_of_ones_own_process_sets_it_and_switches_it_off(
+    in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("my_walk.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from hadrl_lightning.simulator.processes import Process\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Walk(Process):\n    pace: float | None = 1.0\n"
+    )
+    own, name = "my_walk.Walk", "--data.scenario.processes.my_walk.Walk"
+    for words, expected in (
+        ([f"{name}.pace", "2"], {own: {"pace": 2}}),
+        ([f"{name}.pace=null"], {own: {"pace": None}}),
+        ([f"{name}.pace", "2", name, "null"], {own: None}),
+        ([name, "{pace: 3}"], {own: {"pace": 3}}),
+    ):
+        with pytest.raises(SystemExit):
+            main(["fit", "--config", "es2.yaml", *words, "--print_config"])
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["data"]["scenario"]["processes"] == expected
+    assert nested("data.scenario.processes.my_walk.Walk", None) == nested_processes({own: None})
+    assert nested("data.scenario.processes.my_walk.Walk.pace", 2) == nested_processes({own: {"pace": 2}})
+    assert nested("data.scenario.processes.queues.load", None) == nested_processes({"queues": {"load": None}})
+    sys.modules.pop("my_walk", None)
+
+
+def nested_processes(processes: dict[str, Any]) -> dict[str, Any]:
+    return {"data": {"scenario": {"processes": processes}}}
 
 
 def plain(value: Any) -> Any:

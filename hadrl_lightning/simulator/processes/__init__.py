@@ -1,5 +1,7 @@
 """What changes by itself: a process is a class here, or anywhere, and a line in `PROCESSES`."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -92,6 +94,24 @@ PROCESSES.register("queues")(Queues)
 PROCESSES.register("requests_of_file")(RequestsOfFile)
 PROCESSES.register("moves_of_file")(MovesOfFile)
 PROCESSES.register("gains_of_file")(GainsOfFile)
+
+
+def process_and_setting(rest: str, value: Any) -> tuple[str, str]:
+    """Which process and which setting of it a dotted key means, such as `my_module.MyProcess.speed`.
+
+    Args:
+        rest: the key, behind `data.scenario.processes.`.
+        value: that it is given.
+
+    Returns:
+        The name of the process, and that of the setting, empty where the process as a whole is given.
+    """
+    whole = "." not in rest or isinstance(value, Mapping)
+    if not whole and value is None:  # the process is switched off, or the setting is null
+        with suppress(ValueError):
+            whole = PROCESSES.find(rest, "processes") is not None
+    process, _, setting = (rest, "", "") if whole else rest.rpartition(".")
+    return process, setting
 
 
 def for_part(scenario: Scenario, part: Part) -> Scenario:
