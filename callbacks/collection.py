@@ -1,6 +1,6 @@
 """`Collection`: the frames of one epoch, played on the simulated networks and stored in the replay buffers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -170,7 +170,10 @@ class Collection:
         self._add(caching_reward=reward, switching=frame.switching)
         expected = self.module.caching_agent.expected_latency(frame.seen_next, frame.cache)
         if expected is not None:
-            self._add(frame_error=(expected / scores.task_cost - 1).abs())
+            told = replace(
+                self.data.scenario.preferences, missed=0, dropped=0, handovers=0
+            )  # the rest is not expected
+            self._add(frame_error=(expected / frame_scores(frame, told).task_cost - 1).abs())
         self.frames += 1
         if self.epoch < exploration.caching_warmup_epochs:
             return

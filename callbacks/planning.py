@@ -191,8 +191,12 @@ class CEMPlanning(Callback):
                 hook(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far noise has faded; of every rank the generator's state and the collection that is under way."""
-        assert self._generator is not None
+        """How far noise has faded; of every rank the generator's state and the collection that is under way.
+
+        Nothing where it has never collected, as after a test.
+        """
+        if self._generator is None:
+            return {}
         own = {
             "generator": self._generator.get_state(),
             "collection": self._collection.state_dict() if self._collection is not None else None,

@@ -65,7 +65,8 @@ class SecondProcess:
         try:
             self._folder = TemporaryDirectory(prefix="hadrl-", ignore_cleanup_errors=True)
             agent = Path(self._folder.name) / "agent.pt"
-            torch.save((type(module), module.settings, module.state_dict()), agent)
+            adapts = {"adapt": module.adapt} if "adapt" in module.settings else {}
+            torch.save((type(module), {**module.settings, **adapts}, module.lasting_weights()), agent)
         except Exception:  # no room on the disk, a class that does not pickle
             return
         self._jobs = [_Job(agent, stream, batch, references) for batch in range(1, len(stream), 2)]

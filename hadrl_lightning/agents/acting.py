@@ -18,12 +18,12 @@ from hadrl_lightning.agents.seen import (
 )
 from hadrl_lightning.agents.views import (
     check_caching_view,
-    check_kind,
     check_network,
     check_offloading_view,
     check_plan,
     check_sizes,
     check_weights,
+    of_kind,
 )
 from hadrl_lightning.errors import HadrlError, HadrlWarning
 from hadrl_lightning.planning import CEMPlanner, Plan, PlanFunction, PlannerSettings, plan_alone
@@ -190,7 +190,8 @@ class Acting(nn.Module):
             NonFiniteError: a number of it is infinite or none.
             HadrlError: another view, or what no network shows.
         """
-        check_kind(OffloadingView, offloading_view_of(self.scenario), view)
+        kind = offloading_view_of(self.scenario)
+        view = of_kind(OffloadingView, kind, view, self.world_model.transfers)
         view = view.to(self.world_model.best_reward.device, torch.float32)
         check_offloading_view(view, self.physics)
         return view
@@ -254,7 +255,7 @@ class Acting(nn.Module):
             HadrlError: another view, what no network shows, a seed that is none, or other numbers than the agent's
                 scenario has of servers or services where the caching agent is flat.
         """
-        check_kind(CachingView, CachingView, view)
+        view = of_kind(CachingView, CachingView, view, self.caching_agent.transfers)
         view = view.to(self.world_model.best_reward.device, torch.float32)
         check_caching_view(view, self.scenario, self.physics)
         if not self.caching_agent.transfers:

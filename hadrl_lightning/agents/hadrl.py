@@ -14,7 +14,7 @@ from hadrl_lightning.agents.levels import CACHING_AGENTS, SLOT_MODELS, Level
 from hadrl_lightning.agents.seen import ranges_of_scenario
 from hadrl_lightning.agents.set_ddpg import SetDDPGSettings
 from hadrl_lightning.agents.settings import LookaheadSettings, SetWorldModelSettings
-from hadrl_lightning.agents.stored import StoredAgent, check_learnt
+from hadrl_lightning.agents.stored import StoredAgent, check_learnt, seen_otherwise
 from hadrl_lightning.agents.world_model import WorldModelSettings
 from hadrl_lightning.data import TransitionDataModule
 from hadrl_lightning.errors import HadrlError
@@ -30,7 +30,7 @@ AnyLevel = TypeVar("AnyLevel", bound=Level)
 
 @typed
 class HADRL(Learning, Adapting, StoredAgent):
-    """Hierarchical DRL with active inference: DDPG decides the caches, a planner on a world model the offloading.
+    """Hierarchical RL with active inference: one level decides the caches, a planner on a world model the offloading.
 
     The root module: it holds the two agents, trains both on the batches of `TransitionDataModule`, and turns them into
     policies. `CEMPlanning` collects for it, `EpisodeEvaluation` judges the episodes that it plays.
@@ -156,10 +156,15 @@ class HADRL(Learning, Adapting, StoredAgent):
         Warns (`HadrlWarning`) where a number of the scenario lies outside what training saw.
 
         Raises:
-            HadrlError: the weights don't fit.
+            HadrlError: it is one of another world, or the weights don't fit.
         """
         other = type(self)(**{**self.settings, "scenario": scenario})
-        if self.world_model.transfers:
+        if self.world_model.transfers:  # flat ones have other sizes too, and say so
+            differ = seen_otherwise(self.scenario, scenario)
+            if differ:
+                raise HadrlError(
+                    f"scenario must be of the world that the agent was trained in, but {differ}: train one there"
+                )
             check_learnt(self.scenario, scenario)
         other.take(
             self.lasting_weights(),

@@ -174,7 +174,7 @@ class LookaheadCaching(CachingAgent):
         self.num_explored += 1
         if self.num_explored <= self.settings.random_decisions:
             wish = normal(tuple(view.cache.shape), generator, view.demand)
-            wanted = (wish > 0) | ~room.holds_all[:, None, None]
+            wanted = (wish > 0) | ~room.fits_all[:, None, None]
             return as_action(room.filled(row, wish, wanted), view.dtype).flatten(1)
         member = torch.randint(
             self._model.held.total, (len(view),), generator=generator, device=generator.device
@@ -182,7 +182,10 @@ class LookaheadCaching(CachingAgent):
         cache = self._decide(view, member.to(view.device), generator)
         if noise > 0:
             wish = as_action(cache, view.dtype) + noise * normal(tuple(cache.shape), generator, view.demand)
-            cache = room.filled(row, wish)
+            dear = (
+                room.fits_all & ~room.holds_all
+            )  # holding everything is a choice then, not what room leaves
+            cache = room.filled(row, wish, (wish > 0) | ~dear[:, None, None])
         return as_action(cache, view.dtype).flatten(1)
 
     @torch.no_grad()
@@ -326,7 +329,7 @@ class LookaheadCaching(CachingAgent):
     @property
     def _differs(self) -> bool:
         """Whether there is no usual demand: networks have services of their own."""
-        return self.scenario.sizes_vary or "popularity" in self.scenario.ranges
+        return self.scenario.demands_differ
 
     def configure_optimizers(self) -> list[Any]:
         """None."""

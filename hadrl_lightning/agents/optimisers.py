@@ -1,6 +1,6 @@
 """Adam, as the agents use it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor
@@ -39,7 +39,8 @@ class DecayingAdam(ResumedAdam):
 
     Args:
         parameters: what to train.
-        learning_rate: the largest rate.
+        learning_rate: the largest rate, or what tells it when it is due: a model may know only from the checkpoint that
+            it resumes how fast it shall learn.
         decay_steps: steps after the warm-up in which the rate falls to half; None: it stays.
         warmup_steps: steps in which the rate rises from 0.
         epsilon: Adam's epsilon.
@@ -48,35 +49,40 @@ class DecayingAdam(ResumedAdam):
     def __init__(
         self,
         parameters: Iterable[Tensor],
-        learning_rate: float,
+        learning_rate: float | Callable[[], float],
         decay_steps: float | None = None,
         warmup_steps: int = 100,
         epsilon: float = 1e-8,
     ) -> None:
-        super().__init__(parameters, lr=learning_rate, eps=epsilon)
-        self.learning_rate = learning_rate
+        self._largest = learning_rate if callable(learning_rate) else lambda: learning_rate
+        super().__init__(parameters, lr=self._largest(), eps=epsilon)
         self.decay_steps = decay_steps
         self.warmup_steps = warmup_steps
+        self._taken = 0
 
     @property
     def num_steps(self) -> int:
         """Steps taken since the state was empty."""
-        return max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
+        return self._taken if self.state else 0
 
     def step(self, closure: Any = None) -> Any:
         """One step at the rate that is due."""
-        self._set_rate(self.num_steps)
-        return super().step(closure)
+        taken = self.num_steps
+        self._set_rate(taken)
+        result = super().step(closure)
+        self._taken = taken + 1  # counted here: the state's own count may lie on a GPU
+        return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes moments and steps; the rate is that of the last step taken, by the settings at hand."""
         super().load_state_dict(state_dict)
+        self._taken = max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
         if self.num_steps:
             self._set_rate(self.num_steps - 1)
 
     def _set_rate(self, taken: int) -> None:
         """The rate of the step after so many."""
-        rate = self.learning_rate
+        rate = self._largest()
         if self.decay_steps is not None:
             late = max(0, taken - self.warmup_steps)
             rate *= min(1.0, (taken + 1) / max(1, self.warmup_steps)) / (1 + late / self.decay_steps)

@@ -284,7 +284,7 @@ class SetDDPG(ActorCritic):
         """One gradient update of critic, actor and target models (see `ActorCritic.update`)."""
         batch = replace(batch, reward=without_outliers(batch.reward))
         self.rewards.update(batch.reward.unsqueeze(-1))
-        for model in () if self.scenario.sizes_vary else (self.actor, self.critic):
+        for model in () if self.scenario.demands_differ else (self.actor, self.critic):
             model.watch_shares(self.read(batch.view).demand)
         losses = super().update(batch, optimizers, backward)
         self.num_updates += 1

@@ -296,10 +296,9 @@ class SetWorldModel(SetPredictions):
     def configure_optimizers(self) -> Any:
         """Adam over all parameters, its rate falling with the steps taken."""
         settings = self.settings
-        rate = settings.learning_rate * (TUNING if self.begins_trained else 1)
         return DecayingAdam(
             self.parameters(),
-            rate,
+            lambda: settings.learning_rate * (TUNING if self.begins_trained else 1),
             settings.decay_steps,
             epsilon=settings.adam_epsilon,
         )

@@ -158,6 +158,9 @@ class StoredAgent(LightningModule):
         except (TypeError, ValueError) as error:
             problem = f"ckpt_path must hold the settings of {cls.__name__}, got {path}"
             raise HadrlError(f"{problem}: {error}") from error
+        known: Any = agent
+        if "scenario" in settings and known.world_model.transfers:
+            check_seen("ckpt_path", path, contents, known.scenario)
         agent.take(
             contents["state_dict"], f"ckpt_path must be a checkpoint of this agent, got {path}", strict
         )
@@ -205,7 +208,12 @@ class StoredAgent(LightningModule):
 
     def lasting_weights(self) -> dict[str, Any]:
         """The state of the agent that copies and files of weights get."""
-        return self.state_dict()
+        state = self.state_dict()
+        self.make_lasting(state)
+        return state
+
+    def make_lasting(self, state: dict[str, Any]) -> None:
+        """Take out of a state what is not meant to last; nothing here."""
 
     # Saving --------------------------------------------------------------------------------------------------------
 
@@ -228,6 +236,7 @@ class StoredAgent(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the settings as plain values, and what the file was made by."""
+        self.make_lasting(checkpoint["state_dict"])
         checkpoint["hyper_parameters"] = self.settings_dict()
         record = self._record()
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
@@ -317,20 +326,24 @@ def check_seen(name: str, path: Path, contents: Mapping[str, Any], scenario: Sce
         HadrlError: they differ.
     """
     settings = contents.get("hyper_parameters", {}).get("scenario")
-    if settings is None:
-        return
-    there, here = (offloading_view_of(one) for one in (Scenario.from_dict(settings), scenario))
+    differ = "" if settings is None else seen_otherwise(Scenario.from_dict(settings), scenario)
+    if differ:
+        raise HadrlError(
+            f"{name} must be an agent of this world, where {differ}, got {path}: train one in it, by hadrl fit with "
+            "the same files"
+        )
+
+
+def seen_otherwise(there: Scenario, here: Scenario) -> str:
+    """What views show otherwise here than there, as processes add fields and targets; nothing where they are alike."""
+    kinds = [offloading_view_of(one) for one in (there, here)]
     saw, sees = (
-        {field.name for field in fields_of(view) if field.in_token or field.in_vector}
-        for view in (there, here)
+        {field.name for field in fields_of(view) if field.in_token or field.in_vector} for view in kinds
     )
-    if saw == sees and there.beyond == here.beyond:
-        return
+    if saw == sees and kinds[0].beyond == kinds[1].beyond:
+        return ""
     further, lacking = (", ".join(sorted(one)) or "nothing" for one in (saw - sees, sees - saw))
-    raise HadrlError(
-        f"{name} must be an agent of this world, where views show {lacking} more and {further} less, got {path}: train "
-        "one in it, by hadrl fit with the same files"
-    )
+    return f"views show {lacking} more and {further} less"
 
 
 def _of_name(path: Path) -> dict[str, Scenario]:

@@ -3,7 +3,8 @@
 Nothing is decided silently about a number that is none, a service or server that is not there, or another network.
 """
 
-from typing import NoReturn
+from dataclasses import fields
+from typing import NoReturn, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +24,7 @@ from hadrl_lightning.simulator import (
 )
 from hadrl_lightning.simulator.fields import SERVER, SERVICE, sizes
 
+AnyView = TypeVar("AnyView", bound=View)
 UNBOUNDED = ("best_reward",)
 """Buffers that may be infinite: nothing was seen yet."""
 
@@ -37,26 +39,37 @@ def check_network(physics: Physics, network: EdgeNetwork) -> None:
         raise HadrlError(f"network must have the physics of the agent ({physics}), got {network.physics}")
 
 
-def check_kind(level: type[View], kind: type[View], view: View) -> None:
-    """Refuse what is no view of a level.
+def of_kind(level: type[AnyView], kind: type[AnyView], view: View, structured: bool) -> AnyView:
+    """A view of a level with the fields that an agent knows; what is none is refused.
 
     Args:
         level: `OffloadingView` or `CachingView`.
         kind: the same, or with the fields that the processes of the agent's scenario add.
         view: what is given.
+        structured: whether the level's model sees users, servers and services, not a vector.
 
     Raises:
-        HadrlError: something else, or a field of the processes is missing.
+        HadrlError: something else, a field of the processes is missing, or there is another one that models see.
     """
     if not isinstance(view, level):
         raise HadrlError(f"view must be of {level.__name__}.of(…), got {type(view).__name__}")
-    given = [one.name for one in fields_of(type(view))]
-    for one in fields_of(kind):
-        if one.name not in given:
+    given = {one.name: one for one in fields_of(type(view))}
+    known = [one.name for one in fields_of(kind)]
+    for name in known:
+        if name not in given:
             raise HadrlError(
-                f"view must have {one.name}, as offloading_view_of(agent.scenario).of(…) takes it, "
+                f"view must have {name}, as offloading_view_of(agent.scenario).of(…) takes it, "
                 f"got {', '.join(given)}"
             )
+    further = [one for name, one in given.items() if name not in known]
+    seen = [one.name for one in further if (one.in_token if structured else one.in_vector)]
+    if seen:
+        raise HadrlError(
+            f"view must be of the agent's world, which shows no {', '.join(seen)}: train an agent in that of the view"
+        )
+    if not further:
+        return view
+    return kind(**{one.name: getattr(view, one.name) for one in fields(kind)})
 
 
 def check_offloading_view(view: OffloadingView, physics: Physics) -> None:

@@ -116,7 +116,7 @@ class EnsembleParallelStrategy(ActingAsOne, DDPStrategy):
     def load_checkpoint(
         self, checkpoint_path: str | Path, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """The checkpoint, mapped from its file: a rank reads no more of it than it keeps."""
+        """The checkpoint, mapped from its file: a rank holds no more of it than it keeps, but reads all to check it."""
         if not Path(checkpoint_path).is_file():  # remote storage
             return super().load_checkpoint(checkpoint_path, weights_only)
         return torch.load(

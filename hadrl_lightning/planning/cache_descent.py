@@ -38,10 +38,14 @@ class Room(NamedTuple):
     """What it costs to hold each pair, s a slot."""
 
     @property
+    def fits_all(self) -> Bool[Tensor, " batch"]:
+        """Whether every server can hold every service."""
+        return self.storage_bits.sum(dim=1) <= self.usable_bits.amin(dim=1)
+
+    @property
     def holds_all(self) -> Bool[Tensor, " batch"]:
         """Whether every server can hold every service, and it costs nothing."""
-        fits = self.storage_bits.sum(dim=1) <= self.usable_bits.amin(dim=1)
-        return fits & (self.rent <= 0).all(dim=2).all(dim=1)
+        return self.fits_all & (self.rent <= 0).all(dim=2).all(dim=1)
 
     def allows(self, cache: Bool[Tensor, "batch server service"]) -> Bool[Tensor, " batch"]:
         """Whether each row's caches may hold so much."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.planning.free_energy import FreeEnergy, FreeEnergyForm, expected_free_energy
-from hadrl_lightning.planning.measures import Draws
+from hadrl_lightning.planning.measures import NO_DRAWS, Draws
 from hadrl_lightning.planning.model import Members, PlanningModel, Prediction, require_outcomes, rollout
 from hadrl_lightning.planning.proposal import (
     AnyProposal,
@@ -20,7 +20,7 @@ from hadrl_lightning.planning.proposal import (
     bin_centre,
     join_plans,
 )
-from hadrl_lightning.planning.refine import NO_DRAWS, refine
+from hadrl_lightning.planning.refine import refine
 from hadrl_lightning.planning.rounds import plan_by_sums
 from hadrl_lightning.planning.settings import PlannerSettings
 from hadrl_lightning.planning.starts import preferred_targets, random_targets, usual_action

@@ -13,13 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hadrl_lightning.planning.free_energy import FreeEnergy, FreeEnergyForm, expected_free_energy
-from hadrl_lightning.planning.measures import Draws
+from hadrl_lightning.planning.measures import NO_DRAWS
 from hadrl_lightning.planning.model import ROWS_AT_ONCE, Members, PlanningModel, in_parts, rollout
 from hadrl_lightning.planning.proposal import bin_centre
 from hadrl_lightning.simulator import Seen
 from hadrl_lightning.typed import typed
-
-NO_DRAWS = Draws()
 
 
 @typed

@@ -61,7 +61,10 @@ class AtTargets(Protocol):
 
 @runtime_checkable
 class SharingModel(Protocol):
-    """A model whose outcome is such a sum, if it says so."""
+    """A model whose outcome is such a sum, if it says so.
+
+    One whose `slopes` say what a second of each user's latency costs takes it as a further argument `weight` of both.
+    """
 
     @property
     def num_members(self) -> int:

@@ -442,6 +442,11 @@ class Scenario:
         """Whether a number of servers, users or services is a range."""
         return any(name in self.ranges for name in SIZES)
 
+    @property
+    def demands_differ(self) -> bool:
+        """Whether networks have services, or a popularity, of their own, so that no demand is usual for all of them."""
+        return self.sizes_vary or bool({"popularity", "zipf_exponent"} & set(self.ranges))
+
     def _counts_at(self, part: float) -> dict[str, int]:
         counts = self.counts
         return counts | {name: self.ranges[name].whole(part) for name in SIZES if name in self.ranges}

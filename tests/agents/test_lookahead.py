@@ -395,6 +395,15 @@ def test_what_is_decided_and_explored_fits_and_decodes_to_itself(physics: Physic
     assert caching.num_explored == 4
 
 
+def test_misses_are_explored_where_fetching_is_weighed_and_everything_fits() -> None:
+    scenario = replace(WIDE, preferences={"switching_s": 0.01})
+    view, caching = views(scenario, 8), agent(scenario, random_decisions=1)
+    view = replace(view, cache=torch.zeros_like(view.cache))  # what is held already costs nothing
+    drawn, later = (cache_of(view, caching.explore(view, 1.0, generator(0))) for _ in range(2))
+    assert 0.3 < float(drawn.float().mean()) < 0.7
+    assert not later.all()
+
+
 def test_everything_is_held_where_everything_fits() -> None:
     view = views(WIDE, 3)
     assert cache_of(view, agent(WIDE).act(view)).all()

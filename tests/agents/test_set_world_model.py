@@ -400,6 +400,19 @@ def test_the_learning_rate_rises_falls_and_starts_anew_with_the_state() -> None:
     assert optimiser.param_groups[0]["lr"] == pytest.approx(0.2)
 
 
+def test_a_run_from_trained_weights_learns_at_its_own_rate_whenever_its_optimizer_was_made() -> None:
+    model = world_model()
+    before = model.configure_optimizers()  # as where checkpoints are restored after optimizers are made
+    model.begins_trained.fill_(True)
+    after = model.configure_optimizers()
+    for optimiser in (before, after):
+        model.loss(transitions(SCENARIO)).total.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    rates = [one.param_groups[0]["lr"] for one in (before, after)]
+    assert rates[0] == rates[1] > 0
+
+
 def test_steps_of_a_state_from_before_adam_was_fused_are_put_where_a_fused_step_needs_them() -> None:
     parameter = torch.nn.Parameter(torch.ones(1))
     before, after = torch.optim.Adam([parameter], lr=0.1), ResumedAdam([parameter], lr=0.2)

@@ -660,6 +660,9 @@ def test_weights_that_learn_are_given_back_to_the_bit_and_part_of_no_copy(tmp_pa
     learning.save_weights(tmp_path / "file.ckpt")
     for copy in (learning.for_scenario(TIGHT), HADRL.from_checkpoint(tmp_path / "file.ckpt")):
         assert all(torch.equal(value, before[name]) for name, value in copy.named_parameters())
+    state = learning.state_dict()  # as a Trainer stores it
+    learning.make_lasting(state)
+    assert all(torch.equal(value, before[name]) for name, value in state.items())
     learning.forget()
     assert all(torch.equal(value, before[name]) for name, value in learning.state_dict().items())
 

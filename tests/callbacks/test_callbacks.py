@@ -610,6 +610,15 @@ def test_a_training_says_in_which_epoch_it_does_what() -> None:
     }
 
 
+def test_an_agent_that_was_only_tested_is_saved_by_its_trainer(tmp_path: Path) -> None:
+    trainer, _, module, data = watched()
+    trainer.test(module, datamodule=data, verbose=False)
+    trainer.save_checkpoint(tmp_path / "tested.ckpt")
+    stored = torch.load(tmp_path / "tested.ckpt", weights_only=True)
+    assert "CEMPlanning" not in stored["callbacks"]
+    HADRL.from_checkpoint(tmp_path / "tested.ckpt")
+
+
 def test_a_test_says_which_episodes_are_played_and_which_reference_plays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

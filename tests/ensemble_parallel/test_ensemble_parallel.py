@@ -21,7 +21,7 @@ from torch import distributed
 
 from hadrl_lightning.agents import DDPG
 from hadrl_lightning.cli.stopping import RankLost, naming_lost_ranks
-from hadrl_lightning.distributed import DataShare, Share, member_parameters
+from hadrl_lightning.distributed import DataShare, MemberWise, Share, member_parameters
 from hadrl_lightning.ensemble_parallel import EnsembleParallelStrategy, require_members
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.planning import GaussianProposal
@@ -167,6 +167,18 @@ def test_more_ranks_than_members_are_refused_with_both_numbers() -> None:
     assert require_members(module, MEMBERS) == Share.whole(MEMBERS)
     with pytest.raises(HadrlError, match=r"at most the members of the ensemble \(5\).*got 6"):
         require_members(module, 6)
+
+
+def test_a_part_of_an_ensemble_is_neither_copied_nor_written_as_if_it_were_whole(tmp_path: Path) -> None:
+    module, _ = build("set")
+    for part in module.modules():
+        if isinstance(part, MemberWise):
+            part.hold(Share(0, 2, MEMBERS))
+    told = "agent must hold all 5 members of its ensemble, got 2 on this rank: load the checkpoint of the training"
+    for use in (lambda: module.save_weights(tmp_path / "part.ckpt"), lambda: module.for_scenario(SCENARIO)):
+        with pytest.raises(HadrlError, match=told):
+            use()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_module_without_an_ensemble_is_refused_by_its_name() -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hadrl_lightning.agents import HADRL
-from hadrl_lightning.agents.views import check_kind
+from hadrl_lightning.agents.views import of_kind
 from hadrl_lightning.baselines import (
     CACHING_POLICIES,
     OFFLOADING_POLICIES,
@@ -486,7 +486,30 @@ def test_a_view_without_the_fields_of_processes_is_told_how_to_have_them(own: Pa
     kind = offloading_view_of(Scenario(processes=own_processes("backlog")))
     told = r"^view must have backlog, as offloading_view_of\(agent\.scenario\)\.of\(…\) takes it, got cache, "
     with pytest.raises(HadrlError, match=told):
-        check_kind(OffloadingView, kind, EdgeNetwork(Scenario()).offloading_view())
+        of_kind(OffloadingView, kind, EdgeNetwork(Scenario()).offloading_view(), structured=True)
+
+
+def test_further_fields_are_refused_where_models_see_them_and_left_out_where_they_do_not(own: Path) -> None:
+    view = EdgeNetwork(Scenario(processes=own_processes("backlog"))).offloading_view()
+    with pytest.raises(
+        HadrlError, match=r"^view must be of the agent's world, which shows no backlog: train"
+    ):
+        of_kind(OffloadingView, OffloadingView, view, structured=True)
+    weighed = EdgeNetwork(Scenario(preferences={"missed": 1.0}))
+    plain = of_kind(OffloadingView, OffloadingView, weighed.offloading_view(), structured=True)
+    assert type(plain) is OffloadingView
+    agent = HADRL.from_checkpoint("es2.ckpt")
+    agent.decide(weighed.offloading_view(), 0)
+    with pytest.raises(HadrlError, match=r"^view must be of the agent's world"):
+        agent.decide(view, 0)
+    with pytest.raises(
+        HadrlError, match=r"^scenario must be of the world that the agent was trained in, but "
+    ):
+        agent.for_scenario(Scenario(processes=own_processes("backlog")))
+    with pytest.raises(
+        HadrlError, match=r"^ckpt_path must be an agent of this world, where views show backlog more"
+    ):
+        HADRL.load_from_checkpoint("hadrl.ckpt", scenario=Scenario(processes=own_processes("backlog")))
 
 
 def test_work_waits_at_servers_alone_where_tasks_can_stay_on_the_device(own: Path) -> None:
