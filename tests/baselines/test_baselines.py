@@ -909,23 +909,6 @@ def test_one_call_gives_the_best_known_decision_of_a_city_its_cost_and_a_bound()
     assert nobody.gap.tolist() == nobody.latency_s.tolist() == [0]
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", [name for name in OFFLOADING_POLICIES if name != "genetic"])
-@pytest.mark.parametrize("overlay", ["channel.yaml", "queues.yaml"])
-def test_policies_decide_on_a_gpu_as_on_the_cpu(name: str, overlay: str) -> None:
-    scenario = replace(Scenario.from_config("es3.yaml", "tight.yaml", overlay), decisions_per_episode=1)
-    here, there = (
-        run_episode(
-            EdgeNetwork(scenario, num_envs=8, device=device, generator=generator(1)),
-            popularity_first,
-            OFFLOADING_POLICIES[name](scenario, generator()),
-        )
-        for device in ("cpu", "cuda")
-    )
-    assert torch.equal(here.server, there.server.cpu())
-    torch.testing.assert_close(here.latency, there.latency.cpu(), rtol=1e-5, atol=1e-6)
-
-
 # Caches ------------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from hadrl_lightning.agents import SetWorldModel, SetWorldModelSettings, WorldModel, WorldModelSettings
 from hadrl_lightning.agents.set_predictions import read_action
 from hadrl_lightning.agents.views import check_caching_view, check_offloading_view
+from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
 from hadrl_lightning.callbacks import CEMPlanning, FiniteNumbers
 from hadrl_lightning.data import (
     CachingTransitions,
@@ -33,6 +34,7 @@ from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.nn.set_encoder import SMALL as SMALL_NUMBER
 from hadrl_lightning.nn.tokens import TokenFields
 from hadrl_lightning.planning import CEMPlanner, PlannerSettings
+from hadrl_lightning.play import run_episode
 from hadrl_lightning.process import quiet_trainer
 from hadrl_lightning.scenario import GIB, Physics, Scenario
 from hadrl_lightning.simulator import (
@@ -582,3 +584,27 @@ def test_episodes_on_a_gpu_are_those_on_the_cpu() -> None:
         assert torch.equal(fading(here), fading(there).cpu())
         here.reset()
         there.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [name for name in OFFLOADING_POLICIES if name != "genetic"])
+@pytest.mark.parametrize("overlay", ["channel.yaml", "queues.yaml"])
+def test_policies_decide_on_a_gpu_as_on_the_cpu(name: str, overlay: str) -> None:
+    scenario = replace(Scenario.from_config("es3.yaml", "tight.yaml", overlay), decisions_per_episode=1)
+    here, there = (
+        run_episode(
+            EdgeNetwork(scenario, num_envs=8, device=device, generator=generator(1)),
+            CACHING_POLICIES["popularity"](scenario, generator()),
+            OFFLOADING_POLICIES[name](scenario, generator()),
+        )
+        for device in ("cpu", "cuda")
+    )
+    if name in (
+        "best_known",
+        "hindsight",
+        "clairvoyant",
+    ):  # rounding decides between two that are equally good
+        torch.testing.assert_close(here.latency.sum(), there.latency.sum().cpu(), rtol=1e-3, atol=0)
+        return
+    assert torch.equal(here.server, there.server.cpu())
+    torch.testing.assert_close(here.latency, there.latency.cpu(), rtol=1e-5, atol=1e-6)
