@@ -12,7 +12,6 @@ from hadrl_lightning.agents.belief import Belief, Believed, Measured
 from hadrl_lightning.agents.lookahead import LookaheadCaching
 from hadrl_lightning.agents.set_predictions import UsersAtTargets
 from hadrl_lightning.agents.set_world_model import MIN_LATENCY_S, SetWorldModel
-from hadrl_lightning.distributed import members_held
 from hadrl_lightning.errors import HadrlError, shown
 from hadrl_lightning.nn.perceptrons import gaussian_nll
 from hadrl_lightning.play import Episode, PlayedSlot, run_episode
@@ -225,22 +224,6 @@ class Adapting(Acting):
             self.forget()
             self._adaptation = Adaptation(model, adapt)
         self._adaptation.learn(Lived(view, decision, latencies))
-
-    def lasting_weights(self) -> dict[str, Any]:
-        """The state of the whole agent without what it has learnt since it was deployed: what copies and files get.
-
-        Raises:
-            HadrlError: members of the ensemble are held by other ranks.
-        """
-        held = members_held(self)
-        if held is not None and not held.is_whole:
-            raise HadrlError(
-                f"agent must hold all {held.total} members of its ensemble, got {held.count} on this rank: load the "
-                "checkpoint of the training, such as last.ckpt"
-            )
-        state = self.state_dict()
-        self.make_lasting(state)
-        return state
 
     def make_lasting(self, state: dict[str, Any]) -> None:
         """Put the weights that the world model came with in place of those that it has learnt since."""

@@ -174,6 +174,12 @@ class HADRL(Learning, Adapting, StoredAgent):
         other.tell_outside(ranges_of_scenario(scenario, self.physics))
         return other.to(self.device).train(self.training)
 
+    def setup(self, stage: str) -> None:
+        """Refuse what training can't do, and begin it without what was learnt while deployed."""
+        super().setup(stage)
+        if stage == "fit":
+            self.forget()
+
     def validation_step(self, batch: EdgeNetwork, batch_idx: int) -> Episode:  # type: ignore[override]
         """Play the episode of the networks."""
         return self.play(batch)

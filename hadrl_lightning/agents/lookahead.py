@@ -291,7 +291,7 @@ class LookaheadCaching(CachingAgent):
     def observe(self, transitions: OffloadingTransitions) -> None:
         """Takes what was asked for in new slots into the usual demand; networks that differ have none in common."""
         view: Any = transitions.view
-        if not self._differs:
+        if not self.scenario.demands_differ:
             self.demand.watch(view.requests if view.asking is None else view.requests[view.asking])
 
     @torch.no_grad()
@@ -325,11 +325,6 @@ class LookaheadCaching(CachingAgent):
         ).bool()  # a resume has it
         self.num_rehearsed += 1
         return NothingToLearn()
-
-    @property
-    def _differs(self) -> bool:
-        """Whether there is no usual demand: networks have services of their own."""
-        return self.scenario.demands_differ
 
     def configure_optimizers(self) -> list[Any]:
         """None."""

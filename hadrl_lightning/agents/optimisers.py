@@ -34,7 +34,7 @@ class ResumedAdam(Adam):
 class DecayingAdam(ResumedAdam):
     """Adam whose learning rate rises over the first steps and then falls as 1/(1 + step/decay).
 
-    The rate follows from the steps that the parameters have taken, which Adam keeps in its state: it is restored with a
+    The rate follows from the steps that the parameters have taken, as Adam's state counts them: it is restored with a
     checkpoint, and it starts anew where the state is cleared. No scheduler is needed, so manual optimisation will do.
 
     Args:
@@ -54,8 +54,9 @@ class DecayingAdam(ResumedAdam):
         warmup_steps: int = 100,
         epsilon: float = 1e-8,
     ) -> None:
-        self._largest = learning_rate if callable(learning_rate) else lambda: learning_rate
-        super().__init__(parameters, lr=self._largest(), eps=epsilon)
+        self._told = learning_rate if callable(learning_rate) else lambda: learning_rate
+        self._largest: float | None = None
+        super().__init__(parameters, lr=self._told(), eps=epsilon)
         self.decay_steps = decay_steps
         self.warmup_steps = warmup_steps
         self._taken = 0
@@ -69,20 +70,22 @@ class DecayingAdam(ResumedAdam):
         """One step at the rate that is due."""
         taken = self.num_steps
         self._set_rate(taken)
+        moves = any(one.grad is not None for group in self.param_groups for one in group["params"])
         result = super().step(closure)
-        self._taken = taken + 1  # counted here: the state's own count may lie on a GPU
+        self._taken = taken + moves  # counted here: the state's own count may lie on a GPU
         return result
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes moments and steps; the rate is that of the last step taken, by the settings at hand."""
         super().load_state_dict(state_dict)
+        self._largest = None
         self._taken = max((int(state["step"]) for state in self.state.values() if "step" in state), default=0)
         if self.num_steps:
             self._set_rate(self.num_steps - 1)
 
     def _set_rate(self, taken: int) -> None:
         """The rate of the step after so many."""
-        rate = self._largest()
+        rate = self._largest = self._told() if self._largest is None else self._largest
         if self.decay_steps is not None:
             late = max(0, taken - self.warmup_steps)
             rate *= min(1.0, (taken + 1) / max(1, self.warmup_steps)) / (1 + late / self.decay_steps)

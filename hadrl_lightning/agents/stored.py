@@ -22,6 +22,7 @@ from hadrl_lightning.agent_files import (
     settings_of_shipped,
 )
 from hadrl_lightning.config_files import class_parser, construct, groups_of, load_config, merged
+from hadrl_lightning.distributed import members_held
 from hadrl_lightning.errors import HadrlError
 from hadrl_lightning.files import replacing
 from hadrl_lightning.network_files import names_files
@@ -207,7 +208,17 @@ class StoredAgent(LightningModule):
             raise HadrlError(f"{problem}: {reasons[min(1, len(reasons) - 1)].strip()[:160]}") from error
 
     def lasting_weights(self) -> dict[str, Any]:
-        """The state of the agent that copies and files of weights get."""
+        """The state of the whole agent that copies and files of weights get.
+
+        Raises:
+            HadrlError: members of the ensemble are held by other ranks.
+        """
+        held = members_held(self)
+        if held is not None and not held.is_whole:
+            raise HadrlError(
+                f"agent must hold all {held.total} members of its ensemble, got {held.count} on this rank: load the "
+                "checkpoint of the training, such as last.ckpt"
+            )
         state = self.state_dict()
         self.make_lasting(state)
         return state
@@ -239,8 +250,9 @@ class StoredAgent(LightningModule):
         self.make_lasting(checkpoint["state_dict"])
         checkpoint["hyper_parameters"] = self.settings_dict()
         record = self._record()
-        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        record["training"] = {**record["training"], "epochs": epochs}
+        if self._own_trainer() is not None:
+            epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+            record["training"] = {**record["training"], "epochs": epochs}
         checkpoint[RECORD] = recorded(checkpoint, **record)[RECORD]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -335,11 +347,11 @@ def check_seen(name: str, path: Path, contents: Mapping[str, Any], scenario: Sce
 
 
 def seen_otherwise(there: Scenario, here: Scenario) -> str:
-    """What views show otherwise here than there, as processes add fields and targets; nothing where they are alike."""
+    """What structured models see otherwise here than there, as processes add fields and targets; nothing where they see
+    alike.
+    """
     kinds = [offloading_view_of(one) for one in (there, here)]
-    saw, sees = (
-        {field.name for field in fields_of(view) if field.in_token or field.in_vector} for view in kinds
-    )
+    saw, sees = ({field.name for field in fields_of(view) if field.in_token} for view in kinds)
     if saw == sees and kinds[0].beyond == kinds[1].beyond:
         return ""
     further, lacking = (", ".join(sorted(one)) or "nothing" for one in (saw - sees, sees - saw))

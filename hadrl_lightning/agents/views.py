@@ -4,7 +4,8 @@ Nothing is decided silently about a number that is none, a service or server tha
 """
 
 from dataclasses import fields
-from typing import NoReturn, TypeVar
+from functools import lru_cache
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -69,7 +70,20 @@ def of_kind(level: type[AnyView], kind: type[AnyView], view: View, structured: b
         )
     if not further:
         return view
-    return kind(**{one.name: getattr(view, one.name) for one in fields(kind)})
+    if view.beyond != kind.beyond:
+        raise HadrlError(
+            f"view must have {kind.beyond} targets beyond the servers, as the agent's world has, got {view.beyond}"
+        )
+    made: Any = kind
+    if getattr(view, "idle_users", False):
+        made = _of_users_who_may_be_idle(made)
+    known_alone: AnyView = made(**{one.name: getattr(view, one.name) for one in fields(kind)})
+    return known_alone
+
+
+@lru_cache(maxsize=64)
+def _of_users_who_may_be_idle(kind: Any) -> Any:
+    return type(kind.__name__, (kind,), {"idle_users": True})
 
 
 def check_offloading_view(view: OffloadingView, physics: Physics) -> None:

@@ -69,7 +69,8 @@ class Archive:
         self.noted: list[Noted] = []
         """Those of newer commands later."""
         self.results: dict[str, CellResult] = {}
-        self._failed: set[str] = set()
+        self._own: tuple[list[Noted], dict[str, CellResult], set[str]] = ([], {}, set())
+        """What this command has noted, computed, and failed to compute."""
         file = folder / FILE
         if not file.is_file():
             return
@@ -90,7 +91,7 @@ class Archive:
         for key in {one.key for one in self.noted} & set(files):
             result = result_in(files[key])
             if result is not None:
-                self.results[key] = result
+                self.results[key] = self._own[1][key] = result
 
     def note(self, plan: Plan) -> None:
         """Write down where the results of a plan will belong."""
@@ -108,7 +109,7 @@ class Archive:
             )
             for entry in plan.entries
         ]
-        self.add(new)
+        self._own[0][:] = new
         self.write()
 
     def add(self, new: Sequence[Noted]) -> None:
@@ -133,8 +134,9 @@ class Archive:
 
     def finish(self, outcomes: Mapping[str, Outcome]) -> None:
         """Take over what became of cells, and write the file."""
-        self._failed = {key for key, outcome in outcomes.items() if outcome.result is None}
-        self.results |= {key: one.result for key, one in outcomes.items() if one.result is not None}
+        _, computed, failed = self._own
+        computed.update({key: one.result for key, one in outcomes.items() if one.result is not None})
+        failed.update(key for key, one in outcomes.items() if one.result is None)
         self.write()
 
     def records(self) -> list[Record]:
@@ -151,11 +153,11 @@ class Archive:
 
     def write(self) -> None:
         """Write the file, with the results that belong somewhere, and what other commands have written meanwhile."""
-        there, own = Archive(self.folder), self.noted
+        there, (noted, computed, failed) = Archive(self.folder), self._own
         self.noted = there.noted
-        self.add(own)
-        wanted = {one.key for one in self.noted} - self._failed
-        results = {**there.results, **self.results}
+        self.add(noted)
+        wanted = {one.key for one in self.noted} - failed
+        results = {**there.results, **computed}
         self.results = {key: result for key, result in results.items() if key in wanted}
         stored = {
             "format": FORMAT,

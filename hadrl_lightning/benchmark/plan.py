@@ -1,7 +1,7 @@
 """What a benchmark computes: scenarios and sweep values × policies × seeds, as cells."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from hadrl_lightning.agents import HADRL
 from hadrl_lightning.baselines import carried_over
 from hadrl_lightning.baselines.learners import LearnerSettings
 from hadrl_lightning.benchmark.cells import Cell
-from hadrl_lightning.benchmark.players import SEED, agent_contents, check_files, is_trained
+from hadrl_lightning.benchmark.players import SEED, adapt_of, agent_contents, check_files, is_trained
 from hadrl_lightning.benchmark.policies import (
     LEARNERS,
     LOWER_BOUND,
@@ -162,12 +162,19 @@ def make_plan(settings: PlanSettings) -> Plan:
     if LEAST_KNOWN not in policies:
         policies.append(LEAST_KNOWN)
     settings = replace(settings, episodes=_episodes(settings))
+    adapts_if_told = "adapt" in _told(settings).get("model", {})
     entries: dict[tuple[Any, ...], Entry] = {}  # what is asked for twice is computed and counted once
     for name, key, value, full in _places(settings):
         for policy in policies:
             contents = cell_settings(policy, full, settings)
             label = label_of(policy, settings.published_size)
-            if _adapts(policy) and full["model"]["adapt"] != "off" and key != "model.adapt":
+            adapt = full["model"]["adapt"]
+            if is_trained(policy):
+                if adapts_if_told or key == "model.adapt" or adapt != "off":
+                    contents["adapt"] = adapt
+                else:
+                    adapt = adapt_of(policy, settings.seeds[0])
+            if (is_trained(policy) or policy == "hadrl") and adapt != "off":
                 label += ", adapting"
             for seed in settings.seeds:
                 if is_trained(policy):
@@ -187,7 +194,10 @@ def _check_given(settings: PlanSettings, policies: Sequence[str]) -> None:
     files = [policy for policy in policies if is_trained(policy)]
     told = said(settings.overrides, setting_groups())
     given = [(group, name) for group, names in told.items() for name in names or ()]
-    given += [(group, name) for key, _ in settings.sweeps for group, name, *_ in [key.split(".")]]
+    for key, _ in settings.sweeps:
+        nested(key, None)
+        group, name, *_ = key.split(".")
+        given.append((group, name))
     for group, name in given:
         if group == "trainer" and name not in TRAINER_SETTINGS:
             raise HadrlError(
@@ -198,11 +208,6 @@ def _check_given(settings: PlanSettings, policies: Sequence[str]) -> None:
         of_training = group in ("model", "planning") and name != "adapt"
         if of_training and files and not any(policy in LEARNERS for policy in policies):
             raise HadrlError(f"{group}.{name} must come with a policy that is trained here, got {files[0]}")
-
-
-def _adapts(policy: str) -> bool:
-    """Whether an agent can go on learning as it is judged."""
-    return is_trained(policy) or (policy in LEARNERS and LEARNERS[policy].kind == "hadrl")
 
 
 def policies_of(settings: PlanSettings) -> Sequence[str]:
@@ -235,7 +240,8 @@ def _places(settings: PlanSettings) -> Iterator[tuple[str, str, Any, Settings]]:
 
 def _read_overlays(settings: PlanSettings, groups: Groups) -> list[Settings]:
     return [
-        load_config(one, groups) if isinstance(one, str) else said(one, groups) for one in settings.overlays
+        said(one, groups) if isinstance(one, Mapping) else load_config(one, groups)
+        for one in settings.overlays
     ]
 
 
@@ -243,8 +249,13 @@ def _episodes(settings: PlanSettings) -> int | None:
     """Test episodes in place of `data.test_episodes`: those asked for, or of a suite its own where nobody says them."""
     if settings.suite is None or settings.episodes is not None:
         return settings.episodes
-    told = merged(*_read_overlays(settings, setting_groups()), settings.overrides)
-    return None if "test_episodes" in told.get("data", {}) else find_suite(settings.suite).episodes
+    return None if "test_episodes" in _told(settings).get("data", {}) else find_suite(settings.suite).episodes
+
+
+def _told(settings: PlanSettings) -> Settings:
+    """What files over the scenarios and flags say."""
+    groups = setting_groups()
+    return merged(*_read_overlays(settings, groups), said(settings.overrides, groups))
 
 
 def _places_of_suite(
@@ -280,7 +291,7 @@ def scenario_labels(settings: PlanSettings) -> list[str]:
 
 def place_label(scenario: str, overlays: Sequence[str | Settings]) -> str:
     """What tables call a scenario: the names of its settings files, such as `es2-tight`."""
-    files = [scenario, *(one for one in overlays if isinstance(one, str))]
+    files = [scenario, *(one for one in overlays if not isinstance(one, Mapping))]
     return "-".join(dict.fromkeys(Path(file).stem for file in files))
 
 
@@ -325,7 +336,7 @@ def cell_settings(policy: str, base: Settings, plan: PlanSettings) -> Settings:
 def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     data = base["data"]
     contents: Settings = {
-        "scenario": _told(data["scenario"]),
+        "scenario": _without_usual(data["scenario"]),
         "physics": data["physics"],
         "test": {
             "episodes": plan.episodes or data["test_episodes"],
@@ -333,14 +344,12 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
             "seed": data["test_seed"],
         },
     }
-    if is_trained(policy) and base["model"]["adapt"] != "off":
-        contents["adapt"] = base["model"]["adapt"]
     if policy not in LEARNERS:
         return contents
     contents["kind"] = LEARNERS[policy].kind
     learner = LEARNERS[policy]
     if learner.kind == "ppo-set":
-        _check_seen(policy, data)
+        _refuse_further_fields(policy, data)
         return {**contents, "training": _training_over_any(learner.learner, plan.slots)}
     slots = plan.slots or num_slots(base)
     scenario = Scenario.from_dict(data["scenario"])
@@ -356,6 +365,8 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
         "seed": data["validation_seed"],
         "slots": _validated_slots(base, slots),
     }
+    if Scenario.from_dict(data["scenario"]).preferences.switching_s:
+        contents["fetching"] = "paid for in every slot"  # once it was in the first one of a frame alone
     if learner.kind == "no-planning":
         # The look ahead learns nothing without the fast level.
         other = {"model": {"slow_level": "set"}} if base["model"]["slow_level"] == "lookahead" else {}
@@ -366,15 +377,17 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
     return {**contents, "slots": slots, "learner": merged(common, learner.learner)}
 
 
-def _check_seen(policy: str, data: Settings) -> None:
+def _refuse_further_fields(policy: str, data: Settings) -> None:
     """Refuse a world of which views show what an actor over sets was not made for.
 
     Raises:
         HadrlError: it is one.
     """
     scenario = Scenario.from_dict(data["scenario"])
-    view = fields_of(offloading_view_of(scenario))
-    more = [field.name for field in view if field not in fields_of(OffloadingView)]
+    view, known = offloading_view_of(scenario), {field.name for field in fields_of(OffloadingView)}
+    more = [field.name for field in fields_of(view) if field.name not in known]
+    if view.beyond:
+        more.append("targets beyond the servers")
     if more:
         raise HadrlError(f"policy {policy} must be left out where views show {', '.join(more)}")
 
@@ -385,14 +398,14 @@ def _training_over_any(learner: Settings, slots: int | None) -> Settings:
     settings = resolved(merged(load_config(BASE, groups), load_config(ANY, groups)))
     data = settings["data"]
     return {
-        "scenario": _told(data["scenario"]),
+        "scenario": _without_usual(data["scenario"]),
         "num_envs": data["num_envs"],
         "slots": slots or num_slots(settings),
         "learner": learner,
     }
 
 
-def _told(scenario: Settings) -> Settings:
+def _without_usual(scenario: Settings) -> Settings:
     """Without processes and preferences where they are the usual ones: cells of before there were any stay the same."""
     usual = {"processes": {}, "preferences": asdict(USUAL)}
     return {name: value for name, value in scenario.items() if name not in usual or value != usual[name]}

@@ -108,6 +108,12 @@ def agent_contents(policy: str, seed: int) -> dict[str, Any]:
     return {"file": str(file), "sha256": hashlib.sha256(stored_file(file).read_bytes()).hexdigest()}
 
 
+def adapt_of(policy: str, seed: int) -> str:
+    """What goes on learning in the agent of a file as it plays, by the file."""
+    contents = read_agent(find_agent(policy.replace(SEED, str(seed))))
+    return str(contents["hyper_parameters"].get("adapt", "off"))
+
+
 def check_files(policy: str, seeds: Sequence[int]) -> None:
     """Read the files of an agent, of all seeds, before hours are spent on others.
 

@@ -176,6 +176,7 @@ def show_parser() -> LineParser:
 
 def _show(options: argparse.Namespace, others: Sequence[str]) -> int:
     from hadrl_lightning import viewer
+    from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
     from hadrl_lightning.benchmark.players import blaming
 
     _check(options)
@@ -192,16 +193,14 @@ def _show(options: argparse.Namespace, others: Sequence[str]) -> int:
     slots = network.declared.slots_per_episode
     if not 1 <= (options.slots or slots) <= slots:
         raise HadrlError(f"slots must be from 1 to {slots}, those of an episode, got {options.slots}")
-    policies = (
-        _pair(options.policies or HEURISTICS, network) if file is None else _agent(file, contents, network)
-    )
+    policies = _pair(options.policies or HEURISTICS, network) if file is None else _agent(file, network)
     player = options.policies or HEURISTICS if file is None else runs.name_of(file)
     folder = runs.results_folder(file, root / name) if file is not None else root / name
     output = options.output or folder / f"show-{Path(player).stem}"
     _check_output(output)
-    with (
-        blaming(player) if "." in player and file is None else nullcontext()
-    ):  # what is infeasible of a user's own
+    of_ours = {*CACHING_POLICIES, *OFFLOADING_POLICIES}
+    own = file is None and not of_ours.issuperset(player.split("+"))
+    with blaming(player) if own else nullcontext():  # what is infeasible
         scenes = _scenes(network, policies, options.slots or slots)
     title = f"{Path(player).name} in {name}" if options.config else Path(player).name
     writers = {"gif": viewer.write_gif, "html": viewer.write_replay, "mp4": viewer.write_mp4}
@@ -239,7 +238,7 @@ def _overrides(words: Sequence[str]) -> dict[str, Any]:
     """Settings of the data that stand beside the arguments."""
     from hadrl_lightning.cli.studies import settings_of
 
-    found = settings_of(words, "show", {})
+    found = settings_of(words, "show")
     wrong = [key for key in found if key != "data"]
     if wrong:
         raise HadrlError(f"settings must be of data, such as --data.scenario.num_users, got --{wrong[0]}")
@@ -306,16 +305,14 @@ def _pair(name: str, network: EdgeNetwork) -> Policies:
     return pair_policies(caching, offloading, network.declared, 0)
 
 
-def _agent(file: Path, contents: Any, network: EdgeNetwork) -> Policies:
+def _agent(file: Path, network: EdgeNetwork) -> Policies:
     """The policies of an agent.
 
     Raises:
         HadrlError: it is one of another world, physics or size.
     """
     from hadrl_lightning.agents import HADRL
-    from hadrl_lightning.agents.stored import check_seen
 
-    check_seen("ckpt_path", file, contents, network.declared)
     agent = HADRL.from_checkpoint(file)
     if agent.physics != network.physics:
         raise HadrlError(f"physics must be that of the agent, {agent.physics}, got {network.physics}: {file}")

@@ -30,7 +30,7 @@ QUICK: dict[str, Any] = {
         {"data": {"scenario": {"decisions_per_episode": 5}, "test_episodes": 5}},
     ],
 }
-"""Other defaults of `--quick`, beneath what the user says: few episodes, of half the length."""
+"""Other defaults of `--quick`, over the scenarios and beneath `--config` and flags: few episodes, half as long."""
 CODE_OF_FAILURE = 1
 SLOW_S = 20
 """Networks of a suite that took longer are named at the end."""
@@ -45,7 +45,7 @@ def run(words: Sequence[str]) -> int:
     if words[0] == "plot":
         return _plot(plot_parser().parse_args(list(words[1:])))
     options, others = benchmark_parser().parse_known_args(list(words[1:]))
-    overrides = settings_of(others, "benchmark", {})
+    overrides = settings_of(others, "benchmark")
     return _benchmark(options, overrides, words)
 
 
@@ -312,8 +312,8 @@ class Progress:
         return f" ({self.stale} cells were computed earlier by other versions; --refresh computes all again)"
 
 
-def settings_of(words: Sequence[str], command: str, default: dict[str, Any]) -> dict[str, Any]:
-    """Settings out of `--KEY VALUE` and `--KEY=VALUE`, over `default`.
+def settings_of(words: Sequence[str], command: str) -> dict[str, Any]:
+    """Settings out of `--KEY VALUE` and `--KEY=VALUE`.
 
     Raises:
         HadrlError: there is something else.
@@ -321,7 +321,7 @@ def settings_of(words: Sequence[str], command: str, default: dict[str, Any]) -> 
     from hadrl_lightning.benchmark.plan import nested, parse_value
     from hadrl_lightning.benchmark.training import merged
 
-    found = default
+    found: dict[str, Any] = {}
     rest = list(words)
     while rest:
         key, equals, value = rest.pop(0).partition("=")

@@ -413,8 +413,9 @@ class _Numbers:
     def __init__(self, figure: Any, scene: Scene, places: Places) -> None:
         self.head = figure.text(0.02, 0.972, "", fontsize=10, fontweight="bold", va="center")
         self.texts = {}
-        for number, name in enumerate(scene.shown_numbers()):
-            at = 0.025 + 0.122 * number
+        shown = scene.shown_numbers()
+        for number, name in enumerate(shown):
+            at = 0.025 + min(0.122, 0.98 / len(shown)) * number
             figure.text(at, 0.94, name, fontsize=7.5, color=GREY, va="center")
             self.texts[name] = figure.text(at, 0.912, "", fontsize=11, va="center")
         self.axes = axes = figure.add_axes(places.curve)

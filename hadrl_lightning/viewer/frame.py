@@ -91,8 +91,8 @@ class Scene(NamedTuple):
     weighed: bool
     """Whether preferences weigh more than latency."""
     numbers: dict[str, float]
-    """The `SlotScores`, how many `tasks` there were, what they `cost` by the preferences, how many were `dropped`, and
-    how many users changed their home (`handovers`); none before the slot is served."""
+    """The `SlotScores`, how many `tasks` there were, what it `cost` by the preferences with fetching, how many were
+    `dropped`, and how many users changed their home (`handovers`); none before the slot is served."""
 
     def shown_numbers(self) -> dict[str, str]:
         """What a viewer reads of the slot: its numbers with their units, by what they are called; empty before it."""
@@ -171,7 +171,10 @@ class Watcher:
             for name, value in slot_scores(service, self._switching(network))._asdict().items()
         }
         numbers["tasks"] = float(service.asked[0].sum())
-        numbers["cost"] = float(task_cost(network.scenario.preferences, service)[0].sum())
+        wanted = network.scenario.preferences
+        numbers["cost"] = (
+            float(task_cost(wanted, service)[0].sum()) + wanted.switching_s * numbers["switching"]
+        )
         numbers["dropped"] = float((outcome[0] == OUTCOMES.index("dropped")).sum())
         scene = self._scene(seen, network.slot - 1, numbers)
         numbers["handovers"] = float(scene.users.handed_over.sum())

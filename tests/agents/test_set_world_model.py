@@ -395,7 +395,12 @@ def test_the_learning_rate_rises_falls_and_starts_anew_with_the_state() -> None:
         optimiser.step()
         rates.append(optimiser.param_groups[0]["lr"])
     assert rates == pytest.approx([0.2, 0.4, 0.4, 0.4 / 1.5, 0.4 / 2, 0.4 / 2.5])
+    assert optimiser.num_steps == 6
+    parameter.grad = None  # an update that is left out
+    optimiser.step()
+    assert optimiser.num_steps == int(optimiser.state[parameter]["step"]) == 6
     optimiser.state.clear()
+    parameter.grad = torch.ones(1)
     optimiser.step()
     assert optimiser.param_groups[0]["lr"] == pytest.approx(0.2)
 

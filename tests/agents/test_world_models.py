@@ -667,6 +667,23 @@ def test_weights_that_learn_are_given_back_to_the_bit_and_part_of_no_copy(tmp_pa
     assert all(torch.equal(value, before[name]) for name, value in learning.state_dict().items())
 
 
+def test_a_training_begins_without_what_was_learnt_while_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, learning = begun(TIGHT), agent()
+    before = {name: value.clone() for name, value in learning.named_parameters()}
+    view = network.offloading_view()
+    decision = learning.decide(view)
+    learning.learn(view, decision, served(network, decision, slow=0.1), "all")
+    monkeypatch.setattr("hadrl_lightning.agents.learning.check_trainer", lambda trainer: None)
+    learning._trainer = object()  # type: ignore[assignment]
+    learning.setup("fit")
+    assert all(torch.equal(value, before[name]) for name, value in learning.named_parameters())
+    with torch.no_grad():
+        next(learning.world_model.parameters()).add_(1)  # training
+    state = learning.state_dict()
+    learning.make_lasting(state)
+    assert all(torch.equal(value, state[name]) for name, value in learning.named_parameters())
+
+
 @pytest.mark.parametrize("adapt", ["heads", "all"])
 def test_in_networks_where_nothing_changes_an_agent_that_learns_plays_about_as_well(adapt: str) -> None:
     scenario = replace(TIGHT, decisions_per_episode=2, slots_per_decision=3)

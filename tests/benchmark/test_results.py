@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hadrl_lightning.agents import HADRL
 from hadrl_lightning.baselines import CACHING_POLICIES, OFFLOADING_POLICIES
 from hadrl_lightning.benchmark import (
     LEARNERS,
@@ -132,6 +133,24 @@ def test_two_commands_at_once_leave_the_results_of_both(tmp_path: Path) -> None:
         archive.finish(made_up(plan))
     found = {one.policy for one in Archive(tmp_path).records()}
     assert found == {"density+home_equal", "random+random", LEAST_KNOWN}
+    one, other = Archive(tmp_path), Archive(tmp_path)
+    elsewhere, anew = (
+        plan_of("density+home_equal", scenarios=("es3.yaml",)),
+        plan_of("random+random", episodes=3),
+    )
+    one.note(elsewhere)
+    other.note(anew)
+    other.finish(made_up(anew, latency=7.0))
+    one.finish(made_up(elsewhere))
+    shown = {(record.scenario, record.policy) for record in Archive(tmp_path).records()}
+    newest = {"es3": ("density+home_equal", LEAST_KNOWN), "es2": ("random+random", LEAST_KNOWN)}
+    assert shown == {(place, policy) for place, policies in newest.items() for policy in policies}
+    again, last = Archive(tmp_path), Archive(tmp_path)
+    again.note(anew)
+    again.finish(made_up(anew, latency=5.0))
+    last.note(elsewhere)
+    last.finish({})
+    assert min(min(record.result.episodes["latency"]) for record in Archive(tmp_path).records()) == 5.0
 
 
 def test_results_of_episodes_that_were_drawn_otherwise_are_not_compared_with_new_ones() -> None:
@@ -402,18 +421,35 @@ def test_settings_that_nothing_follows_are_refused(settings: dict[str, Any], lin
         plan_of("es2.ckpt", "density+home_equal", overrides=settings)
 
 
-def test_an_agent_of_a_file_adapts_where_asked_to_and_is_called_so() -> None:
+def test_an_agent_of_a_file_adapts_where_asked_to_and_is_called_so(tmp_path: Path) -> None:
     still, adapting = (
         plan_of("hadrl.ckpt", seeds=(0,), overrides={"model": {"adapt": adapt}}) for adapt in ("off", "heads")
     )
-    assert still.cells[0].key == plan_of("hadrl.ckpt", seeds=(0,)).cells[0].key != adapting.cells[0].key
-    assert adapting.cells[0].settings["adapt"] == "heads"
+    usual = plan_of("hadrl.ckpt", seeds=(0,))
+    assert "adapt" not in usual.cells[0].settings  # what the file says
+    assert [one.cells[0].settings["adapt"] for one in (still, adapting)] == ["off", "heads"]
+    assert still.entries[0].label == usual.entries[0].label
     assert adapting.entries[0].label == f"{still.entries[0].label}, adapting"
+    saved = HADRL.from_checkpoint("hadrl.ckpt")
+    HADRL(**{**saved.settings, "adapt": "heads"}).save_weights(tmp_path / "mine.ckpt")
+    by_file = plan_of(str(tmp_path / "mine.ckpt"), seeds=(0,))
+    assert by_file.entries[0].label.endswith(", adapting")
 
 
-def test_an_actor_over_sets_is_refused_before_its_training_where_views_show_more() -> None:
-    with pytest.raises(HadrlError, match="policy ppo-set must be left out where views show backlog_s"):
-        plan_of("ppo-set", overrides={"data": {"scenario": {"processes": {"queues": {}}}}})
+@pytest.mark.parametrize(
+    ("process", "shown"), [("queues", "backlog_s"), ("device", "device_hz, .*targets beyond the servers")]
+)
+def test_an_actor_over_sets_is_refused_before_its_training_where_views_show_more(
+    process: str, shown: str
+) -> None:
+    with pytest.raises(HadrlError, match=f"policy ppo-set must be left out where views show {shown}"):
+        plan_of("ppo-set", overrides={"data": {"scenario": {"processes": {process: {}}}}})
+
+
+def test_learners_that_pay_for_fetching_are_computed_anew() -> None:
+    settings = {"data": {"scenario": {"preferences": {"switching_s": 1.0}}}}
+    assert "fetching" in plan_of("flat-ddpg", seeds=(0,), overrides=settings).cells[-1].settings
+    assert "fetching" not in plan_of("flat-ddpg", seeds=(0,)).cells[-1].settings
 
 
 def test_results_with_other_settings_are_no_seeds_of_the_same_policy(tmp_path: Path) -> None:

@@ -616,6 +616,7 @@ def test_an_agent_that_was_only_tested_is_saved_by_its_trainer(tmp_path: Path) -
     trainer.save_checkpoint(tmp_path / "tested.ckpt")
     stored = torch.load(tmp_path / "tested.ckpt", weights_only=True)
     assert "CEMPlanning" not in stored["callbacks"]
+    assert stored["hadrl"]["training"] == {}
     HADRL.from_checkpoint(tmp_path / "tested.ckpt")
 
 

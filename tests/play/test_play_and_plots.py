@@ -890,8 +890,8 @@ def test_an_infeasible_decision_of_ones_own_policy_gets_a_line_where_it_is_shown
         ("--policies nobody", "policies must be CACHING.OFFLOADING of {none, .*, got 'nobody'; .*"),
         ("--policies lru+random --ckpt_path es3.ckpt", "policies must stand without --ckpt_path, .*"),
         (
-            "--config es3.yaml --config mobile.yaml --ckpt_path es3.ckpt",
-            "ckpt_path must be an agent of this world, .*",
+            "--config es3.yaml --config queues.yaml --ckpt_path es3.ckpt",
+            "scenario must be of the world that the agent was trained in, but views show backlog_s more .*",
         ),
         ("--slots 0", "slots must be at least 1, got 0"),
         ("--slots 51", "slots must be from 1 to 50, those of an episode, got 51"),

@@ -498,6 +498,14 @@ def test_further_fields_are_refused_where_models_see_them_and_left_out_where_the
     weighed = EdgeNetwork(Scenario(preferences={"missed": 1.0}))
     plain = of_kind(OffloadingView, OffloadingView, weighed.offloading_view(), structured=True)
     assert type(plain) is OffloadingView
+    often = {"missed": 1.0}
+    idle = Scenario(preferences=often, processes={"queues": {}})
+    view_of_idle = offloading_view_of(idle)
+    own_kind = offloading_view_of(replace(idle, preferences={}))
+    network = EdgeNetwork(idle)
+    rebuilt = of_kind(OffloadingView, own_kind, network.offloading_view(), structured=True)
+    assert view_of_idle.idle_users
+    assert rebuilt.asking is not None
     agent = HADRL.from_checkpoint("es2.ckpt")
     agent.decide(weighed.offloading_view(), 0)
     with pytest.raises(HadrlError, match=r"^view must be of the agent's world"):

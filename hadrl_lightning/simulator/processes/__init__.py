@@ -106,8 +106,8 @@ def process_and_setting(rest: str, value: Any) -> tuple[str, str]:
     Returns:
         The name of the process, and that of the setting, empty where the process as a whole is given.
     """
-    whole = "." not in rest or isinstance(value, Mapping)
-    if not whole and value is None:  # the process is switched off, or the setting is null
+    whole = "." not in rest
+    if not whole and isinstance(value, Mapping | None):  # of the process as a whole, or of a setting
         with suppress(ValueError):
             whole = PROCESSES.find(rest, "processes") is not None
     process, _, setting = (rest, "", "") if whole else rest.rpartition(".")
