@@ -1,4 +1,6 @@
-"""What an episode is judged by, as torchmetrics metrics over what the simulator returns.
+"""What slots are judged by, as torchmetrics metrics over what the simulator returns, for loops of one's own.
+
+They are means over all slots or tasks together; `judge.Scoreboard`, by which commands judge, takes means over episodes.
 
 `B` networks in parallel, `U` users, `S` servers. Every state is a sum or a concatenation, so the values over
 several processes are those over all their slots. The arguments of `update` have the names of `Service`'s fields,

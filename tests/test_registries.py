@@ -571,9 +571,7 @@ def test_a_file_and_the_command_line_read_them(
 
 def test_benchmark_reads_them_in_flags_and_sweeps() -> None:
     words = ["--data.scenario.compute_hz", "20GHz", "--data.num_envs=2k"]
-    assert settings_of(words, "benchmark", {}) == {
-        "data": {"scenario": {"compute_hz": 20e9}, "num_envs": 2000}
-    }
+    assert settings_of(words, "benchmark") == {"data": {"scenario": {"compute_hz": 20e9}, "num_envs": 2000}}
     assert parse_sweep("data.scenario.compute_hz=[60GHz,30GHz],20GHz").values == ((60e9, 30e9), 20e9)
     assert parse_sweep("data.scenario.cloud_delay_s=30ms,0.1").values == (0.03, 0.1)
     assert parse_value("data.scenario.popularity", "zipf") == "zipf"

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from hadrl_lightning.judge.intervals import Interval, interval
 from hadrl_lightning.judge.references import Recovery, recovery, slot_costs
-from hadrl_lightning.metrics import SwitchingCost, slot_metrics
+from hadrl_lightning.metrics import ServiceLatency
 from hadrl_lightning.play import Episode, EpisodeScores, episode_scores
 from hadrl_lightning.scenario import Physics, Preferences, Scenario
 from hadrl_lightning.scenario.preferences import USUAL
-from hadrl_lightning.simulator import Service, rules
+from hadrl_lightning.simulator import rules
 
-OF_TASKS = ("hit_ratio", "on_time")
 BY_EPISODE = (
     "hit_ratio",
     "latency",
@@ -79,8 +78,7 @@ class Scoreboard:
     def __init__(self, name: str, preferences: Preferences = USUAL) -> None:
         self.name = name
         self.preferences = preferences
-        self._slots = slot_metrics(sync_on_compute=False)
-        self._switching = SwitchingCost(sync_on_compute=False)
+        self._p95 = ServiceLatency(quantile=0.95, sync_on_compute=False)
         self._scores: list[dict[str, Tensor]] = []
         self._taken_s: dict[str, list[Tensor]] = {"offloading": [], "caching": []}
 
@@ -92,11 +90,8 @@ class Scoreboard:
     def add(self, episode: Episode, best: Episode | None = None) -> None:
         """Score the B episodes of a batch, beside the best known decisions under its caches, if given."""
         episode = Episode(*(value.cpu() for value in episode))
-        of_slots = {name: getattr(episode, name) for name in (*Service._fields, "asked")}
-        for t in range(len(episode.latency)):
-            self._slots.update(**{name: value[t] for name, value in of_slots.items()})
-        for switching in episode.switching:
-            self._switching.update(switching)
+        for latency in episode.latency:
+            self._p95.update(latency)
         scores = episode_scores(episode, self.preferences)._asdict()
         if best is not None:
             costs = (slot_costs(one, self.preferences).cpu() for one in (episode, best))
@@ -106,15 +101,10 @@ class Scoreboard:
         self._taken_s["caching"].append(episode.caching_s.flatten())
 
     def values(self) -> dict[str, Tensor]:
-        """Every figure over all episodes but `times`; of those that an episode may lack, over episodes that have it."""
-        values = {**self._slots.compute(), "switching": self._switching.compute()}
-        for name in OF_TASKS:  # as all else over episodes, each of which may have had another number of tasks
-            del values[name]
-        further = (*BY_EPISODE, *self.further, "offloading_reward", "published_caching_reward")
-        for name in further:
-            if name not in values:
-                values[name] = self._column(name).nanmean()
-        return {name: value.float() for name, value in values.items()}
+        """Every figure but `times`: means over the episodes that have it; `latency_p95` is of all slots together."""
+        names = (*BY_EPISODE, *self.further, "offloading_reward", "published_caching_reward")
+        values = {name: self._column(name).nanmean() for name in names}
+        return {name: value.float() for name, value in values.items()} | {"latency_p95": self._p95.compute()}
 
     def episodes(self) -> dict[str, list[float]]:
         """Of the figures that an episode has by itself, those of every episode; not a number where it lacks one."""
