@@ -226,8 +226,9 @@ def page(worlds: list[str], output: Path) -> None:
     for world in worlds:
         archive = Archive(output / world)
         archive.collect()
-        if archive.records():  # the tables are those of the last command
-            write_report(archive.records(), archive.folder)
+        records = archive.records()
+        if records:  # the tables are those of the last command
+            write_report(records, archive.folder)
     rows = [one for world in worlds if (one := _row(world, output / world / "summary.csv"))]
     titles = ("overlays", "HADRL", "best heuristic", *LEARNERS[1:], "knows the truth", "HADRL ÷ truth")
     titles += ("clairvoyant", "lower bound", "trainings", "ahead")

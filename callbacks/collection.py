@@ -170,9 +170,8 @@ class Collection:
         self._add(caching_reward=reward, switching=frame.switching)
         expected = self.module.caching_agent.expected_latency(frame.seen_next, frame.cache)
         if expected is not None:
-            told = replace(
-                self.data.scenario.preferences, missed=0, dropped=0, handovers=0
-            )  # the rest is not expected
+            # The rest is not expected of a frame.
+            told = replace(self.data.scenario.preferences, missed=0, dropped=0, handovers=0)
             self._add(frame_error=(expected / frame_scores(frame, told).task_cost - 1).abs())
         self.frames += 1
         if self.epoch < exploration.caching_warmup_epochs:

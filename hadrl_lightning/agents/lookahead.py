@@ -182,9 +182,7 @@ class LookaheadCaching(CachingAgent):
         cache = self._decide(view, member.to(view.device), generator)
         if noise > 0:
             wish = as_action(cache, view.dtype) + noise * normal(tuple(cache.shape), generator, view.demand)
-            dear = (
-                room.fits_all & ~room.holds_all
-            )  # holding everything is a choice then, not what room leaves
+            dear = room.fits_all & ~room.holds_all  # to hold everything is a choice there
             cache = room.filled(row, wish, (wish > 0) | ~dear[:, None, None])
         return as_action(cache, view.dtype).flatten(1)
 

@@ -69,8 +69,10 @@ class Archive:
         self.noted: list[Noted] = []
         """Those of newer commands later."""
         self.results: dict[str, CellResult] = {}
-        self._own: tuple[list[Noted], dict[str, CellResult], set[str]] = ([], {}, set())
-        """What this command has noted, computed, and failed to compute."""
+        # Of this command; what is read from the file can be older than what others write there meanwhile.
+        self._new: list[Noted] = []
+        self._computed: dict[str, CellResult] = {}
+        self._failed: set[str] = set()
         file = folder / FILE
         if not file.is_file():
             return
@@ -91,7 +93,7 @@ class Archive:
         for key in {one.key for one in self.noted} & set(files):
             result = result_in(files[key])
             if result is not None:
-                self.results[key] = self._own[1][key] = result
+                self.results[key] = self._computed[key] = result
 
     def note(self, plan: Plan) -> None:
         """Write down where the results of a plan will belong."""
@@ -109,7 +111,7 @@ class Archive:
             )
             for entry in plan.entries
         ]
-        self._own[0][:] = new
+        self._new = new
         self.write()
 
     def add(self, new: Sequence[Noted]) -> None:
@@ -134,9 +136,8 @@ class Archive:
 
     def finish(self, outcomes: Mapping[str, Outcome]) -> None:
         """Take over what became of cells, and write the file."""
-        _, computed, failed = self._own
-        computed.update({key: one.result for key, one in outcomes.items() if one.result is not None})
-        failed.update(key for key, one in outcomes.items() if one.result is None)
+        self._computed |= {key: one.result for key, one in outcomes.items() if one.result is not None}
+        self._failed = {key for key, one in outcomes.items() if one.result is None}
         self.write()
 
     def records(self) -> list[Record]:
@@ -153,11 +154,11 @@ class Archive:
 
     def write(self) -> None:
         """Write the file, with the results that belong somewhere, and what other commands have written meanwhile."""
-        there, (noted, computed, failed) = Archive(self.folder), self._own
+        there = Archive(self.folder)
         self.noted = there.noted
-        self.add(noted)
-        wanted = {one.key for one in self.noted} - failed
-        results = {**there.results, **computed}
+        self.add(self._new)
+        wanted = {one.key for one in self.noted} - self._failed
+        results = {**there.results, **self._computed}
         self.results = {key: result for key, result in results.items() if key in wanted}
         stored = {
             "format": FORMAT,

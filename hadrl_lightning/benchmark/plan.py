@@ -163,6 +163,7 @@ def make_plan(settings: PlanSettings) -> Plan:
         policies.append(LEAST_KNOWN)
     settings = replace(settings, episodes=_episodes(settings))
     adapts_if_told = "adapt" in _told(settings).get("model", {})
+    by_file = {name: adapt_of(name, settings.seeds[0]) for name in policies if is_trained(name)}
     entries: dict[tuple[Any, ...], Entry] = {}  # what is asked for twice is computed and counted once
     for name, key, value, full in _places(settings):
         for policy in policies:
@@ -173,7 +174,7 @@ def make_plan(settings: PlanSettings) -> Plan:
                 if adapts_if_told or key == "model.adapt" or adapt != "off":
                     contents["adapt"] = adapt
                 else:
-                    adapt = adapt_of(policy, settings.seeds[0])
+                    adapt = by_file[policy]
             if (is_trained(policy) or policy == "hadrl") and adapt != "off":
                 label += ", adapting"
             for seed in settings.seeds:
@@ -365,7 +366,7 @@ def _contents(policy: str, base: Settings, plan: PlanSettings) -> Settings:
         "seed": data["validation_seed"],
         "slots": _validated_slots(base, slots),
     }
-    if Scenario.from_dict(data["scenario"]).preferences.switching_s:
+    if scenario.preferences.switching_s:
         contents["fetching"] = "paid for in every slot"  # once it was in the first one of a frame alone
     if learner.kind == "no-planning":
         # The look ahead learns nothing without the fast level.

@@ -200,7 +200,7 @@ def _show(options: argparse.Namespace, others: Sequence[str]) -> int:
     _check_output(output)
     of_ours = {*CACHING_POLICIES, *OFFLOADING_POLICIES}
     own = file is None and not of_ours.issuperset(player.split("+"))
-    with blaming(player) if own else nullcontext():  # what is infeasible
+    with blaming(player) if own else nullcontext():  # for what is infeasible
         scenes = _scenes(network, policies, options.slots or slots)
     title = f"{Path(player).name} in {name}" if options.config else Path(player).name
     writers = {"gif": viewer.write_gif, "html": viewer.write_replay, "mp4": viewer.write_mp4}

@@ -30,7 +30,7 @@ BY_NAME = dict[str, dict[str, Any] | None]
 """Type of settings of several things by their names."""
 FLAG = "\0"
 """Before the settings of a flag that are read as those of a file would be; nobody can type it."""
-OF_A_PROCESS = re.compile(r"--(data\.scenario\.processes)\.(.+\.\w+)")
+OF_A_PROCESS = re.compile(r"--(data\.scenario\.processes\..+\.\w+)")
 """A flag of one setting of a process, whose other settings stay as they are, or of a process of one's own."""
 
 
@@ -162,8 +162,6 @@ def _add_to(settings: dict[str, Any], words: Sequence[str], before: Mapping[str,
 
 def _flags_as_files(words: Sequence[str]) -> list[str]:
     """The same command line with `--config` in place of flags of processes: what files name is so added to."""
-    from hadrl_lightning.simulator.processes import process_and_setting
-
     found: list[str] = []
     rest = iter(words)
     for word in rest:
@@ -177,12 +175,10 @@ def _flags_as_files(words: Sequence[str]) -> list[str]:
         if not value:
             found.append(word)
             continue
-        key, rest_of_key = flag.groups()
-        parsed = parse_setting(rest_of_key.rpartition(".")[2], value)
-        process, setting = process_and_setting(rest_of_key, parsed)
-        settings: dict[str, Any] = {process: {setting: parsed} if setting else parsed}
-        for one in reversed(key.split(".")):
-            settings = {one: settings}
+        from hadrl_lightning.benchmark.plan import nested
+
+        key = flag.group(1)
+        settings = nested(key, parse_setting(key.rpartition(".")[2], value))
         found += ["--config", FLAG + yaml.safe_dump(settings, sort_keys=False)]
     return found
 

@@ -126,17 +126,9 @@ class Picture:
             unknown = [np.nan] * (scene.slot - len(self._latency_s))
             self._latency_s = [*self._latency_s[: scene.slot], *unknown, scene.numbers["latency"]]
         wide = bool(np.ptp(around[:, 0]) > WIDE * np.ptp(around[:, 1]))
-        carried = (scene.servers.backlog_s is None, scene.servers.speed is None, scene.has_devices)
-        told = (scene.idles, scene.weighed)
-        kind = (
-            wide,
-            scene.servers.cache.shape,
-            scene.num_slots,
-            scene.moves,
-            bool(scene.links),
-            *carried,
-            *told,
-        )
+        carried = (scene.servers.backlog_s is None, scene.servers.speed is None)
+        has = (scene.moves, bool(scene.links), scene.has_devices, scene.idles, scene.weighed)
+        kind = (wide, scene.servers.cache.shape, scene.num_slots, *carried, *has)
         if kind != self._kind:
             self._figure.clear()
             places = Places.of(wide, len(scene.servers.cache))
